@@ -1,0 +1,35 @@
+"""Errors a user can meet. Every message is one line: what, where, found, wanted, what to do."""
+
+from __future__ import annotations
+
+
+class PipelineError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class ConfigError(PipelineError):
+    """A configuration key or value that cannot be used."""
+
+
+class ReadError(PipelineError):
+    """An input that cannot be opened or read."""
+
+
+class GridError(PipelineError):
+    """Two scenes that cannot be brought onto one grid."""
+
+
+class StoreError(PipelineError):
+    """An output folder or store that cannot be used: another run's, not writable, or incomplete."""
+
+
+class MemoryRefused(PipelineError):
+    """The projected peak does not fit into the memory that the run may use."""
+
+
+class ClusterError(PipelineError):
+    """The Dask scheduler or its workers cannot be used."""
+
+
+class TileError(PipelineError):
+    """A tile that could not be computed; names its index and bounds."""

@@ -1,0 +1,45 @@
+"""From probability to stored number to class."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.types import NODATA_BYTE, PROBABILITY_STEPS, BoolArray, ByteArray, FloatArray, StoredArray
+
+
+def encode(probability: FloatArray, valid: BoolArray, dtype: np.dtype[np.generic]) -> StoredArray:
+    """Probabilities as they are stored.
+
+    Args:
+        probability: (rows, cols) float32 in [0, 1].
+        valid: (rows, cols).
+        dtype: uint8 gives ``round(254 p)`` with nodata 255, float32 keeps p with nodata NaN.
+    """
+    if dtype == np.uint8:
+        levels = np.rint(probability * np.float32(PROBABILITY_STEPS))
+        return np.where(valid, levels, NODATA_BYTE).astype(np.uint8)
+    return np.where(valid, probability, np.float32(np.nan)).astype(np.float32)
+
+
+def decode(stored: StoredArray) -> FloatArray:
+    """Stored numbers as float32 probabilities, NaN for nodata."""
+    if stored.dtype == np.uint8:
+        table = np.arange(256, dtype=np.float32) / np.float32(PROBABILITY_STEPS)
+        table[NODATA_BYTE] = np.nan
+        return table[stored]
+    return stored.astype(np.float32, copy=False)
+
+
+def classify(stored: StoredArray, threshold: float) -> ByteArray:
+    """Change classes: 1 where the stored probability is at least ``threshold``, 0 below, 255 nodata.
+
+    Args:
+        stored: probabilities as :func:`encode` writes them, any shape.
+        threshold: in [0, 1]; compared with the stored value, so that the class raster follows from
+            the probability raster alone.
+    """
+    if stored.dtype == np.uint8:
+        table = (np.arange(256) >= threshold * PROBABILITY_STEPS).astype(np.uint8)
+        table[NODATA_BYTE] = NODATA_BYTE
+        return table[stored]
+    return np.where(np.isnan(stored), NODATA_BYTE, stored >= np.float32(threshold)).astype(np.uint8)

@@ -1,0 +1,148 @@
+"""Building blocks of USSFC-Net.
+
+Source: Lei et al., "Ultralightweight Spatial-Spectral Feature Cooperation Network for Change
+Detection in Remote Sensing Images", IEEE TGRS 61, 2023, doi 10.1109/TGRS.2023.3261273; the cyclic
+multi-scale convolution follows Li et al., "PSConv", ECCV 2020.
+
+Shape letters: N samples, C channels, G = C / 4 groups, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+SSFC_EPS = torch.finfo(torch.float32).eps
+
+
+def spatial_spectral_cooperation(x_NCHW: Tensor) -> Tensor:
+    """Spatial-spectral feature cooperation (SSFC, paper section III-C): attention without parameters.
+
+    Per sample and channel over the whole patch: ``d = (x - mean)^2``,
+    ``s = d / (2 mean(d) + eps) + 0.5``, result ``x * sigmoid(s)``.
+
+    Args:
+        x_NCHW: features, ``(N, C, H, W)``, any floating dtype.
+
+    Returns:
+        The reweighted features, same shape and dtype.
+    """
+    # Both means stay in float32: a float16 sum over a patch overflows, and bf16 statistics turn NaN
+    # in training. Under autocast these operators would otherwise run in the reduced dtype.
+    x_32 = x_NCHW.float()
+    deviation = (x_32 - x_32.mean(dim=(2, 3), keepdim=True)).square()
+    saliency = deviation / (2 * deviation.mean(dim=(2, 3), keepdim=True) + SSFC_EPS) + 0.5
+    return (x_32 * torch.sigmoid(saliency)).to(x_NCHW.dtype)
+
+
+class CyclicMultiScaleConv(nn.Module):
+    """CMConv: three dilations mixed over channels, ``(N, C, H, W) -> (N, C, H, W)`` (paper section III-B).
+
+    ``conv`` sees a 3x3 neighbourhood of its group of four channels, ``prim`` a depthwise 3x3 of
+    dilation 3, ``prim_shift`` a depthwise 3x3 of dilation 6 on channels permuted [2, 3, 0, 1] inside
+    every group of four; the three are summed. None has a bias.
+
+    Args:
+        channels: C, a multiple of 4.
+
+    Raises:
+        ValueError: ``channels`` is not a positive multiple of 4.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        if channels < 4 or channels % 4:
+            raise ValueError(f"CMConv works on groups of four channels, got {channels}")
+        self.prim = nn.Conv2d(channels, channels, 3, padding=3, dilation=3, groups=channels, bias=False)
+        self.prim_shift = nn.Conv2d(channels, channels, 3, padding=6, dilation=6, groups=channels, bias=False)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels // 4, bias=False)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        n, c, h, w = x_NCHW.shape
+        # [0, 1 | 2, 3] -> [2, 3 | 0, 1] inside every group of four is one flip of the pairs.
+        shifted = x_NCHW.view(n, c // 4, 2, 2, h, w).flip(2).reshape(n, c, h, w)
+        mixed: Tensor = self.prim(x_NCHW) + self.prim_shift(shifted) + self.conv(x_NCHW)
+        return mixed
+
+
+def cyclic_kernel_mask(channels: int) -> Tensor:
+    """Kernels of ``CyclicMultiScaleConv.conv`` that take part in training, ``(C, 4)`` bool.
+
+    PSConv means to train only part of the grouped kernels; an index slip in its reference, inherited
+    by USSFC-Net's, makes the masked set smaller than intended. Published scores come from networks
+    trained so, hence training from scratch repeats it. Inference never applies it.
+
+    Args:
+        channels: C, a multiple of 4.
+
+    Returns:
+        False where the kernel (output row, input column of its group) is held at zero.
+    """
+    mask = torch.ones(channels, 4, dtype=torch.bool)
+    groups = channels // 4
+    for i in range(4):
+        for j in range(groups):
+            for row in (i + j * groups, (i + 2) % 4 + j * groups):
+                if row < channels:
+                    mask[row, i] = False
+    return mask
+
+
+class MultiScaleDecoupledConv(nn.Module):
+    """MSDConv with SSFC, ``(N, in, H, W) -> (N, out, H, W)`` (paper section III-B and Fig. 3).
+
+    Half of the features come from a 1x1 convolution (``native``), the other half from a CMConv of
+    them (``aux``) weighted by SSFC.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        half = (out_channels + 1) // 2
+        self.native = nn.Sequential(
+            nn.Conv2d(in_channels, half, 1, bias=False), nn.BatchNorm2d(half), nn.ReLU()
+        )
+        self.aux = nn.Sequential(CyclicMultiScaleConv(half), nn.BatchNorm2d(half), nn.ReLU())
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        native = self.native(x_NCHW)
+        aux = spatial_spectral_cooperation(self.aux(native))
+        return torch.cat((native, aux), dim=1)[:, : self.out_channels]
+
+
+class DoubleConv(nn.Module):
+    """[MSDConv with SSFC, batch norm, ReLU] twice, ``(N, in, H, W) -> (N, out, H, W)``."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.Conv = nn.Sequential(
+            MultiScaleDecoupledConv(in_channels, out_channels),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+            MultiScaleDecoupledConv(out_channels, out_channels),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+        )
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        features: Tensor = self.Conv(x_NCHW)
+        return features
+
+
+class FirstConv(nn.Module):
+    """Level 1: [3x3 convolution with bias, batch norm, ReLU] twice, ``(N, in, H, W) -> (N, out, H, W)``."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+        )
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        features: Tensor = self.conv(x_NCHW)
+        return features
