@@ -1,0 +1,69 @@
+"""From source numbers to the model's input range, with constants fixed for the whole scene, never per tile."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.errors import ReadError
+from pipeline.types import FloatArray, PixelPair, Pixels, Stretch
+
+MIDDLE = np.float32(0.5)
+"""What a pixel without data looks like to the network: the middle of the range, on both dates alike."""
+
+
+def range_stretch(low: float | tuple[float, ...], high: float | tuple[float, ...], bands: int) -> Stretch:
+    """A stretch with given ends.
+
+    Args:
+        low: source number that becomes 0, one for all bands or one a band.
+        high: source number that becomes 1, likewise.
+        bands: number of bands.
+
+    Raises:
+        ValueError: a sequence of another length, or an end not above the other.
+    """
+    lows = tuple(low) if isinstance(low, tuple) else (low,) * bands
+    highs = tuple(high) if isinstance(high, tuple) else (high,) * bands
+    if len(lows) != bands or len(highs) != bands:
+        raise ValueError(f"a range of {len(lows)} and {len(highs)} numbers for {bands} bands")
+    if any(a >= b for a, b in zip(lows, highs, strict=True)):
+        raise ValueError(f"the range's low {lows} must lie below its high {highs}")
+    return Stretch(lows, highs)
+
+
+def percentile_stretch(sample: Pixels, low: float, high: float, scene: str) -> Stretch:
+    """A stretch between two percentiles of each band over the valid pixels of a sample.
+
+    Args:
+        sample: pixels that stand for the scene.
+        low: percentile that becomes 0, in [0, 100).
+        high: percentile that becomes 1, in (0, 100], above ``low``.
+        scene: name of the scene, for the error.
+
+    Raises:
+        ReadError: the sample holds no valid pixel.
+    """
+    values = sample.values[:, sample.valid]
+    if values.shape[1] == 0:
+        raise ReadError(f"{scene}: no valid pixel found on the common grid; check the overlap and the nodata value")
+    lows, highs = np.percentile(values.astype(np.float64), (low, high), axis=1)
+    # A constant band carries no information; any width keeps the division defined.
+    highs = np.where(highs > lows, highs, lows + 1)
+    return Stretch(tuple(float(v) for v in lows), tuple(float(v) for v in highs))
+
+
+def apply_stretch(pixels: Pixels, stretch: Stretch) -> FloatArray:
+    """The window in the model's input range, (bands, rows, cols) float32 in [0, 1], not valid pixels included."""
+    low = np.asarray(stretch.low, np.float32)[:, None, None]
+    high = np.asarray(stretch.high, np.float32)[:, None, None]
+    scaled = (pixels.values - low) / (high - low)
+    return np.clip(scaled, 0, 1, out=scaled)
+
+
+def pair(before: Pixels, after: Pixels, stretches: tuple[Stretch, Stretch]) -> PixelPair:
+    """Both dates in the model's range; what is not valid on one date is set to the middle on both."""
+    valid = before.valid & after.valid
+    images = [apply_stretch(pixels, stretch) for pixels, stretch in zip((before, after), stretches, strict=True)]
+    for image in images:
+        image[:, ~valid] = MIDDLE
+    return PixelPair(images[0], images[1], valid)

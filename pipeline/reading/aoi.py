@@ -1,0 +1,64 @@
+"""The area of interest: polygons of any vector file, on the grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio.features
+import shapely
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from odc.geo.geom import Geometry
+
+from pipeline.errors import ReadError
+from pipeline.types import BoolArray, Box
+
+
+@dataclass(frozen=True, slots=True)
+class AreaOfInterest:
+    """Polygons in pixel coordinates of the grid; picklable."""
+
+    wkb: bytes
+    """Their union, x = column, y = row."""
+
+    def mask(self, box: Box) -> BoolArray:
+        """True for pixels of ``box`` whose centre lies inside, (rows, cols)."""
+        geometry = shapely.from_wkb(self.wkb)
+        if not geometry.intersects(shapely.box(box.x0, box.y0, box.x1, box.y1)):
+            return np.zeros(box.shape, bool)
+        inside: BoolArray = rasterio.features.geometry_mask(
+            [geometry], box.shape, Affine.translation(box.x0, box.y0), invert=True
+        )
+        return inside
+
+
+def read_aoi(path: str) -> Geometry:
+    """The union of all polygons of a vector file (GeoJSON, GeoPackage, FlatGeobuf, GeoParquet, Shapefile).
+
+    Raises:
+        ReadError: the file cannot be read or holds no polygon.
+    """
+    import geopandas
+    from pyogrio.errors import DataSourceError
+
+    try:
+        frame = (
+            geopandas.read_parquet(path) if Path(path).suffix == ".parquet" else geopandas.read_file(path)
+        )
+    except (OSError, ValueError, DataSourceError) as error:
+        raise ReadError(f"{path}: cannot be read as a vector layer ({error}); give a GeoJSON or GeoPackage") from error
+    polygons = frame.geometry[frame.geometry.geom_type.isin(["Polygon", "MultiPolygon"])]
+    if polygons.empty:
+        raise ReadError(f"{path}: holds {len(frame)} feature(s) but no polygon; the area of interest must be polygons")
+    return Geometry(shapely.union_all(polygons.make_valid().values), frame.crs)
+
+
+def on_grid(area: Geometry, grid: GeoBox) -> AreaOfInterest:
+    """The area in pixel coordinates of the grid."""
+    to_pixels = ~grid.affine
+    shape = shapely.transform(
+        area.geom, lambda xy: np.stack(to_pixels * (xy[:, 0], xy[:, 1]), axis=1)
+    )
+    return AreaOfInterest(shapely.to_wkb(shape))

@@ -1,0 +1,266 @@
+"""Rasters that GDAL reads."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import rasterio
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window
+
+from pipeline.errors import ReadError
+from pipeline.grid import north_up, pixel_shift
+from pipeline.types import BandInfo, Box, Pixels, SceneInfo
+
+GDAL_CACHE_MB = 128
+"""Block cache of a process. GDAL's own default is a share of the machine's memory, which no plan could state."""
+
+SAMPLE_PIXELS = 4_000_000
+"""Size of the sample that the percentiles are taken from; smaller scenes are read whole."""
+
+SAMPLE_WINDOW = 256
+"""Side of one window of the sample where the file has no overviews, pixels."""
+
+
+def gdal_options(uri: str) -> dict[str, Any]:
+    """GDAL configuration for reading ``uri``."""
+    options: dict[str, Any] = {"GDAL_CACHEMAX": GDAL_CACHE_MB, "GDAL_NUM_THREADS": 1}
+    if "://" in uri:
+        # Without it every open lists the bucket's folder; local files need the listing for .ovr and .msk.
+        options |= {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_HTTP_MAX_RETRY": 5, "GDAL_HTTP_RETRY_DELAY": 1}
+    return options
+
+
+@contextmanager
+def _opened(uri: str, shown: str, **options: Any) -> Iterator[Any]:
+    try:
+        with warnings.catch_warnings():
+            # A file without georeference is a case of its own that common_grid decides on.
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            source = rasterio.open(uri, **options)
+    except RasterioError as error:
+        raise ReadError(
+            f"{shown}: cannot be opened as a raster ({_reason(error, uri, shown)}); check the path, that the file is "
+            "complete and that GDAL knows its format"
+        ) from error
+    with source:
+        yield source
+
+
+def _reason(error: Exception, uri: str, shown: str) -> str:
+    first = str(error.__cause__ or error).replace(uri, shown).splitlines()
+    return first[0] if first else type(error).__name__
+
+
+def describe_raster(uri: str, shown: str, identity: str) -> SceneInfo:
+    """The header of a raster.
+
+    Args:
+        uri: path or URI as GDAL or rasterio takes it.
+        shown: the same for messages, without credentials.
+        identity: changes when the content changes.
+
+    Raises:
+        ReadError: GDAL cannot open it, or the pixels are complex numbers.
+    """
+    with rasterio.Env(**gdal_options(uri)), _opened(uri, shown) as source:
+        bands = tuple(
+            BandInfo(index, source.descriptions[index - 1], _color(source.colorinterp[index - 1]))
+            for index in source.indexes
+            if source.colorinterp[index - 1] != ColorInterp.alpha
+        )
+        dtype = str(source.dtypes[0])
+        if np.issubdtype(np.dtype(dtype), np.complexfloating):
+            raise ReadError(f"{shown}: holds complex numbers ({dtype}); give amplitudes or reflectances instead")
+        geobox, notes = _geobox(source, shown)
+        size = os.path.getsize(uri) if os.path.isfile(uri) else 0
+        raw = np.dtype(dtype).itemsize * source.count
+        tags = source.tags()
+        acquired = tags.get("ACQUISITIONDATETIME") or tags.get("TIFFTAG_DATETIME")
+        return SceneInfo(
+            uri=shown,
+            geobox=geobox,
+            bands=bands,
+            dtype=dtype,
+            identity=identity,
+            bytes_per_pixel=size / (source.width * source.height) if size else raw,
+            acquired=acquired or None,
+            notes=notes,
+        )
+
+
+def _color(interpretation: ColorInterp) -> str | None:
+    return None if interpretation in (ColorInterp.undefined, ColorInterp.gray) else str(interpretation.name)
+
+
+def _geobox(source: Any, shown: str) -> tuple[GeoBox, tuple[str, ...]]:
+    """The north-up grid that stands for the file, and what was done to get it."""
+    points, points_crs = source.gcps
+    crs = source.crs or points_crs
+    if crs is None:
+        if source.rpcs is not None:
+            return GeoBox(source.shape, Affine.identity(), None), (
+                f"{shown}: has rational polynomials (RPC) only and is taken as a plain pixel grid; orthorectify it",
+            )
+        return GeoBox(source.shape, Affine.identity(), None), ()
+    affine = source.transform
+    if points and source.crs is None:
+        with WarpedVRT(source, crs=crs) as vrt:
+            return GeoBox(vrt.shape, vrt.transform, str(crs.to_wkt())), (
+                f"{shown}: is placed by {len(points)} ground control points and warped",
+            )
+    if affine == Affine.identity():
+        raise ReadError(f"{shown}: has a CRS but no geotransform; assign its position (gdal_edit.py -a_ullr)")
+    if north_up(affine):
+        return GeoBox(source.shape, affine, str(crs.to_wkt())), ()
+    if affine.b == 0 and affine.d == 0 and affine.a > 0:
+        rows = source.shape[0]
+        flipped = Affine(affine.a, 0, affine.c, 0, -affine.e, affine.f + affine.e * rows)
+        return GeoBox(source.shape, flipped, str(crs.to_wkt())), (f"{shown}: is stored south-up and flipped",)
+    with WarpedVRT(source, crs=crs) as vrt:
+        return GeoBox(vrt.shape, vrt.transform, str(crs.to_wkt())), (f"{shown}: is rotated and warped north-up",)
+
+
+class RasterReader:
+    """A raster seen on the grid, through a plain windowed read where the pixels agree, else a warp.
+
+    The warp transforms every pixel exactly: GDAL's usual approximation depends on the window that is
+    asked for, so that tiles would not agree with each other. Handles are one a thread.
+    """
+
+    def __init__(self, uri: str, shown: str, grid: GeoBox, bands: tuple[int, ...], resampling: str) -> None:
+        self._uri = uri
+        self._shown = shown
+        self._grid = grid
+        self._bands = bands
+        self._resampling = Resampling[resampling]
+        self._local = threading.local()
+
+    def read(self, box: Box) -> Pixels:
+        """See :class:`pipeline.types.SceneReader`."""
+        with rasterio.Env(**gdal_options(self._uri)):
+            try:
+                return self._handles().read(box)
+            except RasterioError as error:
+                self._local.handles = None
+                raise ReadError(
+                    f"{self._shown}: rows {box.y0}..{box.y1}, columns {box.x0}..{box.x1} of the grid cannot be read "
+                    f"({_reason(error, self._uri, self._shown)}); the file is damaged, cut short or out of reach"
+                ) from error
+
+    def sample(self) -> Pixels:
+        """See :class:`pipeline.types.SceneReader`; from overviews where the file has them."""
+        rows, cols = self._grid.shape
+        if rows * cols <= SAMPLE_PIXELS:
+            return self.read(Box(0, 0, rows, cols))
+        shrink = int(np.ceil(np.sqrt(rows * cols / SAMPLE_PIXELS)))
+        with rasterio.Env(**gdal_options(self._uri)):
+            with _opened(self._uri, self._shown) as source:
+                factors = source.overviews(self._bands[0])
+            levels = [level for level, factor in enumerate(factors) if factor <= shrink]
+            if levels:
+                coarse = self._grid.zoom_out(shrink)
+                with _opened(self._uri, self._shown, OVERVIEW_LEVEL=levels[-1]) as source:
+                    handles = _Handles(source, coarse, self._bands, self._resampling)
+                    return handles.read(Box(0, 0, *coarse.shape))
+        return sample_windows(self, (rows, cols))
+
+    def _handles(self) -> _Handles:
+        handles: _Handles | None = getattr(self._local, "handles", None)
+        if handles is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                source = rasterio.open(self._uri)
+            handles = _Handles(source, self._grid, self._bands, self._resampling)
+            self._local.handles = handles
+        return handles
+
+
+def sample_windows(reader: Any, shape: tuple[int, int]) -> Pixels:
+    """Windows spread evenly over the scene, side by side: a sample without overviews."""
+    per_axis = int(np.sqrt(SAMPLE_PIXELS)) // SAMPLE_WINDOW
+    starts = [np.linspace(0, max(0, length - SAMPLE_WINDOW), per_axis).astype(int) for length in shape]
+    parts = [
+        reader.read(Box(y, x, min(y + SAMPLE_WINDOW, shape[0]), min(x + SAMPLE_WINDOW, shape[1])))
+        for y in np.unique(starts[0]).tolist()
+        for x in np.unique(starts[1]).tolist()
+    ]
+    bands = parts[0].values.shape[0]
+    return Pixels(
+        np.concatenate([part.values.reshape(bands, 1, -1) for part in parts], axis=2),
+        np.concatenate([part.valid.reshape(1, -1) for part in parts], axis=1),
+    )
+
+
+class _Handles:
+    """Open GDAL datasets of one thread: the file, and its warped views if the grid wants them."""
+
+    def __init__(self, source: Any, grid: GeoBox, bands: tuple[int, ...], resampling: Resampling) -> None:
+        self._source = source
+        self._bands = bands
+        self._shift = None
+        if grid.crs is None:
+            self._shift = (0, 0)
+        elif source.crs is not None and north_up(source.transform):
+            self._shift = pixel_shift(GeoBox(source.shape, source.transform, str(source.crs.to_wkt())), grid)
+        if self._shift is None:
+            self._image = self._warped(grid, resampling)
+            self._mask = self._warped(grid, Resampling.nearest)
+
+    def _warped(self, grid: GeoBox, resampling: Resampling) -> Any:
+        flags = set(self._source.mask_flag_enums[self._bands[0] - 1])
+        # A mask band (and the outside of a file without any nodata) only survives a warp as alpha.
+        add_alpha = not flags & {MaskFlags.nodata, MaskFlags.alpha}
+        nodata = self._source.nodata
+        points, points_crs = self._source.gcps
+        return WarpedVRT(
+            self._source,
+            src_crs=self._source.crs or points_crs,
+            crs=str(grid.crs.to_wkt()) if grid.crs else None,
+            transform=grid.affine,
+            height=grid.shape[0],
+            width=grid.shape[1],
+            resampling=resampling,
+            src_nodata=nodata,
+            nodata=nodata,
+            add_alpha=add_alpha,
+            tolerance=0,
+            dtype="float32" if self._source.dtypes[0] != "float64" else "float64",
+            # A pixel is nodata when all its bands are: 0 in one band of a colour image is a number.
+            UNIFIED_SRC_NODATA="YES",
+        )
+
+    def read(self, box: Box) -> Pixels:
+        if self._shift is None:
+            window = Window(box.x0, box.y0, box.shape[1], box.shape[0])
+            values = self._image.read(self._bands, window=window, out_dtype="float32")
+            valid = self._mask.dataset_mask(window=window) > 0
+        else:
+            values, valid = self._read_plain(box)
+        valid &= np.isfinite(values).all(axis=0)
+        values[:, ~valid] = 0
+        return Pixels(values, valid)
+
+    def _read_plain(self, box: Box) -> tuple[Any, Any]:
+        assert self._shift is not None
+        rows, cols = self._shift
+        wanted = Box(box.y0 + rows, box.x0 + cols, box.y1 + rows, box.x1 + cols)
+        common = wanted.intersect(Box(0, 0, *self._source.shape))
+        values = np.zeros((len(self._bands), *box.shape), np.float32)
+        valid = np.zeros(box.shape, bool)
+        if common.pixels:
+            window = Window(common.x0, common.y0, common.shape[1], common.shape[0])
+            target = common.within(wanted).slices
+            values[(slice(None), *target)] = self._source.read(self._bands, window=window, out_dtype="float32")
+            valid[target] = self._source.dataset_mask(window=window) > 0
+        return values, valid
