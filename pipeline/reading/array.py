@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rasterio.enums import Resampling
 
 from pipeline.errors import ReadError
 from pipeline.grid import crop, footprint_box, north_up, pixel_shift
-from pipeline.reading.raster import SAMPLE_PIXELS, sample_windows
+from pipeline.reading.raster import SAMPLE_PIXELS, WARP_TOLERANCE, sample_windows, warp_blocks
 from pipeline.types import BandInfo, Box, Pixels, SceneInfo
 
 KERNEL_MARGIN = 16
@@ -125,54 +126,86 @@ def source_box(geobox: GeoBox, window: GeoBox) -> Box:
     return grown.intersect(Box(0, 0, *geobox.shape))
 
 
-def place(
-    values: Any, geobox: GeoBox, window: GeoBox, nodata: float | None, resampling: str
-) -> Pixels:
-    """A block of a source brought onto a window of the grid.
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """How a block of a source comes onto a window of the grid."""
 
-    Args:
-        values: (bands, rows, cols) source numbers.
-        geobox: grid of the block.
-        window: grid wanted.
-        nodata: number that marks nodata in all bands at once, or None.
-        resampling: rasterio's name; the validity is always taken from the nearest pixel.
-    """
-    image = np.asarray(values, np.float32)
-    valid = np.isfinite(image).all(axis=0)
-    if nodata is not None and not np.isnan(nodata):
-        valid &= (np.asarray(values) != nodata).any(axis=0)
-    shape = window.shape
-    result = np.zeros((image.shape[0], *shape), np.float32)
-    inside = np.zeros(shape, np.uint8)
-    shift = (0, 0) if window.crs is None else pixel_shift(geobox, window)
-    if image.size == 0:
-        return Pixels(result, inside > 0)
-    if shift is not None:
-        wanted = Box(shift[0], shift[1], shift[0] + shape[0], shift[1] + shape[1])
-        common = wanted.intersect(Box(0, 0, *geobox.shape))
+    source: GeoBox
+    """Grid of the whole source."""
+    held: Box
+    """The pixels of the source that the block holds."""
+    grid: GeoBox
+    """The common grid."""
+    box: Box
+    """The pixels of the grid that are wanted."""
+    nodata: float | None
+    """Number that marks nodata in all bands at once."""
+    resampling: str
+    """rasterio's name of the kernel; the validity is always taken from the nearest pixel."""
+
+    def __call__(self, values: Any) -> Pixels:
+        """The wanted window.
+
+        Args:
+            values: ``(bands, *held.shape)`` source numbers.
+        """
+        image = np.asarray(values, np.float32)
+        valid = np.isfinite(image).all(axis=0)
+        if self.nodata is not None and not np.isnan(self.nodata):
+            valid &= (np.asarray(values) != self.nodata).any(axis=0)
+        result = np.zeros((image.shape[0], *self.box.shape), np.float32)
+        inside = np.zeros(self.box.shape, bool)
+        shift = (0, 0) if self.grid.crs is None else pixel_shift(self.source, self.grid)
+        if shift is not None:
+            self._copy(image, valid, shift, result, inside)
+        else:
+            self._warp(image, valid, result, inside)
+        inside &= np.isfinite(result).all(axis=0)
+        result[:, ~inside] = 0
+        return Pixels(result, inside)
+
+    def _copy(self, image: Any, valid: Any, shift: tuple[int, int], result: Any, inside: Any) -> None:
+        box, (rows, cols) = self.box, shift
+        wanted = Box(box.y0 + rows, box.x0 + cols, box.y1 + rows, box.x1 + cols)
+        common = wanted.intersect(self.held)
         if common.pixels:
-            target = common.within(wanted).slices
-            result[(slice(None), *target)] = image[(slice(None), *common.slices)]
-            inside[target] = valid[common.slices]
-    else:
+            target, part = common.within(wanted).slices, common.within(self.held).slices
+            result[(slice(None), *target)] = image[(slice(None), *part)]
+            inside[target] = valid[part]
+
+    def _warp(self, image: Any, valid: Any, result: Any, inside: Any) -> None:
         # Pixels without data must not enter the kernel of their neighbours.
         masked = np.where(valid, image, np.float32(np.nan))
-        grids = {
-            "src_transform": geobox.affine,
-            "src_crs": str(geobox.crs.to_wkt()) if geobox.crs else None,
-            "dst_transform": window.affine,
-            "dst_crs": str(window.crs.to_wkt()) if window.crs else None,
-            "tolerance": 0,
-        }
-        warped = np.full_like(result, np.nan)
-        rasterio.warp.reproject(
-            masked, warped, src_nodata=np.nan, dst_nodata=np.nan, resampling=Resampling[resampling], **grids
-        )
-        rasterio.warp.reproject(valid.astype(np.uint8), inside, resampling=Resampling.nearest, **grids)
-        result = warped
-    whole = (inside > 0) & np.isfinite(result).all(axis=0)
-    result[:, ~whole] = 0
-    return Pixels(result, whole)
+        for block in warp_blocks(self.box, self.grid.shape):
+            window = crop(self.grid, block)
+            needed = source_box(self.source, window).intersect(self.held)
+            if needed.pixels == 0:
+                continue
+            part = needed.within(self.held).slices
+            grids = {
+                "src_transform": crop(self.source, needed).affine,
+                "src_crs": str(self.source.crs.to_wkt()),
+                "dst_transform": window.affine,
+                "dst_crs": str(self.grid.crs.to_wkt()),
+                "tolerance": WARP_TOLERANCE,
+            }
+            warped = np.full((image.shape[0], *block.shape), np.nan, np.float32)
+            near = np.zeros(block.shape, np.uint8)
+            rasterio.warp.reproject(
+                masked[(slice(None), *part)],
+                warped,
+                src_nodata=np.nan,
+                dst_nodata=np.nan,
+                resampling=Resampling[self.resampling],
+                **grids,
+            )
+            rasterio.warp.reproject(
+                valid[part].astype(np.uint8), near, resampling=Resampling.nearest, **grids
+            )
+            common = block.intersect(self.box)
+            target, cut = common.within(self.box).slices, common.within(block).slices
+            result[(slice(None), *target)] = warped[(slice(None), *cut)]
+            inside[target] = near[cut] > 0
 
 
 class ArrayReader:
@@ -187,22 +220,16 @@ class ArrayReader:
 
     def read(self, box: Box) -> Pixels:
         """See :class:`pipeline.types.SceneReader`."""
-        block = self.block(box)
-        return place(block.values, *self.placing(box), self._nodata, self._resampling)
+        return self.placing(box)(self.block(box).values)
 
     def block(self, box: Box) -> xr.DataArray:
         """The part of the source that ``box`` needs, still lazy."""
-        rows, cols = self._source_box(box).slices
+        rows, cols = self._held(box).slices
         return self._array[:, rows, cols]
 
-    def placing(self, box: Box) -> tuple[GeoBox, GeoBox]:
-        """The grids of :meth:`block` and of ``box``."""
-        return crop(self._geobox, self._source_box(box)), crop(self._grid, box)
-
-    @property
-    def nodata(self) -> float | None:
-        """The number that marks nodata."""
-        return self._nodata
+    def placing(self, box: Box) -> Placing:
+        """How :meth:`block` comes onto ``box``."""
+        return Placing(self._geobox, self._held(box), self._grid, box, self._nodata, self._resampling)
 
     def sample(self) -> Pixels:
         """See :class:`pipeline.types.SceneReader`; windows of the full resolution."""
@@ -211,9 +238,15 @@ class ArrayReader:
             return self.read(Box(0, 0, rows, cols))
         return sample_windows(self, (rows, cols))
 
-    def _source_box(self, box: Box) -> Box:
+    def _held(self, box: Box) -> Box:
         if self._grid.crs is None:
             return box
-        found = source_box(self._geobox, crop(self._grid, box))
-        # An empty block keeps the answer's shape: nothing of the source lies under the window.
-        return found if found.pixels else Box(0, 0, 1, 1)
+        hull = Box(*self._geobox.shape, 0, 0)
+        for block in warp_blocks(box, self._grid.shape):
+            found = source_box(self._geobox, crop(self._grid, block))
+            if found.pixels:
+                hull = Box(
+                    min(hull.y0, found.y0), min(hull.x0, found.x0), max(hull.y1, found.y1), max(hull.x1, found.x1)
+                )
+        # Nothing of the source under the window: one pixel keeps the shapes, and lands nowhere.
+        return hull if hull.pixels else Box(0, 0, 1, 1)

@@ -28,6 +28,12 @@ GDAL_CACHE_MB = 128
 SAMPLE_PIXELS = 4_000_000
 """Size of the sample that the percentiles are taken from; smaller scenes are read whole."""
 
+WARP_BLOCK = 512
+"""Side of the fixed blocks, anchored at the grid's origin, that a warp goes by, pixels."""
+
+WARP_TOLERANCE = 0.01
+"""Largest error of GDAL's interpolated coordinates within a block, source pixels."""
+
 SAMPLE_WINDOW = 256
 """Side of one window of the sample where the file has no overviews, pixels."""
 
@@ -134,8 +140,8 @@ def _geobox(source: Any, shown: str) -> tuple[GeoBox, tuple[str, ...]]:
 class RasterReader:
     """A raster seen on the grid, through a plain windowed read where the pixels agree, else a warp.
 
-    The warp transforms every pixel exactly: GDAL's usual approximation depends on the window that is
-    asked for, so that tiles would not agree with each other. Handles are one a thread.
+    A warp goes by fixed blocks of the grid: GDAL interpolates coordinates within the window it is asked
+    for, so that windows of another cut would not agree to the last bit. Handles are one a thread.
     """
 
     def __init__(self, uri: str, shown: str, grid: GeoBox, bands: tuple[int, ...], resampling: str) -> None:
@@ -202,54 +208,68 @@ def sample_windows(reader: Any, shape: tuple[int, int]) -> Pixels:
     )
 
 
+def warp_blocks(box: Box, shape: tuple[int, int]) -> Iterator[Box]:
+    """The fixed blocks of the grid that touch ``box``, row by row, cut to the grid's (rows, cols)."""
+    for y in range(box.y0 // WARP_BLOCK * WARP_BLOCK, box.y1, WARP_BLOCK):
+        for x in range(box.x0 // WARP_BLOCK * WARP_BLOCK, box.x1, WARP_BLOCK):
+            yield Box(y, x, min(y + WARP_BLOCK, shape[0]), min(x + WARP_BLOCK, shape[1]))
+
+
+def _warped(source: Any, resampling: Resampling, **target: Any) -> Any:
+    flags = {flag for band in source.mask_flag_enums for flag in band}
+    return WarpedVRT(
+        source,
+        resampling=resampling,
+        src_nodata=source.nodata,
+        nodata=source.nodata,
+        # A mask band (and the outside of a file without any nodata) only survives a warp as alpha.
+        add_alpha=not flags & {MaskFlags.nodata, MaskFlags.alpha},
+        tolerance=WARP_TOLERANCE,
+        dtype="float64" if source.dtypes[0] == "float64" else "float32",
+        # A pixel is nodata when all its bands are: 0 in one band of a colour image is a number.
+        UNIFIED_SRC_NODATA="YES",
+        **target,
+    )
+
+
 class _Handles:
     """Open GDAL datasets of one thread: the file, and its warped views if the grid wants them."""
 
     def __init__(self, source: Any, grid: GeoBox, bands: tuple[int, ...], resampling: Resampling) -> None:
+        by_points = source.crs is None and bool(source.gcps[0]) and grid.crs is not None
+        if by_points:
+            # rasterio drops the control points when a target transform is given, so they go first and alone.
+            source = _warped(source, resampling, crs=source.gcps[1])
         self._source = source
         self._bands = bands
         self._shift = None
         if grid.crs is None:
             self._shift = (0, 0)
-        elif source.crs is not None and north_up(source.transform):
+        elif source.crs is not None and north_up(source.transform) and not by_points:
             self._shift = pixel_shift(GeoBox(source.shape, source.transform, str(source.crs.to_wkt())), grid)
         if self._shift is None:
-            self._image = self._warped(grid, resampling)
-            self._mask = self._warped(grid, Resampling.nearest)
-
-    def _warped(self, grid: GeoBox, resampling: Resampling) -> Any:
-        flags = set(self._source.mask_flag_enums[self._bands[0] - 1])
-        # A mask band (and the outside of a file without any nodata) only survives a warp as alpha.
-        add_alpha = not flags & {MaskFlags.nodata, MaskFlags.alpha}
-        nodata = self._source.nodata
-        points, points_crs = self._source.gcps
-        return WarpedVRT(
-            self._source,
-            src_crs=self._source.crs or points_crs,
-            crs=str(grid.crs.to_wkt()) if grid.crs else None,
-            transform=grid.affine,
-            height=grid.shape[0],
-            width=grid.shape[1],
-            resampling=resampling,
-            src_nodata=nodata,
-            nodata=nodata,
-            add_alpha=add_alpha,
-            tolerance=0,
-            dtype="float32" if self._source.dtypes[0] != "float64" else "float64",
-            # A pixel is nodata when all its bands are: 0 in one band of a colour image is a number.
-            UNIFIED_SRC_NODATA="YES",
-        )
+            target = {"transform": grid.affine, "height": grid.shape[0], "width": grid.shape[1]}
+            target["crs"] = str(grid.crs.to_wkt())
+            self._image = _warped(source, resampling, **target)
+            self._mask = _warped(source, Resampling.nearest, **target)
 
     def read(self, box: Box) -> Pixels:
-        if self._shift is None:
-            window = Window(box.x0, box.y0, box.shape[1], box.shape[0])
-            values = self._image.read(self._bands, window=window, out_dtype="float32")
-            valid = self._mask.dataset_mask(window=window) > 0
-        else:
-            values, valid = self._read_plain(box)
+        values, valid = self._read_plain(box) if self._shift is not None else self._read_warped(box)
         valid &= np.isfinite(values).all(axis=0)
         values[:, ~valid] = 0
         return Pixels(values, valid)
+
+    def _read_warped(self, box: Box) -> tuple[Any, Any]:
+        values = np.zeros((len(self._bands), *box.shape), np.float32)
+        valid = np.zeros(box.shape, bool)
+        for block in warp_blocks(box, self._image.shape):
+            window = Window(block.x0, block.y0, block.shape[1], block.shape[0])
+            common = block.intersect(box)
+            target, part = common.within(box).slices, common.within(block).slices
+            image = self._image.read(self._bands, window=window, out_dtype="float32")
+            values[(slice(None), *target)] = image[(slice(None), *part)]
+            valid[target] = self._mask.dataset_mask(window=window)[part] > 0
+        return values, valid
 
     def _read_plain(self, box: Box) -> tuple[Any, Any]:
         assert self._shift is not None
