@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -273,6 +273,38 @@ def _gdal(options: CogOptions, folder: Path) -> Iterator[None]:
         yield
 
 
+def _write_pyramid(
+    classes: Iterator[tuple[Box, ByteArray]],
+    shape: tuple[int, int],
+    folder: Path,
+    options: CogOptions,
+    target: Path,
+) -> list[Path]:
+    """Write the classes and every overview as bare rasters; returns them, full resolution first."""
+    dtype = np.dtype(np.uint8)
+    levels = [folder / "level-0.tif"]
+    _write_level(classes, shape, dtype, levels[0], options, target)
+    for number, smaller in enumerate(level_shapes(shape, options.block_size), start=1):
+        # Each level is pooled from the one before: any number of levels, whole blocks, a third more to read.
+        with _writing(target), _gdal(options, folder), rasterio.open(levels[-1]) as larger:
+            levels.append(folder / f"level-{number}.tif")
+            _write_level(_pooled(larger, smaller), smaller, dtype, levels[-1], options, target)
+    return levels
+
+
+def _pooled(larger: Any, shape: tuple[int, int]) -> Iterator[tuple[Box, ByteArray]]:
+    """Blocks of the next level, pooled from the open raster of the level before."""
+    for box in blocks(shape, READ_SIZE // 2):
+        # The window is cut at the raster's edge; pooling pads what an odd side lacks.
+        window = Window(
+            2 * box.x0,
+            2 * box.y0,
+            min(2 * box.x1, larger.width) - 2 * box.x0,
+            min(2 * box.y1, larger.height) - 2 * box.y0,
+        )
+        yield box, pool(larger.read(1, window=window))
+
+
 def _write_level(
     parts: Iterator[tuple[Box, Any]],
     shape: tuple[int, int],
@@ -285,21 +317,101 @@ def _write_level(
 
     Only what is done to the disk is put down to the disk: an error of ``parts`` passes as it is.
     """
-    profile = {
-        "driver": "GTiff",
-        "width": shape[1],
-        "height": shape[0],
-        "count": 1,
-        "dtype": dtype,
-        # Read by nobody; without one rasterio warns of a raster that is not georeferenced.
-        "transform": Affine.scale(2.0),
-        "tiled": True,
-        "blockxsize": SCRATCH_BLOCK,
-        "blockysize": SCRATCH_BLOCK,
-        "compress": "zstd",
-        "zstd_level": 1,
-        "num_threads": options.threads,
-        "bigtiff": "IF_SAFER",
-    }
-    with _writing(target), _gdal(options, file.parent):
-        raster = rasterio.open(file, "w", **profile)
+    with _gdal(options, file.parent), ExitStack() as stack:
+        with _writing(target):
+            raster = rasterio.open(
+                file,
+                "w",
+                driver="GTiff",
+                width=shape[1],
+                height=shape[0],
+                count=1,
+                dtype=dtype,
+                # Read by nobody; without one rasterio warns of a raster that is not georeferenced.
+                transform=Affine.scale(2.0),
+                tiled=True,
+                blockxsize=SCRATCH_BLOCK,
+                blockysize=SCRATCH_BLOCK,
+                compress="zstd",
+                zstd_level=1,
+                bigtiff="IF_SAFER",
+            )
+        stack.callback(raster.close)
+        for box, pixels in parts:
+            with _writing(target):
+                raster.write(pixels, 1, window=Window(box.x0, box.y0, box.shape[1], box.shape[0]))
+        with _writing(target):
+            # GDAL writes its last blocks here; the callback above is for the ways out by an error.
+            raster.close()
+
+
+def _write_cog(
+    header: _Header, levels: Sequence[Path], part: Path, folder: Path, options: CogOptions, target: Path
+) -> None:
+    """Copy bare rasters, full resolution first, into one finished file."""
+    overviews = len(level_shapes(header.geobox.shape, options.block_size))
+    with _writing(target), _gdal(options, folder):
+        vrt = folder / "product.vrt"
+        vrt.write_bytes(ElementTree.tostring(_vrt(header, levels), encoding="utf-8"))
+        rasterio.shutil.copy(
+            str(vrt),
+            str(part),
+            driver="COG",
+            COMPRESS=options.compression,
+            PREDICTOR="NO" if header.colors else "YES",
+            BLOCKSIZE=options.block_size,
+            NUM_THREADS=options.threads,
+            BIGTIFF="IF_SAFER",
+            # AUTO takes the overviews of the VRT where it has some and makes its own where not.
+            OVERVIEWS="AUTO" if overviews else "NONE",
+            OVERVIEW_COUNT=overviews,
+            OVERVIEW_RESAMPLING="AVERAGE",
+        )
+
+
+def _vrt(header: _Header, levels: Sequence[Path]) -> ElementTree.Element:
+    """The product as GDAL's XML: ``levels``, full resolution first, under the header's words."""
+    geobox = header.geobox
+    root = ElementTree.Element(
+        "VRTDataset", rasterXSize=str(geobox.shape[1]), rasterYSize=str(geobox.shape[0])
+    )
+    if geobox.crs is not None:
+        _element(root, "SRS", geobox.crs.to_wkt())
+    _element(root, "GeoTransform", ", ".join(repr(float(value)) for value in geobox.affine.to_gdal()))
+    metadata = _element(root, "Metadata")
+    for key in sorted(header.tags):
+        _element(metadata, "MDI", header.tags[key], key=key)
+    is_byte = header.dtype == np.uint8
+    band = _element(root, "VRTRasterBand", dataType="Byte" if is_byte else "Float32", band="1")
+    _element(band, "Description", header.description)
+    _element(band, "NoDataValue", str(NODATA_BYTE) if is_byte else "nan")
+    if header.colors is not None:
+        _element(band, "ColorInterp", "Palette")
+        _color_table(band, header.colors)
+    if header.scale is not None:
+        _element(band, "Offset", "0.0")
+        _element(band, "Scale", repr(header.scale))
+    _source(_element(band, "SimpleSource"), levels[0])
+    for level in levels[1:]:
+        _source(_element(band, "Overview"), level)
+    return root
+
+
+def _color_table(band: ElementTree.Element, colors: Mapping[int, tuple[int, int, int, int]]) -> None:
+    table = _element(band, "ColorTable")
+    for value in range(256):
+        channels = zip(("c1", "c2", "c3", "c4"), colors.get(value, (0, 0, 0, 255)), strict=True)
+        _element(table, "Entry", **{name: str(channel) for name, channel in channels})
+
+
+def _source(parent: ElementTree.Element, file: Path) -> None:
+    _element(parent, "SourceFilename", file.name, relativeToVRT="1")
+    _element(parent, "SourceBand", "1")
+
+
+def _element(
+    parent: ElementTree.Element, name: str, text: str | None = None, **attributes: str
+) -> ElementTree.Element:
+    element = ElementTree.SubElement(parent, name, attributes)
+    element.text = text
+    return element

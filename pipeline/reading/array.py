@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,12 @@ def open_array(uri: str, shown: str) -> xr.DataArray:
     """
     engine = "zarr" if is_zarr(uri) else "h5netcdf"
     try:
-        dataset = xr.open_dataset(uri, engine=engine, mask_and_scale=False, decode_coords="all", chunks=None)
+        with warnings.catch_warnings():
+            # Consolidated metadata is a convenience; a store without it is whole.
+            warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated", RuntimeWarning)
+            dataset = xr.open_dataset(
+                uri, engine=engine, mask_and_scale=False, decode_coords="all", chunks=None
+            )
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ReadError(f"{shown}: cannot be opened as {engine} ({reason}); check the path and the format") from error

@@ -20,7 +20,7 @@ from rasterio.windows import Window
 
 from pipeline.errors import ReadError
 from pipeline.grid import north_up, pixel_shift
-from pipeline.types import BandInfo, Box, Pixels, SceneInfo
+from pipeline.types import BandInfo, BoolArray, Box, Pixels, SceneInfo
 
 GDAL_CACHE_MB = 128
 """Block cache of a process. GDAL's own default is a share of the machine's memory, which no plan could state."""
@@ -215,6 +215,15 @@ def warp_blocks(box: Box, shape: tuple[int, int]) -> Iterator[Box]:
             yield Box(y, x, min(y + WARP_BLOCK, shape[0]), min(x + WARP_BLOCK, shape[1]))
 
 
+def _validity(source: Any, window: Window) -> BoolArray:
+    # GDAL takes an alpha band for a mask in integer rasters only; a float32 warp has one too.
+    if ColorInterp.alpha in source.colorinterp:
+        alpha: BoolArray = source.read(source.colorinterp.index(ColorInterp.alpha) + 1, window=window) > 0
+        return alpha
+    mask: BoolArray = source.dataset_mask(window=window) > 0
+    return mask
+
+
 def _warped(source: Any, resampling: Resampling, **target: Any) -> Any:
     flags = {flag for band in source.mask_flag_enums for flag in band}
     return WarpedVRT(
@@ -223,7 +232,7 @@ def _warped(source: Any, resampling: Resampling, **target: Any) -> Any:
         src_nodata=source.nodata,
         nodata=source.nodata,
         # A mask band (and the outside of a file without any nodata) only survives a warp as alpha.
-        add_alpha=not flags & {MaskFlags.nodata, MaskFlags.alpha},
+        add_alpha=not flags & {MaskFlags.nodata, MaskFlags.alpha} and ColorInterp.alpha not in source.colorinterp,
         tolerance=WARP_TOLERANCE,
         dtype="float64" if source.dtypes[0] == "float64" else "float32",
         # A pixel is nodata when all its bands are: 0 in one band of a colour image is a number.
@@ -268,7 +277,7 @@ class _Handles:
             target, part = common.within(box).slices, common.within(block).slices
             image = self._image.read(self._bands, window=window, out_dtype="float32")
             values[(slice(None), *target)] = image[(slice(None), *part)]
-            valid[target] = self._mask.dataset_mask(window=window)[part] > 0
+            valid[target] = _validity(self._mask, window)[part]
         return values, valid
 
     def _read_plain(self, box: Box) -> tuple[Any, Any]:
@@ -282,5 +291,5 @@ class _Handles:
             window = Window(common.x0, common.y0, common.shape[1], common.shape[0])
             target = common.within(wanted).slices
             values[(slice(None), *target)] = self._source.read(self._bands, window=window, out_dtype="float32")
-            valid[target] = self._source.dataset_mask(window=window) > 0
+            valid[target] = _validity(self._source, window)
         return values, valid
