@@ -1,0 +1,202 @@
+"""From a tile to its chunk: read the halo, run the network over the patches, blend, write."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.blending import Blender, Taper, taper_weights
+from pipeline.errors import PipelineError, TileError
+from pipeline.probability_store import ProbabilityStore
+from pipeline.radiometry import MIDDLE, pair
+from pipeline.thresholding import encode
+from pipeline.tiling import TilePlan
+from pipeline.types import (
+    BoolArray,
+    Box,
+    Detector,
+    DetectorRecipe,
+    FloatArray,
+    PixelPair,
+    SceneReader,
+    Stretch,
+    Tile,
+    TileResult,
+)
+
+
+class SceneSource(Protocol):
+    """How a worker opens a scene: small and picklable."""
+
+    def open(self) -> SceneReader:
+        """A reader on the grid."""
+
+
+class Area(Protocol):
+    """An area of interest on the grid."""
+
+    def mask(self, box: Box) -> BoolArray:
+        """True inside, (rows, cols)."""
+
+
+@dataclass(frozen=True)
+class TileJob:
+    """All that a worker needs for any tile of a run. It travels with every task, so it holds recipes only."""
+
+    key: str
+    """Names the run; a worker opens scenes and weights once per key."""
+    before: SceneSource
+    after: SceneSource
+    stretches: tuple[Stretch, Stretch]
+    """Radiometric constants of before and after."""
+    area: Area | None
+    plan: TilePlan
+    taper: Taper
+    detector: DetectorRecipe
+    store: Path
+    """The run's ``work`` folder."""
+
+
+@dataclass(frozen=True)
+class _Opened:
+    before: SceneReader
+    after: SceneReader
+    detector: Detector
+    weights: FloatArray
+    store: ProbabilityStore
+
+
+_opened_lock = threading.Lock()
+_opened_last: dict[str, _Opened] = {}
+
+
+def _open(job: TileJob) -> _Opened:
+    with _opened_lock:
+        if job.key not in _opened_last:
+            _opened_last.clear()
+            _opened_last[job.key] = _Opened(
+                job.before.open(),
+                job.after.open(),
+                job.detector.build(),
+                taper_weights(job.plan.patch_size, job.taper),
+                ProbabilityStore(job.store),
+            )
+        return _opened_last[job.key]
+
+
+def compute_tile(job: TileJob, index: tuple[int, int]) -> TileResult:
+    """Compute one tile and write it to the store; what every executor runs.
+
+    Raises:
+        TileError: it failed; names the tile, its bounds and the cause.
+    """
+    tile = job.plan.tile(index)
+    try:
+        return run_tile(tile, job, _open(job))
+    except PipelineError as error:
+        core = tile.core
+        raise TileError(
+            f"tile {index[0]},{index[1]} (rows {core.y0}..{core.y1}, columns {core.x0}..{core.x1}): {error}"
+        ) from error
+
+
+def run_tile(tile: Tile, job: TileJob, opened: _Opened) -> TileResult:
+    """Read, predict, blend, write."""
+    clock = _Clock()
+    images = read_pair(tile.halo, opened.before, opened.after, job.stretches, job.area)
+    clock.lap("read")
+    probability, patches = blend_tile(tile, images, opened.detector, opened.weights)
+    clock.lap("network")
+    valid = images.valid[tile.core.within(tile.halo).slices]
+    stored = encode(probability, valid, opened.store.dtype)
+    result = TileResult(tile.index, patches, int(valid.sum()), clock.seconds)
+    opened.store.write(tile.core, stored, result)
+    return result
+
+
+def read_pair(
+    halo: Box, before: SceneReader, after: SceneReader, stretches: tuple[Stretch, Stretch], area: Area | None
+) -> PixelPair:
+    """Both dates over ``halo``; pixels outside the area of interest are seen by the network but not valid."""
+    images = pair(before.read(halo), after.read(halo), stretches)
+    if area is not None:
+        images = PixelPair(images.before, images.after, images.valid & area.mask(halo))
+    return images
+
+
+def blend_tile(
+    tile: Tile, images: PixelPair, detector: Detector, weights: FloatArray
+) -> tuple[FloatArray, int]:
+    """Change probability of a tile's core.
+
+    A patch without a valid pixel inside the core cannot move a valid pixel of it and is left out.
+
+    Args:
+        tile: the tile.
+        images: both dates over ``tile.halo``.
+        detector: of the plan's patch size.
+        weights: blend weights of a patch.
+
+    Returns:
+        (rows, cols) float32 in [0, 1], and the number of patches that went through the network.
+    """
+    blender = Blender(tile.core, weights)
+    wanted = [
+        patch for patch in tile.patches if images.valid[patch.intersect(tile.core).within(tile.halo).slices].any()
+    ]
+    size = detector.batch_size
+    batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+
+    def predict(batch: Sequence[Box]) -> FloatArray:
+        return detector.predict(
+            _gather(images.before, tile.halo, batch, size), _gather(images.after, tile.halo, batch, size)
+        )
+
+    for batch, predicted in zip(batches, _in_order(predict, batches, detector.streams), strict=True):
+        for patch, probability in zip(batch, predicted, strict=False):  # a batch may be padded
+            blender.add(patch, probability)
+    return blender.result(), len(wanted)
+
+
+def _in_order(
+    predict: Callable[[Sequence[Box]], FloatArray], batches: Sequence[Sequence[Box]], streams: int
+) -> Iterator[FloatArray]:
+    if streams == 1 or len(batches) < 2:
+        yield from map(predict, batches)
+        return
+    with ThreadPoolExecutor(streams, "ussfc-stream") as pool:
+        yield from pool.map(predict, batches)
+
+
+def _gather(image: FloatArray, halo: Box, batch: Sequence[Box], size: int) -> FloatArray:
+    """The patches of a batch, padded to ``size`` patches so that every call has the same shape."""
+    rows, cols = batch[0].shape
+    gathered = np.full((size, image.shape[0], rows, cols), MIDDLE, np.float32)
+    for target, patch in zip(gathered, batch, strict=False):
+        part = image[(slice(None), *patch.intersect(halo).within(halo).slices)]
+        missing = (rows - part.shape[1], cols - part.shape[2])
+        if any(missing):
+            # Only a scene smaller than a patch: its mirror image fills the rest.
+            part = np.pad(part, ((0, 0), (0, missing[0]), (0, missing[1])), "reflect")
+        target[:] = part
+    return gathered
+
+
+class _Clock:
+    """Seconds between laps."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = round(now - self._last, 4)
+        self._last = now

@@ -1,0 +1,72 @@
+"""Weights files as bytes: local paths and whatever fsspec opens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+from urllib.parse import urlsplit
+
+from ussfc.errors import ModelError
+
+_CHUNK = 1 << 20
+
+
+def is_uri(path_or_uri: str | Path) -> bool:
+    """True for ``scheme://...``, False for a local path."""
+    return "://" in str(path_or_uri)
+
+
+def shown(path_or_uri: str | Path) -> str:
+    """The file's name as messages give it: a URI without user, password and signed query."""
+    if not is_uri(path_or_uri):
+        return str(path_or_uri)
+    parts = urlsplit(str(path_or_uri))
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+@contextmanager
+def opened(path_or_uri: str | Path) -> Iterator[BinaryIO]:
+    """The file, open for reading bytes.
+
+    Args:
+        path_or_uri: a local path, or a URI of any scheme that fsspec knows (its driver installed).
+
+    Raises:
+        ModelError: it cannot be opened, or reading fails inside the block.
+    """
+    try:
+        if is_uri(path_or_uri):
+            # Local weights, the common case, must not pay for the import.
+            import fsspec
+
+            with fsspec.open(str(path_or_uri), "rb") as remote:
+                yield cast(BinaryIO, remote)
+        else:
+            with Path(path_or_uri).open("rb") as local:
+                yield local
+    except FileNotFoundError as error:
+        raise ModelError(f"weights {shown(path_or_uri)}: no such file; check the path") from error
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ModelError(f"weights {shown(path_or_uri)}: cannot be read ({reason})") from error
+    except (ImportError, ValueError) as error:
+        # fsspec says so of a scheme that it does not know or whose driver is not installed.
+        raise ModelError(
+            f"weights {shown(path_or_uri)}: cannot be opened ({error}); install the driver or use a local copy"
+        ) from error
+
+
+def sha256_of(path_or_uri: str | Path) -> str:
+    """SHA-256 of the file, 64 lower-case hex digits, read a megabyte at a time.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with opened(path_or_uri) as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

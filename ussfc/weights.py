@@ -1,0 +1,199 @@
+"""Weights in and out of files.
+
+Read: our safetensors files, and the ``OrderedDict`` that the authors' code writes with ``torch.save``
+(old and zip format). Nothing in a file is ever executed: pickles pass ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import struct
+import tempfile
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ussfc.errors import ModelError
+from ussfc.files import opened, sha256_of, shown
+from ussfc.network import USSFCNet
+
+__all__ = ["load_weights", "save_weights", "sha256_of"]
+
+_FIRST = "Conv1_1.conv.0.weight"
+"""Its shape, ``(width, bands, 3, 3)``, tells the whole architecture."""
+
+_NAMED = 3
+"""Tensors that a message names before it counts the rest."""
+
+_WANTED = "wanted a safetensors or torch.save file of USSFC-Net weights"
+
+
+def load_weights(path_or_uri: str | Path, *, sha256: str | None = None) -> USSFCNet:
+    """A network with the weights of a file, on the CPU, in eval mode.
+
+    The format is told by content, the architecture (bands, ratio) by the tensors. A ``module.`` prefix is
+    dropped and a ``{"state_dict": ...}`` wrapper opened. Weights are taken as they are, converted to
+    float32 where stored otherwise.
+
+    Args:
+        path_or_uri: a local path or any URI that fsspec opens.
+        sha256: digest that the file must have; None accepts any.
+
+    Raises:
+        ModelError: the file cannot be read, has another digest, is no checkpoint, is cut short or asks for
+            code to be run; or a tensor is missing, surplus, misshapen or not finite (named).
+    """
+    where = f"weights {shown(path_or_uri)}"
+    with opened(path_or_uri) as file:
+        head = file.read(9)
+        # Told before the rest is read: a scene given by mistake may be tens of gigabytes.
+        if not _is_safetensors(head) and not head.startswith((b"PK", b"\x80")):
+            raise ModelError(f"{where}: not a checkpoint (begins with {head!r}); {_WANTED}")
+        data = head + file.read()
+    if sha256 is not None and (found := hashlib.sha256(data).hexdigest()) != sha256:
+        raise ModelError(
+            f"{where}: sha256 is {found}, wanted {sha256}; get the file again or correct the model card"
+        )
+    return _network_of(_tensors(data, where), where)
+
+
+def save_weights(network: USSFCNet, path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Write the weights as safetensors; ``path`` appears only when complete.
+
+    Args:
+        network: any device, any memory format; stored as contiguous tensors.
+        path: a local file; its folder must exist.
+        metadata: facts to keep in the header; ``bands`` and ``ratio`` are added.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    target = Path(path)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    facts = {**metadata, "bands": str(network.bands), "ratio": str(network.ratio)}
+    data = safetensors.torch.save(state, metadata=facts)
+    # In the same folder, since a rename is atomic only within one file system.
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as aside:
+        try:
+            aside.write(data)
+            aside.close()
+            # Temporary files are private to their owner; weights are as readable as any other file.
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(aside.name, 0o666 & ~umask)
+            os.replace(aside.name, target)
+        except OSError:
+            os.unlink(aside.name)
+            raise
+
+
+def _is_safetensors(head: bytes) -> bool:
+    """A header length of 8 bytes, then JSON."""
+    return head[8:9] == b"{"
+
+
+def _tensors(data: bytes, where: str) -> dict[str, Tensor]:
+    """The named tensors of a file's content, prefix and wrapper removed."""
+    content: object
+    if _is_safetensors(data):
+        try:
+            content = safetensors.torch.load(data)
+        except SafetensorError as error:
+            raise ModelError(f"{where}: damaged or cut short ({error}); get the file again") from error
+    else:
+        content = _unpickled(data, where)
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise ModelError(f"{where}: holds a {type(content).__name__}; {_WANTED} (a state dict, not a model)")
+    odd = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise ModelError(f"{where}: not tensors: {_listed(odd)}; {_WANTED}")
+    tensors = {str(name): value for name, value in content.items()}
+    if all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _unpickled(data: bytes, where: str) -> object:
+    try:
+        return torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{where}: not a plain checkpoint: damaged, or a pickle that would run code, which is refused; "
+            "save network.state_dict() instead of the network"
+        ) from error
+    except (
+        AssertionError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        OSError,
+        OverflowError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        struct.error,
+    ) as error:
+        # What torch.load raises on truncated and overwritten files, depending on the byte it trips over.
+        raise ModelError(f"{where}: damaged or cut short ({type(error).__name__}); get the file again") from error
+
+
+def _network_of(tensors: dict[str, Tensor], where: str) -> USSFCNet:
+    """The network that these tensors describe, after checking every one of them."""
+    if _FIRST not in tensors:
+        raise ModelError(f"{where}: tensor {_FIRST} is missing; {_WANTED}")
+    shape = tuple(tensors[_FIRST].shape)
+    if len(shape) != 4 or shape[2:] != (3, 3):
+        raise ModelError(f"{where}: tensor {_FIRST} has shape {shape}, wanted (width, bands, 3, 3)")
+    try:
+        # No memory and no random numbers are spent on weights that are about to be replaced.
+        with torch.device("meta"):
+            network = USSFCNet(bands=shape[1], ratio=shape[0] / 64)
+    except ValueError as error:
+        raise ModelError(f"{where}: tensor {_FIRST} has shape {shape}: {error}") from error
+
+    wanted = network.state_dict()
+    if missing := [name for name in wanted if name not in tensors]:
+        raise ModelError(f"{where}: missing tensors: {_listed(missing)}; {_WANTED}")
+    if surplus := [name for name in tensors if name not in wanted]:
+        raise ModelError(f"{where}: tensors that USSFC-Net does not have: {_listed(surplus)}")
+    if odd := [
+        f"{name} {_described(tensors[name])}, wanted {_described(like)}"
+        for name, like in wanted.items()
+        if not _fits(tensors[name], like)
+    ]:
+        raise ModelError(f"{where}: misshapen tensors: {_listed(odd)}")
+    # Copies: tensors of one file may share storage.
+    state = {name: tensors[name].to(like.dtype, copy=True).contiguous() for name, like in wanted.items()}
+    if not_finite := [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]:
+        raise ModelError(
+            f"{where}: tensors with NaN or infinity: {_listed(not_finite)}; take an earlier checkpoint"
+        )
+    network.load_state_dict(state, assign=True)
+    return network.eval()
+
+
+def _fits(tensor: Tensor, like: Tensor) -> bool:
+    return (
+        tensor.shape == like.shape
+        and tensor.is_floating_point() == like.is_floating_point()
+        and not tensor.is_complex()
+        and tensor.layout == torch.strided
+    )
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
