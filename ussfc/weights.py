@@ -10,7 +10,6 @@ import hashlib
 import os
 import pickle
 import struct
-import tempfile
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -80,18 +79,12 @@ def save_weights(network: USSFCNet, path: str | Path, metadata: Mapping[str, str
     facts = {**metadata, "bands": str(network.bands), "ratio": str(network.ratio)}
     data = safetensors.torch.save(state, metadata=facts)
     # In the same folder, since a rename is atomic only within one file system.
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as aside:
-        try:
-            aside.write(data)
-            aside.close()
-            # Temporary files are private to their owner; weights are as readable as any other file.
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(aside.name, 0o666 & ~umask)
-            os.replace(aside.name, target)
-        except OSError:
-            os.unlink(aside.name)
-            raise
+    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        aside.write_bytes(data)
+        os.replace(aside, target)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _is_safetensors(head: bytes) -> bool:

@@ -1,0 +1,29 @@
+"""Engines: what runs the network's arithmetic."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """A network ready to run. The same batch gives the same bytes, whoever calls and however often at once."""
+
+    @property
+    def streams(self) -> int:
+        """Batches that may run at the same time; more callers wait."""
+
+    def run(self, before_NBHW: FloatArray, after_NBHW: FloatArray) -> FloatArray:
+        """Change probability of a batch.
+
+        Args:
+            before_NBHW: ``(N, bands, H, W)`` float32 in [-1, 1], H and W multiples of 16.
+            after_NBHW: the same shape.
+
+        Returns:
+            ``(N, H, W)`` float32 in [0, 1].
+        """

@@ -1,0 +1,196 @@
+"""Detectors: a network with its weights, its engine and its batch shape, ready for patches.
+
+The pipeline knows these only by their form (its Protocols ``Detector`` and ``DetectorRecipe``).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from ussfc.engines import Engine, FloatArray
+from ussfc.errors import ModelError
+from ussfc.files import shown
+from ussfc.preprocessing import to_network_range
+from ussfc.spec import ModelSpec
+
+ENGINES = ("torch",)
+DEVICES = ("auto", "cpu", "cuda")
+
+BATCH_SIZE = {"cpu": 1, "cuda": 16}
+"""A CPU gains nothing from a batch and loses cache; a CUDA device is idle without one."""
+
+
+class TorchDetector:
+    """Change probability of patches of one size.
+
+    Args:
+        engine: the network, ready to run.
+        bands: bands of each date.
+        patch_size: side of a patch, pixels.
+        batch_size: patches of one call.
+    """
+
+    def __init__(self, engine: Engine, bands: int, patch_size: int, batch_size: int) -> None:
+        self._engine = engine
+        self._bands = bands
+        self._patch_size = patch_size
+        self._batch_size = batch_size
+
+    @property
+    def bands(self) -> int:
+        """Bands of each date."""
+        return self._bands
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch, pixels."""
+        return self._patch_size
+
+    @property
+    def batch_size(self) -> int:
+        """Patches of one call; every call has exactly this many, since the batch's shape moves last bits."""
+        return self._batch_size
+
+    @property
+    def streams(self) -> int:
+        """Calls that may run at the same time."""
+        return self._engine.streams
+
+    def predict(self, before: FloatArray, after: FloatArray) -> FloatArray:
+        """Change probability.
+
+        Args:
+            before: ``(batch_size, bands, patch_size, patch_size)`` float32 in [0, 1].
+            after: the same shape.
+
+        Returns:
+            ``(batch_size, patch_size, patch_size)`` float32 in [0, 1].
+
+        Raises:
+            ValueError: another shape or dtype.
+        """
+        wanted = (self._batch_size, self._bands, self._patch_size, self._patch_size)
+        for name, image in (("before", before), ("after", after)):
+            if image.shape != wanted or image.dtype != "float32":
+                raise ValueError(f"{name} is {image.dtype} {image.shape}, wanted float32 {wanted}")
+        return self._engine.run(to_network_range(before), to_network_range(after))
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorRecipe:
+    """How a worker makes its detector: small, picklable, hashable. See :func:`detector_recipe`."""
+
+    weights_uri: str
+    """Absolute path or URI, as the workers see it."""
+    weights_sha256: str
+    """Digest that the file must have there."""
+    bands: int
+    """Bands of each date, as the model card says."""
+    ratio: float | None
+    """Width of level 1 over 64 as the model card says; None: not said."""
+    patch_size: int
+    """Side of a patch, pixels."""
+    engine: str
+    """``torch``."""
+    precision: str
+    """``float32``."""
+    device: str
+    """``cpu`` or ``cuda``, the same on every worker."""
+    batch_size: int
+    """Patches of one call."""
+    streams: int | None
+    """Calls at the same time; None: one a core that the process may use, 1 on CUDA. Moves no probability."""
+    torch_version: str
+    """Version of PyTorch where the recipe was made."""
+
+    @property
+    def identity(self) -> str:
+        """Names everything that moves a probability; equal for all values of ``streams`` and all paths."""
+        return (
+            f"weights={self.weights_sha256} engine={self.engine} precision={self.precision} "
+            f"device={self.device} batch={self.batch_size} patch={self.patch_size} torch={self.torch_version}"
+        )
+
+    def build(self) -> TorchDetector:
+        """Load the weights and return the detector.
+
+        Raises:
+            ModelError: the weights cannot be used or are not what the model card says, or this machine has
+                no such device.
+        """
+        # torch is imported where a network runs, not where a run is planned.
+        from ussfc.engines.torch_engine import TorchEngine
+        from ussfc.weights import load_weights
+
+        network = load_weights(self.weights_uri, sha256=self.weights_sha256)
+        where = f"weights {shown(self.weights_uri)}"
+        if network.bands != self.bands:
+            raise ModelError(f"{where}: for {network.bands} bands, the model card lists {self.bands}; correct it")
+        if self.ratio is not None and network.ratio != self.ratio:
+            raise ModelError(f"{where}: ratio {network.ratio}, the model card says {self.ratio}; correct it")
+        streams = self.streams if self.streams is not None else 1 if self.device == "cuda" else _cores()
+        engine = TorchEngine(network, self.device, self.precision, streams)
+        return TorchDetector(engine, self.bands, self.patch_size, self.batch_size)
+
+
+def detector_recipe(
+    spec: ModelSpec,
+    *,
+    engine: str = "torch",
+    precision: str = "float32",
+    device: str = "auto",
+    batch_size: int | None = None,
+    streams: int | None = None,
+) -> DetectorRecipe:
+    """The recipe of a model's detector, every choice that moves a probability made here and now.
+
+    Args:
+        spec: the model card.
+        engine: ``torch``.
+        precision: ``float32``.
+        device: ``cpu``, ``cuda``, or ``auto``: CUDA where this machine has it. Whether a named device exists
+            shows where the recipe is built, which may be another machine.
+        batch_size: patches of one call; None: 1 on the CPU, 16 on CUDA.
+        streams: calls at the same time; None: one a core that the building process may use, 1 on CUDA.
+
+    Raises:
+        ModelError: an engine, precision, device, batch size or number of streams that there is not.
+    """
+    for what, value, known in (
+        ("engine", engine, ENGINES),
+        ("precision", precision, ("float32",)),
+        ("device", device, DEVICES),
+    ):
+        if value not in known:
+            raise ModelError(f"{what} {value!r}: not known; known: {', '.join(known)}")
+    kind = _kind_here() if device == "auto" else device
+    if batch_size is not None and batch_size < 1:
+        raise ModelError(f"batch_size {batch_size}: wanted at least 1")
+    if streams is not None and (streams < 1 or (kind == "cuda" and streams > 1)):
+        raise ModelError(f"streams {streams}: wanted {'1 on cuda' if kind == 'cuda' else 'at least 1'}")
+    return DetectorRecipe(
+        weights_uri=spec.weights_path(),
+        weights_sha256=spec.weights.sha256,
+        bands=len(spec.bands),
+        ratio=spec.network.ratio,
+        patch_size=spec.patch_size,
+        engine=engine,
+        precision=precision,
+        device=kind,
+        batch_size=BATCH_SIZE[kind] if batch_size is None else batch_size,
+        streams=streams,
+        torch_version=version("torch"),
+    )
+
+
+def _kind_here() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _cores() -> int:
+    """Cores that this process may use, which on a cluster are fewer than the machine has."""
+    return len(os.sched_getaffinity(0))

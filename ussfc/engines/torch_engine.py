@@ -1,0 +1,104 @@
+"""The network run by PyTorch, on the CPU or on a CUDA device."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from ussfc.engines import FloatArray
+from ussfc.errors import ModelError
+from ussfc.network import USSFCNet
+
+PRECISIONS = ("float32",)
+
+
+class TorchEngine:
+    """PyTorch as an :class:`ussfc.engines.Engine`.
+
+    Every forward runs on a thread of the engine's own that has exactly one intra-op thread; parallelism
+    comes from ``streams`` such threads. The number of intra-op threads moves the last bit of a probability
+    (it splits sums differently), so it may not depend on the machine; one stream a core is also faster than
+    one stream with all cores. Threads of its own, because the setting belongs to a thread: the caller's
+    setting, its autocast and its denormal mode stay as they are and have no say here.
+
+    Args:
+        network: taken over: moved to ``device``, set to eval mode and to channels-last memory format.
+        device: ``cpu`` or ``cuda``.
+        precision: ``float32``, the only one there is.
+        streams: forwards at the same time; 1 on CUDA, where one forward fills the device.
+
+    Raises:
+        ModelError: an unknown device or precision, a CUDA device where there is none, or streams that the
+            device cannot have.
+    """
+
+    def __init__(
+        self, network: USSFCNet, device: str = "cpu", precision: str = "float32", streams: int = 1
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ModelError(f"precision {precision!r}: the torch engine has {', '.join(PRECISIONS)}")
+        if device not in ("cpu", "cuda"):
+            raise ModelError(f"device {device!r}: the torch engine has cpu, cuda")
+        if streams < 1 or (device == "cuda" and streams > 1):
+            wanted = "1 on cuda" if device == "cuda" else "at least 1"
+            raise ModelError(f"streams {streams}: wanted {wanted}")
+        if device == "cuda" and not torch.cuda.is_available():
+            built = torch.version.cuda or "none"
+            raise ModelError(
+                f"device cuda: none found here (PyTorch {torch.__version__}, built for CUDA {built}); install "
+                "a CUDA build of PyTorch and check that nvidia-smi lists a device, or take device cpu"
+            )
+        self._device = torch.device(device)
+        self._network = network.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._streams = streams
+        self._threads = _single_threaded_pool(streams)
+
+    @property
+    def streams(self) -> int:
+        """Batches that may run at the same time; more callers wait."""
+        return self._streams
+
+    def run(self, before_NBHW: FloatArray, after_NBHW: FloatArray) -> FloatArray:
+        """Change probability of a batch, see :meth:`ussfc.engines.Engine.run`."""
+        return self._threads.submit(self._forward, before_NBHW, after_NBHW).result()
+
+    @torch.inference_mode()
+    def _forward(self, before_NBHW: FloatArray, after_NBHW: FloatArray) -> FloatArray:
+        before, after = (
+            # Contiguous first: of one band, any strides pass for channels-last and another kernel runs.
+            torch.from_numpy(np.ascontiguousarray(image_NBHW))
+            .to(self._device)
+            .contiguous(memory_format=torch.channels_last)
+            for image_NBHW in (before_NBHW, after_NBHW)
+        )
+        # By default cuDNN computes float32 convolutions in TF32 (10 bits) and picks algorithms as it likes.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            probability_N1HW = self._network(before, after)
+        probability: FloatArray = probability_N1HW[:, 0].cpu().numpy()
+        return probability
+
+
+def _single_threaded_pool(threads: int) -> ThreadPoolExecutor:
+    """A pool whose threads all run, each with one intra-op thread."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="ussfc-engine")
+    everyone = threading.Barrier(threads)
+
+    def settle() -> int:
+        torch.set_num_threads(1)
+        # Nobody leaves before all have come, so that every task gets a thread of its own.
+        everyone.wait()
+        return torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    settled = [future.result() for future in [pool.submit(settle) for _ in range(threads)]]
+    # The last setting is also what threads born later start with; give that back.
+    torch.set_num_threads(before)
+    if set(settled) != {1}:
+        raise ModelError(
+            f"this build of PyTorch does not set intra-op threads by thread (found {settled}, wanted 1 each); "
+            "set OMP_NUM_THREADS=1 before Python starts"
+        )
+    return pool

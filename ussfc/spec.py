@@ -1,0 +1,280 @@
+"""Model cards: what a set of weights is, what it wants to be fed, where it came from, how well it did.
+
+A card is a YAML file; the packaged ones lie in ``configs/models``. Nothing here waits for torch, unless a
+bare weights file stands in for a card.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+
+from ussfc.errors import ModelError
+from ussfc.files import is_uri, sha256_of, shown
+
+CARD_SUFFIXES = (".yaml", ".yml")
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Percentile = Annotated[float, Field(ge=0, le=100)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WeightsFile(_Part):
+    """The file with the numbers."""
+
+    uri: str = Field(min_length=1)
+    """Relative to the card's folder, absolute, or any URI that fsspec opens."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Digest of the file; another one is refused."""
+
+
+class Band(_Part):
+    """One band of the input, in the order in which the network wants it."""
+
+    name: str = Field(min_length=1)
+    """The sensor's name, such as ``B04``."""
+    common_name: str | None = None
+    """The name that sensors share (STAC ``eo:common_name``), such as ``red``."""
+    wavelength_um: PositiveFloat | None = None
+    """Centre wavelength, micrometres."""
+
+
+class RangeRadiometry(_Part):
+    """Source numbers ``low`` and ``high`` become 0 and 1; one number for all bands or one a band."""
+
+    kind: Literal["range"] = "range"
+    low: float | tuple[float, ...] = 0.0
+    high: float | tuple[float, ...] = 255.0
+
+
+class PercentileRadiometry(_Part):
+    """Percentiles of each band over the whole scene become 0 and 1, each date by itself."""
+
+    kind: Literal["percentiles"] = "percentiles"
+    low: Percentile = 1.0
+    high: Percentile = 99.0
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+        return self
+
+
+Radiometry = Annotated[RangeRadiometry | PercentileRadiometry, Field(discriminator="kind")]
+
+
+class Licence(_Part):
+    """Under which terms."""
+
+    weights: str
+    """Licence of the weights, an SPDX name where there is one."""
+    training_labels: str
+    """Licence of the labels that the weights were trained on."""
+    note: str = ""
+    """What a user should know before using the weights in a product."""
+
+
+class Training(_Part):
+    """How the weights were made."""
+
+    data: str
+    """What they were trained on."""
+    held_out: str
+    """What training never saw."""
+    device: str
+    """On what."""
+    seconds: NonNegativeFloat
+    """Wall-clock time, seconds."""
+    steps: NonNegativeInt
+    """Optimizer steps."""
+    recipe: str = ""
+    """Optimizer, schedule, loss, augmentation."""
+
+
+class Score(_Part):
+    """Metrics of the change class on one scene or test set, from one confusion matrix."""
+
+    scene: str
+    precision: Share
+    recall: Share
+    f1: Share
+    iou: Share
+    note: str = ""
+
+
+class Network(_Part):
+    """What the weights must turn out to be."""
+
+    ratio: PositiveFloat | None = None
+    """Width of level 1 over 64; None takes it from the weights."""
+
+
+class ModelSpec(_Part):
+    """A model card."""
+
+    name: str = Field(min_length=1)
+    """What ``find_model`` looks up: the card's file name without suffix."""
+    title: str
+    """One line for lists of models."""
+    weights: WeightsFile
+    network: Network = Network()
+    bands: tuple[Band, ...] = Field(min_length=1)
+    """In the order in which the network wants them."""
+    resolution_m: PositiveFloat | None = None
+    """Ground size of a training pixel, metres; None where it varied or is not known."""
+    patch_size: int = Field(default=256, gt=0, multiple_of=16)
+    """Side of a patch, pixels. SSFC looks at the whole patch, so it belongs to the weights."""
+    radiometry: Radiometry = RangeRadiometry()
+    """How source numbers become [0, 1]."""
+    threshold: Share = 0.5
+    """Probability from which a pixel counts as changed."""
+    licence: Licence | None = None
+    """None: not known (a bare weights file)."""
+    training: Training | None = None
+    """None: not known (a bare weights file)."""
+    scores: tuple[Score, ...] = ()
+    cpu_mpx_per_s: PositiveFloat | None = None
+    """Megapixels a second of one CPU core when the card was written; None where nobody measured."""
+    notes: str = ""
+
+    _folder: str | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _one_number_a_band(self) -> Self:
+        if not isinstance(self.radiometry, RangeRadiometry):
+            return self
+        bands = len(self.bands)
+        low, high = (
+            value if isinstance(value, tuple) else (value,) * bands
+            for value in (self.radiometry.low, self.radiometry.high)
+        )
+        if len(low) != bands or len(high) != bands:
+            raise ValueError(
+                f"radiometry: {len(low)} low and {len(high)} high numbers for {bands} bands; "
+                "give one number, or one a band"
+            )
+        if any(bottom >= top for bottom, top in zip(low, high, strict=True)):
+            raise ValueError(f"radiometry: low {low} must be below high {high} in every band")
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path) -> ModelSpec:
+        """The card in a YAML file.
+
+        Raises:
+            ModelError: the file cannot be read, is no YAML mapping, or a key is unknown, missing or wrong
+                (the key is named).
+        """
+        path = Path(path)
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ModelError(f"model card {path}: cannot be read ({error.strerror})") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise ModelError(f"model card {path}: not YAML ({reason})") from error
+        if not isinstance(content, dict):
+            raise ModelError(f"model card {path}: holds a {type(content).__name__}, wanted keys and values")
+        try:
+            spec = cls.model_validate(content)
+        except ValidationError as error:
+            raise ModelError(f"model card {path}: {_faults(error)}") from error
+        spec._folder = str(path.absolute().parent)
+        return spec
+
+    def weights_path(self) -> str:
+        """Where the weights are: the URI as given, or an absolute local path."""
+        uri = self.weights.uri
+        return uri if is_uri(uri) else str((Path(self._folder or "") / uri).absolute())
+
+
+def list_models() -> tuple[str, ...]:
+    """Names of the packaged models, sorted."""
+    return tuple(sorted(_packaged()))
+
+
+def find_model(name_or_file: str) -> ModelSpec:
+    """The card of a packaged model, of a YAML file, or made up for a bare weights file.
+
+    A bare weights file is taken for a network trained as in the paper: patches of 256 pixels, numbers from 0
+    to 255, threshold 0.5. Its bands are counted, and named ``band1`` onwards.
+
+    Args:
+        name_or_file: a name of :func:`list_models`, a ``.yaml`` file, or a ``.safetensors``, ``.pth`` or
+            ``.pt`` file (local or a URI).
+
+    Raises:
+        ModelError: no such model (the known ones are listed), or the file cannot be used.
+    """
+    # splitext semantics on the path alone: a signed URI ends in a query.
+    location = urlsplit(name_or_file).path if is_uri(name_or_file) else name_or_file
+    suffix = Path(location).suffix.lower()
+    if suffix in CARD_SUFFIXES:
+        return ModelSpec.load(name_or_file)
+    if suffix in WEIGHTS_SUFFIXES:
+        return _spec_of_weights(name_or_file, Path(location).stem)
+    packaged = _packaged()
+    if name_or_file in packaged:
+        return ModelSpec.load(packaged[name_or_file])
+    near = difflib.get_close_matches(name_or_file, packaged, n=1, cutoff=0.0)
+    known = ", ".join(sorted(packaged)) or "none"
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ModelError(
+        f"model {name_or_file!r}: not known; known: {known}; or give a file ending in "
+        f"{', '.join((*CARD_SUFFIXES, *WEIGHTS_SUFFIXES))}{hint}"
+    )
+
+
+def _packaged() -> dict[str, Path]:
+    """Card by name. The weights lie beside the cards, hence real paths and not just their text."""
+    cards = [Path(str(entry)) for entry in (files("configs") / "models").iterdir()]
+    return {card.stem: card for card in cards if card.suffix in CARD_SUFFIXES}
+
+
+def _spec_of_weights(uri: str, stem: str) -> ModelSpec:
+    # Only the tensors know the bands; torch is worth waiting for here and nowhere else in this module.
+    from ussfc.weights import load_weights
+
+    digest = sha256_of(uri)
+    network = load_weights(uri, sha256=digest)
+    return ModelSpec(
+        name=stem,
+        title=f"weights from {shown(uri)}",
+        weights=WeightsFile(uri=uri if is_uri(uri) else str(Path(uri).absolute()), sha256=digest),
+        network=Network(ratio=network.ratio),
+        bands=tuple(Band(name=f"band{number}") for number in range(1, network.bands + 1)),
+    )
+
+
+def _faults(error: ValidationError) -> str:
+    """Every fault on one line: the key as it is written in YAML, what is wrong, what was found."""
+    faults = []
+    for fault in error.errors(include_url=False):
+        key = ".".join(str(part) for part in fault["loc"])
+        message = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"]
+        message = re.sub(r"^Value error, ", "", message)
+        found = "" if isinstance(fault["input"], dict) else f", found {fault['input']!r}"
+        faults.append(f"{key}: {message}{found}" if key else message)
+    return "; ".join(faults)
