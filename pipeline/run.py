@@ -37,7 +37,7 @@ from pipeline.reading import (
 )
 from pipeline.storage import prepare_folder, read_json, remove, sha256_file, write_json
 from pipeline.tiling import TilePlan
-from pipeline.types import DetectorRecipe, SceneInfo, Stretch
+from pipeline.types import DetectorRecipe, SceneInfo, Stretch, blocks
 
 if TYPE_CHECKING:
     from pipeline.inference import TileJob
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 RESOLUTION_TOLERANCE = 2.0
 """Factor between the grid's pixel size and the model's beyond which a warning is due."""
 
-FINISHING_BLOCK = 2048
+VECTOR_BLOCK = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +262,7 @@ def infer(
         "grid": grid_record(plan.pair.grid),
         "config": config.model_dump(mode="json"),
         "model": {"name": plan.pair.model.name, "sha256": plan.pair.model.weights.sha256,
-                  "licence": plan.pair.model.licence.model_dump(mode="json")},
+                  "licence": plan.pair.model.licence.weights if plan.pair.model.licence else None},
         "threshold": _threshold(config, plan.pair.model),
         "detector": recipe.identity,
         "radiometry": {"before": dataclasses.asdict(stretches[0]), "after": dataclasses.asdict(stretches[1])},
@@ -363,7 +363,7 @@ def mosaic(out: Path, config: RunConfig, subscriber: Subscriber = ignore) -> Non
     pixels = store.shape[0] * store.shape[1]
     scratch = out / "work" / "cog"
     tags = _tags(facts)
-    with _stage("mosaic", 2 * cog.block_count(store.shape), pixels, subscriber) as clock:
+    with _stage("mosaic", 2 * len(list(blocks(store.shape, cog.READ_SIZE))), pixels, subscriber) as clock:
         counts = cog.write_change(
             store, grid, threshold, out / "change.tif", scratch, options,
             tags | {"USSFC_THRESHOLD": repr(threshold)}, subscriber,
@@ -398,9 +398,9 @@ def vectorise(out: Path, config: RunConfig, subscriber: Subscriber = ignore) -> 
     path = out / f"changes{vector.SUFFIX[options.format]}"
     threshold = _threshold_of(config, facts)
     pixels = store.shape[0] * store.shape[1]
-    blocks = -(-store.shape[0] // FINISHING_BLOCK) * -(-store.shape[1] // FINISHING_BLOCK)
-    with _stage("vectorise", blocks, pixels, subscriber) as clock:
-        counts = vector.vectorise(store, _grid(facts), threshold, options, path, subscriber, FINISHING_BLOCK)
+    total = len(list(blocks(store.shape, VECTOR_BLOCK)))
+    with _stage("vectorise", total, pixels, subscriber) as clock:
+        counts = vector.vectorise(store, _grid(facts), threshold, options, path, subscriber, VECTOR_BLOCK)
     for suffix in set(vector.SUFFIX.values()) - {path.suffix}:
         # One layer per run: the same regions under another format would go stale unseen.
         remove(out / f"changes{suffix}")

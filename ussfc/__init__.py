@@ -29,7 +29,7 @@ _HOME = {
     "load_weights": "ussfc.weights",
 }
 
-__all__ = [  # noqa: F822 - resolved by __getattr__
+__all__ = [
     "ModelError",
     "ModelSpec",
     "USSFCNet",

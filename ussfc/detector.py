@@ -9,13 +9,12 @@ import os
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from ussfc.engines import Engine, FloatArray
+from ussfc.engines import PRECISIONS, Engine, FloatArray
 from ussfc.errors import ModelError
 from ussfc.files import shown
 from ussfc.preprocessing import to_network_range
 from ussfc.spec import ModelSpec
 
-ENGINES = ("torch",)
 DEVICES = ("auto", "cpu", "cuda")
 
 BATCH_SIZE = {"cpu": 1, "cuda": 16}
@@ -159,8 +158,8 @@ def detector_recipe(
         ModelError: an engine, precision, device, batch size or number of streams that there is not.
     """
     for what, value, known in (
-        ("engine", engine, ENGINES),
-        ("precision", precision, ("float32",)),
+        ("engine", engine, tuple(PRECISIONS)),
+        ("precision", precision, PRECISIONS.get(engine, ())),
         ("device", device, DEVICES),
     ):
         if value not in known:

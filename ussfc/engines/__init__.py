@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 
+PRECISIONS = {"torch": ("float32",)}
+"""Engines by name, and the precisions of each."""
+
 
 class Engine(Protocol):
     """A network ready to run. The same batch gives the same bytes, whoever calls and however often at once."""

@@ -8,11 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from ussfc.engines import FloatArray
+from ussfc.engines import PRECISIONS, FloatArray
 from ussfc.errors import ModelError
 from ussfc.network import USSFCNet
-
-PRECISIONS = ("float32",)
 
 
 class TorchEngine:
@@ -38,8 +36,8 @@ class TorchEngine:
     def __init__(
         self, network: USSFCNet, device: str = "cpu", precision: str = "float32", streams: int = 1
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ModelError(f"precision {precision!r}: the torch engine has {', '.join(PRECISIONS)}")
+        if precision not in PRECISIONS["torch"]:
+            raise ModelError(f"precision {precision!r}: the torch engine has {', '.join(PRECISIONS['torch'])}")
         if device not in ("cpu", "cuda"):
             raise ModelError(f"device {device!r}: the torch engine has cpu, cuda")
         if streams < 1 or (device == "cuda" and streams > 1):

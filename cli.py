@@ -1,0 +1,424 @@
+"""The command line: options, progress, messages and exit statuses. The work is done in `pipeline` and `ussfc`.
+
+Exit statuses: 0 done, 1 a defect of this program, 2 wrong usage or configuration, 3 an input or model that cannot
+be used, 4 an output that cannot be used, 5 too little memory, 6 products that fail validation, 7 cluster trouble,
+130 interrupted.
+"""
+
+# Imports of the pipeline stay inside the commands: `ussfc --help` must not wait for torch or GDAL.
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+    from pipeline.events import Event, Subscriber
+
+EXIT_DEFECT, EXIT_USAGE, EXIT_INPUT, EXIT_OUTPUT, EXIT_MEMORY, EXIT_INVALID, EXIT_CLUSTER = 1, 2, 3, 4, 5, 6, 7
+EXIT_INTERRUPTED = 130
+
+PLAIN_SECONDS = 5
+"""Distance of progress lines where the output is no terminal."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="ussfc")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def main(context: click.Context, debug: bool) -> None:
+    """Change detection for two images of a whole city.
+
+    \b
+    ussfc demo                          run on an embedded Sentinel-2 pair
+    ussfc run BEFORE AFTER --out DIR    change raster and polygons of your own pair
+    """
+    context.obj = {"debug": debug or bool(context.obj and context.obj.get("debug"))}
+
+
+def _with_config(command: Command) -> Command:
+    """The options that every command with a configuration takes."""
+    for decorate in reversed(
+        (
+            click.option("--model", metavar="NAME|FILE", help="Model: a name, a card (yaml) or a weights file."),
+            click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration."),
+            click.option("--set", "sets", multiple=True, metavar="A.B=C", help="Set one key; see `ussfc config`."),
+            click.option("--threshold", type=float, metavar="T", help="Change where the probability is at least T."),
+            click.option("--aoi", metavar="FILE", help="Polygons; pixels outside are nodata."),
+        )
+    ):
+        command = decorate(command)
+    return command
+
+
+def _with_output(command: Command) -> Command:
+    """The options that decide what a command prints."""
+    for decorate in reversed(
+        (
+            click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+            click.option("-v", "--verbose", is_flag=True, help="Print every stage."),
+            click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."),
+        )
+    ):
+        command = decorate(command)
+    return command
+
+
+def _with_pair(command: Command) -> Command:
+    """BEFORE, AFTER and where to write."""
+    for decorate in reversed((click.argument("before"), click.argument("after"))):
+        command = decorate(command)
+    return command
+
+
+OUT = click.argument("out", type=click.Path(path_type=Path))
+OUT_OPTION = click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the products.")
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace another run in the folder.")
+
+
+@main.command()
+@_with_pair
+@OUT_OPTION
+@OVERWRITE
+@_with_config
+@_with_output
+def run(
+    before: str, after: str, out: Path, overwrite: bool, quiet: bool, verbose: bool, as_json: bool, **options: Any
+) -> None:
+    """Detect change between BEFORE and AFTER: change.tif, probability.tif and polygons in --out.
+
+    Given again after any stop, it continues with the tiles that are missing.
+    """
+    from pipeline.run import run as run_pipeline
+
+    with _errors():
+        config = _config(**options)
+        with _progress(quiet, verbose, as_json) as subscriber:
+            manifest = run_pipeline(before, after, out, config, overwrite, subscriber)
+        _show_result(manifest, out, quiet, as_json)
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path), default=Path("ussfc-demo"))
+@_with_output
+def demo(out: Path, quiet: bool, verbose: bool, as_json: bool) -> None:
+    """Run on an embedded Sentinel-2 pair of Beirut and write to OUT (default: ./ussfc-demo)."""
+    from pipeline.run import run as run_pipeline
+
+    with _errors(), resources.as_file(resources.files("configs").joinpath("demo")) as folder:
+        with _progress(quiet, verbose, as_json) as subscriber:
+            before, after = (str(folder / f"beirut_{date}.tif") for date in ("before", "after"))
+            manifest = run_pipeline(before, after, out, _config(), False, subscriber)
+        _show_result(manifest, out, quiet, as_json)
+        if not (quiet or as_json):
+            click.echo("Contains modified Copernicus Sentinel data 2015-2018. `ussfc models show` prints the model's card.")
+
+
+@main.command()
+@_with_pair
+@_with_config
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+def plan(before: str, after: str, as_json: bool, **options: Any) -> None:
+    """Say what a run would do: tiles, patches, bytes, memory, time. No pixel is read."""
+    from pipeline.run import plan as plan_run
+
+    with _errors():
+        summary = plan_run(before, after, _config(**options)).summary()
+        if as_json:
+            click.echo(json.dumps(summary, indent=1))
+            return
+        grid, seconds = summary["grid"], summary["seconds_estimate"]
+        for name, value in (
+            ("grid", f"{grid['rows']} x {grid['cols']} px ({summary['megapixels']} Mpx), {grid['crs'] or 'no CRS'}"),
+            ("tiles", f"{summary['tiles']}"),
+            ("patches", f"{summary['patches']} ({summary['redundant_share']:.1%} computed by several tiles)"),
+            ("to read", f"{summary['bytes_to_read'] / 1e6:.1f} MB"),
+            ("memory", f"{summary['memory_bytes'] / 1e9:.2f} GB peak, all processes"),
+            ("executor", f"{summary['executor']}, {max(1, summary['workers'])} process(es) x {summary['threads']}"),
+            ("time", f"about {_duration(seconds)} of network on cores like the card's" if seconds else "unknown"),
+        ):
+            click.echo(f"{name:>9}  {value}")
+        for warning in summary["warnings"]:
+            click.echo(f"  warning  {warning}")
+
+
+@main.command()
+@_with_pair
+@OUT_OPTION
+@OVERWRITE
+@_with_config
+@_with_output
+def infer(
+    before: str, after: str, out: Path, overwrite: bool, quiet: bool, verbose: bool, as_json: bool, **options: Any
+) -> None:
+    """Run the network alone: probabilities in OUT/work."""
+    from pipeline.run import infer as infer_tiles
+    from pipeline.run import plan as plan_run
+
+    with _errors():
+        config = _config(**options)
+        with _progress(quiet, verbose, as_json) as subscriber:
+            infer_tiles(plan_run(before, after, config), config, out, overwrite, subscriber)
+        if as_json:
+            click.echo((out / "work" / "infer.json").read_text("utf-8"))
+
+
+def _finishing(stage: str, out: Path, quiet: bool, verbose: bool, as_json: bool, options: dict[str, Any]) -> None:
+    from pipeline import run as story
+
+    with _errors():
+        config = _config(base=story.recorded_config(out), **options)
+        with _progress(quiet, verbose, as_json) as subscriber:
+            {"mosaic": story.mosaic, "vectorise": story.vectorise}[stage](out, config, subscriber)
+        _show_result(story.report(out), out, quiet, as_json)
+
+
+def _finishing_options(command: Command) -> Command:
+    for decorate in reversed(
+        (
+            click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration."),
+            click.option("--set", "sets", multiple=True, metavar="A.B=C", help="Set one key; see `ussfc config`."),
+            click.option("--threshold", type=float, metavar="T", help="Change where the probability is at least T."),
+        )
+    ):
+        command = decorate(command)
+    return command
+
+
+@main.command()
+@OUT
+@_finishing_options
+@_with_output
+def mosaic(out: Path, quiet: bool, verbose: bool, as_json: bool, **options: Any) -> None:
+    """Write the rasters of OUT again from its probabilities, with another threshold for example."""
+    _finishing("mosaic", out, quiet, verbose, as_json, options)
+
+
+@main.command()
+@OUT
+@_finishing_options
+@_with_output
+def vectorise(out: Path, quiet: bool, verbose: bool, as_json: bool, **options: Any) -> None:
+    """Write the polygons of OUT again from its probabilities, with another threshold or area."""
+    _finishing("vectorise", out, quiet, verbose, as_json, options)
+
+
+@main.command()
+@OUT
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
+def validate(out: Path, as_json: bool) -> None:
+    """Check the products of OUT: COGs, classes against probabilities, polygons against classes, hashes."""
+    from pipeline.validation import validate as validate_products
+
+    with _errors():
+        checks = validate_products(out)
+        if as_json:
+            click.echo(json.dumps([{"check": c.name, "ok": c.ok, "detail": c.detail} for c in checks], indent=1))
+        else:
+            for check in checks:
+                click.echo(f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {check.detail}")
+        if not all(check.ok for check in checks):
+            sys.exit(EXIT_INVALID)
+
+
+@main.group()
+def models() -> None:
+    """The models that come with the package."""
+
+
+@models.command("list")
+def list_models() -> None:
+    """List the packaged models."""
+    import ussfc
+
+    with _errors():
+        for name in ussfc.list_models():
+            spec = ussfc.find_model(name)
+            licence = spec.licence.weights if spec.licence else "no licence stated"
+            click.echo(f"{name}  {spec.title} [{licence}]")
+
+
+@models.command("show")
+@click.argument("name", default="ussfc-s2-rgb")
+@click.option("--json", "as_json", is_flag=True, help="Print the card as JSON.")
+def show_model(name: str, as_json: bool) -> None:
+    """Print the card of a model."""
+    import yaml
+
+    import ussfc
+
+    with _errors():
+        card = ussfc.find_model(name).model_dump(mode="json")
+        click.echo(json.dumps(card, indent=1) if as_json else yaml.safe_dump(card, sort_keys=False, width=110).rstrip())
+
+
+@main.command("config")
+def show_config() -> None:
+    """List every configuration key with its default and meaning."""
+    from pipeline.config import documented_keys
+
+    for key, default, description in documented_keys():
+        click.echo(f"{key:<30} {json.dumps(default):<16} {description}")
+
+
+def _config(
+    config_file: Path | None = None,
+    sets: tuple[str, ...] = (),
+    base: dict[str, Any] | None = None,
+    model: str | None = None,
+    threshold: float | None = None,
+    aoi: str | None = None,
+) -> RunConfig:
+    from pipeline.config import load_config
+
+    flags = {"model": model, "threshold": threshold, "grid.aoi": aoi}
+    return load_config(config_file, sets, os.environ, flags, base)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Turn what a user can meet into one line and an exit status."""
+    from pipeline import errors
+    from ussfc.errors import ModelError
+
+    statuses: tuple[tuple[type[Exception], int], ...] = (
+        (errors.ConfigError, EXIT_USAGE),
+        (errors.StoreError, EXIT_OUTPUT),
+        (errors.MemoryRefused, EXIT_MEMORY),
+        (errors.ClusterError, EXIT_CLUSTER),
+        (errors.PipelineError, EXIT_INPUT),
+        (ModelError, EXIT_INPUT),
+    )
+    debug = click.get_current_context().find_root().obj["debug"]
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("interrupted; the same command continues where it stopped", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except tuple(kind for kind, _ in statuses) as error:
+        if debug:
+            raise
+        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(next(status for kind, status in statuses if isinstance(error, kind)))
+
+
+@contextmanager
+def _progress(quiet: bool, verbose: bool, as_json: bool) -> Iterator[Subscriber]:
+    """A subscriber: a live bar in a terminal, plain lines elsewhere, nothing but errors with -q."""
+    if quiet:
+        yield lambda event: None
+    elif sys.stderr.isatty() and not as_json:
+        with _bar() as subscriber:
+            yield subscriber
+    else:
+        yield _Lines(verbose)
+
+
+class _Lines:
+    """Progress as lines on standard error."""
+
+    def __init__(self, verbose: bool) -> None:
+        self._verbose = verbose
+        self._total = self._done = self._pixels = 0
+        self._start = self._last = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        from pipeline.events import Advanced, Notice, StageFinished, StageStarted
+
+        now = time.monotonic()
+        if isinstance(event, StageStarted):
+            self._total, self._done, self._pixels, self._start, self._last = event.total, 0, 0, now, now
+        elif isinstance(event, Advanced):
+            self._done += event.done
+            self._pixels += event.pixels
+            if now - self._last >= PLAIN_SECONDS:
+                self._last = now
+                seconds = now - self._start
+                left = seconds * (self._total - self._done) / self._done
+                speed = self._pixels / 1e6 / seconds
+                click.echo(f"{event.stage}: {self._done}/{self._total}, {speed:.2f} Mpx/s, {_duration(left)} left", err=True)
+        elif isinstance(event, StageFinished):
+            if self._verbose or event.seconds >= PLAIN_SECONDS:
+                click.echo(f"{event.stage}: done in {_duration(event.seconds)}", err=True)
+        elif isinstance(event, Notice):
+            click.echo(f"{'warning' if event.warning else 'note'}: {event.message}", err=True)
+
+
+@contextmanager
+def _bar() -> Iterator[Subscriber]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from pipeline.events import Advanced, Notice, StageFinished, StageStarted
+
+    columns = (
+        TextColumn("{task.description:<11}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        tasks: dict[str, Any] = {}
+        pixels: dict[str, tuple[int, float]] = {}
+
+        def subscriber(event: Event) -> None:
+            if isinstance(event, StageStarted):
+                tasks[event.stage] = progress.add_task(event.stage, total=event.total, speed="")
+                pixels[event.stage] = (0, time.monotonic())
+            elif isinstance(event, Advanced):
+                done, start = pixels[event.stage]
+                pixels[event.stage] = (done + event.pixels, start)
+                speed = (done + event.pixels) / 1e6 / max(time.monotonic() - start, 1e-3)
+                progress.update(tasks[event.stage], advance=event.done, speed=f"{speed:.2f} Mpx/s")
+            elif isinstance(event, StageFinished):
+                task = tasks[event.stage]
+                progress.update(task, completed=progress.tasks[task].total)
+            elif isinstance(event, Notice):
+                progress.console.print(f"{'warning' if event.warning else 'note'}: {event.message}", markup=False)
+
+        yield subscriber
+
+
+def _show_result(manifest: dict[str, Any], out: Path, quiet: bool, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(manifest, indent=1, sort_keys=True))
+        return
+    if quiet:
+        return
+    counts, stages = manifest["counts"], manifest["stages"]
+    if "changed_pixels" in counts:
+        valid = counts["changed_pixels"] + counts["unchanged_pixels"]
+        share = counts["changed_pixels"] / valid if valid else 0
+        click.echo(f"{counts['changed_pixels']} of {valid} pixels changed ({share:.2%})")
+    if "polygons" in counts:
+        click.echo(f"{counts['polygons']} polygons")
+    total = sum(stage["seconds"] for stage in stages.values())
+    click.echo(f"{counts['pixels'] / 1e6:.2f} Mpx in {_duration(total)}")
+    width = shutil.get_terminal_size().columns
+    for name in manifest.get("products", {}):
+        click.echo(f"  {out / name}"[: max(width, 40)])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+if __name__ == "__main__":
+    main()

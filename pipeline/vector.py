@@ -1,0 +1,478 @@
+"""Changed regions as polygons, the same whatever the blocks they were traced in.
+
+The raster is labelled and traced block by block, in whole pixel coordinates. A region that lies inside one
+block is finished there; one that touches another block stays open until the row of blocks below it has been
+seen, and then its pieces are united. Filters and measures come after that, so memory holds one row of blocks
+and what is open, and nothing in the file tells where the seams were.
+
+Features are ordered by their last pixel, row by row. That is the one order in which regions can leave a scan
+from top to bottom without waiting for each other, and it does not depend on the blocks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from rasterio.features import shapes
+from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from pipeline.errors import ConfigError, StoreError
+from pipeline.events import Advanced, StageStarted, Subscriber, ignore
+from pipeline.thresholding import classify, decode
+from pipeline.types import Box, ProbabilitySource, blocks
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyproj
+
+STAGE = "vectorise"
+"""The stage of the events."""
+
+SUFFIX: Mapping[str, str] = {"parquet": ".parquet", "gpkg": ".gpkg", "flatgeobuf": ".fgb"}
+"""File name suffix of each format."""
+
+DRIVER: Mapping[str, str] = {"gpkg": "GPKG", "flatgeobuf": "FlatGeobuf"}
+"""GDAL's name of each format that it writes."""
+
+ROW_GROUP = 32768
+"""Features of a GeoParquet row group. Counted over the whole file, so that the bytes do not show the blocks."""
+
+FIXED_POINT = 1 << 26
+"""Probabilities are added up as whole multiples of 1 / FIXED_POINT: then the sum does not depend on the order.
+float32 is on that lattice from 1/8 upwards; 2**63 / FIXED_POINT pixels (137 gigapixels) fit into one region."""
+
+LONGEST_EDGE = 64.0
+"""Pixels. Longer edges are divided before they are measured: a line straight on the grid is no geodesic."""
+
+IntArray = npt.NDArray[np.int64]
+RealArray = npt.NDArray[np.float64]
+FlagArray = npt.NDArray[np.bool_]
+Geometries = npt.NDArray[np.object_]
+
+
+@dataclass(frozen=True, slots=True)
+class VectorOptions:
+    """How the polygons are made and packed."""
+
+    format: Literal["parquet", "gpkg", "flatgeobuf"]
+    min_area_m2: float = 0.0
+    """Square metres; regions smaller than this are left out, after their pieces are united."""
+    simplify_m: float = 0.0
+    """Metres an outline may move; 0 keeps every corner of every pixel."""
+    connectivity: Literal[4, 8] = 4
+    """8 joins pixels that touch at a corner only; such a region is a MultiPolygon."""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorCounts:
+    """What was written."""
+
+    polygons: int
+    """Features; a MultiPolygon is one."""
+    pixels: int
+    area_m2: float | None
+    """Square metres on the ellipsoid; None where the grid has no place on the earth."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """Regions, or pieces of regions; one element of every column for each."""
+
+    first: IntArray
+    """Row-major index on the grid of the first pixel."""
+    last: IntArray
+    """Row-major index on the grid of the last pixel."""
+    pixels: IntArray
+    total: IntArray
+    """Sum of the probabilities in steps of 1 / FIXED_POINT."""
+    peak: RealArray
+    """Largest probability."""
+    outlines: list[tuple[shapely.Geometry, ...]]
+    """Pixel coordinates, x = column, y = row. Several geometries are still to be united."""
+
+    @staticmethod
+    def none() -> _Pieces:
+        return _Pieces(*(np.zeros(0, np.int64) for _ in range(4)), np.zeros(0), [])
+
+    @staticmethod
+    def concatenate(several: Sequence[_Pieces]) -> _Pieces:
+        if not several:
+            return _Pieces.none()
+        return _Pieces(
+            np.concatenate([pieces.first for pieces in several]),
+            np.concatenate([pieces.last for pieces in several]),
+            np.concatenate([pieces.pixels for pieces in several]),
+            np.concatenate([pieces.total for pieces in several]),
+            np.concatenate([pieces.peak for pieces in several]),
+            list(itertools.chain.from_iterable(pieces.outlines for pieces in several)),
+        )
+
+    def take(self, wanted: FlagArray) -> _Pieces:
+        return _Pieces(
+            self.first[wanted],
+            self.last[wanted],
+            self.pixels[wanted],
+            self.total[wanted],
+            self.peak[wanted],
+            list(itertools.compress(self.outlines, wanted)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row of blocks once scanned. Open pieces go by number, from 1; 0 is none."""
+
+    closed: _Pieces
+    open: _Pieces
+    pairs: IntArray
+    """(n, 2) numbers of pieces that meet over a seam between two blocks of the row."""
+    top: IntArray
+    """(cols,) number of the piece at each pixel of the first row of pixels."""
+    bottom: IntArray
+    """(cols,) the same for the last row of pixels."""
+
+
+def vectorise(
+    source: ProbabilitySource,
+    geobox: GeoBox,
+    threshold: float,
+    options: VectorOptions,
+    path: Path,
+    subscriber: Subscriber = ignore,
+    block_size: int = 2048,
+) -> VectorCounts:
+    """Write the regions of change as polygons in the grid's reference system.
+
+    Columns: ``id`` (int64, the row-major index of the region's first pixel on the grid: it stays the same
+    over runs, block sizes and filters), ``area_m2`` and ``perimeter_m`` (float64, geodesic, of the region
+    before simplification; null where they cannot be known), ``mean_probability`` and ``max_probability``
+    (float64), ``pixels`` (int64). Nodata is inside no polygon.
+
+    Args:
+        source: (rows, cols) probabilities on ``geobox``.
+        geobox: the grid; with ``crs`` None the coordinates are its affine's, with no reference system.
+        threshold: in [0, 1]; a probability of at least this is change.
+        options: how the polygons are made and packed.
+        path: the file to write; it appears when complete and replaces an older one.
+        subscriber: hears ``StageStarted`` and one ``Advanced`` for every block.
+        block_size: side in pixels of the blocks that are read; memory follows it, the result does not.
+
+    Raises:
+        pipeline.errors.ConfigError: metres are asked of a grid whose pixels have no size in metres.
+        pipeline.errors.StoreError: the file cannot be written.
+        ValueError: ``source`` is not of the shape of ``geobox``.
+    """
+    rows, cols = source.shape
+    if (rows, cols) != tuple(geobox.shape):
+        raise ValueError(f"the source has shape {(rows, cols)}, its grid {tuple(geobox.shape)}")
+    ellipsoid = _Ellipsoid.of(geobox)
+    if ellipsoid is None and (options.min_area_m2 > 0 or options.simplify_m > 0):
+        raise ConfigError(
+            "min_area_m2 and simplify_m need the size of a pixel in metres, and the grid has no geographic"
+            " reference; set both to 0 or give the images a reference system"
+        )
+    total = -(-rows // block_size) * -(-cols // block_size)
+    subscriber(StageStarted(STAGE, total, rows * cols))
+    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    # GDAL's formats want all features in one stream, with their geometry type known: it is only known now.
+    table = part if options.format == "parquet" else path.with_name(f"{path.stem}.part-features.parquet")
+    with _writing(path):
+        _discard(part, table)
+    try:
+        regions = _regions(source, threshold, options.connectivity, block_size, subscriber)
+        features = (_features(batch, geobox.affine, ellipsoid, options) for batch in regions)
+        counts = _write_table(features, geobox, table, path)
+        with _writing(path):
+            if options.format != "parquet":
+                _convert(table, part, geobox, DRIVER[options.format], path.stem)
+            _sync(part)
+            os.replace(part, path)
+    finally:
+        _discard(part, table)
+    return counts
+
+
+# From pixels to regions
+
+
+def _regions(
+    source: ProbabilitySource,
+    threshold: float,
+    connectivity: Literal[4, 8],
+    block_size: int,
+    subscriber: Subscriber,
+) -> Iterator[_Pieces]:
+    """Whole regions, a batch for every row of blocks, ordered by their last pixel."""
+    rows, cols = source.shape
+    above, floor = _Pieces.none(), np.zeros(cols, np.int64)
+    for _, boxes in itertools.groupby(blocks((rows, cols), block_size), key=lambda box: box.y0):
+        row = _scan_row(source, boxes, threshold, connectivity, len(above.first), subscriber)
+        pieces = _Pieces.concatenate([above, row.open])
+        group = _components(
+            np.concatenate([row.pairs, _meeting(floor, row.top, connectivity)]), len(pieces.first)
+        )
+        merged = _merge(pieces, group, len(above.first))
+        # A leading 0 keeps "none" at 0 when the numbers of pieces are looked up.
+        number = np.concatenate([[0], group + 1])
+        still_open = np.zeros(len(merged.first) + 1, np.bool_)
+        still_open[number[row.bottom]] = True
+        still_open[0] = False
+        above, floor = merged.take(still_open[1:]), np.cumsum(still_open)[number[row.bottom]] * (row.bottom > 0)
+        yield _whole(_Pieces.concatenate([row.closed, merged.take(~still_open[1:])]))
+
+
+def _scan_row(
+    source: ProbabilitySource,
+    boxes: Iterable[Box],
+    threshold: float,
+    connectivity: Literal[4, 8],
+    taken: int,
+    subscriber: Subscriber,
+) -> _Row:
+    """Trace the blocks of one row; open pieces are numbered from ``taken + 1``."""
+    rows, cols = source.shape
+    top, bottom = np.zeros(cols, np.int64), np.zeros(cols, np.int64)
+    closed, opened, pairs = [], [], [np.zeros((0, 2), np.int64)]
+    seam: IntArray | None = None
+    for box in boxes:
+        pieces, labels = _trace(source, box, threshold, connectivity)
+        touches = np.zeros(len(pieces.first) + 1, np.bool_)
+        for inner, edge in (
+            (box.y0 > 0, labels[0]),
+            (box.y1 < rows, labels[-1]),
+            (box.x0 > 0, labels[:, 0]),
+            (box.x1 < cols, labels[:, -1]),
+        ):
+            if inner:
+                touches[edge] = True
+        touches[0] = False
+        closed.append(pieces.take(~touches[1:]))
+        opened.append(pieces.take(touches[1:]))
+        number = np.where(touches, taken + np.cumsum(touches), 0)
+        taken += int(np.count_nonzero(touches))
+        if seam is not None:
+            pairs.append(_meeting(seam, number[labels[:, 0]], connectivity))
+        seam = number[labels[:, -1]]
+        top[box.x0 : box.x1] = number[labels[0]]
+        if box.y1 < rows:
+            bottom[box.x0 : box.x1] = number[labels[-1]]
+        subscriber(Advanced(STAGE, 1, box.pixels))
+    return _Row(
+        _Pieces.concatenate(closed), _Pieces.concatenate(opened), np.concatenate(pairs), top, bottom
+    )
+
+
+def _trace(
+    source: ProbabilitySource, box: Box, threshold: float, connectivity: Literal[4, 8]
+) -> tuple[_Pieces, npt.NDArray[np.int32]]:
+    """The pieces of one block, and the labels of its pixels: piece i has label i + 1, 0 is no change."""
+    stored = source.read(box)
+    changed = classify(stored, threshold) == 1
+    structure = ndimage.generate_binary_structure(2, 1 if connectivity == 4 else 2)
+    labels, count = ndimage.label(changed, structure, output=np.int32)
+    if not count:
+        return _Pieces.none(), labels
+    y, x = np.nonzero(labels)
+    label = labels[y, x] - 1
+    index = (y + box.y0) * source.shape[1] + (x + box.x0)
+    probability = decode(stored)[y, x].astype(np.float64)
+    steps = np.bincount(label, np.rint(probability * FIXED_POINT), count)
+    pieces = _Pieces(
+        _fold(np.minimum, index, label, count),
+        _fold(np.maximum, index, label, count),
+        np.bincount(label, minlength=count),
+        steps.astype(np.int64),
+        _fold(np.maximum, probability, label, count),
+        _outlines(labels, box, count),
+    )
+    return pieces, labels
+
+
+def _outlines(labels: npt.NDArray[np.int32], box: Box, count: int) -> list[tuple[shapely.Geometry, ...]]:
+    """Outlines by label. Traced with 4-connectivity whatever the labels': parts that touch at a corner are valid
+    side by side in a MultiPolygon, while one ring through that corner is not."""
+    rings: list[list[tuple[float, float]]] = []
+    values, holes = [], [0]
+    origin = Affine.translation(box.x0, box.y0)
+    for geometry, value in shapes(labels, mask=labels > 0, connectivity=4, transform=origin):
+        rings.extend(geometry["coordinates"])
+        holes.append(len(rings))
+        values.append(int(value) - 1)
+    lengths = np.cumsum([0, *map(len, rings)])
+    corners = np.array(list(itertools.chain.from_iterable(rings)))
+    polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, corners, (lengths, np.array(holes)))
+    order = np.argsort(values, kind="stable")
+    parts = np.bincount(values, minlength=count)
+    single = polygons[order][np.cumsum(parts) - parts]
+    several = shapely.multipolygons(polygons[order], indices=np.array(values)[order])
+    return [(outline,) for outline in np.where(parts == 1, single, several)]
+
+
+def _meeting(one: IntArray, other: IntArray, connectivity: Literal[4, 8]) -> IntArray:
+    """(n, 2) pairs of numbers that face each other over a seam, 0 being none.
+
+    Args:
+        one: (length,) numbers along one side of the seam.
+        other: (length,) numbers along the other side.
+        connectivity: 8 lets pixels meet over a corner too.
+    """
+    facing = [(one, other)]
+    if connectivity == 8:
+        facing += [(one[1:], other[:-1]), (one[:-1], other[1:])]
+    pairs = np.concatenate([np.stack(sides, axis=1) for sides in facing])
+    met: IntArray = np.unique(pairs[(pairs > 0).all(axis=1)], axis=0)
+    return met
+
+
+def _components(pairs: IntArray, count: int) -> IntArray:
+    """(count,) group of each piece, from 0, given the (n, 2) numbers of those that meet."""
+    links = coo_array((np.ones(len(pairs), np.bool_), tuple(pairs.T - 1)), shape=(count, count))
+    return connected_components(links, directed=False)[1].astype(np.int64)  # type: ignore[no-any-return]
+
+
+def _merge(pieces: _Pieces, group: IntArray, carried: int) -> _Pieces:
+    """One piece for each group.
+
+    Args:
+        pieces: the first ``carried`` come from rows of blocks above, the rest from this row.
+        group: (pieces,) from 0, none left out.
+        carried: how many are from above.
+    """
+    count = int(group.max(initial=-1)) + 1
+    old: list[list[shapely.Geometry]] = [[] for _ in range(count)]
+    new: list[list[shapely.Geometry]] = [[] for _ in range(count)]
+    for position, (owner, outlines) in enumerate(zip(group, pieces.outlines, strict=True)):
+        (old if position < carried else new)[owner].extend(outlines)
+    # What came from above is not united again in every row: a region through the whole scene would cost
+    # the square of its height.
+    united = [(*above, *([_unite(here)] if here else [])) for above, here in zip(old, new, strict=True)]
+    return _Pieces(
+        _fold(np.minimum, pieces.first, group, count),
+        _fold(np.maximum, pieces.last, group, count),
+        _fold(np.add, pieces.pixels, group, count),
+        _fold(np.add, pieces.total, group, count),
+        _fold(np.maximum, pieces.peak, group, count),
+        united,
+    )
+
+
+def _fold(ufunc: np.ufunc, values: Any, group: Any, count: int) -> Any:
+    """(count,) ``ufunc`` over the values of each group; every group has one at least."""
+    result = np.empty(count, values.dtype)
+    # Assigned first, so that no neutral element is needed; then every value but that one is folded in.
+    order = np.argsort(group, kind="stable")
+    if count:
+        starts = np.searchsorted(group[order], np.arange(count))
+        result[:] = ufunc.reduceat(values[order], starts)
+    return result
+
+
+def _unite(outlines: Sequence[shapely.Geometry]) -> shapely.Geometry:
+    """Pieces of one region as one geometry, without the vertices that its seams left on straight edges."""
+    if len(outlines) == 1:
+        return outlines[0]
+    # Normalised rings start at a corner, never on a seam: simplify keeps the vertex that a ring starts with.
+    return shapely.simplify(shapely.normalize(shapely.union_all(outlines)), 0)
+
+
+def _whole(regions: _Pieces) -> _Pieces:
+    """Finished regions: one canonical outline each, ordered by the last pixel."""
+    order = np.argsort(regions.last)
+    outlines = _array([_unite(regions.outlines[position]) for position in order])
+    return _Pieces(
+        regions.first[order],
+        regions.last[order],
+        regions.pixels[order],
+        regions.total[order],
+        regions.peak[order],
+        [(outline,) for outline in shapely.normalize(outlines)],
+    )
+
+
+def _array(geometries: Sequence[shapely.Geometry]) -> Geometries:
+    array = np.empty(len(geometries), np.object_)
+    array[:] = geometries
+    return array
+
+
+# From regions to features
+
+
+@dataclass(frozen=True, slots=True)
+class _Ellipsoid:
+    """Measures pixel coordinates on the ellipsoid of the grid's own reference system."""
+
+    affine: Affine
+    geod: pyproj.Geod
+    to_degrees: pyproj.Transformer
+
+    @staticmethod
+    def of(geobox: GeoBox) -> _Ellipsoid | None:
+        """None for a grid without a reference system, or with a local one that has no ellipsoid."""
+        import pyproj
+        from pyproj.crs import GeographicCRS
+
+        crs = None if geobox.crs is None else geobox.crs.proj
+        if crs is None or crs.geodetic_crs is None:
+            return None
+        # The system's own datum, so that nothing is shifted, but always in degrees: some are in grads.
+        degrees = GeographicCRS(datum=crs.geodetic_crs.datum)
+        geod = degrees.get_geod()
+        if geod is None:
+            return None
+        return _Ellipsoid(geobox.affine, geod, pyproj.Transformer.from_crs(crs, degrees, always_xy=True))
+
+    def degrees(self, pixels: RealArray) -> tuple[RealArray, RealArray]:
+        """Longitudes and latitudes of (n, 2) pixel coordinates (x, y); infinite where there are none."""
+        x, y = _to_grid(self.affine, pixels).T
+        longitude, latitude = self.to_degrees.transform(x, y)
+        return longitude, latitude
+
+    def pixel_size(self, shape: tuple[int, int]) -> RealArray:
+        """(2,) metres that a pixel at the centre of the grid is wide and high."""
+        y, x = shape[0] / 2, shape[1] / 2
+        ends = np.array([(x - 0.5, y), (x + 0.5, y), (x, y - 0.5), (x, y + 0.5)])
+        longitude, latitude = self.degrees(ends)
+        return np.array(self.geod.inv(longitude[::2], latitude[::2], longitude[1::2], latitude[1::2])[2])
+
+    def measure(self, outlines: Geometries) -> tuple[RealArray, RealArray]:
+        """Areas in square metres and perimeters in metres, NaN where a vertex has no longitude.
+
+        Args:
+            outlines: (n,) normalised polygons and multipolygons in pixel coordinates.
+        """
+        parts, outline = shapely.get_parts(shapely.segmentize(outlines, LONGEST_EDGE), return_index=True)
+        rings, part = shapely.get_rings(parts, return_index=True)
+        corners, ring = shapely.get_coordinates(rings, return_index=True)
+        longitude, latitude = self.degrees(corners)
+        bounds = np.searchsorted(ring, np.arange(len(rings) + 1))
+        measured = np.empty((len(rings), 2))
+        for position, (start, end) in enumerate(itertools.pairwise(bounds)):
+            measured[position] = self.geod.polygon_area_perimeter(longitude[start:end], latitude[start:end])
+        owner = outline[part]
+        # Normalised holes run against their shells: with its sign, a hole's area takes itself away.
+        area = np.abs(np.bincount(owner, measured[:, 0], len(outlines)))
+        return area, np.bincount(owner, measured[:, 1], len(outlines))
+
+
+def _to_grid(affine: Affine, pixels: RealArray) -> RealArray:
+    """(n, 2) coordinates of the grid's reference system for (n, 2) pixel coordinates (x, y)."""
+    x, y = pixels.T
+    return np.stack(
+        [affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f], axis=1
+    )
