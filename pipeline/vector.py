@@ -59,6 +59,9 @@ float32 is on that lattice from 1/8 upwards; 2**63 / FIXED_POINT pixels (137 gig
 LONGEST_EDGE = 64.0
 """Pixels. Longer edges are divided before they are measured: a line straight on the grid is no geodesic."""
 
+NEVER = np.iinfo(np.int64).max
+"""Later than every pixel."""
+
 IntArray = npt.NDArray[np.int64]
 RealArray = npt.NDArray[np.float64]
 FlagArray = npt.NDArray[np.bool_]
@@ -293,11 +296,11 @@ def _trace(
     probability = decode(stored)[y, x].astype(np.float64)
     steps = np.bincount(label, np.rint(probability * FIXED_POINT), count)
     pieces = _Pieces(
-        _fold(np.minimum, index, label, count),
-        _fold(np.maximum, index, label, count),
+        _fold(np.minimum, NEVER, index, label, count),
+        _fold(np.maximum, -1, index, label, count),
         np.bincount(label, minlength=count),
         steps.astype(np.int64),
-        _fold(np.maximum, probability, label, count),
+        _fold(np.maximum, 0, probability, label, count),
         _outlines(labels, box, count),
     )
     return pieces, labels
@@ -362,23 +365,19 @@ def _merge(pieces: _Pieces, group: IntArray, carried: int) -> _Pieces:
     # the square of its height.
     united = [(*above, *([_unite(here)] if here else [])) for above, here in zip(old, new, strict=True)]
     return _Pieces(
-        _fold(np.minimum, pieces.first, group, count),
-        _fold(np.maximum, pieces.last, group, count),
-        _fold(np.add, pieces.pixels, group, count),
-        _fold(np.add, pieces.total, group, count),
-        _fold(np.maximum, pieces.peak, group, count),
+        _fold(np.minimum, NEVER, pieces.first, group, count),
+        _fold(np.maximum, -1, pieces.last, group, count),
+        _fold(np.add, 0, pieces.pixels, group, count),
+        _fold(np.add, 0, pieces.total, group, count),
+        _fold(np.maximum, 0, pieces.peak, group, count),
         united,
     )
 
 
-def _fold(ufunc: np.ufunc, values: Any, group: Any, count: int) -> Any:
-    """(count,) ``ufunc`` over the values of each group; every group has one at least."""
-    result = np.empty(count, values.dtype)
-    # Assigned first, so that no neutral element is needed; then every value but that one is folded in.
-    order = np.argsort(group, kind="stable")
-    if count:
-        starts = np.searchsorted(group[order], np.arange(count))
-        result[:] = ufunc.reduceat(values[order], starts)
+def _fold(ufunc: np.ufunc, start: int, values: Any, group: Any, count: int) -> Any:
+    """(count,) the values of each group taken together, in the dtype of ``values``."""
+    result = np.full(count, start, values.dtype)
+    ufunc.at(result, group, values)
     return result
 
 
@@ -476,3 +475,76 @@ def _to_grid(affine: Affine, pixels: RealArray) -> RealArray:
     return np.stack(
         [affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f], axis=1
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Features:
+    """What goes into the file; one element of every column for each feature."""
+
+    regions: _Pieces
+    area: RealArray
+    """Square metres, NaN where unknown."""
+    perimeter: RealArray
+    """Metres, NaN where unknown."""
+    geometry: Geometries
+    """Valid polygons and multipolygons in the grid's reference system, shells counterclockwise."""
+
+
+def _features(
+    regions: _Pieces, affine: Affine, ellipsoid: _Ellipsoid | None, options: VectorOptions, shape: tuple[int, int]
+) -> _Features:
+    """Measure, filter, simplify, and bring to the grid's reference system."""
+    outlines = _array([outline for (outline,) in regions.outlines])
+    area = perimeter = np.full(len(outlines), np.nan)
+    if ellipsoid is not None:
+        area, perimeter = ellipsoid.measure(outlines)
+        # A region of unknown area is not known to be too small: it stays.
+        kept = ~(area < options.min_area_m2)
+        regions, outlines, area, perimeter = regions.take(kept), outlines[kept], area[kept], perimeter[kept]
+        if options.simplify_m > 0:
+            outlines = _simplify(outlines, ellipsoid.pixel_size(shape), options.simplify_m)
+    geometry = shapely.transform(outlines, partial(_to_grid, affine))
+    broken = ~shapely.is_valid(geometry)
+    if broken.any():
+        # "structure" without what collapsed leaves polygons only.
+        geometry[broken] = shapely.make_valid(geometry[broken], method="structure", keep_collapsed=False)
+    return _Features(regions, area, perimeter, shapely.orient_polygons(geometry))
+
+
+def _simplify(outlines: Geometries, pixel_size: RealArray, tolerance: float) -> Geometries:
+    """Outlines in pixel coordinates with fewer corners.
+
+    Args:
+        pixel_size: (2,) metres that a pixel is wide and high.
+        tolerance: metres that an outline may move.
+    """
+    metres = shapely.transform(outlines, lambda pixels: pixels * pixel_size)
+    # Simplifying only leaves corners out: those that stay go back to the whole pixel that they were.
+    return shapely.transform(shapely.simplify(metres, tolerance), lambda moved: np.rint(moved / pixel_size))
+
+
+# From features to files
+
+
+def _write_table(batches: Iterable[_Features], geobox: GeoBox, file: Path, target: Path) -> VectorCounts:
+    """Write GeoParquet 1.1, a row group at a time; an error of ``batches`` passes as it is."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = _schema()
+    polygons, pixels, area = 0, 0, 0.0
+    types: set[str] = set()
+    bounds: list[RealArray] = []
+    with _writing(target):
+        # Statistics of WKB tell nothing, and would repeat the largest polygons in the footer.
+        measured = [f"bbox.{side}" for side in SIDES] + [name for name in schema.names if name not in ("geometry", "bbox")]
+        writer = pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False, write_statistics=measured)
+    try:
+        waiting = schema.empty_table()
+        for batch in batches:
+            polygons += len(batch.geometry)
+            pixels += int(batch.regions.pixels.sum())
+            area += float(np.nansum(batch.area))
+            types.update(shapely.geometry_type...)
+    finally:
+        writer.close()

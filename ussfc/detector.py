@@ -126,7 +126,9 @@ class DetectorRecipe:
         network = load_weights(self.weights_uri, sha256=self.weights_sha256)
         where = f"weights {shown(self.weights_uri)}"
         if network.bands != self.bands:
-            raise ModelError(f"{where}: for {network.bands} bands, the model card lists {self.bands}; correct it")
+            raise ModelError(
+                f"{where}: for {network.bands} bands, the model card lists {self.bands}; correct it"
+            )
         if self.ratio is not None and network.ratio != self.ratio:
             raise ModelError(f"{where}: ratio {network.ratio}, the model card says {self.ratio}; correct it")
         streams = self.streams if self.streams is not None else 1 if self.device == "cuda" else _cores()

@@ -136,7 +136,9 @@ def _unpickled(data: bytes, where: str) -> object:
         struct.error,
     ) as error:
         # What torch.load raises on truncated and overwritten files, depending on the byte it trips over.
-        raise ModelError(f"{where}: damaged or cut short ({type(error).__name__}); get the file again") from error
+        raise ModelError(
+            f"{where}: damaged or cut short ({type(error).__name__}); get the file again"
+        ) from error
 
 
 def _network_of(tensors: dict[str, Tensor], where: str) -> USSFCNet:

@@ -37,7 +37,9 @@ class TorchEngine:
         self, network: USSFCNet, device: str = "cpu", precision: str = "float32", streams: int = 1
     ) -> None:
         if precision not in PRECISIONS["torch"]:
-            raise ModelError(f"precision {precision!r}: the torch engine has {', '.join(PRECISIONS['torch'])}")
+            raise ModelError(
+                f"precision {precision!r}: the torch engine has {', '.join(PRECISIONS['torch'])}"
+            )
         if device not in ("cpu", "cuda"):
             raise ModelError(f"device {device!r}: the torch engine has cpu, cuda")
         if streams < 1 or (device == "cuda" and streams > 1):

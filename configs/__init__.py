@@ -1,0 +1,1 @@
+"""Packaged data: defaults, model cards and weights, the demo pair."""
