@@ -26,7 +26,9 @@ from safetensors.torch import save_file
 from ussfc.network import USSFCNet
 
 BANDS = (1, 2, 3)
-PERCENTILES = (1.0, 99.0)
+RANGE = (0.0, 3500.0)
+"""Digital numbers (reflectance x 10000) that become -1 and 1."""
+
 CROP = 128
 BATCH = 8
 LEARNING_RATE = 1e-3
@@ -35,7 +37,7 @@ EMA_DECAY = 0.998
 
 
 def read_scene(folder: Path, name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Before and after, (3, H, W) float32 in [-1, 1] by scene percentiles, and the label, (H, W) float32."""
+    """Before and after, (3, H, W) float32 in [-1, 1] by a fixed range of reflectance, and the label, (H, W) float32."""
     with rasterio.open(folder / f"{name}_label.tif") as src:
         label = src.read(1)
         grid = {"crs": src.crs, "transform": src.transform, "width": src.width, "height": src.height}
@@ -46,8 +48,7 @@ def read_scene(folder: Path, name: str) -> tuple[torch.Tensor, torch.Tensor, tor
             WarpedVRT(src, resampling=Resampling.bilinear, **grid) as vrt,
         ):
             image = vrt.read(BANDS).astype(np.float32)
-        low, high = np.percentile(image.reshape(len(BANDS), -1), PERCENTILES, axis=1)
-        scaled = np.clip((image - low[:, None, None]) / (high - low)[:, None, None], 0, 1)
+        scaled = np.clip((image - RANGE[0]) / (RANGE[1] - RANGE[0]), 0, 1)
         images.append(torch.from_numpy((scaled * 2 - 1).astype(np.float32)))
     return images[0], images[1], torch.from_numpy((label > 0).astype(np.float32))
 

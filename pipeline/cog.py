@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +24,9 @@ import rasterio
 import rasterio.shutil
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from rasterio._err import CPLE_BaseError  # what rasterio.shutil.copy raises; it has no public name
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
-
-# rasterio.shutil.copy lets GDAL's own errors through; rasterio has no public name for their base class.
-from rasterio._err import CPLE_BaseError
-from rasterio.errors import RasterioError
 
 from pipeline.errors import StoreError
 from pipeline.events import Advanced, Subscriber, ignore
@@ -45,23 +45,22 @@ STAGE = "mosaic"
 """The stage of the :class:`~pipeline.events.Advanced` events."""
 
 READ_SIZE = 4096
-"""Side in pixels of the blocks in which a source is read. A multiple of SCRATCH_BLOCK: no tile is written twice."""
+"""Side of the blocks in which a source is read, in pixels."""
 
-SCRATCH_BLOCK = 512
-"""Side in pixels of the tiles of the scratch rasters."""
+POOL_SIZE = 2048
+"""Side of the blocks in which an overview is pooled, in pixels; it and READ_SIZE are whole scratch tiles."""
 
-LARGEST_SMALLEST_LEVEL = 512
-"""The smallest overview has at most this many pixels a side, however large the blocks: strict validation asks it."""
+SCRATCH_TILE = 512
+"""Side of the internal tiles of the scratch rasters, in pixels."""
+
+LARGEST_LAST_LEVEL = 512
+"""Most pixels a side of the last overview, however large the blocks: strict validation asks for it."""
 
 CACHE_MEGABYTES = 128
-"""GDAL's block cache. Its default, 5 % of the machine's memory, would let the peak depend on the machine."""
+"""GDAL's block cache. Its default is 5 % of the machine's memory: the peak would depend on the machine."""
 
-COLORS: Mapping[int, tuple[int, int, int, int]] = {
-    0: (32, 32, 32, 0),
-    1: (230, 0, 38, 255),
-    NODATA_BYTE: (0, 0, 0, 0),
-}
-"""Red, green, blue, alpha of each class. A TIFF palette has no alpha: GDAL shows nodata transparent, 0 dark."""
+COLORS = {0: (32, 32, 32, 0), 1: (230, 0, 38, 255), NODATA_BYTE: (0, 0, 0, 0)}
+"""Red, green, blue, alpha of the classes. A TIFF palette holds no alpha: readers see nodata transparent only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ class CogOptions:
     """How a cloud-optimised GeoTIFF is packed."""
 
     compression: Literal["deflate", "zstd"] = "deflate"
-    """``deflate`` is read everywhere; ``zstd`` is faster, and unknown to some older clients."""
+    """``deflate`` is read everywhere; ``zstd`` is quicker to write and unknown to some older clients."""
     block_size: int = 512
     """Side of an internal tile in pixels, a multiple of 16."""
     threads: int = 1
@@ -86,16 +85,37 @@ class ClassCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class _Work:
+    """One product in the making."""
+
+    target: Path
+    part: Path
+    """Beside ``target``, becomes it."""
+    folder: Path
+    """Scratch files of this product alone."""
+    options: CogOptions
+
+
+@dataclass(frozen=True, slots=True)
 class _Header:
-    """What a product says of itself beside its pixels."""
+    """What a product says beside its pixels."""
 
     geobox: GeoBox
     dtype: np.dtype[Any]
     description: str
     tags: Mapping[str, str]
-    scale: float | None = None
-    """Stored number to physical value; None where they are the same."""
-    colors: Mapping[int, tuple[int, int, int, int]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """A bare scratch raster, and what its pixels have to be in the product."""
+
+    file: Path
+    shape: tuple[int, int]
+    step: int
+    """Side of the blocks in which it was written."""
+    checksum: int
+    """CRC-32 over the pixels of these blocks, in their order."""
 
 
 def write_change(
@@ -117,8 +137,8 @@ def write_change(
         source: (rows, cols) probabilities on ``geobox``.
         geobox: the grid; with ``crs`` None the file has no reference system.
         threshold: in [0, 1]; a probability of at least this is change.
-        path: the file to write; it appears when complete and replaces an older one.
-        scratch: a folder on a disk with room for about a byte a pixel; what is put there is removed again.
+        path: the file; it appears when complete and checked, and replaces an older one.
+        scratch: a folder on a disk with room for the pixels; what is put there is removed again.
         options: how the file is packed.
         tags: dataset metadata, text by name.
         subscriber: hears one ``Advanced`` for every block read.
@@ -128,7 +148,7 @@ def write_change(
         ValueError: ``source`` is not of the shape of ``geobox``.
     """
     _check_shape(source, geobox)
-    header = _Header(geobox, np.dtype(np.uint8), "change", tags, colors=COLORS)
+    header = _Header(geobox, np.dtype(np.uint8), "change", tags)
     counts = np.zeros(256, np.int64)
 
     def classes() -> Iterator[tuple[Box, ByteArray]]:
@@ -137,9 +157,13 @@ def write_change(
             counts[:] += np.bincount(block.ravel(), minlength=256)
             yield box, block
 
-    with _workspace(path, scratch) as (part, folder):
-        levels = _write_pyramid(classes(), geobox.shape, folder, options, path)
-        _write_cog(header, levels, part, folder, options, path)
+    with _workspace(path, scratch, options) as work:
+        levels = [_write_level(work, classes(), source.shape, READ_SIZE, header.dtype, 0)]
+        for number, shape in enumerate(level_shapes(source.shape, options.block_size), start=1):
+            # Each from the one before: any number of levels, always whole tiles, a third more to read.
+            pooled = _pooled(work, levels[-1], shape)
+            levels.append(_write_level(work, pooled, shape, POOL_SIZE, header.dtype, number))
+        _write_cog(work, header, levels, PREDICTOR="NO")
     return ClassCounts(unchanged=int(counts[0]), changed=int(counts[1]), nodata=int(counts[NODATA_BYTE]))
 
 
@@ -152,37 +176,23 @@ def write_probability(
     tags: Mapping[str, str],
     subscriber: Subscriber = ignore,
 ) -> None:
-    """Write the probabilities as ``source`` stores them, overviews averaged over valid pixels.
+    """Write the probabilities as ``source`` stores them, with overviews averaged over valid pixels.
 
-    uint8 gets scale 1/254 and nodata 255, float32 is written as it is with nodata NaN.
-
-    Args:
-        source: (rows, cols) probabilities on ``geobox``.
-        geobox: the grid; with ``crs`` None the file has no reference system.
-        path: the file to write; it appears when complete and replaces an older one.
-        scratch: a folder on a disk with room for the pixels; what is put there is removed again.
-        options: how the file is packed.
-        tags: dataset metadata, text by name.
-        subscriber: hears one ``Advanced`` for every block read.
-
-    Raises:
-        pipeline.errors.StoreError: the file or its scratch files cannot be written.
-        ValueError: ``source`` is not of the shape of ``geobox``.
+    uint8 gets scale 1/254 and nodata 255; float32 stays as it is, with nodata NaN. Arguments and errors are
+    those of :func:`write_change`.
     """
     _check_shape(source, geobox)
-    scale = 1 / PROBABILITY_STEPS if source.dtype == np.uint8 else None
-    header = _Header(geobox, np.dtype(source.dtype), "change_probability", tags, scale=scale)
-    with _workspace(path, scratch) as (part, folder):
-        level = folder / "level-0.tif"
-        _write_level(_read(source, subscriber), geobox.shape, header.dtype, level, options, path)
-        _write_cog(header, [level], part, folder, options, path)
+    header = _Header(geobox, np.dtype(source.dtype), "change_probability", tags)
+    with _workspace(path, scratch, options) as work:
+        level = _write_level(work, _read(source, subscriber), source.shape, READ_SIZE, header.dtype, 0)
+        _write_cog(work, header, [level], PREDICTOR="YES", OVERVIEW_RESAMPLING="AVERAGE")
 
 
 def pool(classes: ByteArray) -> ByteArray:
     """Halve a class raster so that change survives.
 
     Args:
-        classes: (rows, cols) of 0, 1 and 255.
+        classes: (rows, cols) uint8 of 0, 1 and 255.
 
     Returns:
         (ceil(rows / 2), ceil(cols / 2)): of every 2 x 2 pixels 1 if any is 1, else 0 if any is 0, else 255.
@@ -196,9 +206,8 @@ def pool(classes: ByteArray) -> ByteArray:
 
 def level_shapes(shape: tuple[int, int], block_size: int) -> list[tuple[int, int]]:
     """(rows, cols) of the overviews, largest first: halved, rounded up, until one block holds the raster."""
-    limit = min(block_size, LARGEST_SMALLEST_LEVEL)
     shapes = []
-    while max(shape) > limit:
+    while max(shape) > min(block_size, LARGEST_LAST_LEVEL):
         shape = (-(-shape[0] // 2), -(-shape[1] // 2))
         shapes.append(shape)
     return shapes
@@ -210,18 +219,62 @@ def _check_shape(source: ProbabilitySource, geobox: GeoBox) -> None:
 
 
 def _read(source: ProbabilitySource, subscriber: Subscriber) -> Iterator[tuple[Box, StoredArray]]:
-    """The blocks of a source; each is reported once its taker has come back for the next."""
+    """Yield the blocks of a source; each is reported once its taker has come back for the next."""
     for box in blocks(source.shape, READ_SIZE):
         yield box, source.read(box)
         subscriber(Advanced(STAGE, 1, box.pixels))
 
 
+def _pooled(work: _Work, level: _Level, shape: tuple[int, int]) -> Iterator[tuple[Box, ByteArray]]:
+    """Yield the blocks of the next level."""
+    for box in blocks(shape, POOL_SIZE):
+        children = Box(2 * box.y0, 2 * box.x0, 2 * box.y1, 2 * box.x1)
+        yield box, pool(_load(work, level.file, children.intersect(Box(0, 0, *level.shape))))
+
+
+@contextmanager
+def _workspace(target: Path, scratch: Path, options: CogOptions) -> Iterator[_Work]:
+    """Hold a file beside ``target`` that becomes it when the body ends well, and an empty scratch folder.
+
+    Both names follow from the target's alone: what a killed run left is overwritten.
+    """
+    part = target.with_name(f"{target.stem}.part{target.suffix}")
+    work = _Work(target, part, scratch / f"{target.stem}-levels", options)
+    try:
+        with _writing(target):
+            _discard(work)
+            work.folder.mkdir(parents=True)
+        yield work
+        with _writing(target):
+            # GDAL puts into a sidecar what GeoTIFF has no words for, a derived CRS say. It goes first, and
+            # one of an older product, with that one's statistics, must not describe this.
+            if _sidecar(part).exists():
+                os.replace(_sidecar(part), _sidecar(target))
+            else:
+                _sidecar(target).unlink(missing_ok=True)
+            os.replace(part, target)
+    finally:
+        _discard(work)
+
+
+def _sidecar(file: Path) -> Path:
+    return file.with_name(f"{file.name}.aux.xml")
+
+
+def _discard(work: _Work) -> None:
+    work.part.unlink(missing_ok=True)
+    _sidecar(work.part).unlink(missing_ok=True)
+    if work.folder.exists():
+        shutil.rmtree(work.folder)
+
+
 @contextmanager
 def _writing(target: Path) -> Iterator[None]:
-    """Turns what the disk or GDAL say into an error that names the product."""
+    """Turn what the disk or GDAL say into an error that names the product."""
     try:
         yield
-    except (OSError, RasterioError, CPLE_BaseError) as error:
+    # SystemError: how rasterio tells of a failure in one of GDAL's own threads, which leaves no message.
+    except (OSError, RasterioError, CPLE_BaseError, SystemError) as error:
         found = " ".join(str(error.__cause__ or error).split())
         raise StoreError(
             f"cannot write {target}: {found}; make sure that its folder and the scratch folder are writable"
@@ -230,188 +283,94 @@ def _writing(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _workspace(target: Path, scratch: Path) -> Iterator[tuple[Path, Path]]:
-    """A file beside ``target`` that becomes it when the body ends well, and an empty scratch folder.
-
-    Both names depend on the target alone, so what a killed run left is overwritten, not added to.
-    """
-    part = target.with_name(f"{target.stem}.part{target.suffix}")
-    folder = scratch / f"{target.stem}-levels"
-    with _writing(target):
-        _discard(part, folder)
-        folder.mkdir(parents=True)
-    try:
-        yield part, folder
-        with _writing(target):
-            _sync(part)
-            os.replace(part, target)
-    finally:
-        _discard(part, folder)
-
-
-def _discard(part: Path, folder: Path) -> None:
-    part.unlink(missing_ok=True)
-    if folder.exists():
-        shutil.rmtree(folder)
-
-
-def _sync(file: Path) -> None:
-    """Put a file on the disk before its name says that it is complete."""
-    handle = os.open(file, os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _gdal(options: CogOptions, folder: Path) -> Iterator[None]:
-    # CPL_TMPDIR: the driver keeps its own overviews there rather than beside the product.
-    with rasterio.Env(
-        GDAL_CACHEMAX=CACHE_MEGABYTES, GDAL_NUM_THREADS=options.threads, CPL_TMPDIR=str(folder)
-    ):
+def _gdal(work: _Work) -> Iterator[None]:
+    """Run GDAL on this product's files, and nothing else: a source's errors and settings are its own."""
+    # CPL_TMPDIR: the driver keeps the overviews it makes there rather than beside the product.
+    settings = {"GDAL_NUM_THREADS": work.options.threads, "CPL_TMPDIR": str(work.folder)}
+    with _writing(work.target), rasterio.Env(GDAL_CACHEMAX=CACHE_MEGABYTES, **settings):
         yield
 
 
-def _write_pyramid(
-    classes: Iterator[tuple[Box, ByteArray]],
-    shape: tuple[int, int],
-    folder: Path,
-    options: CogOptions,
-    target: Path,
-) -> list[Path]:
-    """Write the classes and every overview as bare rasters; returns them, full resolution first."""
-    dtype = np.dtype(np.uint8)
-    levels = [folder / "level-0.tif"]
-    _write_level(classes, shape, dtype, levels[0], options, target)
-    for number, smaller in enumerate(level_shapes(shape, options.block_size), start=1):
-        # Each level is pooled from the one before: any number of levels, whole blocks, a third more to read.
-        with _writing(target), _gdal(options, folder), rasterio.open(levels[-1]) as larger:
-            levels.append(folder / f"level-{number}.tif")
-            _write_level(_pooled(larger, smaller), smaller, dtype, levels[-1], options, target)
-    return levels
+def _window(box: Box) -> Window:
+    return Window(box.x0, box.y0, box.shape[1], box.shape[0])
 
 
-def _pooled(larger: Any, shape: tuple[int, int]) -> Iterator[tuple[Box, ByteArray]]:
-    """Blocks of the next level, pooled from the open raster of the level before."""
-    for box in blocks(shape, READ_SIZE // 2):
-        # The window is cut at the raster's edge; pooling pads what an odd side lacks.
-        window = Window(
-            2 * box.x0,
-            2 * box.y0,
-            min(2 * box.x1, larger.width) - 2 * box.x0,
-            min(2 * box.y1, larger.height) - 2 * box.y0,
-        )
-        yield box, pool(larger.read(1, window=window))
+def _load(work: _Work, file: Path, box: Box, **how: int) -> StoredArray:
+    """Read a box of one of this product's files."""
+    with _gdal(work), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a grid in pixels is one of ours
+        with rasterio.open(file, **how) as raster:
+            pixels: StoredArray = raster.read(1, window=_window(box))
+    return pixels
 
 
 def _write_level(
+    work: _Work,
     parts: Iterator[tuple[Box, Any]],
     shape: tuple[int, int],
+    step: int,
     dtype: np.dtype[Any],
-    file: Path,
-    options: CogOptions,
-    target: Path,
-) -> None:
-    """Write blocks of pixels to a bare scratch raster.
-
-    Only what is done to the disk is put down to the disk: an error of ``parts`` passes as it is.
-    """
-    with _gdal(options, file.parent), ExitStack() as stack:
-        with _writing(target):
-            raster = rasterio.open(
-                file,
-                "w",
-                driver="GTiff",
-                width=shape[1],
-                height=shape[0],
-                count=1,
-                dtype=dtype,
-                # Read by nobody; without one rasterio warns of a raster that is not georeferenced.
-                transform=Affine.scale(2.0),
-                tiled=True,
-                blockxsize=SCRATCH_BLOCK,
-                blockysize=SCRATCH_BLOCK,
-                compress="zstd",
-                zstd_level=1,
-                bigtiff="IF_SAFER",
-            )
-        stack.callback(raster.close)
+    number: int,
+) -> _Level:
+    """Write blocks of pixels to a bare scratch raster; an error of ``parts`` passes as it is."""
+    file = work.folder / f"level-{number}.tif"
+    checksum = 0
+    profile = {"driver": "GTiff", "height": shape[0], "width": shape[1], "count": 1, "dtype": dtype}
+    layout = {"tiled": True, "blockxsize": SCRATCH_TILE, "blockysize": SCRATCH_TILE, "bigtiff": "IF_SAFER"}
+    with _gdal(work):
+        # The transform is read by nobody; without one rasterio warns of a raster without georeference.
+        raster = rasterio.open(
+            file, "w", **profile, **layout, compress="zstd", zstd_level=1, transform=Affine.scale(2)
+        )
+    try:
         for box, pixels in parts:
-            with _writing(target):
-                raster.write(pixels, 1, window=Window(box.x0, box.y0, box.shape[1], box.shape[0]))
-        with _writing(target):
-            # GDAL writes its last blocks here; the callback above is for the ways out by an error.
+            checksum = zlib.crc32(np.ascontiguousarray(pixels), checksum)
+            with _gdal(work):
+                raster.write(pixels, 1, window=_window(box))
+    finally:
+        with _gdal(work):
             raster.close()
+    return _Level(file, shape, step, checksum)
 
 
-def _write_cog(
-    header: _Header, levels: Sequence[Path], part: Path, folder: Path, options: CogOptions, target: Path
-) -> None:
-    """Copy bare rasters, full resolution first, into one finished file."""
-    overviews = len(level_shapes(header.geobox.shape, options.block_size))
-    with _writing(target), _gdal(options, folder):
-        vrt = folder / "product.vrt"
+def _write_cog(work: _Work, header: _Header, levels: Sequence[_Level], **driver_options: str) -> None:
+    """Copy bare rasters, full resolution first, into one file, and read back what is on the disk."""
+    overviews = len(level_shapes(levels[0].shape, work.options.block_size))
+    vrt = work.folder / "product.vrt"
+    with _gdal(work):
         vrt.write_bytes(ElementTree.tostring(_vrt(header, levels), encoding="utf-8"))
         rasterio.shutil.copy(
             str(vrt),
-            str(part),
+            str(work.part),
             driver="COG",
-            COMPRESS=options.compression,
-            PREDICTOR="NO" if header.colors else "YES",
-            BLOCKSIZE=options.block_size,
-            NUM_THREADS=options.threads,
+            COMPRESS=work.options.compression,
+            BLOCKSIZE=work.options.block_size,
+            NUM_THREADS=work.options.threads,
             BIGTIFF="IF_SAFER",
-            # AUTO takes the overviews of the VRT where it has some and makes its own where not.
-            OVERVIEWS="AUTO" if overviews else "NONE",
+            OVERVIEWS="AUTO" if overviews else "NONE",  # AUTO: the VRT's own where it has them
             OVERVIEW_COUNT=overviews,
-            OVERVIEW_RESAMPLING="AVERAGE",
+            **driver_options,
         )
+    with work.part.open("r+b") as file, _writing(work.target):
+        os.fsync(file.fileno())
+    for number, level in enumerate(levels):
+        _verify(work, level, {"overview_level": number - 1} if number else {})
 
 
-def _vrt(header: _Header, levels: Sequence[Path]) -> ElementTree.Element:
-    """The product as GDAL's XML: ``levels``, full resolution first, under the header's words."""
-    geobox = header.geobox
-    root = ElementTree.Element(
-        "VRTDataset", rasterXSize=str(geobox.shape[1]), rasterYSize=str(geobox.shape[0])
-    )
-    if geobox.crs is not None:
-        _element(root, "SRS", geobox.crs.to_wkt())
-    _element(root, "GeoTransform", ", ".join(repr(float(value)) for value in geobox.affine.to_gdal()))
-    metadata = _element(root, "Metadata")
-    for key in sorted(header.tags):
-        _element(metadata, "MDI", header.tags[key], key=key)
-    is_byte = header.dtype == np.uint8
-    band = _element(root, "VRTRasterBand", dataType="Byte" if is_byte else "Float32", band="1")
-    _element(band, "Description", header.description)
-    _element(band, "NoDataValue", str(NODATA_BYTE) if is_byte else "nan")
-    if header.colors is not None:
-        _element(band, "ColorInterp", "Palette")
-        _color_table(band, header.colors)
-    if header.scale is not None:
-        _element(band, "Offset", "0.0")
-        _element(band, "Scale", repr(header.scale))
-    _source(_element(band, "SimpleSource"), levels[0])
-    for level in levels[1:]:
-        _source(_element(band, "Overview"), level)
-    return root
+def _verify(work: _Work, level: _Level, how: Mapping[str, int]) -> None:
+    """Refuse a product with other pixels than were written.
+
+    With a full disk rasterio closes a file without an error, and GDAL reads a tile that is missing as zeros:
+    a truncated product would pass for a city without change.
+    """
+    checksum = 0
+    for box in blocks(level.shape, level.step):
+        checksum = zlib.crc32(np.ascontiguousarray(_load(work, work.part, box, **how)), checksum)
+    with _writing(work.target):
+        if checksum != level.checksum:
+            raise OSError(f"{level.shape[0]} x {level.shape[1]} pixels read back are not those written")
 
 
-def _color_table(band: ElementTree.Element, colors: Mapping[int, tuple[int, int, int, int]]) -> None:
-    table = _element(band, "ColorTable")
-    for value in range(256):
-        channels = zip(("c1", "c2", "c3", "c4"), colors.get(value, (0, 0, 0, 255)), strict=True)
-        _element(table, "Entry", **{name: str(channel) for name, channel in channels})
-
-
-def _source(parent: ElementTree.Element, file: Path) -> None:
-    _element(parent, "SourceFilename", file.name, relativeToVRT="1")
-    _element(parent, "SourceBand", "1")
-
-
-def _element(
-    parent: ElementTree.Element, name: str, text: str | None = None, **attributes: str
-) -> ElementTree.Element:
-    element = ElementTree.SubElement(parent, name, attributes)
-    element.text = text
-    return element
+def _vrt(header: _Header, levels: Sequence[_Level]) -> ElementTree.Element:
+    """Describe the product in GDAL's XML: ``levels``, full resolution first, under the header's words."""
+    is_byte, is_classes = header.dtype == np.uint8, header.description == "change"

@@ -37,7 +37,7 @@ from pipeline.reading import (
 )
 from pipeline.storage import prepare_folder, read_json, remove, sha256_file, write_json
 from pipeline.tiling import TilePlan
-from pipeline.types import DetectorRecipe, SceneInfo, Stretch, blocks
+from pipeline.types import DetectorRecipe, SceneInfo, SceneReader, Stretch, blocks
 
 if TYPE_CHECKING:
     from pipeline.inference import TileJob
@@ -308,16 +308,28 @@ def _compute(
 
 
 def _stretches(pair: ScenePair) -> tuple[Stretch, Stretch]:
-    mapping = pair.model.radiometry
-    bands = len(pair.model.bands)
-    made = []
-    for info, recipe in zip((pair.before, pair.after), pair.recipes, strict=True):
-        if mapping.kind == "range":
-            made.append(radiometry.range_stretch(_ends(mapping.low), _ends(mapping.high), bands))
-        else:
-            sample = recipe.open().sample()
-            made.append(radiometry.percentile_stretch(sample, mapping.low, mapping.high, info.uri))
-    return made[0], made[1]
+    before, after = (
+        scene_stretch(pair.model, recipe.open(), info.uri)
+        for info, recipe in zip((pair.before, pair.after), pair.recipes, strict=True)
+    )
+    return before, after
+
+
+def scene_stretch(model: ussfc.ModelSpec, reader: SceneReader, scene: str) -> Stretch:
+    """The constants that bring one scene into the model's input range.
+
+    Args:
+        model: whose mapping to follow.
+        reader: the scene on the grid; sampled only if the mapping asks for percentiles.
+        scene: its name, for the error.
+
+    Raises:
+        ReadError: no valid pixel to take percentiles from.
+    """
+    mapping = model.radiometry
+    if mapping.kind == "range":
+        return radiometry.range_stretch(_ends(mapping.low), _ends(mapping.high), len(model.bands))
+    return radiometry.percentile_stretch(reader.sample(), mapping.low, mapping.high, scene)
 
 
 def _ends(value: float | Iterable[float]) -> float | tuple[float, ...]:

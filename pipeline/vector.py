@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,6 +49,12 @@ SUFFIX: Mapping[str, str] = {"parquet": ".parquet", "gpkg": ".gpkg", "flatgeobuf
 
 DRIVER: Mapping[str, str] = {"gpkg": "GPKG", "flatgeobuf": "FlatGeobuf"}
 """GDAL's name of each format that it writes."""
+
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+"""Fields of the bounding box column."""
+
+CONVERTED = 8192
+"""Features that are on their way from the table to another format at a time."""
 
 ROW_GROUP = 32768
 """Features of a GeoParquet row group. Counted over the whole file, so that the bytes do not show the blocks."""
@@ -191,23 +198,23 @@ def vectorise(
         )
     total = -(-rows // block_size) * -(-cols // block_size)
     subscriber(StageStarted(STAGE, total, rows * cols))
+    regions = _regions(source, threshold, options.connectivity, block_size, subscriber)
+    features = (_features(batch, geobox, ellipsoid, options) for batch in regions)
     part = path.with_name(f"{path.stem}.part{path.suffix}")
-    # GDAL's formats want all features in one stream, with their geometry type known: it is only known now.
-    table = part if options.format == "parquet" else path.with_name(f"{path.stem}.part-features.parquet")
+    # GDAL wants a layer in one stream and its geometry type first, which is known only at the end.
+    table = part if options.format == "parquet" else path.with_name(f"{path.stem}.part-table.parquet")
     with _writing(path):
         _discard(part, table)
     try:
-        regions = _regions(source, threshold, options.connectivity, block_size, subscriber)
-        features = (_features(batch, geobox.affine, ellipsoid, options) for batch in regions)
         counts = _write_table(features, geobox, table, path)
         with _writing(path):
             if options.format != "parquet":
-                _convert(table, part, geobox, DRIVER[options.format], path.stem)
+                _convert(table, part, geobox, DRIVER[options.format], path)
             _sync(part)
             os.replace(part, path)
     finally:
         _discard(part, table)
-    return counts
+    return counts if ellipsoid is not None else replace(counts, area_m2=None)
 
 
 # From pixels to regions
@@ -235,7 +242,10 @@ def _regions(
         still_open = np.zeros(len(merged.first) + 1, np.bool_)
         still_open[number[row.bottom]] = True
         still_open[0] = False
-        above, floor = merged.take(still_open[1:]), np.cumsum(still_open)[number[row.bottom]] * (row.bottom > 0)
+        above, floor = (
+            merged.take(still_open[1:]),
+            np.cumsum(still_open)[number[row.bottom]] * (row.bottom > 0),
+        )
         yield _whole(_Pieces.concatenate([row.closed, merged.take(~still_open[1:])]))
 
 
@@ -275,9 +285,7 @@ def _scan_row(
         if box.y1 < rows:
             bottom[box.x0 : box.x1] = number[labels[-1]]
         subscriber(Advanced(STAGE, 1, box.pixels))
-    return _Row(
-        _Pieces.concatenate(closed), _Pieces.concatenate(opened), np.concatenate(pairs), top, bottom
-    )
+    return _Row(_Pieces.concatenate(closed), _Pieces.concatenate(opened), np.concatenate(pairs), top, bottom)
 
 
 def _trace(
@@ -472,9 +480,7 @@ class _Ellipsoid:
 def _to_grid(affine: Affine, pixels: RealArray) -> RealArray:
     """(n, 2) coordinates of the grid's reference system for (n, 2) pixel coordinates (x, y)."""
     x, y = pixels.T
-    return np.stack(
-        [affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f], axis=1
-    )
+    return np.stack([affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f], axis=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,7 +497,7 @@ class _Features:
 
 
 def _features(
-    regions: _Pieces, affine: Affine, ellipsoid: _Ellipsoid | None, options: VectorOptions, shape: tuple[int, int]
+    regions: _Pieces, geobox: GeoBox, ellipsoid: _Ellipsoid | None, options: VectorOptions
 ) -> _Features:
     """Measure, filter, simplify, and bring to the grid's reference system."""
     outlines = _array([outline for (outline,) in regions.outlines])
@@ -502,12 +508,11 @@ def _features(
         kept = ~(area < options.min_area_m2)
         regions, outlines, area, perimeter = regions.take(kept), outlines[kept], area[kept], perimeter[kept]
         if options.simplify_m > 0:
-            outlines = _simplify(outlines, ellipsoid.pixel_size(shape), options.simplify_m)
-    geometry = shapely.transform(outlines, partial(_to_grid, affine))
+            outlines = _simplify(outlines, ellipsoid.pixel_size(geobox.shape), options.simplify_m)
+    geometry = shapely.transform(outlines, partial(_to_grid, geobox.affine))
     broken = ~shapely.is_valid(geometry)
-    if broken.any():
-        # "structure" without what collapsed leaves polygons only.
-        geometry[broken] = shapely.make_valid(geometry[broken], method="structure", keep_collapsed=False)
+    # "structure" without what collapsed leaves polygons only.
+    geometry[broken] = shapely.make_valid(geometry[broken], method="structure", keep_collapsed=False)
     return _Features(regions, area, perimeter, shapely.orient_polygons(geometry))
 
 
@@ -526,25 +531,198 @@ def _simplify(outlines: Geometries, pixel_size: RealArray, tolerance: float) -> 
 # From features to files
 
 
+class _TableWriter:
+    """Writes GeoParquet 1.1 in row groups of one size, and counts what goes by."""
+
+    def __init__(self, file: Path) -> None:
+        import pyarrow.parquet as pq
+
+        self._schema = _schema()
+        # The smallest and largest WKB tell nothing, and the footer would repeat the largest polygons.
+        plain = [name for name in self._schema.names if name not in ("geometry", "bbox")]
+        self._writer = pq.ParquetWriter(
+            file,
+            self._schema,
+            compression="zstd",
+            use_dictionary=False,
+            write_statistics=plain + [f"bbox.{side}" for side in SIDES],
+        )
+        self._waiting = self._schema.empty_table()
+        self._bounds: list[RealArray] = []
+        self._types: set[str] = set()
+        self._pixels = 0
+        self._areas: list[RealArray] = [np.zeros(0)]
+
+    def add(self, features: _Features) -> None:
+        """Write the row groups that are full, keep the rest."""
+        import pyarrow as pa
+
+        if not len(features.geometry):
+            return
+        self._bounds.append(shapely.total_bounds(features.geometry))
+        self._types.update(np.unique([shape.geom_type for shape in features.geometry]).tolist())
+        self._pixels += int(features.regions.pixels.sum())
+        self._areas.append(features.area)
+        self._waiting = pa.concat_tables([self._waiting, _table(features, self._schema)])
+        while len(self._waiting) >= ROW_GROUP:
+            self._write(self._waiting.slice(0, ROW_GROUP))
+            self._waiting = self._waiting.slice(ROW_GROUP)
+
+    def finish(self, geobox: GeoBox) -> VectorCounts:
+        """Write what is left and the metadata that make a Parquet file a GeoParquet file."""
+        if len(self._waiting):
+            self._write(self._waiting)
+        metadata = _geo_metadata(geobox, sorted(self._types), self._bounds)
+        self._writer.add_key_value_metadata({"geo": json.dumps(metadata)})
+        self._writer.close()
+        areas = np.concatenate(self._areas)
+        # fsum is exact: the sum does not depend on the batches either.
+        return VectorCounts(len(areas), self._pixels, math.fsum(areas[np.isfinite(areas)]))
+
+    def close(self) -> None:
+        """Let go of the file, finished or not."""
+        self._writer.close()
+
+    def _write(self, table: pa.Table) -> None:
+        # In one chunk: the pages would be cut where the batches were.
+        self._writer.write_table(table.combine_chunks(), row_group_size=ROW_GROUP)
+
+
 def _write_table(batches: Iterable[_Features], geobox: GeoBox, file: Path, target: Path) -> VectorCounts:
-    """Write GeoParquet 1.1, a row group at a time; an error of ``batches`` passes as it is."""
+    """Write all features; an error of ``batches`` passes as it is."""
+    with _writing(target):
+        writer = _TableWriter(file)
+    with closing(writer):
+        for batch in batches:
+            with _writing(target):
+                writer.add(batch)
+        with _writing(target):
+            return writer.finish(geobox)
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("id", pa.int64(), nullable=False),
+            pa.field("area_m2", pa.float64()),
+            pa.field("perimeter_m", pa.float64()),
+            pa.field("mean_probability", pa.float64(), nullable=False),
+            pa.field("max_probability", pa.float64(), nullable=False),
+            pa.field("pixels", pa.int64(), nullable=False),
+            pa.field("geometry", pa.binary(), nullable=False),
+            pa.field(
+                "bbox",
+                pa.struct([pa.field(side, pa.float64(), nullable=False) for side in SIDES]),
+                nullable=False,
+            ),
+        ]
+    )
+
+
+def _table(features: _Features, schema: pa.Schema) -> pa.Table:
+    import pyarrow as pa
+
+    regions = features.regions
+    columns = [
+        regions.first,
+        pa.array(features.area, mask=~np.isfinite(features.area)),
+        pa.array(features.perimeter, mask=~np.isfinite(features.perimeter)),
+        regions.total / (regions.pixels * float(FIXED_POINT)),
+        regions.peak,
+        regions.pixels,
+        pa.array(shapely.to_wkb(features.geometry, byte_order=1), pa.binary()),
+        pa.StructArray.from_arrays(
+            list(shapely.bounds(features.geometry).T), fields=list(schema.field("bbox").type)
+        ),
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _geo_metadata(geobox: GeoBox, types: Sequence[str], bounds: Sequence[RealArray]) -> dict[str, Any]:
+    """The ``geo`` key of GeoParquet 1.1."""
+    column: dict[str, Any] = {
+        "encoding": "WKB",
+        "geometry_types": types,
+        # A missing key would mean longitude and latitude; null means not known.
+        "crs": None if geobox.crs is None else geobox.crs.proj.to_json_dict(),
+        "orientation": "counterclockwise",
+        "covering": {"bbox": {side: ["bbox", side] for side in SIDES}},
+    }
+    if bounds:
+        low, high = np.min(bounds, axis=0)[:2], np.max(bounds, axis=0)[2:]
+        column["bbox"] = [*low.tolist(), *high.tolist()]
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+
+
+def _convert(table: Path, part: Path, geobox: GeoBox, driver: str, target: Path) -> None:
+    """Stream a GeoParquet file into a layer of another format, named after ``target``.
+
+    Layers have one geometry type: where one feature is a MultiPolygon, all are.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
+    import pyogrio
 
-    schema = _schema()
-    polygons, pixels, area = 0, 0, 0.0
-    types: set[str] = set()
-    bounds: list[RealArray] = []
-    with _writing(target):
-        # Statistics of WKB tell nothing, and would repeat the largest polygons in the footer.
-        measured = [f"bbox.{side}" for side in SIDES] + [name for name in schema.names if name not in ("geometry", "bbox")]
-        writer = pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False, write_statistics=measured)
+    with pq.ParquetFile(table) as file:
+        types = json.loads(file.metadata.metadata[b"geo"])["columns"]["geometry"]["geometry_types"]
+        multi = "MultiPolygon" in types
+        schema = _schema().remove(_schema().get_field_index("bbox"))
+        batches = file.iter_batches(batch_size=CONVERTED, columns=schema.names)
+        stream = pa.RecordBatchReader.from_batches(
+            schema, (_promote(batch, schema) if multi else batch for batch in batches)
+        )
+        try:
+            pyogrio.write_arrow(
+                stream,
+                part,
+                layer=target.stem,
+                driver=driver,
+                geometry_name="geometry",
+                geometry_type="MultiPolygon" if multi else "Polygon",
+                crs="" if geobox.crs is None else geobox.crs.to_wkt(),
+            )
+        except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+            raise _refused(target, error) from error
+
+
+def _promote(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The batch with every geometry a MultiPolygon."""
+    import pyarrow as pa
+
+    geometries = shapely.from_wkb(batch.column("geometry").to_numpy(zero_copy_only=False))
+    parts, owner = shapely.get_parts(geometries, return_index=True)
+    multi = pa.array(shapely.to_wkb(shapely.multipolygons(parts, indices=owner), byte_order=1), pa.binary())
+    return batch.set_column(schema.get_field_index("geometry"), schema.field("geometry"), multi)
+
+
+def _refused(target: Path, error: Exception) -> StoreError:
+    found = " ".join(str(error).split())
+    return StoreError(
+        f"cannot write {target}: {found}; make sure that its folder is writable and has room,"
+        " then run this stage again"
+    )
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Turns what the disk says into an error that names the product."""
     try:
-        waiting = schema.empty_table()
-        for batch in batches:
-            polygons += len(batch.geometry)
-            pixels += int(batch.regions.pixels.sum())
-            area += float(np.nansum(batch.area))
-            types.update(shapely.geometry_type...)
+        yield
+    except OSError as error:
+        raise _refused(target, error) from error
+
+
+def _discard(*files: Path) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+def _sync(file: Path) -> None:
+    """Put a file on the disk before its name says that it is complete."""
+    handle = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(handle)
     finally:
-        writer.close()
+        os.close(handle)

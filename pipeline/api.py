@@ -1,0 +1,126 @@
+"""Change detection in Python, on xarray arrays: lazy, chunked, georeferenced; the numbers of the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+import ussfc
+from pipeline import radiometry
+from pipeline.blending import taper_weights
+from pipeline.config import RunConfig, load_config
+from pipeline.grid import common_grid
+from pipeline.inference import blend_tile
+from pipeline.reading import choose_bands
+from pipeline.reading.array import ArrayReader, Placing, describe_array, with_bands
+from pipeline.run import scene_stretch
+from pipeline.thresholding import decode, encode
+from pipeline.tiling import TilePlan
+from pipeline.types import DetectorRecipe, FloatArray, Stretch, Tile
+
+
+def detect_changes(
+    before: xr.DataArray,
+    after: xr.DataArray,
+    model: str | None = None,
+    config: RunConfig | None = None,
+    detector: DetectorRecipe | None = None,
+) -> xr.DataArray:
+    """Change probability of two georeferenced arrays.
+
+    Nothing but the sample for the radiometric percentiles is read before the result is computed; each chunk
+    reads just its own window of both dates. The two grids may differ as on the command line.
+
+    Args:
+        before: earlier image, (band, y, x) or (y, x), NumPy or Dask inside, with a CRS that odc-geo or rioxarray
+            finds (or none on both).
+        after: later image, likewise.
+        model: name, card or weights file; by default the configuration's.
+        config: of :func:`pipeline.config.load_config`; the packaged defaults without it. ``compute``, ``vector``
+            and ``grid.aoi`` do not apply.
+        detector: another detector than the model's network, with the same patch size.
+
+    Returns:
+        (y, x) float32 in [0, 1], NaN where either date has no data, in chunks of ``tiling.tile_size``, with
+        coordinates and CRS of the common grid. Values are those of the stored product: with
+        ``output.probability_dtype`` uint8 multiples of 1/254.
+
+    Raises:
+        ReadError, GridError, ConfigError, ussfc.ModelError: as the command line.
+    """
+    config = config or load_config()
+    spec = ussfc.find_model(model or config.model)
+    recipe = detector or ussfc.detector_recipe(
+        spec,
+        engine=config.inference.engine,
+        precision=config.inference.precision,
+        device=config.inference.device,
+        batch_size=config.inference.batch_size,
+        streams=1,
+    )
+    arrays = with_bands(before, "before"), with_bands(after, "after")
+    infos = [describe_array(array, name, "") for array, name in zip(arrays, ("before", "after"), strict=True)]
+    grid = common_grid(infos[0], infos[1], config.grid.reference, config.grid.crs, config.grid.resolution)
+    wanted = [(band.name, band.common_name) for band in spec.bands]
+    readers, stretches = [], []
+    for array, info, chosen in zip(arrays, infos, (config.bands.before, config.bands.after), strict=True):
+        bands, _ = choose_bands(info, wanted, chosen)
+        readers.append(ArrayReader(array, grid, bands, config.grid.resampling))
+        stretches.append(scene_stretch(spec, readers[-1], info.uri))
+    plan = TilePlan.of(tuple(grid.shape), config.tiling.tile_size, recipe.patch_size, config.tiling.overlap)
+    compute = dask.delayed(_compute_core, pure=False)
+    rows, cols = plan.tiles_shape
+    grid_of_chunks = [
+        [
+            da.from_delayed(
+                compute(
+                    *(reader.block(plan.tile((r, c)).halo).data for reader in readers),
+                    tuple(reader.placing(plan.tile((r, c)).halo) for reader in readers),
+                    tuple(stretches),
+                    plan.tile((r, c)),
+                    recipe,
+                    config.tiling.taper,
+                    config.output.probability_dtype,
+                ),
+                plan.core((r, c)).shape,
+                np.float32,
+            )
+            for c in range(cols)
+        ]
+        for r in range(rows)
+    ]
+    result = xr.DataArray(da.block(grid_of_chunks), dims=("y", "x"), name="change_probability")
+    if grid.crs is not None:
+        from odc.geo.xr import xr_coords
+
+        result = xr.DataArray(result.data, coords=xr_coords(grid), dims=grid.dimensions, name=result.name)
+    result.attrs |= {"long_name": "change probability", "units": "1", "model": spec.name, "nodata": np.nan}
+    return result
+
+
+_detectors: dict[str, Any] = {}
+
+
+def _compute_core(
+    before: Any,
+    after: Any,
+    placings: tuple[Placing, Placing],
+    stretches: tuple[Stretch, Stretch],
+    tile: Tile,
+    recipe: DetectorRecipe,
+    taper: Any,
+    dtype: str,
+) -> FloatArray:
+    """One chunk; runs on whatever scheduler computes the array."""
+    images = radiometry.pair(placings[0](before), placings[1](after), stretches)
+    detector = _detectors.get(recipe.identity)
+    if detector is None:
+        _detectors.clear()
+        detector = _detectors.setdefault(recipe.identity, recipe.build())
+    probability, _ = blend_tile(tile, images, detector, taper_weights(recipe.patch_size, taper))
+    valid = images.valid[tile.core.within(tile.halo).slices]
+    return decode(encode(probability, valid, np.dtype(dtype)))
