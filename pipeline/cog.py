@@ -12,14 +12,16 @@ import os
 import shutil
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
 import numpy as np
+import numpy.typing as npt
 import rasterio
 import rasterio.shutil
 from affine import Affine
@@ -31,27 +33,11 @@ from rasterio.windows import Window
 from pipeline.errors import StoreError
 from pipeline.events import Advanced, Subscriber, ignore
 from pipeline.thresholding import classify
-from pipeline.types import (
-    NODATA_BYTE,
-    PROBABILITY_STEPS,
-    Box,
-    ByteArray,
-    ProbabilitySource,
-    StoredArray,
-    blocks,
-)
+from pipeline.types import NODATA_BYTE, PROBABILITY_STEPS, Box, ByteArray, ProbabilitySource, blocks
 
-STAGE = "mosaic"
-"""The stage of the :class:`~pipeline.events.Advanced` events."""
-
-READ_SIZE = 4096
-"""Side of the blocks in which a source is read, in pixels."""
-
-POOL_SIZE = 2048
-"""Side of the blocks in which an overview is pooled, in pixels; it and READ_SIZE are whole scratch tiles."""
-
-SCRATCH_TILE = 512
-"""Side of the internal tiles of the scratch rasters, in pixels."""
+READ_SIZE, POOL_SIZE, SCRATCH_TILE = 4096, 2048, 512
+"""Sides in pixels: of the blocks in which a source is read and an overview is pooled, and of the tiles of
+the scratch rasters, which divides both so that no tile is written twice."""
 
 LARGEST_LAST_LEVEL = 512
 """Most pixels a side of the last overview, however large the blocks: strict validation asks for it."""
@@ -60,7 +46,7 @@ CACHE_MEGABYTES = 128
 """GDAL's block cache. Its default is 5 % of the machine's memory: the peak would depend on the machine."""
 
 COLORS = {0: (32, 32, 32, 0), 1: (230, 0, 38, 255), NODATA_BYTE: (0, 0, 0, 0)}
-"""Red, green, blue, alpha of the classes. A TIFF palette holds no alpha: readers see nodata transparent only."""
+"""Red, green, blue, alpha of the classes. A TIFF palette holds no alpha: only nodata is seen transparent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +72,11 @@ class ClassCounts:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """One product in the making."""
+    """One product in the making: ``part`` becomes ``target``, ``folder`` holds its scratch files."""
 
     target: Path
     part: Path
-    """Beside ``target``, becomes it."""
     folder: Path
-    """Scratch files of this product alone."""
     options: CogOptions
 
 
@@ -104,18 +88,18 @@ class _Header:
     dtype: np.dtype[Any]
     description: str
     tags: Mapping[str, str]
+    colors: Mapping[int, tuple[int, int, int, int]] | None = None
+    scale: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """A bare scratch raster, and what its pixels have to be in the product."""
+    """A bare scratch raster; ``checksum`` is the CRC-32 over its blocks of ``step`` pixels a side."""
 
     file: Path
     shape: tuple[int, int]
     step: int
-    """Side of the blocks in which it was written."""
     checksum: int
-    """CRC-32 over the pixels of these blocks, in their order."""
 
 
 def write_change(
@@ -147,24 +131,24 @@ def write_change(
         pipeline.errors.StoreError: the file or its scratch files cannot be written.
         ValueError: ``source`` is not of the shape of ``geobox``.
     """
+    header = _Header(geobox, np.dtype(np.uint8), "change", tags, colors=COLORS)
+    counts = np.zeros(3, np.int64)
+
+    def classes(box: Box) -> ByteArray:
+        block = classify(source.read(box), threshold)
+        counts[:] += [np.count_nonzero(block == value) for value in (0, 1, NODATA_BYTE)]
+        subscriber(Advanced("mosaic", 1, box.pixels))
+        return block
+
     _check_shape(source, geobox)
-    header = _Header(geobox, np.dtype(np.uint8), "change", tags)
-    counts = np.zeros(256, np.int64)
-
-    def classes() -> Iterator[tuple[Box, ByteArray]]:
-        for box, stored in _read(source, subscriber):
-            block = classify(stored, threshold)
-            counts[:] += np.bincount(block.ravel(), minlength=256)
-            yield box, block
-
     with _workspace(path, scratch, options) as work:
-        levels = [_write_level(work, classes(), source.shape, READ_SIZE, header.dtype, 0)]
+        levels = [_write_level(work, 0, source.shape, READ_SIZE, header.dtype, classes)]
         for number, shape in enumerate(level_shapes(source.shape, options.block_size), start=1):
             # Each from the one before: any number of levels, always whole tiles, a third more to read.
-            pooled = _pooled(work, levels[-1], shape)
-            levels.append(_write_level(work, pooled, shape, POOL_SIZE, header.dtype, number))
+            pooled = partial(_pooled, work, levels[-1])
+            levels.append(_write_level(work, number, shape, POOL_SIZE, header.dtype, pooled))
         _write_cog(work, header, levels, PREDICTOR="NO")
-    return ClassCounts(unchanged=int(counts[0]), changed=int(counts[1]), nodata=int(counts[NODATA_BYTE]))
+    return ClassCounts(*(int(count) for count in counts))
 
 
 def write_probability(
@@ -181,10 +165,17 @@ def write_probability(
     uint8 gets scale 1/254 and nodata 255; float32 stays as it is, with nodata NaN. Arguments and errors are
     those of :func:`write_change`.
     """
+    scale = 1 / PROBABILITY_STEPS if source.dtype == np.uint8 else None
+    header = _Header(geobox, np.dtype(source.dtype), "change_probability", tags, scale=scale)
+
+    def probabilities(box: Box) -> npt.NDArray[Any]:
+        block = source.read(box)
+        subscriber(Advanced("mosaic", 1, box.pixels))
+        return block
+
     _check_shape(source, geobox)
-    header = _Header(geobox, np.dtype(source.dtype), "change_probability", tags)
     with _workspace(path, scratch, options) as work:
-        level = _write_level(work, _read(source, subscriber), source.shape, READ_SIZE, header.dtype, 0)
+        level = _write_level(work, 0, source.shape, READ_SIZE, header.dtype, probabilities)
         _write_cog(work, header, [level], PREDICTOR="YES", OVERVIEW_RESAMPLING="AVERAGE")
 
 
@@ -218,20 +209,6 @@ def _check_shape(source: ProbabilitySource, geobox: GeoBox) -> None:
         raise ValueError(f"the source has shape {tuple(source.shape)}, its grid {tuple(geobox.shape)}")
 
 
-def _read(source: ProbabilitySource, subscriber: Subscriber) -> Iterator[tuple[Box, StoredArray]]:
-    """Yield the blocks of a source; each is reported once its taker has come back for the next."""
-    for box in blocks(source.shape, READ_SIZE):
-        yield box, source.read(box)
-        subscriber(Advanced(STAGE, 1, box.pixels))
-
-
-def _pooled(work: _Work, level: _Level, shape: tuple[int, int]) -> Iterator[tuple[Box, ByteArray]]:
-    """Yield the blocks of the next level."""
-    for box in blocks(shape, POOL_SIZE):
-        children = Box(2 * box.y0, 2 * box.x0, 2 * box.y1, 2 * box.x1)
-        yield box, pool(_load(work, level.file, children.intersect(Box(0, 0, *level.shape))))
-
-
 @contextmanager
 def _workspace(target: Path, scratch: Path, options: CogOptions) -> Iterator[_Work]:
     """Hold a file beside ``target`` that becomes it when the body ends well, and an empty scratch folder.
@@ -241,18 +218,18 @@ def _workspace(target: Path, scratch: Path, options: CogOptions) -> Iterator[_Wo
     part = target.with_name(f"{target.stem}.part{target.suffix}")
     work = _Work(target, part, scratch / f"{target.stem}-levels", options)
     try:
-        with _writing(target):
+        with _writing(work):
             _discard(work)
             work.folder.mkdir(parents=True)
         yield work
-        with _writing(target):
+        with _writing(work):
             # GDAL puts into a sidecar what GeoTIFF has no words for, a derived CRS say. It goes first, and
             # one of an older product, with that one's statistics, must not describe this.
             if _sidecar(part).exists():
-                os.replace(_sidecar(part), _sidecar(target))
+                _sidecar(part).replace(_sidecar(target))
             else:
                 _sidecar(target).unlink(missing_ok=True)
-            os.replace(part, target)
+            part.replace(target)
     finally:
         _discard(work)
 
@@ -269,75 +246,75 @@ def _discard(work: _Work) -> None:
 
 
 @contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    """Turn what the disk or GDAL say into an error that names the product."""
+def _writing(work: _Work) -> Iterator[None]:
+    """Work on this product's files and nothing else: a source's errors and GDAL settings are its own."""
+    # CPL_TMPDIR: the driver keeps the overviews it makes there rather than beside the product.
+    settings = {"GDAL_NUM_THREADS": work.options.threads, "CPL_TMPDIR": str(work.folder)}
     try:
-        yield
+        with rasterio.Env(GDAL_CACHEMAX=CACHE_MEGABYTES, **settings):
+            yield
     # SystemError: how rasterio tells of a failure in one of GDAL's own threads, which leaves no message.
     except (OSError, RasterioError, CPLE_BaseError, SystemError) as error:
         found = " ".join(str(error.__cause__ or error).split())
         raise StoreError(
-            f"cannot write {target}: {found}; make sure that its folder and the scratch folder are writable"
-            " and have room, then run this stage again"
+            f"cannot write {work.target}: {found}; make sure that its folder and {work.folder.parent} are"
+            " writable and have room, then run this stage again"
         ) from error
-
-
-@contextmanager
-def _gdal(work: _Work) -> Iterator[None]:
-    """Run GDAL on this product's files, and nothing else: a source's errors and settings are its own."""
-    # CPL_TMPDIR: the driver keeps the overviews it makes there rather than beside the product.
-    settings = {"GDAL_NUM_THREADS": work.options.threads, "CPL_TMPDIR": str(work.folder)}
-    with _writing(work.target), rasterio.Env(GDAL_CACHEMAX=CACHE_MEGABYTES, **settings):
-        yield
 
 
 def _window(box: Box) -> Window:
     return Window(box.x0, box.y0, box.shape[1], box.shape[0])
 
 
-def _load(work: _Work, file: Path, box: Box, **how: int) -> StoredArray:
-    """Read a box of one of this product's files."""
-    with _gdal(work), warnings.catch_warnings():
+def _load(work: _Work, file: Path, box: Box, **how: int) -> npt.NDArray[Any]:
+    """Read a box of one of this product's files, (rows, cols)."""
+    with _writing(work), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a grid in pixels is one of ours
         with rasterio.open(file, **how) as raster:
-            pixels: StoredArray = raster.read(1, window=_window(box))
+            pixels: npt.NDArray[Any] = raster.read(1, window=_window(box))
     return pixels
+
+
+def _pooled(work: _Work, level: _Level, box: Box) -> ByteArray:
+    """Pool a box of the next level from ``level``."""
+    children = Box(2 * box.y0, 2 * box.x0, 2 * box.y1, 2 * box.x1).intersect(Box(0, 0, *level.shape))
+    return pool(_load(work, level.file, children))
 
 
 def _write_level(
     work: _Work,
-    parts: Iterator[tuple[Box, Any]],
+    number: int,
     shape: tuple[int, int],
     step: int,
     dtype: np.dtype[Any],
-    number: int,
+    read: Callable[[Box], npt.NDArray[Any]],
 ) -> _Level:
-    """Write blocks of pixels to a bare scratch raster; an error of ``parts`` passes as it is."""
+    """Write a bare scratch raster, block by block; an error of ``read`` passes as it is."""
     file = work.folder / f"level-{number}.tif"
     checksum = 0
     profile = {"driver": "GTiff", "height": shape[0], "width": shape[1], "count": 1, "dtype": dtype}
     layout = {"tiled": True, "blockxsize": SCRATCH_TILE, "blockysize": SCRATCH_TILE, "bigtiff": "IF_SAFER"}
-    with _gdal(work):
+    with _writing(work):
         # The transform is read by nobody; without one rasterio warns of a raster without georeference.
-        raster = rasterio.open(
-            file, "w", **profile, **layout, compress="zstd", zstd_level=1, transform=Affine.scale(2)
-        )
+        place = Affine.scale(2.0)
+        raster = rasterio.open(file, "w", **profile, **layout, compress="zstd", zstd_level=1, transform=place)
     try:
-        for box, pixels in parts:
-            checksum = zlib.crc32(np.ascontiguousarray(pixels), checksum)
-            with _gdal(work):
+        for box in blocks(shape, step):
+            pixels = read(box)
+            checksum = zlib.crc32(np.ascontiguousarray(pixels).data, checksum)
+            with _writing(work):
                 raster.write(pixels, 1, window=_window(box))
     finally:
-        with _gdal(work):
+        with _writing(work):
             raster.close()
     return _Level(file, shape, step, checksum)
 
 
-def _write_cog(work: _Work, header: _Header, levels: Sequence[_Level], **driver_options: str) -> None:
+def _write_cog(work: _Work, header: _Header, levels: Sequence[_Level], **packing: str) -> None:
     """Copy bare rasters, full resolution first, into one file, and read back what is on the disk."""
     overviews = len(level_shapes(levels[0].shape, work.options.block_size))
     vrt = work.folder / "product.vrt"
-    with _gdal(work):
+    with _writing(work):
         vrt.write_bytes(ElementTree.tostring(_vrt(header, levels), encoding="utf-8"))
         rasterio.shutil.copy(
             str(vrt),
@@ -349,10 +326,10 @@ def _write_cog(work: _Work, header: _Header, levels: Sequence[_Level], **driver_
             BIGTIFF="IF_SAFER",
             OVERVIEWS="AUTO" if overviews else "NONE",  # AUTO: the VRT's own where it has them
             OVERVIEW_COUNT=overviews,
-            **driver_options,
+            **packing,
         )
-    with work.part.open("r+b") as file, _writing(work.target):
-        os.fsync(file.fileno())
+        with work.part.open("r+b") as file:
+            os.fsync(file.fileno())
     for number, level in enumerate(levels):
         _verify(work, level, {"overview_level": number - 1} if number else {})
 
@@ -360,17 +337,47 @@ def _write_cog(work: _Work, header: _Header, levels: Sequence[_Level], **driver_
 def _verify(work: _Work, level: _Level, how: Mapping[str, int]) -> None:
     """Refuse a product with other pixels than were written.
 
-    With a full disk rasterio closes a file without an error, and GDAL reads a tile that is missing as zeros:
-    a truncated product would pass for a city without change.
+    On a full disk rasterio may close a file without an error, and GDAL reads a missing tile as zeros: a
+    product cut short would pass for a city without change.
     """
     checksum = 0
     for box in blocks(level.shape, level.step):
-        checksum = zlib.crc32(np.ascontiguousarray(_load(work, work.part, box, **how)), checksum)
-    with _writing(work.target):
+        checksum = zlib.crc32(_load(work, work.part, box, **how).data, checksum)
+    with _writing(work):
         if checksum != level.checksum:
             raise OSError(f"{level.shape[0]} x {level.shape[1]} pixels read back are not those written")
 
 
 def _vrt(header: _Header, levels: Sequence[_Level]) -> ElementTree.Element:
     """Describe the product in GDAL's XML: ``levels``, full resolution first, under the header's words."""
-    is_byte, is_classes = header.dtype == np.uint8, header.description == "change"
+    geobox, is_byte = header.geobox, header.dtype == np.uint8
+    root = ElementTree.Element("VRTDataset", rasterXSize=str(geobox.width), rasterYSize=str(geobox.height))
+    if geobox.crs is not None:
+        _add(root, "SRS", geobox.crs.to_wkt())
+    _add(root, "GeoTransform", ", ".join(repr(float(number)) for number in geobox.affine.to_gdal()))
+    metadata = _add(root, "Metadata")
+    for key in sorted(header.tags):
+        _add(metadata, "MDI", header.tags[key], key=key)
+    band = _add(root, "VRTRasterBand", dataType="Byte" if is_byte else "Float32", band="1")
+    _add(band, "Description", header.description)
+    _add(band, "NoDataValue", str(NODATA_BYTE) if is_byte else "nan")
+    if header.scale is not None:
+        _add(band, "Offset", "0.0")
+        _add(band, "Scale", repr(header.scale))
+    if header.colors is not None:
+        _add(band, "ColorInterp", "Palette")
+        table = _add(band, "ColorTable")
+        for value in range(256):
+            red, green, blue, alpha = (str(part) for part in header.colors.get(value, (0, 0, 0, 255)))
+            _add(table, "Entry", c1=red, c2=green, c3=blue, c4=alpha)
+    for number, level in enumerate(levels):
+        source = _add(band, "Overview" if number else "SimpleSource")
+        _add(source, "SourceFilename", level.file.name, relativeToVRT="1")
+        _add(source, "SourceBand", "1")
+    return root
+
+
+def _add(parent: ElementTree.Element, name: str, text: str = "", **attributes: str) -> ElementTree.Element:
+    element = ElementTree.SubElement(parent, name, attributes)
+    element.text = text
+    return element

@@ -15,6 +15,7 @@ import itertools
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -57,11 +58,11 @@ CONVERTED = 8192
 """Features that are on their way from the table to another format at a time."""
 
 ROW_GROUP = 32768
-"""Features of a GeoParquet row group. Counted over the whole file, so that the bytes do not show the blocks."""
+"""Features of a GeoParquet row group, counted over the whole file: the bytes do not show the blocks."""
 
 FIXED_POINT = 1 << 26
-"""Probabilities are added up as whole multiples of 1 / FIXED_POINT: then the sum does not depend on the order.
-float32 is on that lattice from 1/8 upwards; 2**63 / FIXED_POINT pixels (137 gigapixels) fit into one region."""
+"""Probabilities are added up as whole multiples of 1 / FIXED_POINT: the sum does not depend on the order.
+float32 is on that lattice from 1/8 upwards; 2**63 / FIXED_POINT pixels (137 gigapixels) fit into a region."""
 
 LONGEST_EDGE = 64.0
 """Pixels. Longer edges are divided before they are measured: a line straight on the grid is no geodesic."""
@@ -117,7 +118,8 @@ class _Pieces:
 
     @staticmethod
     def none() -> _Pieces:
-        return _Pieces(*(np.zeros(0, np.int64) for _ in range(4)), np.zeros(0), [])
+        none = np.zeros(0, np.int64)
+        return _Pieces(none, none, none, none, np.zeros(0), [])
 
     @staticmethod
     def concatenate(several: Sequence[_Pieces]) -> _Pieces:
@@ -298,10 +300,11 @@ def _trace(
     labels, count = ndimage.label(changed, structure, output=np.int32)
     if not count:
         return _Pieces.none(), labels
-    y, x = np.nonzero(labels)
-    label = labels[y, x] - 1
+    inside = np.flatnonzero(changed)
+    y, x = np.divmod(inside, box.shape[1])
+    label = labels.ravel()[inside] - 1
     index = (y + box.y0) * source.shape[1] + (x + box.x0)
-    probability = decode(stored)[y, x].astype(np.float64)
+    probability = decode(stored.ravel()[inside]).astype(np.float64)
     steps = np.bincount(label, np.rint(probability * FIXED_POINT), count)
     pieces = _Pieces(
         _fold(np.minimum, NEVER, index, label, count),
@@ -315,8 +318,11 @@ def _trace(
 
 
 def _outlines(labels: npt.NDArray[np.int32], box: Box, count: int) -> list[tuple[shapely.Geometry, ...]]:
-    """Outlines by label. Traced with 4-connectivity whatever the labels': parts that touch at a corner are valid
-    side by side in a MultiPolygon, while one ring through that corner is not."""
+    """Outlines by label, from 1.
+
+    Traced with 4-connectivity whatever the labels': parts that touch at a corner are valid side by side in
+    a MultiPolygon, while one ring through that corner is not.
+    """
     rings: list[list[tuple[float, float]]] = []
     values, holes = [], [0]
     origin = Affine.translation(box.x0, box.y0)
@@ -353,7 +359,8 @@ def _meeting(one: IntArray, other: IntArray, connectivity: Literal[4, 8]) -> Int
 def _components(pairs: IntArray, count: int) -> IntArray:
     """(count,) group of each piece, from 0, given the (n, 2) numbers of those that meet."""
     links = coo_array((np.ones(len(pairs), np.bool_), tuple(pairs.T - 1)), shape=(count, count))
-    return connected_components(links, directed=False)[1].astype(np.int64)  # type: ignore[no-any-return]
+    group: IntArray = connected_components(links, directed=False)[1].astype(np.int64)
+    return group
 
 
 def _merge(pieces: _Pieces, group: IntArray, carried: int) -> _Pieces:
@@ -390,24 +397,23 @@ def _fold(ufunc: np.ufunc, start: int, values: Any, group: Any, count: int) -> A
 
 
 def _unite(outlines: Sequence[shapely.Geometry]) -> shapely.Geometry:
-    """Pieces of one region as one geometry, without the vertices that its seams left on straight edges."""
-    if len(outlines) == 1:
-        return outlines[0]
-    # Normalised rings start at a corner, never on a seam: simplify keeps the vertex that a ring starts with.
-    return shapely.simplify(shapely.normalize(shapely.union_all(outlines)), 0)
+    return outlines[0] if len(outlines) == 1 else shapely.union_all(outlines)
 
 
 def _whole(regions: _Pieces) -> _Pieces:
     """Finished regions: one canonical outline each, ordered by the last pixel."""
     order = np.argsort(regions.last)
-    outlines = _array([_unite(regions.outlines[position]) for position in order])
+    united = _array([_unite(regions.outlines[position]) for position in order])
+    # This takes away the vertices that seams left on straight edges. A ring's first vertex stays whatever
+    # it is, so rings are first turned to start at their least one, which is a corner.
+    outlines = shapely.normalize(shapely.simplify(shapely.normalize(united), 0))
     return _Pieces(
         regions.first[order],
         regions.last[order],
         regions.pixels[order],
         regions.total[order],
         regions.peak[order],
-        [(outline,) for outline in shapely.normalize(outlines)],
+        [(outline,) for outline in outlines],
     )
 
 
@@ -447,12 +453,14 @@ class _Ellipsoid:
     def degrees(self, pixels: RealArray) -> tuple[RealArray, RealArray]:
         """Longitudes and latitudes of (n, 2) pixel coordinates (x, y); infinite where there are none."""
         x, y = _to_grid(self.affine, pixels).T
+        longitude: RealArray
+        latitude: RealArray
         longitude, latitude = self.to_degrees.transform(x, y)
         return longitude, latitude
 
-    def pixel_size(self, shape: tuple[int, int]) -> RealArray:
+    def pixel_size(self, rows: int, cols: int) -> RealArray:
         """(2,) metres that a pixel at the centre of the grid is wide and high."""
-        y, x = shape[0] / 2, shape[1] / 2
+        y, x = rows / 2, cols / 2
         ends = np.array([(x - 0.5, y), (x + 0.5, y), (x, y - 0.5), (x, y + 0.5)])
         longitude, latitude = self.degrees(ends)
         return np.array(self.geod.inv(longitude[::2], latitude[::2], longitude[1::2], latitude[1::2])[2])
@@ -508,7 +516,7 @@ def _features(
         kept = ~(area < options.min_area_m2)
         regions, outlines, area, perimeter = regions.take(kept), outlines[kept], area[kept], perimeter[kept]
         if options.simplify_m > 0:
-            outlines = _simplify(outlines, ellipsoid.pixel_size(geobox.shape), options.simplify_m)
+            outlines = _simplify(outlines, ellipsoid.pixel_size(*geobox.shape), options.simplify_m)
     geometry = shapely.transform(outlines, partial(_to_grid, geobox.affine))
     broken = ~shapely.is_valid(geometry)
     # "structure" without what collapsed leaves polygons only.
@@ -525,7 +533,10 @@ def _simplify(outlines: Geometries, pixel_size: RealArray, tolerance: float) -> 
     """
     metres = shapely.transform(outlines, lambda pixels: pixels * pixel_size)
     # Simplifying only leaves corners out: those that stay go back to the whole pixel that they were.
-    return shapely.transform(shapely.simplify(metres, tolerance), lambda moved: np.rint(moved / pixel_size))
+    simple: Geometries = shapely.transform(
+        shapely.simplify(metres, tolerance), lambda kept: np.rint(kept / pixel_size)
+    )
+    return simple
 
 
 # From features to files
@@ -665,6 +676,7 @@ def _convert(table: Path, part: Path, geobox: GeoBox, driver: str, target: Path)
     import pyarrow.parquet as pq
     import pyogrio
 
+    crs = None if geobox.crs is None else geobox.crs.to_wkt()
     with pq.ParquetFile(table) as file:
         types = json.loads(file.metadata.metadata[b"geo"])["columns"]["geometry"]["geometry_types"]
         multi = "MultiPolygon" in types
@@ -674,15 +686,18 @@ def _convert(table: Path, part: Path, geobox: GeoBox, driver: str, target: Path)
             schema, (_promote(batch, schema) if multi else batch for batch in batches)
         )
         try:
-            pyogrio.write_arrow(
-                stream,
-                part,
-                layer=target.stem,
-                driver=driver,
-                geometry_name="geometry",
-                geometry_type="MultiPolygon" if multi else "Polygon",
-                crs="" if geobox.crs is None else geobox.crs.to_wkt(),
-            )
+            with warnings.catch_warnings():
+                # A grid without a reference system is what the user has; it is not news.
+                warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
+                pyogrio.write_arrow(
+                    stream,
+                    part,
+                    layer=target.stem,
+                    driver=driver,
+                    geometry_name="geometry",
+                    geometry_type="MultiPolygon" if multi else "Polygon",
+                    crs=crs,
+                )
         except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
             raise _refused(target, error) from error
 

@@ -55,7 +55,8 @@ def opened(path_or_uri: str | Path) -> Iterator[BinaryIO]:
     except (ImportError, ValueError) as error:
         # fsspec says so of a scheme that it does not know or whose driver is not installed.
         raise ModelError(
-            f"weights {shown(path_or_uri)}: cannot be opened ({error}); install the driver or use a local copy"
+            f"weights {shown(path_or_uri)}: cannot be opened ({error}); install the driver "
+            "or use a local copy"
         ) from error
 
 

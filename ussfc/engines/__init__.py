@@ -14,7 +14,7 @@ PRECISIONS = {"torch": ("float32",)}
 
 
 class Engine(Protocol):
-    """A network ready to run. The same batch gives the same bytes, whoever calls and however often at once."""
+    """A network ready to run. One batch gives the same bytes, whoever calls and however many at once."""
 
     @property
     def streams(self) -> int:

@@ -48,8 +48,8 @@ class TorchEngine:
         if device == "cuda" and not torch.cuda.is_available():
             built = torch.version.cuda or "none"
             raise ModelError(
-                f"device cuda: none found here (PyTorch {torch.__version__}, built for CUDA {built}); install "
-                "a CUDA build of PyTorch and check that nvidia-smi lists a device, or take device cpu"
+                f"device cuda: none found here (PyTorch {torch.__version__}, built for CUDA {built}); "
+                "install a CUDA build of PyTorch and check that nvidia-smi lists a device, or take device cpu"
             )
         self._device = torch.device(device)
         self._network = network.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -98,7 +98,7 @@ def _single_threaded_pool(threads: int) -> ThreadPoolExecutor:
     torch.set_num_threads(before)
     if set(settled) != {1}:
         raise ModelError(
-            f"this build of PyTorch does not set intra-op threads by thread (found {settled}, wanted 1 each); "
-            "set OMP_NUM_THREADS=1 before Python starts"
+            f"this build of PyTorch does not set intra-op threads by thread (found {settled}, wanted 1 "
+            "each); set OMP_NUM_THREADS=1 before Python starts"
         )
     return pool

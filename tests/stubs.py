@@ -1,0 +1,198 @@
+"""Picklable stand-ins for scenes and the network, importable by Dask worker processes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import ReadError
+from pipeline.inference import TileJob
+from pipeline.probability_store import ProbabilityStore
+from pipeline.tiling import TilePlan
+from pipeline.types import BoolArray, Box, FloatArray, PixelPair, Pixels, Stretch, Tile
+
+UNIT = Stretch((0.0,), (1.0,))
+"""A stretch that leaves numbers in [0, 1] alone."""
+
+
+@dataclass
+class StubDetector:
+    """Depends on the whole patch: half the local difference, half its mean over the patch."""
+
+    patch_size: int = 16
+    batch_size: int = 3
+    streams: int = 1
+    bands: int = 1
+    calls: list[int] = field(default_factory=list)
+
+    def predict(self, before: FloatArray, after: FloatArray) -> FloatArray:
+        """See the Protocol; every call must have the one promised shape."""
+        shape = (self.batch_size, self.bands, self.patch_size, self.patch_size)
+        assert before.shape == after.shape == shape
+        assert before.dtype == after.dtype == np.float32
+        assert min(before.min(), after.min()) >= 0
+        assert max(before.max(), after.max()) <= 1
+        self.calls.append(1)
+        return np.stack([local_and_mean(b, a) for b, a in zip(before, after, strict=True)])
+
+
+def local_and_mean(before: FloatArray, after: FloatArray) -> FloatArray:
+    """What the stub says of one patch, (rows, cols)."""
+    difference = np.abs(after - before).mean(axis=0, dtype=np.float64)
+    return np.asarray((difference + difference.mean()) / 2, np.float32)
+
+
+@dataclass(frozen=True)
+class StubRecipe:
+    """Builds a :class:`StubDetector`."""
+
+    patch_size: int = 16
+    batch_size: int = 3
+    streams: int = 1
+
+    @property
+    def identity(self) -> str:
+        """Names what moves a probability."""
+        return f"stub-{self.patch_size}"
+
+    def build(self) -> StubDetector:
+        """The detector."""
+        return StubDetector(self.patch_size, self.batch_size, self.streams)
+
+
+@dataclass
+class KillingDetector(StubDetector):
+    """Takes its process down as long as there are lives left in the folder."""
+
+    lives: Path = Path()
+
+    def predict(self, before: FloatArray, after: FloatArray) -> FloatArray:
+        """Die, or predict."""
+        for life in self.lives.iterdir():
+            life.unlink(missing_ok=True)
+            os._exit(1)
+        return super().predict(before, after)
+
+
+@dataclass(frozen=True)
+class KillingRecipe(StubRecipe):
+    """Builds a :class:`KillingDetector`."""
+
+    lives: Path = Path()
+
+    def build(self) -> StubDetector:
+        """The detector."""
+        return KillingDetector(self.patch_size, self.batch_size, self.streams, lives=self.lives)
+
+
+@dataclass(frozen=True)
+class StubScene:
+    """A scene made of its seed: one band of noise in [0, 1] with a hole and an unlucky corner."""
+
+    shape: tuple[int, int]
+    seed: int
+    hole: Box | None = None
+    """Not valid there."""
+    fails_at: tuple[int, int] | None = None
+    """A window with this pixel cannot be read."""
+
+    def open(self) -> StubReader:
+        """A reader."""
+        values = np.random.default_rng(self.seed).random((1, *self.shape), dtype=np.float32)
+        valid = np.ones(self.shape, np.bool_)
+        if self.hole is not None:
+            valid[self.hole.slices] = False
+        values[:, ~valid] = 0
+        return StubReader(values, valid, self.fails_at)
+
+
+@dataclass(frozen=True)
+class StubReader:
+    """Pixels from memory."""
+
+    values: FloatArray
+    valid: BoolArray
+    fails_at: tuple[int, int] | None = None
+
+    def read(self, box: Box) -> Pixels:
+        """The window; never asked beyond the grid."""
+        assert box.intersect(Box(0, 0, *self.valid.shape)) == box
+        if self.fails_at is not None:
+            y, x = self.fails_at
+            if box.intersect(Box(y, x, y + 1, x + 1)).pixels:
+                raise ReadError("stub.tif: block is damaged")
+        return Pixels(self.values[(slice(None), *box.slices)].copy(), self.valid[box.slices].copy())
+
+    def sample(self) -> Pixels:
+        """Everything."""
+        return Pixels(self.values, self.valid)
+
+
+@dataclass(frozen=True)
+class StubArea:
+    """An area of interest that is a box."""
+
+    inside: Box
+
+    def mask(self, box: Box) -> BoolArray:
+        """True inside."""
+        mask = np.zeros(box.shape, np.bool_)
+        common = box.intersect(self.inside)
+        if common.pixels:
+            mask[common.within(box).slices] = True
+        return mask
+
+
+def window(images: PixelPair, tile: Tile) -> PixelPair:
+    """What a tile reads of a whole scene."""
+    box = tile.halo.slices
+    return PixelPair(images.before[(slice(None), *box)], images.after[(slice(None), *box)], images.valid[box])
+
+
+def lattice_positions(length: int, patch: int, stride: int) -> list[int]:
+    """The lattice along one axis, spelt out."""
+    if length <= patch:
+        return [0]
+    positions = list(range(0, length - patch, stride))
+    return [*positions, length - patch]
+
+
+def lattice_patches(shape: tuple[int, int], patch: int, stride: int) -> list[Box]:
+    """All patches of a grid in lattice order, spelt out."""
+    return [
+        Box(y, x, y + patch, x + patch)
+        for y in lattice_positions(shape[0], patch, stride)
+        for x in lattice_positions(shape[1], patch, stride)
+    ]
+
+
+def stub_job(store: ProbabilityStore, plan: TilePlan, key: str = "stub", **changes: object) -> TileJob:
+    """A job over two stub scenes; the first tile column of the second date has no data."""
+    hole = Box(0, 0, plan.shape[0], plan.tile_size)
+    parts: dict[str, object] = {
+        "key": key,
+        "before": StubScene(plan.shape, 1),
+        "after": StubScene(plan.shape, 2, hole),
+        "stretches": (UNIT, UNIT),
+        "area": None,
+        "plan": plan,
+        "taper": "hann",
+        "detector": StubRecipe(plan.patch_size),
+        "store": store.root,
+    }
+    return TileJob(**(parts | changes))  # type: ignore[arg-type]
+
+
+def store_bytes(root: Path) -> dict[str, bytes]:
+    """Every file of the store's Zarr, by name."""
+    folder = root / "probability.zarr"
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def stored(root: Path, shape: tuple[int, int]) -> npt.NDArray[np.generic]:
+    """The whole array as stored."""
+    return ProbabilityStore(root).read(Box(0, 0, *shape))

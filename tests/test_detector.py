@@ -1,0 +1,256 @@
+"""Detectors: the same bytes whatever runs beside them, and recipes that travel."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from pipeline.types import Detector
+from pipeline.types import DetectorRecipe as RecipeProtocol
+from ussfc.detector import DetectorRecipe, TorchDetector, detector_recipe
+from ussfc.engines.torch_engine import TorchEngine
+from ussfc.errors import ModelError
+from ussfc.network import USSFCNet
+from ussfc.preprocessing import to_network_range
+from ussfc.spec import ModelSpec, find_model
+from ussfc.weights import load_weights, save_weights
+
+GOLDEN = Path(__file__).resolve().parent / "golden" / "ussfcnet_4band_r0.25.pth"
+FloatArray = npt.NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def spec() -> ModelSpec:
+    return find_model(str(GOLDEN)).model_copy(update={"patch_size": 96})
+
+
+@pytest.fixture(scope="module")
+def recipe(spec: ModelSpec) -> DetectorRecipe:
+    return detector_recipe(spec, device="cpu", batch_size=2, streams=2)
+
+
+@pytest.fixture(scope="module")
+def detector(recipe: DetectorRecipe) -> TorchDetector:
+    return recipe.build()
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[tuple[FloatArray, FloatArray]]:
+    rng = np.random.default_rng(0)
+    return [tuple(rng.random((2, 2, 4, 96, 96), dtype=np.float32)) for _ in range(6)]
+
+
+@pytest.fixture
+def kept_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_fulfils_the_pipelines_protocols(recipe: DetectorRecipe, detector: TorchDetector) -> None:
+    # The assignments are what a type checker holds; at run time only the values can be looked at.
+    as_recipe: RecipeProtocol = recipe
+    as_detector: Detector = detector
+    assert as_recipe.patch_size == as_detector.patch_size == 96
+    assert (as_detector.bands, as_detector.batch_size, as_detector.streams) == (4, 2, 2)
+
+
+def test_predicts_what_the_network_says(
+    detector: TorchDetector, pairs: list[tuple[FloatArray, FloatArray]]
+) -> None:
+    before, after = pairs[0]
+    found = detector.predict(before, after)
+    with torch.inference_mode():
+        wanted = load_weights(GOLDEN)(*(torch.from_numpy(x) * 2 - 1 for x in (before, after)))[:, 0].numpy()
+    assert found.dtype == np.float32
+    assert found.shape == (2, 96, 96)
+    np.testing.assert_allclose(found, wanted, atol=2e-6)
+
+
+@pytest.mark.usefixtures("kept_threads")
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_same_bytes_whoever_calls(
+    recipe: DetectorRecipe,
+    detector: TorchDetector,
+    pairs: list[tuple[FloatArray, FloatArray]],
+    threads: int,
+) -> None:
+    wanted = [detector.predict(*pair).tobytes() for pair in pairs]
+    torch.set_num_threads(threads)
+    assert [detector.predict(*pair).tobytes() for pair in pairs] == wanted
+    assert torch.get_num_threads() == threads
+    for streams in (1, 3):
+        other = replace(recipe, streams=streams).build()
+        assert torch.get_num_threads() == threads
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(lambda pair: other.predict(*pair).tobytes(), pairs))  # noqa: B023
+            assert found == wanted
+            assert pool.submit(torch.get_num_threads).result() == threads
+
+
+def test_same_bytes_whatever_the_memory_layout(
+    detector: TorchDetector, pairs: list[tuple[FloatArray, FloatArray]]
+) -> None:
+    before, after = pairs[0]
+    wanted = detector.predict(before, after)
+    last = [np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) for x in (before, after)]
+    backwards = [np.ascontiguousarray(x[..., ::-1])[..., ::-1] for x in (before, after)]
+    for pair in (last, backwards):
+        pair[0].flags.writeable = False
+        assert np.array_equal(detector.predict(*pair), wanted)
+
+
+def test_callers_autocast_has_no_say(
+    detector: TorchDetector, pairs: list[tuple[FloatArray, FloatArray]]
+) -> None:
+    wanted = detector.predict(*pairs[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert np.array_equal(detector.predict(*pairs[0]), wanted)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (
+            np.zeros((1, 4, 96, 96), np.float32),
+            np.zeros((2, 4, 96, 96), np.float32),
+            "before is float32 \\(1",
+        ),
+        (
+            np.zeros((2, 4, 96, 96), np.float32),
+            np.zeros((2, 3, 96, 96), np.float32),
+            "after is float32 \\(2, 3",
+        ),
+        (np.zeros((2, 4, 96, 96)), np.zeros((2, 4, 96, 96), np.float32), "before is float64"),
+        (
+            np.zeros((4, 96, 96), np.float32),
+            np.zeros((4, 96, 96), np.float32),
+            "wanted float32 \\(2, 4, 96, 96",
+        ),
+    ],
+)
+def test_other_shapes_are_refused(detector: TorchDetector, before: Any, after: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        detector.predict(before, after)
+
+
+def test_recipes_travel(recipe: DetectorRecipe) -> None:
+    copy = pickle.loads(pickle.dumps(recipe))
+    assert copy == recipe
+    assert hash(copy) == hash(recipe)
+    assert len(pickle.dumps(recipe)) < 2000
+
+
+def test_identity_names_what_moves_a_probability(recipe: DetectorRecipe) -> None:
+    moving: dict[str, Any] = {
+        "weights_sha256": "0" * 64,
+        "patch_size": 256,
+        "engine": "other",
+        "precision": "bfloat16",
+        "device": "cuda",
+        "batch_size": 1,
+        "torch_version": "1.0",
+    }
+    for name, value in moving.items():
+        assert replace(recipe, **{name: value}).identity != recipe.identity, name
+    still: dict[str, Any] = {"streams": 1, "weights_uri": "/elsewhere/w.pth"}
+    for name, value in still.items():
+        assert replace(recipe, **{name: value}).identity == recipe.identity, name
+
+
+def test_auto_is_settled_when_the_recipe_is_made(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, device, batch_size in ((True, "cuda", 16), (False, "cpu", 1)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        recipe = detector_recipe(spec)
+        assert (recipe.device, recipe.batch_size) == (device, batch_size)
+
+
+def test_streams_default_to_the_cores(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 2, 5})
+    assert detector_recipe(spec, device="cpu").build().streams == 3
+
+
+def test_absent_cuda_is_said_where_the_recipe_is_built(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    recipe = detector_recipe(spec, device="cuda")
+    with pytest.raises(ModelError, match=r"device cuda: none found here .* or take device cpu"):
+        recipe.build()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"engine": "onnx"}, "engine 'onnx': not known; known: torch"),
+        ({"precision": "int8"}, "precision 'int8': not known; known: float32"),
+        ({"device": "tpu"}, "device 'tpu': not known; known: auto, cpu, cuda"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"streams": 0}, "streams 0"),
+        ({"device": "cuda", "streams": 2}, "streams 2: wanted 1 on cuda"),
+    ],
+)
+def test_unknown_choices_are_refused(spec: ModelSpec, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        detector_recipe(spec, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"precision": "float16"}, "precision 'float16': the torch engine has float32"),
+        ({"device": "tpu"}, "device 'tpu': the torch engine has cpu, cuda"),
+        ({"streams": 0}, "streams 0: wanted at least 1"),
+        ({"device": "cuda", "streams": 2}, "streams 2: wanted 1 on cuda"),
+    ],
+)
+def test_the_engine_refuses_what_it_does_not_have(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        TorchEngine(USSFCNet(1, 0.125), **options)
+
+
+def test_weights_that_are_not_the_cards_are_refused(recipe: DetectorRecipe) -> None:
+    for changed, said in (
+        (replace(recipe, weights_sha256="0" * 64), "sha256"),
+        (replace(recipe, bands=3), "for 4 bands, the model card lists 3"),
+        (replace(recipe, ratio=0.5), "ratio 0.25, the model card says 0.5"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            changed.build()
+
+
+def test_one_band(tmp_path: Path) -> None:
+    # Of one band, channels-last and contiguous are the same strides.
+    save_weights(USSFCNet(1, 0.125), tmp_path / "w.safetensors", {})
+    spec = find_model(str(tmp_path / "w.safetensors")).model_copy(update={"patch_size": 32})
+    detector = detector_recipe(spec, device="cpu", streams=1).build()
+    assert detector.predict(*np.full((2, 1, 1, 32, 32), 0.5, np.float32)).shape == (1, 32, 32)
+
+
+def test_network_range_is_the_papers() -> None:
+    byte = np.arange(256, dtype=np.float32)
+    x01: FloatArray = byte / np.float32(255)
+    found = to_network_range(x01)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, byte / 127.5 - 1, atol=1e-6)
+    assert np.array_equal(to_network_range(torch.from_numpy(x01)).numpy(), found)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_repeats_itself_and_agrees_with_the_cpu(
+    spec: ModelSpec, detector: TorchDetector, pairs: list[tuple[FloatArray, FloatArray]]
+) -> None:
+    on_cuda = detector_recipe(spec, device="cuda", batch_size=2).build()
+    for pair in pairs:
+        found = on_cuda.predict(*pair)
+        assert np.array_equal(found, on_cuda.predict(*pair))
+        np.testing.assert_allclose(found, detector.predict(*pair), atol=2e-5)
