@@ -9,19 +9,20 @@ from pipeline.tiling import TilePlan
 
 MB = 1_000_000
 
-# Measured with benchmarks/memory.py (Linux, Python 3.11, versions of constraints.txt); each is the resident
-# size of a process with nothing but its imports.
-BASE_RASTERS = 250 * MB
-"""Interpreter, rasterio, zarr, NumPy and SciPy."""
-BASE_NETWORK = 240 * MB
-"""torch and the weights."""
+# Measured with benchmarks/overheads.py (Linux, Python 3.11, versions of constraints.txt).
+BASE_RASTERS = 130 * MB
+"""Resident size of a process with its imports: rasterio, zarr, NumPy, SciPy."""
+BASE_NETWORK = 300 * MB
+"""torch, the weights, and what its libraries keep after the first call."""
 BASE_DASK = 60 * MB
 """distributed, in every process that takes part."""
-FINISHING = 330 * MB
+FINISHING = 130 * MB
 """What mosaic and vectorise add: compression buffers of the COG driver, one row of regions, Arrow."""
 GDAL_CACHE = 128 * MB
 ACTIVATION_BYTES_PER_PIXEL = 1100
 """Live feature maps of the network at ratio 0.5 over the pixels of the patches in flight, float32."""
+FRAGMENTATION = 1.3
+"""Resident over allocated bytes of arrays that come and go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def project(
     blending = core * 20
     kept = halo * (2 * bands * 4 + 2)
     activations = patches_in_flight * plan.patch_size**2 * (ACTIVATION_BYTES_PER_PIXEL if network else 4 * bands * 3)
-    tiles = threads * (max(reading, kept + blending) + activations)
+    tiles = int(threads * FRAGMENTATION * (max(reading, kept + blending) + activations))
     cache = min(GDAL_CACHE, source_bytes)
     worker = BASE_RASTERS + (BASE_NETWORK if network else 0) + cache + tiles
     if processes == 0:

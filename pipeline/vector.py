@@ -34,7 +34,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from pipeline.errors import ConfigError, StoreError
-from pipeline.events import Advanced, StageStarted, Subscriber, ignore
+from pipeline.events import Advanced, Subscriber, ignore
 from pipeline.thresholding import classify, decode
 from pipeline.types import Box, ProbabilitySource, blocks
 
@@ -181,7 +181,7 @@ def vectorise(
         threshold: in [0, 1]; a probability of at least this is change.
         options: how the polygons are made and packed.
         path: the file to write; it appears when complete and replaces an older one.
-        subscriber: hears ``StageStarted`` and one ``Advanced`` for every block.
+        subscriber: hears one ``Advanced`` for every block.
         block_size: side in pixels of the blocks that are read; memory follows it, the result does not.
 
     Raises:
@@ -198,8 +198,6 @@ def vectorise(
             "min_area_m2 and simplify_m need the size of a pixel in metres, and the grid has no geographic"
             " reference; set both to 0 or give the images a reference system"
         )
-    total = -(-rows // block_size) * -(-cols // block_size)
-    subscriber(StageStarted(STAGE, total, rows * cols))
     regions = _regions(source, threshold, options.connectivity, block_size, subscriber)
     features = (_features(batch, geobox, ellipsoid, options) for batch in regions)
     part = path.with_name(f"{path.stem}.part{path.suffix}")
@@ -453,8 +451,6 @@ class _Ellipsoid:
     def degrees(self, pixels: RealArray) -> tuple[RealArray, RealArray]:
         """Longitudes and latitudes of (n, 2) pixel coordinates (x, y); infinite where there are none."""
         x, y = _to_grid(self.affine, pixels).T
-        longitude: RealArray
-        latitude: RealArray
         longitude, latitude = self.to_degrees.transform(x, y)
         return longitude, latitude
 
@@ -481,8 +477,8 @@ class _Ellipsoid:
             measured[position] = self.geod.polygon_area_perimeter(longitude[start:end], latitude[start:end])
         owner = outline[part]
         # Normalised holes run against their shells: with its sign, a hole's area takes itself away.
-        area = np.abs(np.bincount(owner, measured[:, 0], len(outlines)))
-        return area, np.bincount(owner, measured[:, 1], len(outlines))
+        area, perimeter = (_fold(np.add, 0, column, owner, len(outlines)) for column in measured.T)
+        return np.abs(area), perimeter
 
 
 def _to_grid(affine: Affine, pixels: RealArray) -> RealArray:
@@ -528,6 +524,7 @@ def _simplify(outlines: Geometries, pixel_size: RealArray, tolerance: float) -> 
     """Outlines in pixel coordinates with fewer corners.
 
     Args:
+        outlines: (n,) polygons and multipolygons.
         pixel_size: (2,) metres that a pixel is wide and high.
         tolerance: metres that an outline may move.
     """

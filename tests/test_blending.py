@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stubs import lattice_patches
 
 from pipeline.blending import TAPERS, Blender, Taper, taper_weights
 from pipeline.tiling import TilePlan
 from pipeline.types import Box
-from stubs import lattice_patches
 
 law = settings(deadline=None, max_examples=60)
 
@@ -49,7 +49,9 @@ def test_the_box_weighs_all_pixels_alike() -> None:
 
 @law
 @given(plan=plans, taper=tapers, constant=st.floats(0, 1, width=32))
-def test_a_constant_blends_to_that_constant_at_every_pixel(plan: TilePlan, taper: Taper, constant: float) -> None:
+def test_a_constant_blends_to_that_constant_at_every_pixel(
+    plan: TilePlan, taper: Taper, constant: float
+) -> None:
     weights = taper_weights(plan.patch_size, taper)
     patch = np.full((plan.patch_size, plan.patch_size), constant, np.float32)
     for index in plan.indices():

@@ -16,6 +16,11 @@ from pipeline.errors import GridError
 from pipeline.grid import common_grid, crop, footprint_box, metres_per_pixel, north_up, pixel_shift
 from pipeline.types import Box, SceneInfo
 
+pytestmark = [
+    # affine 3 wants `@`, which affine 2 does not know; odc-geo calls what shapely will drop.
+    pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The 'shapely.ops.transform:DeprecationWarning"),
+]
 UTM = "EPSG:32636"
 PIXEL = 10.0
 law = settings(deadline=None, max_examples=60)
@@ -23,7 +28,9 @@ origins = st.tuples(st.integers(-60, 60), st.integers(-60, 60))
 shapes = st.tuples(st.integers(1, 80), st.integers(1, 80))
 
 
-def box_at(row: float, col: float, shape: tuple[int, int], crs: str | None = UTM, pixel: float = PIXEL) -> GeoBox:
+def box_at(
+    row: float, col: float, shape: tuple[int, int], crs: str | None = UTM, pixel: float = PIXEL
+) -> GeoBox:
     """A grid whose corner lies (row, col) pixels from 500 km east, 4000 km north."""
     return GeoBox(shape, Affine(pixel, 0, 500_000 + col * pixel, 0, -pixel, 4_000_000 - row * pixel), crs)
 
@@ -78,10 +85,14 @@ def test_the_reference_keeps_its_pixels_when_the_other_is_off_by_a_fraction(row:
         assert pixel_shift(after, grid) is not None
 
 
-@pytest.mark.parametrize(("excess", "shape"), [(0.0, (10, 10)), (5e-4, (10, 10)), (-5e-4, (10, 10)), (0.01, (11, 11))])
+@pytest.mark.parametrize(
+    ("excess", "shape"), [(0.0, (10, 10)), (5e-4, (10, 10)), (-5e-4, (10, 10)), (0.01, (11, 11))]
+)
 def test_a_thousandth_of_a_pixel_adds_no_row(excess: float, shape: tuple[int, int]) -> None:
     grid = box_at(0, 0, (40, 40))
-    inner = GeoBox((10, 10), Affine.translation(500_000, 4_000_000) * Affine.scale(PIXEL + excess, -PIXEL - excess), UTM)
+    inner = GeoBox(
+        (10, 10), Affine.translation(500_000, 4_000_000) * Affine.scale(PIXEL + excess, -PIXEL - excess), UTM
+    )
     assert footprint_box(inner, grid).shape == shape
 
 
@@ -118,7 +129,8 @@ def test_another_crs_is_cut_to_where_both_have_pixels() -> None:
 def test_no_overlap_says_where_both_lie() -> None:
     message = refused(box_at(0, 0, (10, 10)), box_at(0, 100, (10, 10)))
     assert message == (
-        "before.tif and after.tif do not overlap: before covers x 500000..500100, y 3999900..4000000 in EPSG:32636, "
+        "before.tif and after.tif do not overlap: "
+        "before covers x 500000..500100, y 3999900..4000000 in EPSG:32636, "
         "after covers x 501000..501100, y 3999900..4000000 in EPSG:32636"
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from odc.geo.geobox import GeoBox
 from scipy import ndimage
 
 from pipeline.errors import ConfigError, ReadError, StoreError
-from pipeline.events import Advanced, Event, StageStarted
+from pipeline.events import Advanced, Event
 from pipeline.thresholding import classify, decode
 from pipeline.types import Box
 from pipeline.vector import SUFFIX, VectorCounts, VectorOptions, vectorise
@@ -60,6 +60,14 @@ class InMemory:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("vector")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Hundreds of small files are written here, and none has to outlive a power cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.vector.os.fsync", lambda handle: None)
+        yield
 
 
 def grid(shape: tuple[int, int], crs: str | None = UTM, pixel: float = 10.0) -> GeoBox:
@@ -124,7 +132,7 @@ def rasters(draw: st.DrawFn) -> npt.NDArray[Any]:
     return np.where(nodata, np.nan, probability).astype(np.float32)
 
 
-PROPERTY = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PROPERTY = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @PROPERTY
@@ -432,9 +440,8 @@ def test_events(tmp_path: Path) -> None:
     stored = mask(np.eye(25, 30))
     options = VectorOptions("parquet")
     vectorise(InMemory(stored), grid((25, 30)), 0.5, options, tmp_path / "x.parquet", hear, block_size=10)
-    assert events[0] == StageStarted("vectorise", 9, 750)
     steps = [event for event in events if isinstance(event, Advanced)]
-    assert len(events) == 1 + len(steps)
+    assert len(events) == len(steps)
     assert sum(step.done for step in steps) == 9
     assert sum(step.pixels for step in steps) == 750
 

@@ -1,0 +1,112 @@
+"""Memory and time around the network: peak against projection, growth with the scene, start-up.
+
+    python benchmarks/overheads.py [FOLDER]
+
+Scenes are the demo pair repeated by a VRT; the detector is a stand-in, so that the numbers are of the pipeline
+alone. One more run with the real network over the demo pair checks that projection too. Every run is a process of
+its own; peak memory is the largest resident size of the process tree.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import resources
+from pathlib import Path
+
+import rasterio
+
+SIDES = (4096, 16384)
+NETWORK_SIDE = 2048
+
+
+def repeat(source: Path, target: Path, side: int) -> None:
+    """A VRT of side x side pixels that repeats a raster without a copy."""
+    with rasterio.open(source) as src:
+        rows, cols, count = src.height, src.width, src.count
+        wkt, transform = src.crs.to_wkt(), ", ".join(repr(v) for v in src.transform.to_gdal())
+    bands = []
+    for band in range(1, count + 1):
+        parts = "".join(
+            f'<SimpleSource><SourceFilename relativeToVRT="0">{source}</SourceFilename><SourceBand>{band}</SourceBand>'
+            f'<SrcRect xOff="0" yOff="0" xSize="{min(cols, side - x)}" ySize="{min(rows, side - y)}"/>'
+            f'<DstRect xOff="{x}" yOff="{y}" xSize="{min(cols, side - x)}" ySize="{min(rows, side - y)}"/>'
+            "</SimpleSource>"
+            for y in range(0, side, rows)
+            for x in range(0, side, cols)
+        )
+        bands.append(f'<VRTRasterBand dataType="UInt16" band="{band}">{parts}</VRTRasterBand>')
+    target.write_text(
+        f'<VRTDataset rasterXSize="{side}" rasterYSize="{side}"><SRS>{wkt.replace("<", "&lt;")}</SRS>'
+        f"<GeoTransform>{transform}</GeoTransform>{''.join(bands)}</VRTDataset>",
+        "utf-8",
+    )
+
+
+ONE_RUN = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, {benchmarks!r})
+from pipeline.config import load_config
+from pipeline.run import run
+from stand_in import StandIn
+config = load_config(sets={sets!r})
+detector = StandIn(128) if {stand_in} else None
+m = run({before!r}, {after!r}, Path({out!r}), config, overwrite=True, detector=detector)
+print(json.dumps({{k: m[k] for k in ("peak_memory_bytes", "projected_memory_bytes", "stages", "counts")}}))
+"""
+
+
+def one_run(before: Path, after: Path, out: Path, executor: str, stand_in: bool) -> dict[str, object]:
+    # Tiles of 1024 px give two workers two tiles each of the smaller scene.
+    tile = 1024 if executor == "local" else 2048
+    sets = [f"compute.executor={executor}", "compute.workers=2", f"tiling.tile_size={tile}", "threshold=0.7"]
+    code = ONE_RUN.format(
+        benchmarks=str(Path(__file__).parent), sets=sets, stand_in=stand_in, before=str(before), after=str(after),
+        out=str(out),
+    )  # fmt: skip
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {**json.loads(done.stdout.splitlines()[-1]), "wall": time.perf_counter() - start}
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
+    demo = Path(str(resources.files("configs").joinpath("demo")))
+    pair = demo / "beirut_before.tif", demo / "beirut_after.tif"
+    print(f"{'run':<32}{'Mpx':>8}{'peak MB':>9}{'projected':>10}{'ratio':>7}{'infer s':>9}{'mosaic s':>9}{'vector s':>9}{'wall s':>8}")
+    runs = [("network, demo pair", pair, "serial", False)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for side in (NETWORK_SIDE, *SIDES):
+        repeated = folder / f"before_{side}.vrt", folder / f"after_{side}.vrt"
+        for source, target in zip(pair, repeated, strict=True):
+            repeat(source, target, side)
+        if side == NETWORK_SIDE:
+            runs.append((f"network, 2 workers, {side} x {side}", repeated, "local", False))
+        else:
+            runs.append((f"stand-in, {side} x {side}", repeated, "serial", True))
+    for name, (before, after), executor, stand_in in runs:
+        m = one_run(before, after, folder / "out", executor, stand_in)
+        peak, projected = m["peak_memory_bytes"] / 1e6, m["projected_memory_bytes"] / 1e6
+        seconds = [m["stages"][stage]["seconds"] for stage in ("infer", "mosaic", "vectorise")]
+        print(
+            f"{name:<32}{m['counts']['pixels'] / 1e6:>8.1f}{peak:>9.0f}{projected:>10.0f}{peak / projected:>7.2f}"
+            + "".join(f"{s:>9.1f}" for s in seconds)
+            + f"{m['wall']:>8.1f}",
+            flush=True,
+        )
+    best = min(_help_seconds() for _ in range(5))
+    print(f"ussfc --help: {best:.2f} s (best of 5)")
+
+
+def _help_seconds() -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "cli", "--help"], capture_output=True, check=True)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

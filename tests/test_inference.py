@@ -1,0 +1,258 @@
+"""From a tile to its chunk: the answer does not depend on how the scene is cut."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
+from stubs import (
+    UNIT,
+    StubArea,
+    StubDetector,
+    StubRecipe,
+    StubScene,
+    lattice_patches,
+    local_and_mean,
+    stored,
+    stub_job,
+    window,
+)
+
+from pipeline.blending import TAPERS, Taper, taper_weights
+from pipeline.errors import TileError
+from pipeline.inference import blend_tile, compute_tile, read_pair
+from pipeline.probability_store import ProbabilityStore
+from pipeline.radiometry import MIDDLE
+from pipeline.thresholding import encode
+from pipeline.tiling import TilePlan
+from pipeline.types import Box, PixelPair, TileResult
+
+law = settings(deadline=None, max_examples=60)
+GRID = GeoBox((70, 100), Affine(1, 0, 0, 0, -1, 70), "EPSG:32636")
+PLAN = TilePlan.of((70, 100), 32, 16, 0.25)
+
+
+@st.composite
+def scenes(draw: st.DrawFn) -> PixelPair:
+    """Noise on both dates, with a validity mask from full to empty."""
+    shape = draw(st.integers(1, 60)), draw(st.integers(1, 60))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    kind = draw(st.sampled_from(["all", "none", "noise", "sparse", "half"]))
+    share = {"all": 0.0, "none": 1.0, "noise": 0.4, "sparse": 0.995, "half": 0.0}[kind]
+    valid = rng.random(shape) >= share
+    if kind == "half":
+        valid[:, : draw(st.integers(0, shape[1]))] = False
+    images = rng.random((2, 2, *shape), dtype=np.float32)
+    images[..., ~valid] = MIDDLE
+    return PixelPair(images[0], images[1], valid)
+
+
+def assembled(
+    images: PixelPair, tile_size: int, overlap: float, taper: Taper, detector: StubDetector
+) -> npt.NDArray[np.float32]:
+    """The float32 raster as it would be stored, put together from tiles."""
+    plan = TilePlan.of(
+        (images.valid.shape[0], images.valid.shape[1]), tile_size, detector.patch_size, overlap
+    )
+    weights = taper_weights(plan.patch_size, taper)
+    result = np.full(plan.shape, -1, np.float32)
+    for index in plan.indices():
+        tile = plan.tile(index)
+        probability, patches = blend_tile(tile, window(images, tile), detector, weights)
+        assert 0 <= patches <= len(tile.patches)
+        result[tile.core.slices] = encode(probability, images.valid[tile.core.slices], np.dtype("float32"))
+    return result
+
+
+@law
+@given(
+    images=scenes(),
+    sizes=st.lists(st.integers(7, 70), min_size=1, max_size=3),
+    patch=st.integers(2, 24),
+    overlap=st.floats(0, 0.7),
+    taper=st.sampled_from(TAPERS),
+    batches=st.lists(st.integers(1, 5), min_size=3, max_size=3),
+)
+def test_the_bits_do_not_depend_on_the_tile_size_or_the_batch(
+    images: PixelPair, sizes: list[int], patch: int, overlap: float, taper: Taper, batches: list[int]
+) -> None:
+    whole = assembled(images, 100, overlap, taper, StubDetector(patch, 1, bands=2))
+    assert (np.isnan(whole) == ~images.valid).all()
+    for size, batch in zip(sizes, batches, strict=False):
+        cut = assembled(images, size, overlap, taper, StubDetector(patch, batch, bands=2))
+        assert cut.tobytes() == whole.tobytes()
+
+
+@law
+@given(images=scenes(), patch=st.integers(2, 24), overlap=st.floats(0, 0.7), tile_size=st.integers(7, 70))
+def test_the_result_is_the_weighted_mean_over_the_whole_lattice(
+    images: PixelPair, patch: int, overlap: float, tile_size: int
+) -> None:
+    shape = images.valid.shape
+    stride = TilePlan.of((shape[0], shape[1]), 1, patch, overlap).stride
+    padding = ((0, 0), *((0, max(0, patch - length)) for length in shape))
+    before, after = np.pad(images.before, padding, "reflect"), np.pad(images.after, padding, "reflect")
+    total, weight = np.zeros(before.shape[1:]), np.zeros(before.shape[1:])
+    weights = taper_weights(patch, "hann").astype(np.float64)
+    for position in lattice_patches((shape[0], shape[1]), patch, stride):
+        part = (slice(None), *position.slices)
+        total[position.slices] += weights * local_and_mean(before[part], after[part])
+        weight[position.slices] += weights
+    expected = (total / weight)[: shape[0], : shape[1]][images.valid]
+    found = assembled(images, tile_size, overlap, "hann", StubDetector(patch, 2, bands=2))
+    np.testing.assert_allclose(found[images.valid], expected, rtol=0, atol=3e-6)
+
+
+@pytest.mark.parametrize("streams", [2, 4])
+def test_the_bits_do_not_depend_on_calls_side_by_side(streams: int) -> None:
+    rng = np.random.default_rng(3)
+    images = PixelPair(*rng.random((2, 1, 90, 70), dtype=np.float32), rng.random((90, 70)) > 0.2)
+    one = assembled(images, 40, 0.25, "hann", StubDetector(16, 3))
+    side_by_side = assembled(images, 40, 0.25, "hann", StubDetector(16, 3, streams))
+    assert one.tobytes() == side_by_side.tobytes()
+
+
+def test_a_failure_in_a_stream_is_raised() -> None:
+    class Failing(StubDetector):
+        def predict(
+            self, before: npt.NDArray[np.float32], after: npt.NDArray[np.float32]
+        ) -> npt.NDArray[np.float32]:
+            raise RuntimeError("no memory")
+
+    images = PixelPair(*np.zeros((2, 1, 70, 100), np.float32), np.ones((70, 100), np.bool_))
+    tile = PLAN.tile((0, 0))
+    with pytest.raises(RuntimeError, match="no memory"):
+        blend_tile(tile, window(images, tile), Failing(16, 1, 2), taper_weights(16, "hann"))
+
+
+def test_a_tile_without_a_valid_pixel_costs_no_call() -> None:
+    images = PixelPair(*np.full((2, 1, 70, 100), MIDDLE, np.float32), np.zeros((70, 100), np.bool_))
+    images.valid[:, 32:] = True  # in the halo, not in the core
+    detector = StubDetector()
+    tile = PLAN.tile((0, 0))
+    assert tile.halo.x1 > tile.core.x1 == 32
+    probability, patches = blend_tile(tile, window(images, tile), detector, taper_weights(16, "hann"))
+    assert detector.calls == []
+    assert patches == 0
+    assert probability.shape == (32, 32)
+
+
+def test_one_valid_pixel_costs_only_the_patches_above_it() -> None:
+    images = PixelPair(*np.full((2, 1, 70, 100), MIDDLE, np.float32), np.zeros((70, 100), np.bool_))
+    images.valid[14, 14] = True
+    detector = StubDetector(16, 1)
+    tile = PLAN.tile((0, 0))
+    _, patches = blend_tile(tile, window(images, tile), detector, taper_weights(16, "hann"))
+    assert patches == len(detector.calls) == 4
+
+
+def test_the_last_batch_is_filled_up_and_the_filling_thrown_away() -> None:
+    images = PixelPair(*np.zeros((2, 1, 16, 16), np.float32), np.ones((16, 16), np.bool_))
+    images.after[:] = 1
+    plan = TilePlan.of((16, 16), 64, 16, 0.25)
+    detector = StubDetector(16, 8)
+    probability, patches = blend_tile(plan.tile((0, 0)), images, detector, taper_weights(16, "hann"))
+    assert (patches, len(detector.calls)) == (1, 1)
+    np.testing.assert_allclose(probability, 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 3), (5, 7), (15, 16)])
+def test_a_scene_smaller_than_a_patch_is_mirrored_to_the_south_and_east(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    images = PixelPair(*rng.random((2, 2, *shape), dtype=np.float32), np.ones(shape, np.bool_))
+    found = assembled(images, 100, 0, "box", StubDetector(16, 2, bands=2))
+    assert np.isfinite(found).all()
+    if max(shape) <= 16:
+        padding = ((0, 0), (0, 16 - shape[0]), (0, 16 - shape[1]))
+        mirrored = [np.pad(image, padding, "reflect") for image in (images.before, images.after)]
+        expected = local_and_mean(mirrored[0], mirrored[1])[: shape[0], : shape[1]]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_outside_the_area_of_interest_pixels_are_seen_but_not_valid() -> None:
+    shape = (20, 30)
+    readers = StubScene(shape, 1).open(), StubScene(shape, 2, Box(0, 0, 4, 4)).open()
+    area = StubArea(Box(0, 0, 10, 30))
+    images = read_pair(Box(2, 0, 20, 30), readers[0], readers[1], (UNIT, UNIT), area)
+    assert not images.valid[8:].any()
+    assert not images.valid[:2, :4].any()
+    assert images.valid[2:8].all()
+    assert images.valid[:8, 4:].all()
+    np.testing.assert_array_equal(images.before[:, 8:], readers[0].values[:, 10:])
+    assert (images.after[:, :2, :4] == MIDDLE).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_a_tile_is_written_and_recorded(tmp_path: Path, dtype: str) -> None:
+    store = ProbabilityStore.create(tmp_path, GRID, dtype, 32)
+    job = stub_job(store, PLAN, f"written-{tmp_path}")
+    assert compute_tile(job, (1, 0)) == store.done()[1, 0]
+    result = compute_tile(job, (2, 3))
+    core = PLAN.core((2, 3))
+    assert result == TileResult((2, 3), len(PLAN.tile((2, 3)).patches), core.pixels, result.seconds)
+    assert set(result.seconds) == {"read", "network"}
+    assert set(store.done()) == {(1, 0), (2, 3)}
+    # The first column of tiles has no data on one date: nodata, never "no change".
+    assert store.done()[1, 0].valid_pixels == store.done()[1, 0].patches == 0
+    raster = stored(tmp_path, PLAN.shape)
+    nodata = np.isnan(raster) if dtype == "float32" else raster == 255
+    assert nodata[PLAN.core((1, 0)).slices].all()
+    assert not nodata[core.slices].any()
+
+
+def test_nodata_of_either_date_is_nodata(tmp_path: Path) -> None:
+    holes = Box(3, 3, 20, 40), Box(30, 50, 60, 99)
+    store = ProbabilityStore.create(tmp_path, GRID, "uint8", 32)
+    before, after = StubScene(PLAN.shape, 1, holes[0]), StubScene(PLAN.shape, 2, holes[1])
+    job = stub_job(store, PLAN, f"nodata-{tmp_path}", before=before, after=after)
+    for index in PLAN.indices():
+        compute_tile(job, index)
+    expected = np.zeros(PLAN.shape, np.bool_)
+    for hole in holes:
+        expected[hole.slices] = True
+    np.testing.assert_array_equal(stored(tmp_path, PLAN.shape) == 255, expected)
+    assert sum(result.valid_pixels for result in store.done().values()) == (~expected).sum()
+
+
+def test_a_tile_computed_twice_is_the_same(tmp_path: Path) -> None:
+    store = ProbabilityStore.create(tmp_path, GRID, "float32", 32)
+    job = stub_job(store, PLAN, f"twice-{tmp_path}")
+    first = compute_tile(job, (0, 1))
+    bits = stored(tmp_path, PLAN.shape).tobytes()
+    second = compute_tile(job, (0, 1))
+    assert stored(tmp_path, PLAN.shape).tobytes() == bits
+    assert replace(first, seconds={}) == replace(second, seconds={})
+
+
+def test_a_tile_that_cannot_be_read_names_itself_and_its_bounds(tmp_path: Path) -> None:
+    store = ProbabilityStore.create(tmp_path, GRID, "uint8", 32)
+    job = stub_job(store, PLAN, f"failing-{tmp_path}", after=StubScene(PLAN.shape, 2, fails_at=(69, 99)))
+    compute_tile(job, (0, 0))
+    with pytest.raises(TileError) as caught:
+        compute_tile(job, (2, 3))
+    assert str(caught.value) == "tile 2,3 (rows 64..70, columns 96..100): stub.tif: block is damaged"
+    assert set(store.done()) == {(0, 0)}
+
+
+def test_scenes_and_weights_are_opened_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    build = StubRecipe.build
+    monkeypatch.setattr(StubRecipe, "build", lambda recipe: built.append(1) or build(recipe))
+    job = stub_job(ProbabilityStore.create(tmp_path, GRID, "uint8", 32), PLAN, f"once-{tmp_path}")
+    for index in PLAN.indices():
+        compute_tile(job, index)
+    assert built == [1]
+
+
+def test_the_same_run_into_two_folders_fills_both(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        store = ProbabilityStore.create(tmp_path / name, GRID, "uint8", 32)
+        compute_tile(stub_job(store, PLAN, f"folders-{tmp_path}"), (0, 1))
+        assert set(store.done()) == {(0, 1)}
