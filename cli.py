@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.events import Event, Subscriber
 
-EXIT_DEFECT, EXIT_USAGE, EXIT_INPUT, EXIT_OUTPUT, EXIT_MEMORY, EXIT_INVALID, EXIT_CLUSTER = 1, 2, 3, 4, 5, 6, 7
+EXIT_DEFECT, EXIT_USAGE, EXIT_INPUT, EXIT_OUTPUT, EXIT_MEMORY, EXIT_INVALID, EXIT_CLUSTER = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+)
 EXIT_INTERRUPTED = 130
 
 PLAIN_SECONDS = 5
@@ -52,10 +60,18 @@ def _with_config(command: Command) -> Command:
     """The options that every command with a configuration takes."""
     for decorate in reversed(
         (
-            click.option("--model", metavar="NAME|FILE", help="Model: a name, a card (yaml) or a weights file."),
-            click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration."),
-            click.option("--set", "sets", multiple=True, metavar="A.B=C", help="Set one key; see `ussfc config`."),
-            click.option("--threshold", type=float, metavar="T", help="Change where the probability is at least T."),
+            click.option(
+                "--model", metavar="NAME|FILE", help="Model: a name, a card (yaml) or a weights file."
+            ),
+            click.option(
+                "--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration."
+            ),
+            click.option(
+                "--set", "sets", multiple=True, metavar="A.B=C", help="Set one key; see `ussfc config`."
+            ),
+            click.option(
+                "--threshold", type=float, metavar="T", help="Change where the probability is at least T."
+            ),
             click.option("--aoi", metavar="FILE", help="Polygons; pixels outside are nodata."),
         )
     ):
@@ -69,7 +85,9 @@ def _with_output(command: Command) -> Command:
         (
             click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
             click.option("-v", "--verbose", is_flag=True, help="Print every stage."),
-            click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."),
+            click.option(
+                "--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."
+            ),
         )
     ):
         command = decorate(command)
@@ -84,7 +102,9 @@ def _with_pair(command: Command) -> Command:
 
 
 OUT = click.argument("out", type=click.Path(path_type=Path))
-OUT_OPTION = click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the products.")
+OUT_OPTION = click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder of the products."
+)
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace another run in the folder.")
 
 
@@ -95,7 +115,14 @@ OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace another run 
 @_with_config
 @_with_output
 def run(
-    before: str, after: str, out: Path, overwrite: bool, quiet: bool, verbose: bool, as_json: bool, **options: Any
+    before: str,
+    after: str,
+    out: Path,
+    overwrite: bool,
+    quiet: bool,
+    verbose: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Detect change between BEFORE and AFTER: change.tif, probability.tif and polygons in --out.
 
@@ -123,7 +150,9 @@ def demo(out: Path, quiet: bool, verbose: bool, as_json: bool) -> None:
             manifest = run_pipeline(before, after, out, _config(), False, subscriber)
         _show_result(manifest, out, quiet, as_json)
         if not (quiet or as_json):
-            click.echo("Contains modified Copernicus Sentinel data 2015-2018. `ussfc models show` prints the model's card.")
+            click.echo(
+                "Contains modified Copernicus Sentinel data 2015-2018. `ussfc models show` prints the model's card."
+            )
 
 
 @main.command()
@@ -141,13 +170,22 @@ def plan(before: str, after: str, as_json: bool, **options: Any) -> None:
             return
         grid, seconds = summary["grid"], summary["seconds_estimate"]
         for name, value in (
-            ("grid", f"{grid['rows']} x {grid['cols']} px ({summary['megapixels']} Mpx), {grid['crs'] or 'no CRS'}"),
+            (
+                "grid",
+                f"{grid['rows']} x {grid['cols']} px ({summary['megapixels']} Mpx), {grid['crs'] or 'no CRS'}",
+            ),
             ("tiles", f"{summary['tiles']}"),
             ("patches", f"{summary['patches']} ({summary['redundant_share']:.1%} computed by several tiles)"),
             ("to read", f"{summary['bytes_to_read'] / 1e6:.1f} MB"),
             ("memory", f"{summary['memory_bytes'] / 1e9:.2f} GB peak, all processes"),
-            ("executor", f"{summary['executor']}, {max(1, summary['workers'])} process(es) x {summary['threads']}"),
-            ("time", f"about {_duration(seconds)} of network on cores like the card's" if seconds else "unknown"),
+            (
+                "executor",
+                f"{summary['executor']}, {max(1, summary['workers'])} process(es) x {summary['threads']}",
+            ),
+            (
+                "time",
+                f"about {_duration(seconds)} of network on cores like the card's" if seconds else "unknown",
+            ),
         ):
             click.echo(f"{name:>9}  {value}")
         for warning in summary["warnings"]:
@@ -161,7 +199,14 @@ def plan(before: str, after: str, as_json: bool, **options: Any) -> None:
 @_with_config
 @_with_output
 def infer(
-    before: str, after: str, out: Path, overwrite: bool, quiet: bool, verbose: bool, as_json: bool, **options: Any
+    before: str,
+    after: str,
+    out: Path,
+    overwrite: bool,
+    quiet: bool,
+    verbose: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Run the network alone: probabilities in OUT/work."""
     from pipeline.run import infer as infer_tiles
@@ -175,7 +220,9 @@ def infer(
             click.echo((out / "work" / "infer.json").read_text("utf-8"))
 
 
-def _finishing(stage: str, out: Path, quiet: bool, verbose: bool, as_json: bool, options: dict[str, Any]) -> None:
+def _finishing(
+    stage: str, out: Path, quiet: bool, verbose: bool, as_json: bool, options: dict[str, Any]
+) -> None:
     from pipeline import run as story
 
     with _errors():
@@ -188,9 +235,15 @@ def _finishing(stage: str, out: Path, quiet: bool, verbose: bool, as_json: bool,
 def _finishing_options(command: Command) -> Command:
     for decorate in reversed(
         (
-            click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration."),
-            click.option("--set", "sets", multiple=True, metavar="A.B=C", help="Set one key; see `ussfc config`."),
-            click.option("--threshold", type=float, metavar="T", help="Change where the probability is at least T."),
+            click.option(
+                "--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration."
+            ),
+            click.option(
+                "--set", "sets", multiple=True, metavar="A.B=C", help="Set one key; see `ussfc config`."
+            ),
+            click.option(
+                "--threshold", type=float, metavar="T", help="Change where the probability is at least T."
+            ),
         )
     ):
         command = decorate(command)
@@ -225,7 +278,9 @@ def validate(out: Path, as_json: bool) -> None:
     with _errors():
         checks = validate_products(out)
         if as_json:
-            click.echo(json.dumps([{"check": c.name, "ok": c.ok, "detail": c.detail} for c in checks], indent=1))
+            click.echo(
+                json.dumps([{"check": c.name, "ok": c.ok, "detail": c.detail} for c in checks], indent=1)
+            )
         else:
             for check in checks:
                 click.echo(f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {check.detail}")
@@ -261,7 +316,11 @@ def show_model(name: str, as_json: bool) -> None:
 
     with _errors():
         card = ussfc.find_model(name).model_dump(mode="json")
-        click.echo(json.dumps(card, indent=1) if as_json else yaml.safe_dump(card, sort_keys=False, width=110).rstrip())
+        click.echo(
+            json.dumps(card, indent=1)
+            if as_json
+            else yaml.safe_dump(card, sort_keys=False, width=110).rstrip()
+        )
 
 
 @main.command("config")
@@ -348,7 +407,10 @@ class _Lines:
                 seconds = now - self._start
                 left = seconds * (self._total - self._done) / self._done
                 speed = self._pixels / 1e6 / seconds
-                click.echo(f"{event.stage}: {self._done}/{self._total}, {speed:.2f} Mpx/s, {_duration(left)} left", err=True)
+                click.echo(
+                    f"{event.stage}: {self._done}/{self._total}, {speed:.2f} Mpx/s, {_duration(left)} left",
+                    err=True,
+                )
         elif isinstance(event, StageFinished):
             if self._verbose or event.seconds >= PLAIN_SECONDS:
                 click.echo(f"{event.stage}: done in {_duration(event.seconds)}", err=True)
@@ -387,7 +449,9 @@ def _bar() -> Iterator[Subscriber]:
                 task = tasks[event.stage]
                 progress.update(task, completed=progress.tasks[task].total)
             elif isinstance(event, Notice):
-                progress.console.print(f"{'warning' if event.warning else 'note'}: {event.message}", markup=False)
+                progress.console.print(
+                    f"{'warning' if event.warning else 'note'}: {event.message}", markup=False
+                )
 
         yield subscriber
 

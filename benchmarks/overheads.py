@@ -77,7 +77,9 @@ def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
     demo = Path(str(resources.files("configs").joinpath("demo")))
     pair = demo / "beirut_before.tif", demo / "beirut_after.tif"
-    print(f"{'run':<32}{'Mpx':>8}{'peak MB':>9}{'projected':>10}{'ratio':>7}{'infer s':>9}{'mosaic s':>9}{'vector s':>9}{'wall s':>8}")
+    print(
+        f"{'run':<32}{'Mpx':>8}{'peak MB':>9}{'projected':>10}{'ratio':>7}{'infer s':>9}{'mosaic s':>9}{'vector s':>9}{'wall s':>8}"
+    )
     runs = [("network, demo pair", pair, "serial", False)]
     folder.mkdir(parents=True, exist_ok=True)
     for side in (NETWORK_SIDE, *SIDES):

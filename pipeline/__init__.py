@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipeline.api import detect_changes as detect_changes
 
-__all__ = ["detect_changes"]  # noqa: F822 - resolved by __getattr__
+__all__ = ["detect_changes"]
 
 
 def __getattr__(name: str) -> object:

@@ -71,7 +71,9 @@ def detect_changes(
         bands, _ = choose_bands(info, wanted, chosen)
         readers.append(ArrayReader(array, grid, bands, config.grid.resampling))
         stretches.append(scene_stretch(spec, readers[-1], info.uri))
-    plan = TilePlan.of(tuple(grid.shape), config.tiling.tile_size, recipe.patch_size, config.tiling.overlap)
+    plan = TilePlan.of(
+        (grid.shape[0], grid.shape[1]), config.tiling.tile_size, recipe.patch_size, config.tiling.overlap
+    )
     compute = dask.delayed(_compute_core, pure=False)
     rows, cols = plan.tiles_shape
     grid_of_chunks = [

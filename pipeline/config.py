@@ -20,14 +20,18 @@ ENV_PREFIX = "USSFC_"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, coerce_numbers_to_str=True
+    )
 
 
 class GridConfig(_Section):
     """The common grid."""
 
     reference: Literal["before", "after"] = Field("before", description="whose pixel grid the results have")
-    crs: str | None = Field(None, description="another CRS for the grid (EPSG code or WKT); needs grid.resolution")
+    crs: str | None = Field(
+        None, description="another CRS for the grid (EPSG code or WKT); needs grid.resolution"
+    )
     resolution: float | None = Field(None, gt=0, description="pixel size in units of the grid's CRS")
     resampling: Literal["bilinear", "cubic", "cubic_spline", "lanczos", "average"] = Field(
         "bilinear", description="kernel for imagery where a warp is needed; validity is always nearest"
@@ -46,14 +50,20 @@ class TilingConfig(_Section):
     """Tiles and patches."""
 
     tile_size: int = Field(2048, ge=64, le=16384, description="side of a tile's core, pixels")
-    overlap: float = Field(0.25, ge=0, lt=1, description="overlap of neighbouring patches, share of their side")
-    taper: Literal["hann", "pyramid", "gaussian", "box"] = Field("hann", description="blend weights of a patch")
+    overlap: float = Field(
+        0.25, ge=0, lt=1, description="overlap of neighbouring patches, share of their side"
+    )
+    taper: Literal["hann", "pyramid", "gaussian", "box"] = Field(
+        "hann", description="blend weights of a patch"
+    )
 
 
 class InferenceConfig(_Section):
     """The network."""
 
-    batch_size: int | None = Field(None, ge=1, description="patches of one call; by default 1 on CPU, 16 on CUDA")
+    batch_size: int | None = Field(
+        None, ge=1, description="patches of one call; by default 1 on CPU, 16 on CUDA"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
     engine: Literal["torch"] = Field("torch", description="what runs the network")
     precision: Literal["float32"] = Field("float32", description="arithmetic of the network")
@@ -65,7 +75,9 @@ class ComputeConfig(_Section):
     executor: Literal["auto", "serial", "local", "scheduler"] = Field(
         "auto", description="auto: serial for few tiles, else local Dask processes"
     )
-    workers: int | None = Field(None, ge=1, description="processes of the local executor; by default one a core")
+    workers: int | None = Field(
+        None, ge=1, description="processes of the local executor; by default one a core"
+    )
     threads_per_worker: int | None = Field(
         None, ge=1, description="threads of a worker; by default all cores if serial, else 1"
     )
@@ -82,14 +94,18 @@ class OutputConfig(_Section):
         "uint8", description="uint8: round(254 p), nodata 255; float32: p, nodata NaN"
     )
     compression: Literal["deflate", "zstd"] = Field("deflate", description="compression of the COGs")
-    block_size: int = Field(512, ge=128, le=4096, multiple_of=16, description="internal tile of the COGs, pixels")
+    block_size: int = Field(
+        512, ge=128, le=4096, multiple_of=16, description="internal tile of the COGs, pixels"
+    )
     keep_work: bool = Field(True, description="keep OUT/work, which mosaic and vectorise read")
 
 
 class VectorConfig(_Section):
     """Polygons."""
 
-    format: Literal["parquet", "gpkg", "flatgeobuf"] = Field("parquet", description="file format of the polygons")
+    format: Literal["parquet", "gpkg", "flatgeobuf"] = Field(
+        "parquet", description="file format of the polygons"
+    )
     min_area_m2: float = Field(0, ge=0, description="smallest region kept, m2")
     simplify_m: float = Field(0, ge=0, description="tolerance of the simplification, m")
     connectivity: Literal[4, 8] = Field(4, description="neighbours of a pixel that belong to its region")
@@ -98,7 +114,9 @@ class VectorConfig(_Section):
 class RunConfig(_Section):
     """Everything that decides a run, but its inputs and its folder."""
 
-    model: str = Field("ussfc-s2-rgb", description="name of a packaged model, a model card (yaml) or a weights file")
+    model: str = Field(
+        "ussfc-s2-rgb", description="name of a packaged model, a model card (yaml) or a weights file"
+    )
     threshold: float | None = Field(None, ge=0, le=1, description="change where the probability is at least this; by "
                                     "default the model's")  # fmt: skip
     grid: GridConfig = GridConfig()

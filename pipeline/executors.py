@@ -45,18 +45,16 @@ class SerialExecutor:
 class DaskExecutor:
     """Dask workers: those of a scheduler, or processes started here."""
 
-    def __init__(self, address: str | None, workers: int, threads: int, scratch: Path) -> None:
+    def __init__(self, address: str | None, workers: int, scratch: Path) -> None:
         """Describe the cluster; nothing starts before :meth:`run`.
 
         Args:
             address: ``tcp://host:port`` of a scheduler, or None for processes of our own.
-            workers: own processes.
-            threads: threads of an own process.
+            workers: own processes; each computes one tile at a time, with the detector's streams.
             scratch: folder for the own processes' files.
         """
         self._address = address
         self._workers = workers
-        self._threads = threads
         self._scratch = scratch
 
     def run(
@@ -104,16 +102,19 @@ class DaskExecutor:
                 ) from error
             with client:
                 if not client.nthreads():
-                    raise ClusterError(f"{self._address}: the scheduler has no workers; start some with `dask worker`")
+                    raise ClusterError(
+                        f"{self._address}: the scheduler has no workers; start some with `dask worker`"
+                    )
                 yield client
             return
         with (
             LocalCluster(
                 n_workers=self._workers,
-                threads_per_worker=self._threads,
+                threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
-                dashboard_address=None,
+                # None would open Dask's usual port, on every interface.
+                dashboard_address="127.0.0.1:0",
                 # The run's own projection bounds the memory; Dask's limit would pause or kill at a guess.
                 memory_limit=None,
                 local_directory=str(self._scratch),

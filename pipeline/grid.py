@@ -82,12 +82,13 @@ def _own_grid(scene: SceneInfo, crs: str | None, resolution: float | None) -> Ge
         target = scene.geobox.crs if crs is None else CRS(crs)
     except CRSError as error:
         raise GridError(f"grid.crs: {crs!r} is no CRS that PROJ knows; give an EPSG code or WKT") from error
+    assert target is not None  # common_grid has dealt with scenes without one
     return GeoBox.from_bbox(scene.geobox.footprint(target).boundingbox, target, resolution=resolution)
 
 
 def footprint_box(geobox: GeoBox, grid: GeoBox) -> Box:
     """The pixels of ``grid`` that ``geobox`` may cover: the hull of its outline, cut to the grid."""
-    outline = geobox.footprint(grid.crs) if geobox.crs != grid.crs else geobox.extent
+    outline = geobox.extent if grid.crs is None or grid.crs == geobox.crs else geobox.footprint(grid.crs)
     return geometry_box(outline, grid)
 
 
@@ -121,7 +122,9 @@ def pixel_shift(source: GeoBox, grid: GeoBox) -> tuple[int, int] | None:
         return None
     relative = ~source.affine * grid.affine
     drift = ALIGNED_PX / max(*grid.shape, 1)
-    same_pixels = np.allclose((relative.a, relative.b, relative.d, relative.e), (1, 0, 0, 1), rtol=0, atol=drift)
+    same_pixels = np.allclose(
+        (relative.a, relative.b, relative.d, relative.e), (1, 0, 0, 1), rtol=0, atol=drift
+    )
     row, col = round(relative.f), round(relative.c)
     if not same_pixels or abs(relative.f - row) > ALIGNED_PX or abs(relative.c - col) > ALIGNED_PX:
         return None
@@ -143,7 +146,10 @@ def metres_per_pixel(grid: GeoBox) -> float | None:
     if geodetic is None:
         return None
     lon, lat = _transform(grid.crs, CRS(geodetic), centre)
-    _, _, metres = grid.crs.proj.get_geod().inv(lon[0], lat[0], lon[1], lat[1])
+    geod = grid.crs.proj.get_geod()
+    if geod is None:
+        return None
+    _, _, metres = geod.inv(lon[0], lat[0], lon[1], lat[1])
     return float(metres) if math.isfinite(metres) else None
 
 

@@ -74,21 +74,23 @@ class _Opened:
 
 
 _opened_lock = threading.Lock()
-_opened_last: dict[str, _Opened] = {}
+_opened_last: dict[tuple[str, Path], _Opened] = {}
 
 
 def _open(job: TileJob) -> _Opened:
+    # The folder is no part of the key: the same run may be written to two places.
+    name = job.key, job.store
     with _opened_lock:
-        if job.key not in _opened_last:
+        if name not in _opened_last:
             _opened_last.clear()
-            _opened_last[job.key] = _Opened(
+            _opened_last[name] = _Opened(
                 job.before.open(),
                 job.after.open(),
                 job.detector.build(),
                 taper_weights(job.plan.patch_size, job.taper),
                 ProbabilityStore(job.store),
             )
-        return _opened_last[job.key]
+        return _opened_last[name]
 
 
 def compute_tile(job: TileJob, index: tuple[int, int]) -> TileResult:
@@ -149,7 +151,9 @@ def blend_tile(
     """
     blender = Blender(tile.core, weights)
     wanted = [
-        patch for patch in tile.patches if images.valid[patch.intersect(tile.core).within(tile.halo).slices].any()
+        patch
+        for patch in tile.patches
+        if images.valid[patch.intersect(tile.core).within(tile.halo).slices].any()
     ]
     size = detector.batch_size
     batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]

@@ -36,7 +36,13 @@ class MemoryProjection:
 
 
 def project(
-    plan: TilePlan, bands: int, source_bytes: int, processes: int, threads: int, patches_in_flight: int, network: bool
+    plan: TilePlan,
+    bands: int,
+    source_bytes: int,
+    processes: int,
+    threads: int,
+    patches_in_flight: int,
+    network: bool,
 ) -> MemoryProjection:
     """Project the peak of a run.
 
@@ -58,7 +64,9 @@ def project(
     # Weighted sum, weight, mean, and the encoded levels.
     blending = core * 20
     kept = halo * (2 * bands * 4 + 2)
-    activations = patches_in_flight * plan.patch_size**2 * (ACTIVATION_BYTES_PER_PIXEL if network else 4 * bands * 3)
+    activations = (
+        patches_in_flight * plan.patch_size**2 * (ACTIVATION_BYTES_PER_PIXEL if network else 4 * bands * 3)
+    )
     tiles = int(threads * FRAGMENTATION * (max(reading, kept + blending) + activations))
     cache = min(GDAL_CACHE, source_bytes)
     worker = BASE_RASTERS + (BASE_NETWORK if network else 0) + cache + tiles

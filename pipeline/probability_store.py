@@ -41,7 +41,9 @@ class ProbabilityStore:
         try:
             array = zarr.open_array(root / "probability.zarr" / ARRAY, mode="r+", zarr_format=3)
         except (FileNotFoundError, ValueError, KeyError) as error:
-            raise StoreError(f"{root}: holds no probabilities; run `ussfc infer` or `ussfc run` first") from error
+            raise StoreError(
+                f"{root}: holds no probabilities; run `ussfc infer` or `ussfc run` first"
+            ) from error
         # Opened with the flag as an argument, zarr ignores it, and a chunk of nothing but nodata leaves no file.
         self._array: Any = array.with_config({"write_empty_chunks": True})
 
@@ -64,7 +66,11 @@ class ProbabilityStore:
         coded = dtype == "uint8"
         attributes: dict[str, Any] = {"long_name": "change probability", "units": "1"}
         if coded:
-            attributes |= {"scale_factor": 1 / PROBABILITY_STEPS, "add_offset": 0.0, "_FillValue": NODATA_BYTE}
+            attributes |= {
+                "scale_factor": 1 / PROBABILITY_STEPS,
+                "add_offset": 0.0,
+                "_FillValue": NODATA_BYTE,
+            }
         if grid.crs is not None:
             attributes["grid_mapping"] = "spatial_ref"
         group.create_array(
@@ -89,7 +95,8 @@ class ProbabilityStore:
     @property
     def dtype(self) -> np.dtype[Any]:
         """uint8 or float32."""
-        return np.dtype(self._array.dtype)
+        dtype: np.dtype[Any] = np.dtype(self._array.dtype)
+        return dtype
 
     def write(self, core: Box, stored: StoredArray, result: TileResult) -> None:
         """Write a tile's chunk, then its record.
@@ -98,12 +105,24 @@ class ProbabilityStore:
             core: the tile's core: a whole chunk.
             stored: ``core.shape``, in the store's dtype.
             result: what is recorded.
+
+        Raises:
+            StoreError: the folder cannot be written.
         """
-        self._array[core.slices] = stored
+        try:
+            self._array[core.slices] = stored
+        except OSError as error:
+            raise StoreError(
+                f"{self.root}: cannot be written ({error.strerror}); check space and permissions"
+            ) from error
         write_json(
             self._record(result.index),
-            {"index": result.index, "patches": result.patches, "valid_pixels": result.valid_pixels,
-             "seconds": result.seconds},  # fmt: skip
+            {
+                "index": result.index,
+                "patches": result.patches,
+                "valid_pixels": result.valid_pixels,
+                "seconds": result.seconds,
+            },  # fmt: skip
         )
 
     def done(self) -> dict[tuple[int, int], TileResult]:
@@ -118,7 +137,7 @@ class ProbabilityStore:
                     record["valid_pixels"],
                     record["seconds"],
                 )
-            except (ValueError, KeyError):
+            except (ValueError, LookupError, TypeError):
                 continue
             found[result.index] = result
         return found
@@ -191,7 +210,9 @@ def start_store(
     record = root / "run_key.json"
     if record.exists() and not overwrite:
         found = read_json(record)
-        differing = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+        differing = sorted(
+            name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)
+        )
         if differing:
             raise StoreError(
                 f"{root.parent}: holds another run, different in {', '.join(differing)}; choose another --out, or "

@@ -45,10 +45,13 @@ def percentile_stretch(sample: Pixels, low: float, high: float, scene: str) -> S
     """
     values = sample.values[:, sample.valid]
     if values.shape[1] == 0:
-        raise ReadError(f"{scene}: no valid pixel found on the common grid; check the overlap and the nodata value")
+        raise ReadError(
+            f"{scene}: no valid pixel found on the common grid; check the overlap and the nodata value"
+        )
     lows, highs = np.percentile(values.astype(np.float64), (low, high), axis=1)
     # A constant band carries no information; any width keeps the division defined.
-    highs = np.where(highs > lows, highs, lows + 1)
+    apart = highs.astype(np.float32) > lows.astype(np.float32)
+    highs = np.where(apart, highs, lows + np.maximum(1, np.abs(lows) * 1e-6))
     return Stretch(tuple(float(v) for v in lows), tuple(float(v) for v in highs))
 
 
@@ -63,7 +66,9 @@ def apply_stretch(pixels: Pixels, stretch: Stretch) -> FloatArray:
 def pair(before: Pixels, after: Pixels, stretches: tuple[Stretch, Stretch]) -> PixelPair:
     """Both dates in the model's range; what is not valid on one date is set to the middle on both."""
     valid = before.valid & after.valid
-    images = [apply_stretch(pixels, stretch) for pixels, stretch in zip((before, after), stretches, strict=True)]
+    images = [
+        apply_stretch(pixels, stretch) for pixels, stretch in zip((before, after), stretches, strict=True)
+    ]
     for image in images:
         image[:, ~valid] = MIDDLE
     return PixelPair(images[0], images[1], valid)

@@ -97,7 +97,9 @@ class RunPlan:
             "executor": self.executor,
             "workers": self.processes,
             "threads": self.threads,
-            "seconds_estimate": round(network_pixels / speed, 1) if speed and self.executor != "scheduler" else None,
+            "seconds_estimate": round(network_pixels / speed, 1)
+            if speed and self.executor != "scheduler"
+            else None,
             "warnings": list(self.pair.notices),
         }
 
@@ -117,7 +119,9 @@ def look(before: str, after: str, config: RunConfig) -> ScenePair:
     notices = [note for info in infos for note in info.notes]
     wanted = [(band.name, band.common_name) for band in model.bands]
     recipes = []
-    for uri, info, chosen in zip((before, after), infos, (config.bands.before, config.bands.after), strict=True):
+    for uri, info, chosen in zip(
+        (before, after), infos, (config.bands.before, config.bands.after), strict=True
+    ):
         bands, notice = choose_bands(info, wanted, chosen)
         notices += [notice] if notice else []
         recipes.append(SceneRecipe(uri, grid, bands, config.grid.resampling))
@@ -163,7 +167,12 @@ def plan(before: str, after: str, config: RunConfig) -> RunPlan:
 
 def _plan(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPlan:
     model = pair.model
-    tiles = TilePlan.of(tuple(pair.grid.shape), config.tiling.tile_size, model.patch_size, config.tiling.overlap)
+    tiles = TilePlan.of(
+        (pair.grid.shape[0], pair.grid.shape[1]),
+        config.tiling.tile_size,
+        model.patch_size,
+        config.tiling.overlap,
+    )
     executor, processes, threads = _choose_executor(tiles, config)
     batch = config.inference.batch_size or 1
     raw = sum(tiles.shape[0] * tiles.shape[1] * _raw_bytes(info) for info in (pair.before, pair.after))
@@ -189,7 +198,9 @@ def _choose_executor(tiles: TilePlan, config: RunConfig) -> tuple[str, int, int]
         # Few tiles cannot occupy many workers; one process with a thread a core then does better.
         executor = "serial" if tiles.tile_count < 4 * cores or cores == 1 else "local"
     if executor == "scheduler" and compute.scheduler is None:
-        raise ConfigError("compute.executor is scheduler but compute.scheduler is not set; give tcp://host:port")
+        raise ConfigError(
+            "compute.executor is scheduler but compute.scheduler is not set; give tcp://host:port"
+        )
     if executor == "local":
         return executor, compute.workers or cores, compute.threads_per_worker or 1
     return executor, 0, compute.threads_per_worker or (cores if executor == "serial" else 1)
@@ -280,7 +291,12 @@ def infer(
 
 
 def _compute(
-    plan: RunPlan, config: RunConfig, job: TileJob, done: Mapping[tuple[int, int], Any], work: Path, tell: Subscriber
+    plan: RunPlan,
+    config: RunConfig,
+    job: TileJob,
+    done: Mapping[tuple[int, int], Any],
+    work: Path,
+    tell: Subscriber,
 ) -> dict[tuple[int, int], Any]:
     from pipeline.executors import DaskExecutor, Executor, SerialExecutor
 
@@ -293,7 +309,7 @@ def _compute(
     executor: Executor = SerialExecutor()
     if plan.executor != "serial":
         address = config.compute.scheduler if plan.executor == "scheduler" else None
-        executor = DaskExecutor(address, plan.processes, plan.threads, work / "dask")
+        executor = DaskExecutor(address, plan.processes, work / "dask")
     fresh = {}
 
     def on_result(result: Any) -> None:
@@ -421,7 +437,11 @@ def vectorise(out: Path, config: RunConfig, subscriber: Subscriber = ignore) -> 
         {
             "threshold": threshold,
             "vector": config.vector.model_dump(mode="json"),
-            "counts": {"polygons": counts.polygons, "polygon_pixels": counts.pixels, "polygon_area_m2": counts.area_m2},
+            "counts": {
+                "polygons": counts.polygons,
+                "polygon_pixels": counts.pixels,
+                "polygon_area_m2": counts.area_m2,
+            },
             "products": _hashes(out, path.name),
             "stages": {"vectorise": _speed(clock, pixels)},
         },
@@ -502,12 +522,22 @@ def _finished(out: Path) -> tuple[ProbabilityStore, dict[str, Any]]:
     store = ProbabilityStore(out / "work")
     missing = facts["counts"]["tiles"] - len(store.done())
     if missing:
-        raise StoreError(f"{out}: {missing} tile(s) are not computed yet; run `ussfc infer` or `ussfc run` again")
+        raise StoreError(
+            f"{out}: {missing} tile(s) are not computed yet; run `ussfc infer` or `ussfc run` again"
+        )
     return store, facts
 
 
 def _remove_products(out: Path) -> None:
-    for name in ("change.tif", "probability.tif", "changes.parquet", "changes.gpkg", "changes.fgb", "run.json", "work"):
+    for name in (
+        "change.tif",
+        "probability.tif",
+        "changes.parquet",
+        "changes.gpkg",
+        "changes.fgb",
+        "run.json",
+        "work",
+    ):
         remove(out / name)
 
 

@@ -24,7 +24,9 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         aside.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
         os.replace(aside, path)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror}); check space and permissions") from error
+        raise StoreError(
+            f"{path}: cannot be written ({error.strerror}); check space and permissions"
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -35,11 +37,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text("utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no mapping")
     except FileNotFoundError as error:
-        raise StoreError(f"{path}: not found; this folder holds no run of ussfc (or its work was removed)") from error
+        raise StoreError(
+            f"{path}: not found; this folder holds no run of ussfc (or its work was removed)"
+        ) from error
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); start anew with --overwrite") from error
-    return dict(content)
+    return content
 
 
 def prepare_folder(out: Path) -> None:

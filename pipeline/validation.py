@@ -105,7 +105,11 @@ def _polygons(path: Path, probability: Any, manifest: dict[str, Any]) -> list[Ch
     invalid = int((~shapely.is_valid(geometries)).sum())
     checks = [
         Check("polygons are valid", invalid == 0, f"{invalid} of {len(geometries)} are not"),
-        Check("polygons as counted", len(geometries) == manifest["counts"]["polygons"], f"{len(geometries)} found"),
+        Check(
+            "polygons as counted",
+            len(geometries) == manifest["counts"]["polygons"],
+            f"{len(geometries)} found",
+        ),
     ]
     settings = manifest["config"]["vector"]
     if settings["simplify_m"] > 0:
@@ -126,7 +130,9 @@ def _polygons(path: Path, probability: Any, manifest: dict[str, Any]) -> list[Ch
         missing += int(((burnt == 0) & changed).sum())
         burnt_total += int(burnt.sum())
     checks.append(Check("polygons lie on changed pixels", outside == 0, f"{outside} pixels outside"))
-    checks.append(Check("polygons' pixels as stated", burnt_total == pixels, f"{burnt_total} burnt, {pixels} stated"))
+    checks.append(
+        Check("polygons' pixels as stated", burnt_total == pixels, f"{burnt_total} burnt, {pixels} stated")
+    )
     if settings["min_area_m2"] == 0:
         checks.append(Check("polygons cover every changed pixel", missing == 0, f"{missing} pixels missing"))
     return checks

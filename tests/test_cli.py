@@ -17,12 +17,12 @@ import rioxarray
 import shapely
 import xarray as xr
 from click.testing import CliRunner, Result
-from pipeline import detect_changes
-from pipeline.config import load_config
 from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 
 import cli
+from pipeline import detect_changes
+from pipeline.config import load_config
 
 DEMO = Path(cli.__file__).parent / "configs" / "demo"
 SIDE = 300
@@ -76,7 +76,10 @@ def test_products(finished: Path) -> None:
     for name in ("change.tif", "probability.tif"):
         valid, errors, warnings = cog_validate(finished / name, strict=True, quiet=True)
         assert valid, (errors, warnings)
-    with rasterio.open(finished / "change.tif") as change, rasterio.open(finished / "probability.tif") as chance:
+    with (
+        rasterio.open(finished / "change.tif") as change,
+        rasterio.open(finished / "probability.tif") as chance,
+    ):
         assert change.shape == chance.shape == (SIDE, SIDE - 7)
         classes, levels = change.read(1), chance.read(1)
         assert change.nodata == chance.nodata == 255
@@ -94,7 +97,9 @@ def test_products(finished: Path) -> None:
     assert frame.is_valid.all()
     assert frame.crs == "EPSG:4326"
     assert 60 < frame["area_m2"].sum() / frame["pixels"].sum() < 140
-    assert ((frame["mean_probability"] >= 0.5) & (frame["max_probability"] >= frame["mean_probability"])).all()
+    assert (
+        (frame["mean_probability"] >= 0.5) & (frame["max_probability"] >= frame["mean_probability"])
+    ).all()
     assert record["peak_memory_bytes"] > 1e8
 
 
@@ -125,15 +130,23 @@ def test_same_bytes_whatever_the_machinery(
 ) -> None:
     options = [part for setting in settings for part in ("--set", setting)]
     # In a process of its own, as a user starts it: Dask's workers import the main module again.
-    command = [sys.executable, "-m", "cli", "run", *map(str, real_pair), "--out", str(tmp_path / "out"), "-q", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "cli",
+        "run",
+        *map(str, real_pair),
+        "--out",
+        str(tmp_path / "out"),
+        "-q",
+        *options,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert products(tmp_path / "out") == products(finished)
 
 
-def test_scheduler_gives_the_same_bytes(
-    real_pair: tuple[Path, Path], finished: Path, tmp_path: Path
-) -> None:
+def test_scheduler_gives_the_same_bytes(real_pair: tuple[Path, Path], finished: Path, tmp_path: Path) -> None:
     from distributed import LocalCluster
 
     with LocalCluster(
@@ -161,7 +174,12 @@ def test_resume_other_key_and_overwrite(real_pair: tuple[Path, Path], finished: 
     assert other.exit_code == cli.EXIT_OUTPUT
     assert "different in tiling" in other.output
     assert products(out) == products(finished)
-    assert ussfc("run", *real_pair, "--out", out, *SMALL, "--set", "tiling.overlap=0.5", "--overwrite", "-q").exit_code == 0
+    assert (
+        ussfc(
+            "run", *real_pair, "--out", out, *SMALL, "--set", "tiling.overlap=0.5", "--overwrite", "-q"
+        ).exit_code
+        == 0
+    )
 
 
 def test_new_threshold_area_and_format_without_the_network(finished: Path, tmp_path: Path) -> None:
@@ -179,12 +197,16 @@ def test_new_threshold_area_and_format_without_the_network(finished: Path, tmp_p
     assert len(frame) == counts["polygons"]
     assert not (out / "changes.parquet").exists()
     assert ussfc("validate", out).exit_code == 0, ussfc("validate", out).output
-    assert ussfc("vectorise", out, "--threshold", 0.3, "--set", "vector.min_area_m2=2000", "-q").exit_code == 0
+    assert (
+        ussfc("vectorise", out, "--threshold", 0.3, "--set", "vector.min_area_m2=2000", "-q").exit_code == 0
+    )
     assert 0 < manifest(out)["counts"]["polygons"] < counts["polygons"]
     assert ussfc("validate", out).exit_code == 0
 
 
-def test_area_of_interest_is_nodata_outside(real_pair: tuple[Path, Path], finished: Path, tmp_path: Path) -> None:
+def test_area_of_interest_is_nodata_outside(
+    real_pair: tuple[Path, Path], finished: Path, tmp_path: Path
+) -> None:
     with rasterio.open(finished / "probability.tif") as source:
         whole, transform = source.read(1), source.transform
     corner, opposite = transform * (100, 110), transform * (220, 250)
@@ -221,7 +243,9 @@ def test_store_opens_georeferenced(finished: Path) -> None:
         np.testing.assert_array_equal(np.isnan(dataset["probability"].values), levels == 255)
 
 
-def test_detect_changes_has_the_numbers_of_the_command_line(real_pair: tuple[Path, Path], finished: Path) -> None:
+def test_detect_changes_has_the_numbers_of_the_command_line(
+    real_pair: tuple[Path, Path], finished: Path
+) -> None:
     arrays = [rioxarray.open_rasterio(path, chunks=100) for path in real_pair]
     lazy = detect_changes(arrays[0], arrays[1], config=load_config(sets=["tiling.tile_size=150"]))
     assert lazy.chunks == ((150, 150), (150, 143))

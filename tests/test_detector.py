@@ -109,6 +109,12 @@ def test_same_bytes_whatever_the_memory_layout(
         assert np.array_equal(detector.predict(*pair), wanted)
 
 
+def test_the_engine_takes_any_strides(pairs: list[tuple[FloatArray, FloatArray]]) -> None:
+    engine = TorchEngine(load_weights(GOLDEN))
+    before, after = (image[..., ::-1] for image in pairs[0])
+    assert np.array_equal(engine.run(before, after), engine.run(before.copy(), after.copy()))
+
+
 def test_callers_autocast_has_no_say(
     detector: TorchDetector, pairs: list[tuple[FloatArray, FloatArray]]
 ) -> None:

@@ -13,6 +13,7 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
+
 from pipeline.errors import ConfigError, ReadError
 from pipeline.reading import SceneRecipe, choose_bands, describe_scene, on_grid, read_aoi, shown_uri
 from pipeline.types import BandInfo, Box, SceneInfo
@@ -88,7 +89,9 @@ def test_plain_window_is_the_source(scene: str) -> None:
 
 
 def test_zero_in_one_band_is_a_number(scene: str) -> None:
-    pixels = SceneRecipe(scene, describe_scene(scene).geobox, (1, 2, 3), "bilinear").open().read(Box(0, 0, *SHAPE))
+    pixels = (
+        SceneRecipe(scene, describe_scene(scene).geobox, (1, 2, 3), "bilinear").open().read(Box(0, 0, *SHAPE))
+    )
     assert pixels.valid[100, 100]
 
 
@@ -105,7 +108,9 @@ GRIDS = {
 def test_warp_agrees_with_the_geotiff(scene: str, name: str, tmp_path: Path) -> None:
     grid = GRIDS[name]
     box = Box(0, 0, *grid.shape)
-    reference = SceneRecipe(write_tif(tmp_path / "r.tif", image()), grid, (1, 2, 3), "bilinear").open().read(box)
+    reference = (
+        SceneRecipe(write_tif(tmp_path / "r.tif", image()), grid, (1, 2, 3), "bilinear").open().read(box)
+    )
     pixels = SceneRecipe(scene, grid, (1, 2, 3), "bilinear").open().read(box)
     assert 0.2 < reference.valid.mean() < 1
     # The two roads interpolate coordinates differently by up to the warp tolerance.

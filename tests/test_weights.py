@@ -214,7 +214,7 @@ def test_whole_networks_are_refused_with_the_way_out(network: USSFCNet, tmp_path
 
 
 @pytest.mark.parametrize("form", ["old", "zip", "safetensors"])
-@pytest.mark.parametrize("kept", [9, 100, 3000, 100_000, -1])
+@pytest.mark.parametrize("kept", [9, 28, 49, 100, 3000, 100_000, -1])
 # torch remarks on odd pickles before it refuses them
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_files_cut_short_are_refused(network: USSFCNet, tmp_path: Path, form: str, kept: int) -> None:

@@ -44,21 +44,21 @@ def read_aoi(path: str) -> Geometry:
     from pyogrio.errors import DataSourceError
 
     try:
-        frame = (
-            geopandas.read_parquet(path) if Path(path).suffix == ".parquet" else geopandas.read_file(path)
-        )
+        frame = geopandas.read_parquet(path) if Path(path).suffix == ".parquet" else geopandas.read_file(path)
     except (OSError, ValueError, DataSourceError) as error:
-        raise ReadError(f"{path}: cannot be read as a vector layer ({error}); give a GeoJSON or GeoPackage") from error
+        raise ReadError(
+            f"{path}: cannot be read as a vector layer ({error}); give a GeoJSON or GeoPackage"
+        ) from error
     polygons = frame.geometry[frame.geometry.geom_type.isin(["Polygon", "MultiPolygon"])]
     if polygons.empty:
-        raise ReadError(f"{path}: holds {len(frame)} feature(s) but no polygon; the area of interest must be polygons")
+        raise ReadError(
+            f"{path}: holds {len(frame)} feature(s) but no polygon; the area of interest must be polygons"
+        )
     return Geometry(shapely.union_all(polygons.make_valid().values), frame.crs)
 
 
 def on_grid(area: Geometry, grid: GeoBox) -> AreaOfInterest:
     """The area in pixel coordinates of the grid."""
     to_pixels = ~grid.affine
-    shape = shapely.transform(
-        area.geom, lambda xy: np.stack(to_pixels * (xy[:, 0], xy[:, 1]), axis=1)
-    )
+    shape = shapely.transform(area.geom, lambda xy: np.stack(to_pixels * (xy[:, 0], xy[:, 1]), axis=1))
     return AreaOfInterest(shapely.to_wkb(shape))

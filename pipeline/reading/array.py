@@ -17,7 +17,7 @@ from rasterio.enums import Resampling
 
 from pipeline.errors import ReadError
 from pipeline.grid import crop, footprint_box, north_up, pixel_shift
-from pipeline.reading.raster import SAMPLE_PIXELS, WARP_TOLERANCE, sample_windows, warp_blocks
+from pipeline.reading.raster import SAMPLE_PIXELS, WARP_TOLERANCE, sample_windows, warp_blocks, wkt
 from pipeline.types import BandInfo, Box, Pixels, SceneInfo
 
 KERNEL_MARGIN = 16
@@ -43,14 +43,18 @@ def open_array(uri: str, shown: str) -> xr.DataArray:
             )
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ReadError(f"{shown}: cannot be opened as {engine} ({reason}); check the path and the format") from error
+        raise ReadError(
+            f"{shown}: cannot be opened as {engine} ({reason}); check the path and the format"
+        ) from error
     images = [variable for variable in dataset.data_vars.values() if variable.ndim in (2, 3)]
     if len(images) == 1:
         return with_bands(images[0], shown)
     flat = [variable for variable in images if variable.ndim == 2]
     if not flat or len({variable.shape for variable in flat}) != 1:
         names = ", ".join(str(name) for name in dataset.data_vars) or "none"
-        raise ReadError(f"{shown}: no image found among the variables ({names}); wanted (band, y, x) or several (y, x)")
+        raise ReadError(
+            f"{shown}: no image found among the variables ({names}); wanted (band, y, x) or several (y, x)"
+        )
     stacked = xr.concat(flat, dim="band", coords="minimal", compat="override", join="override")
     stacked.attrs["long_name"] = tuple(str(variable.name) for variable in flat)
     return with_bands(stacked, shown)
@@ -84,8 +88,8 @@ def array_geobox(array: xr.DataArray) -> GeoBox:
     """The grid of a (band, y, x) array; the plain pixel grid where it has no CRS."""
     geobox = array.odc.geobox
     if geobox is None or geobox.crs is None:
-        return GeoBox(array.shape[1:], Affine.identity(), None)
-    return geobox
+        return GeoBox((array.shape[1], array.shape[2]), Affine.identity(), None)
+    return GeoBox(geobox.shape, geobox.affine, geobox.crs)
 
 
 def describe_array(array: xr.DataArray, shown: str, identity: str) -> SceneInfo:
@@ -182,7 +186,7 @@ class Placing:
     def _warp(self, image: Any, valid: Any, result: Any, inside: Any) -> None:
         # Pixels without data must not enter the kernel of their neighbours.
         masked = np.where(valid, image, np.float32(np.nan))
-        for block in warp_blocks(self.box, self.grid.shape):
+        for block in warp_blocks(self.box, (self.grid.shape[0], self.grid.shape[1])):
             window = crop(self.grid, block)
             needed = source_box(self.source, window).intersect(self.held)
             if needed.pixels == 0:
@@ -190,9 +194,9 @@ class Placing:
             part = needed.within(self.held).slices
             grids = {
                 "src_transform": crop(self.source, needed).affine,
-                "src_crs": str(self.source.crs.to_wkt()),
+                "src_crs": wkt(self.source),
                 "dst_transform": window.affine,
-                "dst_crs": str(self.grid.crs.to_wkt()),
+                "dst_crs": wkt(self.grid),
                 "tolerance": WARP_TOLERANCE,
             }
             warped = np.full((image.shape[0], *block.shape), np.nan, np.float32)
@@ -247,12 +251,16 @@ class ArrayReader:
     def _held(self, box: Box) -> Box:
         if self._grid.crs is None:
             return box
-        hull = Box(*self._geobox.shape, 0, 0)
-        for block in warp_blocks(box, self._grid.shape):
+        rows, cols = self._geobox.shape
+        hull = Box(rows, cols, 0, 0)
+        for block in warp_blocks(box, (self._grid.shape[0], self._grid.shape[1])):
             found = source_box(self._geobox, crop(self._grid, block))
             if found.pixels:
                 hull = Box(
-                    min(hull.y0, found.y0), min(hull.x0, found.x0), max(hull.y1, found.y1), max(hull.x1, found.x1)
+                    min(hull.y0, found.y0),
+                    min(hull.x0, found.x0),
+                    max(hull.y1, found.y1),
+                    max(hull.x1, found.x1),
                 )
         # Nothing of the source under the window: one pixel keeps the shapes, and lands nowhere.
         return hull if hull.pixels else Box(0, 0, 1, 1)

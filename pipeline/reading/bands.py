@@ -44,10 +44,15 @@ def choose_bands(
     labels = [{(band.description or "").lower(): band.index for band in scene.bands}]
     labels.append({band.color: band.index for band in scene.bands if band.color is not None})
     for label in labels:
-        found = [label.get(name.lower()) or label.get((common or "").lower() or "\0") for name, common in wanted]
+        found = [
+            label.get(name.lower()) or label.get((common or "").lower() or "\0") for name, common in wanted
+        ]
         if all(found):
             return tuple(index for index in found if index), None
     taken = tuple(numbers[: len(wanted)])
     if len(numbers) == len(wanted) and all(not band.description for band in scene.bands):
         return taken, None
-    return taken, f"{scene.uri}: bands {list(taken)} taken by position as {names}; set bands.before and bands.after"
+    return (
+        taken,
+        f"{scene.uri}: bands {list(taken)} taken by position as {names}; set bands.before and bands.after",
+    )

@@ -43,7 +43,11 @@ def gdal_options(uri: str) -> dict[str, Any]:
     options: dict[str, Any] = {"GDAL_CACHEMAX": GDAL_CACHE_MB, "GDAL_NUM_THREADS": 1}
     if "://" in uri:
         # Without it every open lists the bucket's folder; local files need the listing for .ovr and .msk.
-        options |= {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_HTTP_MAX_RETRY": 5, "GDAL_HTTP_RETRY_DELAY": 1}
+        options |= {
+            "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+            "GDAL_HTTP_MAX_RETRY": 5,
+            "GDAL_HTTP_RETRY_DELAY": 1,
+        }
     return options
 
 
@@ -87,7 +91,9 @@ def describe_raster(uri: str, shown: str, identity: str) -> SceneInfo:
         )
         dtype = str(source.dtypes[0])
         if np.issubdtype(np.dtype(dtype), np.complexfloating):
-            raise ReadError(f"{shown}: holds complex numbers ({dtype}); give amplitudes or reflectances instead")
+            raise ReadError(
+                f"{shown}: holds complex numbers ({dtype}); give amplitudes or reflectances instead"
+            )
         geobox, notes = _geobox(source, shown)
         size = os.path.getsize(uri) if os.path.isfile(uri) else 0
         raw = np.dtype(dtype).itemsize * source.count
@@ -103,6 +109,11 @@ def describe_raster(uri: str, shown: str, identity: str) -> SceneInfo:
             acquired=acquired or None,
             notes=notes,
         )
+
+
+def wkt(grid: GeoBox) -> str | None:
+    """The CRS of a grid as WKT."""
+    return None if grid.crs is None else str(grid.crs.to_wkt())
 
 
 def _color(interpretation: ColorInterp) -> str | None:
@@ -134,7 +145,9 @@ def _geobox(source: Any, shown: str) -> tuple[GeoBox, tuple[str, ...]]:
         flipped = Affine(affine.a, 0, affine.c, 0, -affine.e, affine.f + affine.e * rows)
         return GeoBox(source.shape, flipped, str(crs.to_wkt())), (f"{shown}: is stored south-up and flipped",)
     with WarpedVRT(source, crs=crs) as vrt:
-        return GeoBox(vrt.shape, vrt.transform, str(crs.to_wkt())), (f"{shown}: is rotated and warped north-up",)
+        return GeoBox(vrt.shape, vrt.transform, str(crs.to_wkt())), (
+            f"{shown}: is rotated and warped north-up",
+        )
 
 
 class RasterReader:
@@ -232,7 +245,8 @@ def _warped(source: Any, resampling: Resampling, **target: Any) -> Any:
         src_nodata=source.nodata,
         nodata=source.nodata,
         # A mask band (and the outside of a file without any nodata) only survives a warp as alpha.
-        add_alpha=not flags & {MaskFlags.nodata, MaskFlags.alpha} and ColorInterp.alpha not in source.colorinterp,
+        add_alpha=not flags & {MaskFlags.nodata, MaskFlags.alpha}
+        and ColorInterp.alpha not in source.colorinterp,
         tolerance=WARP_TOLERANCE,
         dtype="float64" if source.dtypes[0] == "float64" else "float32",
         # A pixel is nodata when all its bands are: 0 in one band of a colour image is a number.
@@ -258,7 +272,7 @@ class _Handles:
             self._shift = pixel_shift(GeoBox(source.shape, source.transform, str(source.crs.to_wkt())), grid)
         if self._shift is None:
             target = {"transform": grid.affine, "height": grid.shape[0], "width": grid.shape[1]}
-            target["crs"] = str(grid.crs.to_wkt())
+            target["crs"] = wkt(grid)
             self._image = _warped(source, resampling, **target)
             self._mask = _warped(source, Resampling.nearest, **target)
 
@@ -290,6 +304,8 @@ class _Handles:
         if common.pixels:
             window = Window(common.x0, common.y0, common.shape[1], common.shape[0])
             target = common.within(wanted).slices
-            values[(slice(None), *target)] = self._source.read(self._bands, window=window, out_dtype="float32")
+            values[(slice(None), *target)] = self._source.read(
+                self._bands, window=window, out_dtype="float32"
+            )
             valid[target] = _validity(self._source, window)
         return values, valid

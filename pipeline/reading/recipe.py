@@ -43,7 +43,11 @@ def _identity(uri: str) -> str:
         except (ImportError, OSError, ValueError):
             # GDAL may still reach what fsspec does not; then the address alone stands for the content.
             return "uri:" + hashlib.sha256(shown_uri(uri).encode()).hexdigest()[:16]
-        marks = [str(info.get(name)) for name in ("size", "ETag", "etag", "mtime", "LastModified") if info.get(name)]
+        marks = [
+            str(info.get(name))
+            for name in ("size", "ETag", "etag", "mtime", "LastModified")
+            if info.get(name)
+        ]
         return "remote:" + hashlib.sha256("|".join(marks).encode()).hexdigest()[:16]
     path = Path(uri)
     if not path.exists():
