@@ -122,7 +122,7 @@ class ProbabilityStore:
                 "patches": result.patches,
                 "valid_pixels": result.valid_pixels,
                 "seconds": result.seconds,
-            },  # fmt: skip
+            },
         )
 
     def done(self) -> dict[tuple[int, int], TileResult]:
