@@ -67,7 +67,7 @@ class DaskExecutor:
         waiting = iter(indices)
         with self._client() as client:
             threads = sum(client.nthreads().values())
-            running = as_completed()
+            running = as_completed(loop=client.loop)
             count = 0
             for index in _take(waiting, TASKS_AHEAD * threads):
                 running.add(client.submit(compute_tile, job, index, pure=False))
@@ -94,7 +94,7 @@ class DaskExecutor:
 
         if self._address is not None:
             try:
-                client = Client(self._address, timeout=CONNECT_SECONDS)
+                client = Client(self._address, timeout=CONNECT_SECONDS, set_as_default=False)
             except (OSError, TimeoutError, ValueError) as error:
                 raise ClusterError(
                     f"{self._address}: no Dask scheduler answers there ({error}); start one with `dask scheduler` or "
@@ -119,7 +119,7 @@ class DaskExecutor:
                 memory_limit=None,
                 local_directory=str(self._scratch),
             ) as cluster,
-            Client(cluster) as client,
+            Client(cluster, set_as_default=False) as client,
         ):
             yield client
 

@@ -131,6 +131,28 @@ def pixel_shift(source: GeoBox, grid: GeoBox) -> tuple[int, int] | None:
     return row, col
 
 
+def warp_scale(source: GeoBox, grid: GeoBox) -> dict[str, str]:
+    """GDAL's warp options ``XSCALE`` and ``YSCALE``: grid pixels per source pixel, at the grid's centre.
+
+    Left to itself GDAL takes them from each window it warps, so that the width of the kernel, and with it the
+    answer, would depend on how the grid is cut.
+
+    Returns:
+        No option where the scale is not finite.
+    """
+    rows, cols = grid.shape
+    centre = cols / 2, rows / 2
+    points = [grid.affine * (centre[0] + dx, centre[1] + dy) for dx, dy in ((0, 0), (1, 0), (0, 1))]
+    if grid.crs is not None and source.crs is not None and source.crs != grid.crs:
+        xs, ys = _transform(grid.crs, source.crs, points)
+        points = list(zip(xs, ys, strict=True))
+    pixels = [~source.affine * point for point in points]
+    steps = [math.dist(pixels[0], pixel) for pixel in pixels[1:]]
+    if not all(math.isfinite(step) and step > 0 for step in steps):
+        return {}
+    return {name: repr(min(1.0, 1 / step)) for name, step in zip(("XSCALE", "YSCALE"), steps, strict=True)}
+
+
 def north_up(affine: Affine) -> bool:
     """Whether rows run south and columns east without rotation."""
     return bool(affine.a > 0 and affine.e < 0 and affine.b == 0 and affine.d == 0)

@@ -63,8 +63,8 @@ def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Executor:
         return SerialExecutor()
     if request.param == "local":
         request.getfixturevalue("importable")
-        return DaskExecutor(None, 2, 1, tmp_path / "scratch")
-    return DaskExecutor(request.getfixturevalue("address"), 0, 1, tmp_path / "scratch")
+        return DaskExecutor(None, 2, tmp_path / "scratch")
+    return DaskExecutor(request.getfixturevalue("address"), 0, tmp_path / "scratch")
 
 
 def job_in(root: Path, **changes: object) -> TileJob:
@@ -150,7 +150,7 @@ def test_a_worker_that_dies_is_replaced_and_the_bytes_are_the_same(address: str,
     (lives / "1").touch()
     job = job_in(tmp_path / "work", detector=KillingRecipe(16, lives=lives))
     results: list[TileResult] = []
-    DaskExecutor(address, 0, 1, tmp_path).run(job, shuffled(2), results.append)
+    DaskExecutor(address, 0, tmp_path).run(job, shuffled(2), results.append)
     assert not list(lives.iterdir())
     assert store_bytes(job.store) == expected
     assert sorted(result.index for result in results) == list(PLAN.indices())
@@ -167,7 +167,7 @@ def test_a_tile_that_takes_every_worker_down_is_a_cluster_error(tmp_path: Path) 
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         pytest.raises(ClusterError, match=r"lower compute\.workers or tiling\.tile_size") as caught,
     ):
-        DaskExecutor(None, 1, 1, tmp_path / "scratch").run(job, [(0, 1)], lambda result: None)
+        DaskExecutor(None, 1, tmp_path / "scratch").run(job, [(0, 1)], lambda result: None)
     assert "\n" not in str(caught.value)
 
 
@@ -177,7 +177,7 @@ def test_a_scheduler_out_of_reach_is_a_cluster_error(
 ) -> None:
     monkeypatch.setattr(executors, "CONNECT_SECONDS", 1)
     with pytest.raises(ClusterError) as caught:
-        DaskExecutor(address, 0, 1, tmp_path).run(job_in(tmp_path), [(0, 0)], lambda result: None)
+        DaskExecutor(address, 0, tmp_path).run(job_in(tmp_path), [(0, 0)], lambda result: None)
     message = str(caught.value)
     assert message.startswith(f"{address}: no Dask scheduler answers there")
     assert "compute.scheduler" in message
@@ -189,7 +189,7 @@ def test_a_scheduler_without_workers_is_a_cluster_error(tmp_path: Path) -> None:
         LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
         pytest.raises(ClusterError, match="the scheduler has no workers; start some with `dask worker`"),
     ):
-        DaskExecutor(cluster.scheduler_address, 0, 1, tmp_path).run(
+        DaskExecutor(cluster.scheduler_address, 0, tmp_path).run(
             job_in(tmp_path), [(0, 0)], lambda result: None
         )
 
@@ -202,5 +202,5 @@ def test_another_program_on_the_usual_port_is_no_cause_for_a_warning(tmp_path: P
             taken.bind(("0.0.0.0", 8787))
             taken.listen()
         results: list[TileResult] = []
-        DaskExecutor(None, 1, 1, tmp_path / "scratch").run(job_in(tmp_path), [(0, 1)], results.append)
+        DaskExecutor(None, 1, tmp_path / "scratch").run(job_in(tmp_path), [(0, 1)], results.append)
     assert [result.index for result in results] == [(0, 1)]

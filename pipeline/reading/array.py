@@ -16,7 +16,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
 from pipeline.errors import ReadError
-from pipeline.grid import crop, footprint_box, north_up, pixel_shift
+from pipeline.grid import crop, footprint_box, north_up, pixel_shift, warp_scale
 from pipeline.reading.raster import SAMPLE_PIXELS, WARP_TOLERANCE, sample_windows, warp_blocks, wkt
 from pipeline.types import BandInfo, Box, Pixels, SceneInfo
 
@@ -198,6 +198,7 @@ class Placing:
                 "dst_transform": window.affine,
                 "dst_crs": wkt(self.grid),
                 "tolerance": WARP_TOLERANCE,
+                **warp_scale(self.source, self.grid),
             }
             warped = np.full((image.shape[0], *block.shape), np.nan, np.float32)
             near = np.zeros(block.shape, np.uint8)

@@ -19,7 +19,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from pipeline.errors import ReadError
-from pipeline.grid import north_up, pixel_shift
+from pipeline.grid import north_up, pixel_shift, warp_scale
 from pipeline.types import BandInfo, BoolArray, Box, Pixels, SceneInfo
 
 GDAL_CACHE_MB = 128
@@ -273,6 +273,9 @@ class _Handles:
         if self._shift is None:
             target = {"transform": grid.affine, "height": grid.shape[0], "width": grid.shape[1]}
             target["crs"] = wkt(grid)
+            if source.crs is not None:
+                placed = GeoBox(source.shape, source.transform, str(source.crs.to_wkt()))
+                target |= warp_scale(placed, grid)
             self._image = _warped(source, resampling, **target)
             self._mask = _warped(source, Resampling.nearest, **target)
 
