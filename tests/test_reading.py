@@ -108,9 +108,7 @@ GRIDS = {
 def test_warp_agrees_with_the_geotiff(scene: str, name: str, tmp_path: Path) -> None:
     grid = GRIDS[name]
     box = Box(0, 0, *grid.shape)
-    reference = (
-        SceneRecipe(write_tif(tmp_path / "r.tif", image()), grid, (2, 3), "bilinear").open().read(box)
-    )
+    reference = SceneRecipe(write_tif(tmp_path / "r.tif", image()), grid, (2, 3), "bilinear").open().read(box)
     pixels = SceneRecipe(scene, grid, (2, 3), "bilinear").open().read(box)
     assert 0.2 < reference.valid.mean() < 1
     # The two roads interpolate coordinates differently by up to the warp tolerance.
