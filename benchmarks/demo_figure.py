@@ -50,7 +50,9 @@ def main() -> None:
         axis.imshow(image, cmap=cmap, vmin=0, vmax=1, interpolation="nearest")
         axis.set_title(title)
         axis.set_axis_off()
+    limits = axes[3].get_xlim(), axes[3].get_ylim()
     polygons.boundary.plot(ax=axes[3], color="#ff0040", linewidth=1)
+    axes[3].set(xlim=limits[0], ylim=limits[1], aspect="equal")
     figure.savefig(target, dpi=80)
     print(f"{target}: {len(polygons)} polygons, {bounds}")
 

@@ -53,6 +53,7 @@ class StubRecipe:
     patch_size: int = 16
     batch_size: int = 3
     streams: int = 1
+    bands: int = 1
 
     @property
     def identity(self) -> str:
@@ -61,7 +62,7 @@ class StubRecipe:
 
     def build(self) -> StubDetector:
         """The detector."""
-        return StubDetector(self.patch_size, self.batch_size, self.streams)
+        return StubDetector(self.patch_size, self.batch_size, self.streams, self.bands)
 
 
 @dataclass

@@ -6,9 +6,8 @@ import json
 import re
 from pathlib import Path
 
-from pipeline.config import documented_keys
-
 import cli
+from pipeline.config import documented_keys
 
 ROOT = Path(__file__).parents[1]
 

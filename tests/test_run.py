@@ -1,0 +1,78 @@
+"""The story: projections, choices and what a run records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from stubs import StubRecipe
+
+import cli
+import ussfc
+from pipeline.config import load_config
+from pipeline.errors import ConfigError, MemoryRefused, StoreError
+from pipeline.memory import MemoryProjection, project, refuse_beyond
+from pipeline.run import mosaic, plan, recorded_config, run
+from pipeline.tiling import TilePlan
+from pipeline.validation import validate
+
+DEMO = Path(cli.__file__).parent / "configs" / "demo"
+PAIR = str(DEMO / "beirut_before.tif"), str(DEMO / "beirut_after.tif")
+
+
+def test_memory_does_not_grow_with_the_scene() -> None:
+    def total(side: int) -> int:
+        tiles = TilePlan.of((side, side), 2048, 128, 0.25)
+        return project(tiles, 3, 12 * side * side, 0, 1, 2, network=True).total
+
+    assert total(10**6) == total(16_384) <= 1.1 * total(8192)
+    workers = [
+        project(TilePlan.of((10**5, 10**5), 2048, 128, 0.25), 3, 10**11, n, 1, 1, True) for n in (1, 4)
+    ]
+    assert workers[1].total > 3 * workers[0].worker
+
+
+def test_refusal_names_both_numbers() -> None:
+    with pytest.raises(MemoryRefused, match=r"2\.50 GB and may use 1\.00 GB"):
+        refuse_beyond(MemoryProjection(10**9, 2_500_000_000), 10**9)
+
+
+@pytest.mark.parametrize(
+    ("sets", "executor"),
+    [
+        (["tiling.tile_size=2048"], "serial"),
+        (["compute.executor=local"], "local"),
+        (["compute.scheduler=tcp://127.0.0.1:1"], "scheduler"),
+    ],
+)
+def test_the_executor_is_chosen_from_plan_and_machine(sets: list[str], executor: str) -> None:
+    assert plan(*PAIR, load_config(sets=sets)).executor == executor
+
+
+def test_a_scheduler_wants_its_address() -> None:
+    with pytest.raises(ConfigError, match=r"compute\.scheduler is not set"):
+        plan(*PAIR, load_config(sets=["compute.executor=scheduler"]))
+
+
+def test_a_grid_far_from_the_training_resolution_is_told() -> None:
+    notices = plan(*PAIR, load_config(sets=["grid.resolution=0.001"])).pair.notices
+    assert any("was trained at 10 m" in notice for notice in notices)
+
+
+def test_nothing_to_mosaic(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="holds no run"):
+        mosaic(tmp_path, load_config())
+
+
+def test_another_detector_and_its_record(tmp_path: Path) -> None:
+    detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").patch_size, bands=3)
+    config = load_config(sets=["threshold=0.4", "compute.executor=serial"])
+    manifest = run(*PAIR, tmp_path / "out", config, detector=detector)
+    assert manifest["detector"] == detector.identity
+    assert manifest["thresholds"] == {"mosaic": 0.4, "vectorise": 0.4}
+    assert recorded_config(tmp_path / "out")["threshold"] == 0.4
+    assert manifest == json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))
+    checks = validate(tmp_path / "out")
+    assert [check.name for check in checks if not check.ok] == []
+    assert len(checks) >= 12
