@@ -73,6 +73,9 @@ def _with_config(command: Command) -> Command:
                 "--threshold", type=float, metavar="T", help="Change where the probability is at least T."
             ),
             click.option("--aoi", metavar="FILE", help="Polygons; pixels outside are nodata."),
+            click.option(
+                "--scheduler", metavar="ADDRESS", help="Use the workers of a Dask scheduler, tcp://host:port."
+            ),
         )
     ):
         command = decorate(command)
@@ -339,10 +342,11 @@ def _config(
     model: str | None = None,
     threshold: float | None = None,
     aoi: str | None = None,
+    scheduler: str | None = None,
 ) -> RunConfig:
     from pipeline.config import load_config
 
-    flags = {"model": model, "threshold": threshold, "grid.aoi": aoi}
+    flags = {"model": model, "threshold": threshold, "grid.aoi": aoi, "compute.scheduler": scheduler}
     return load_config(config_file, sets, os.environ, flags, base)
 
 

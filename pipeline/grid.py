@@ -45,7 +45,7 @@ def common_grid(
     if (before.geobox.crs is None) != (after.geobox.crs is None):
         bare, other = (before, after) if before.geobox.crs is None else (after, before)
         raise GridError(
-            f"{bare.uri}: has no CRS while {other.uri} has {_crs_name(other.geobox)}; "
+            f"{bare.uri}: has no CRS while {other.uri} has {crs_name(other.geobox)}; "
             "assign one (gdal_edit.py -a_srs) or remove it from both to compare pixel by pixel"
         )
     if before.geobox.crs is None:
@@ -60,6 +60,13 @@ def common_grid(
             f"after covers {_extent(after.geobox)}"
         )
     return crop(base, box)
+
+
+def crs_name(geobox: GeoBox) -> str | None:
+    """Short name of a grid's CRS: its EPSG code, else its own name; None without one."""
+    if geobox.crs is None:
+        return None
+    return f"EPSG:{geobox.crs.epsg}" if geobox.crs.epsg else str(geobox.crs.proj.name)
 
 
 def _pixel_grid(before: SceneInfo, after: SceneInfo, crs: str | None) -> GeoBox:
@@ -183,14 +190,10 @@ def _transform(
     return list(transformed[0]), list(transformed[1])
 
 
-def _crs_name(geobox: GeoBox) -> str:
-    return str(geobox.crs) if geobox.crs is not None and geobox.crs.epsg else "a CRS of its own"
-
-
 def _size(geobox: GeoBox) -> str:
     return f"{geobox.shape[1]} x {geobox.shape[0]} px"
 
 
 def _extent(geobox: GeoBox) -> str:
     bounds = geobox.boundingbox
-    return f"x {bounds.left:.8g}..{bounds.right:.8g}, y {bounds.bottom:.8g}..{bounds.top:.8g} in {_crs_name(geobox)}"
+    return f"x {bounds.left:.8g}..{bounds.right:.8g}, y {bounds.bottom:.8g}..{bounds.top:.8g} in {crs_name(geobox)}"

@@ -24,7 +24,7 @@ from pipeline import radiometry
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, StoreError
 from pipeline.events import Advanced, Notice, StageFinished, StageStarted, Subscriber, ignore
-from pipeline.grid import common_grid, crop, geometry_box, metres_per_pixel
+from pipeline.grid import common_grid, crop, crs_name, geometry_box, metres_per_pixel
 from pipeline.memory import MemoryProjection, project, refuse_beyond
 from pipeline.meter import MemoryMeter
 from pipeline.reading import (
@@ -86,7 +86,7 @@ class RunPlan:
         network_pixels = tiles.computed_patches * tiles.patch_size**2
         infos = (self.pair.before, self.pair.after)
         return {
-            "grid": {"rows": tiles.shape[0], "cols": tiles.shape[1], "crs": _crs_text(self.pair.grid)},
+            "grid": {"rows": tiles.shape[0], "cols": tiles.shape[1], "crs": crs_name(self.pair.grid)},
             "megapixels": round(pixels / 1e6, 3),
             "tiles": tiles.tile_count,
             "patches": tiles.computed_patches,
@@ -594,12 +594,6 @@ def _versions() -> dict[str, str]:
 
     names = ("ussfc", "torch", "rasterio", "zarr", "distributed", "odc-geo", "shapely", "pyarrow", "numpy")
     return {name: metadata.version(name) for name in names} | {"gdal": rasterio.__gdal_version__}
-
-
-def _crs_text(grid: GeoBox) -> str | None:
-    if grid.crs is None:
-        return None
-    return f"EPSG:{grid.crs.epsg}" if grid.crs.epsg else str(grid.crs.proj.name)
 
 
 def _speed(seconds: list[float], pixels: int) -> dict[str, float]:

@@ -282,7 +282,7 @@ CASES = {
     "memory": (["run", "{before}", "{after}", "--out", "{out}", "--set", "compute.memory_gb=0.1"], cli.EXIT_MEMORY,
                "may use 0.10 GB"),
     "no run here": (["vectorise", "{out}"], cli.EXIT_OUTPUT, "holds no run of ussfc"),
-    "no scheduler": (["run", "{before}", "{after}", "--out", "{out}", "--set", "compute.scheduler=tcp://127.0.0.1:1"],
+    "no scheduler": (["run", "{before}", "{after}", "--out", "{out}", "--scheduler", "tcp://127.0.0.1:1"],
                      cli.EXIT_CLUSTER, "no Dask scheduler answers"),
     "out is a file": (["run", "{before}", "{after}", "--out", "{before}"], cli.EXIT_OUTPUT, "choose another --out"),
 }  # fmt: skip
