@@ -56,6 +56,11 @@ def main(context: click.Context, debug: bool) -> None:
     context.obj = {"debug": debug or bool(context.obj and context.obj.get("debug"))}
 
 
+def _set_debug(context: click.Context, option: click.Parameter, value: bool) -> None:
+    if value:
+        context.find_root().obj["debug"] = True
+
+
 def _with_config(command: Command) -> Command:
     """The options that every command with a configuration takes."""
     for decorate in reversed(
@@ -90,6 +95,13 @@ def _with_output(command: Command) -> Command:
             click.option("-v", "--verbose", is_flag=True, help="Print every stage."),
             click.option(
                 "--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."
+            ),
+            click.option(
+                "--debug",
+                is_flag=True,
+                expose_value=False,
+                callback=_set_debug,
+                help="Show the traceback of an error.",
             ),
         )
     ):
