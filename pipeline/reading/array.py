@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,16 +23,21 @@ KERNEL_MARGIN = 16
 """Source pixels read beyond a warped window, so that no kernel is cut at its border."""
 
 
-def open_array(uri: str, shown: str) -> xr.DataArray:
+def open_array(uri: str, shown: str, zarr: bool) -> xr.DataArray:
     """The image of a Zarr or NetCDF as a lazy (band, y, x) array of raw numbers.
 
     A data set with one variable of two or three dimensions is that variable; one with several
     two-dimensional variables of the same grid has them as bands.
 
+    Args:
+        uri: path or URI.
+        shown: the same for messages, without credentials.
+        zarr: a Zarr store; else a NetCDF.
+
     Raises:
         ReadError: xarray cannot open it, or it holds no such variable.
     """
-    engine = "zarr" if is_zarr(uri) else "h5netcdf"
+    engine = "zarr" if zarr else "h5netcdf"
     try:
         with warnings.catch_warnings():
             # Consolidated metadata is a convenience; a store without it is whole.
@@ -58,13 +62,6 @@ def open_array(uri: str, shown: str) -> xr.DataArray:
     stacked = xr.concat(flat, dim="band", coords="minimal", compat="override", join="override")
     stacked.attrs["long_name"] = tuple(str(variable.name) for variable in flat)
     return with_bands(stacked, shown)
-
-
-def is_zarr(uri: str) -> bool:
-    """Whether a path or URI is a Zarr store, by its name or by its metadata file."""
-    if uri.rstrip("/").endswith(".zarr"):
-        return True
-    return any((Path(uri) / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
 
 
 def with_bands(array: xr.DataArray, shown: str) -> xr.DataArray:

@@ -26,10 +26,15 @@ def shown_uri(uri: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def _is_array(uri: str) -> bool:
-    from pipeline.reading.array import is_zarr
+def _is_zarr(uri: str) -> bool:
+    """Whether a path or URI is a Zarr store, by its name or by its metadata file."""
+    if uri.rstrip("/").endswith(".zarr"):
+        return True
+    return any((Path(uri) / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
 
-    return urlsplit(uri).path.rstrip("/").lower().endswith(ARRAY_SUFFIXES) or is_zarr(uri)
+
+def _is_array(uri: str) -> bool:
+    return urlsplit(uri).path.rstrip("/").lower().endswith(ARRAY_SUFFIXES) or _is_zarr(uri)
 
 
 def _identity(uri: str) -> str:
@@ -72,7 +77,7 @@ def describe_scene(uri: str) -> SceneInfo:
     if _is_array(uri):
         from pipeline.reading.array import describe_array, open_array
 
-        return describe_array(open_array(uri, shown), shown, _identity(uri))
+        return describe_array(open_array(uri, shown, _is_zarr(uri)), shown, _identity(uri))
     return describe_raster(uri, shown, _identity(uri))
 
 
@@ -99,5 +104,7 @@ class SceneRecipe:
         if _is_array(self.uri):
             from pipeline.reading.array import ArrayReader, open_array
 
-            return ArrayReader(open_array(self.uri, shown), self.grid, self.bands, self.resampling)
+            return ArrayReader(
+                open_array(self.uri, shown, _is_zarr(self.uri)), self.grid, self.bands, self.resampling
+            )
         return RasterReader(self.uri, shown, self.grid, self.bands, self.resampling)
