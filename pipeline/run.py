@@ -128,6 +128,7 @@ def look(before: str, after: str, config: RunConfig) -> ScenePair:
     if grid.crs is None:
         notices.append("neither image has a CRS: the run and its products are in pixel coordinates")
     notices += _scale_notices(grid, model)
+    notices += _range_notices(infos, model)
     return ScenePair(*infos, (recipes[0], recipes[1]), grid, area, model, tuple(notices))
 
 
@@ -140,6 +141,22 @@ def _cut_to_area(grid: GeoBox, aoi: str) -> tuple[GeoBox, AreaOfInterest]:
         raise ConfigError(f"grid.aoi {aoi}: lies outside the overlap of the two images")
     grid = crop(grid, box)
     return grid, on_grid(area, grid)
+
+
+def _range_notices(infos: Iterable[SceneInfo], model: ussfc.ModelSpec) -> list[str]:
+    """A model with a fixed range is blind to numbers of another kind: bytes instead of reflectances."""
+    import numpy as np
+
+    mapping = model.radiometry
+    if mapping.kind != "range":
+        return []
+    high = float(np.max(mapping.high))
+    return [
+        f"{info.uri}: holds {info.dtype}, model {model.name} takes numbers up to {high:g} as its range; the result "
+        "will mean little: give data of the kind the model was trained on, or another model"
+        for info in infos
+        if np.issubdtype(np.dtype(info.dtype), np.integer) and np.iinfo(info.dtype).max < high
+    ]
 
 
 def _scale_notices(grid: GeoBox, model: ussfc.ModelSpec) -> list[str]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rasterio
+import yaml
 from stubs import StubRecipe
 
 import cli
@@ -76,3 +79,28 @@ def test_another_detector_and_its_record(tmp_path: Path) -> None:
     checks = validate(tmp_path / "out")
     assert [check.name for check in checks if not check.ok] == []
     assert len(checks) >= 12
+
+
+def test_percentiles_are_of_the_whole_scene_and_recorded(tmp_path: Path) -> None:
+    packaged = Path(cli.__file__).parent / "configs" / "models" / "ussfc-s2-rgb.yaml"
+    card = yaml.safe_load(packaged.read_text("utf-8"))
+    card |= {"name": "by-percentiles", "radiometry": {"kind": "percentiles", "low": 2, "high": 90}}
+    card["weights"]["uri"] = str(packaged.with_name(card["weights"]["uri"]))
+    (tmp_path / "by-percentiles.yaml").write_text(yaml.safe_dump(card), "utf-8")
+    config = load_config(sets=[f"model={tmp_path / 'by-percentiles.yaml'}"])
+    manifest = run(
+        *PAIR, tmp_path / "out", config, detector=StubRecipe(patch_size=card["patch_size"], bands=3)
+    )
+    with rasterio.open(PAIR[1]) as source:
+        low, high = np.percentile(source.read().reshape(3, -1), (2, 90), axis=1)
+    assert manifest["radiometry"]["after"] == {"low": low.tolist(), "high": high.tolist()}
+
+
+def test_bytes_for_a_model_of_reflectances_are_told(tmp_path: Path) -> None:
+    with rasterio.open(PAIR[0]) as source:
+        profile = source.profile | {"dtype": "uint8"}
+        values = (source.read() // 16).clip(0, 255).astype(np.uint8)
+    with rasterio.open(tmp_path / "bytes.tif", "w", **profile) as target:
+        target.write(values)
+    notices = plan(PAIR[0], str(tmp_path / "bytes.tif"), load_config()).pair.notices
+    assert [notice for notice in notices if "bytes.tif: holds uint8" in notice]
