@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from pipeline.inference import TileJob
     from pipeline.probability_store import ProbabilityStore
 
+OURS = ("change.tif", "probability.tif", "changes.parquet", "changes.gpkg", "changes.fgb", "run.json", "work")
+"""What a run writes into its folder, and what ``overwrite`` removes from it."""
+
 RESOLUTION_TOLERANCE = 2.0
 """Factor between the grid's pixel size and the model's beyond which a warning is due."""
 
@@ -264,8 +267,10 @@ def infer(
         stretches = _stretches(plan.pair)
     key = _run_key(plan, config, recipe, stretches)
     work = out / "work"
+    _refuse_foreign(out)
     if overwrite:
-        _remove_products(out)
+        for name in OURS:
+            remove(out / name)
     store = start_store(
         work, key, plan.pair.grid, config.output.probability_dtype, config.tiling.tile_size, overwrite
     )
@@ -545,17 +550,14 @@ def _finished(out: Path) -> tuple[ProbabilityStore, dict[str, Any]]:
     return store, facts
 
 
-def _remove_products(out: Path) -> None:
-    for name in (
-        "change.tif",
-        "probability.tif",
-        "changes.parquet",
-        "changes.gpkg",
-        "changes.fgb",
-        "run.json",
-        "work",
-    ):
-        remove(out / name)
+def _refuse_foreign(out: Path) -> None:
+    """A folder with files of our names that no run of ours made is somebody else's, whatever the flags."""
+    marks = (out / "run.json", out / "work" / "run_key.json", out / "work" / "probability.zarr")
+    taken = [name for name in OURS if (out / name).exists()]
+    if taken and not any(mark.exists() for mark in marks):
+        raise StoreError(
+            f"{out / taken[0]}: exists, but no run of ussfc is in this folder; choose another --out"
+        )
 
 
 def _grid(facts: Mapping[str, Any]) -> GeoBox:

@@ -104,3 +104,13 @@ def test_bytes_for_a_model_of_reflectances_are_told(tmp_path: Path) -> None:
         target.write(values)
     notices = plan(PAIR[0], str(tmp_path / "bytes.tif"), load_config()).pair.notices
     assert [notice for notice in notices if "bytes.tif: holds uint8" in notice]
+
+
+def test_files_of_somebody_else_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.txt").write_text("years")
+    detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").patch_size, bands=3)
+    for overwrite in (False, True):
+        with pytest.raises(StoreError, match="no run of ussfc is in this folder"):
+            run(*PAIR, tmp_path, load_config(), overwrite, detector=detector)
+    assert (tmp_path / "work" / "thesis.txt").read_text() == "years"
