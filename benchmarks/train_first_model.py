@@ -5,7 +5,7 @@ first, label on the grid of before), keeps every scene but the held-out ones in 
 fixed time: the learning rate follows the share of the time that has passed, so that the schedule always
 completes. No choice (steps, threshold, checkpoint) looks at a held-out scene.
 
-    python benchmarks/train_first_model.py DIR OUT.safetensors --hold-out beirut --seconds 5000
+    python benchmarks/train_first_model.py DIR OUT.safetensors --hold-out beirut --seconds 1560
 """
 
 from __future__ import annotations
