@@ -287,7 +287,12 @@ def infer(
         store=work.resolve(),
     )
     pixels = plan.tiles.shape[0] * plan.tiles.shape[1]
-    with _stage("infer", plan.tiles.tile_count, pixels, subscriber) as clock:
+    # Speed and time left are of this process's own work, not of what an earlier one did.
+    fresh = pixels - sum(plan.tiles.core(index).pixels for index in done)
+    if done:
+        told = f"resuming: {len(done)} of {plan.tiles.tile_count} tiles are done"
+        subscriber(Notice(told, warning=False))
+    with _stage("infer", plan.tiles.tile_count - len(done), fresh, subscriber) as clock:
         done |= _compute(plan, config, job, done, work, subscriber)
     facts = {
         "inputs": {name: _input_record(info, recipe_.bands) for name, info, recipe_ in zip(
@@ -306,7 +311,7 @@ def infer(
                    "valid_pixels": sum(r.valid_pixels for r in done.values()), "pixels": pixels},
         "tile_seconds": {name: round(sum(r.seconds.get(name, 0.0) for r in done.values()), 3)
                          for name in ("read", "network")},
-        "stages": {"infer": _speed(clock, pixels)},
+        "stages": {"infer": _speed(clock, fresh)},
     }  # fmt: skip
     write_json(work / "infer.json", facts)
     return store
@@ -322,12 +327,6 @@ def _compute(
 ) -> dict[tuple[int, int], Any]:
     from pipeline.executors import DaskExecutor, Executor, SerialExecutor
 
-    def size(index: tuple[int, int]) -> int:
-        return plan.tiles.core(index).pixels
-
-    if done:
-        tell(Notice(f"resuming: {len(done)} of {plan.tiles.tile_count} tiles are done", warning=False))
-        tell(Advanced("infer", len(done), sum(size(index) for index in done)))
     executor: Executor = SerialExecutor()
     if plan.executor != "serial":
         address = config.compute.scheduler if plan.executor == "scheduler" else None
@@ -336,7 +335,7 @@ def _compute(
 
     def on_result(result: Any) -> None:
         fresh[result.index] = result
-        tell(Advanced("infer", 1, size(result.index)))
+        tell(Advanced("infer", 1, plan.tiles.core(result.index).pixels))
 
     remaining: Iterable[tuple[int, int]] = (index for index in plan.tiles.indices() if index not in done)
     if len(done) < plan.tiles.tile_count:
