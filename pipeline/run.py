@@ -114,6 +114,8 @@ def look(before: str, after: str, config: RunConfig) -> ScenePair:
         ReadError, GridError, ConfigError, ussfc.ModelError: each names the input and the way out.
     """
     model = ussfc.find_model(config.model)
+    # Workers have working directories of their own, and the run's key must not depend on ours.
+    before, after = (str(Path(uri).absolute()) if Path(uri).exists() else uri for uri in (before, after))
     infos = describe_scene(before), describe_scene(after)
     grid = common_grid(*infos, config.grid.reference, config.grid.crs, config.grid.resolution)
     area = None

@@ -15,6 +15,7 @@ import cli
 import ussfc
 from pipeline.config import load_config
 from pipeline.errors import ConfigError, MemoryRefused, StoreError
+from pipeline.events import Notice
 from pipeline.memory import MemoryProjection, project, refuse_beyond
 from pipeline.run import mosaic, plan, recorded_config, run
 from pipeline.tiling import TilePlan
@@ -114,3 +115,20 @@ def test_files_of_somebody_else_are_left_alone(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="no run of ussfc is in this folder"):
             run(*PAIR, tmp_path, load_config(), overwrite, detector=detector)
     assert (tmp_path / "work" / "thesis.txt").read_text() == "years"
+
+
+def test_a_relative_path_is_the_same_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").patch_size, bands=3)
+    run(*PAIR, tmp_path / "out", load_config(), detector=detector)
+    monkeypatch.chdir(DEMO)
+    heard: list[object] = []
+    run(
+        "beirut_before.tif",
+        "beirut_after.tif",
+        tmp_path / "out",
+        load_config(),
+        False,
+        heard.append,
+        detector,
+    )
+    assert Notice("resuming: 1 of 1 tiles are done", warning=False) in heard
