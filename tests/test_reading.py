@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.enums
 import xarray as xr
 from affine import Affine
 from hypothesis import given
@@ -269,3 +270,26 @@ def test_area_of_interest(tmp_path: Path) -> None:
     geopandas.GeoDataFrame(geometry=[shapely.Point(west, south)], crs=UTM).to_file(points)
     with pytest.raises(ReadError, match="no polygon"):
         read_aoi(str(points))
+
+
+@pytest.mark.parametrize("overviews", [False, True])
+@pytest.mark.parametrize("shifted", [False, True])
+def test_the_sample_of_a_large_scene_stands_for_it(tmp_path: Path, overviews: bool, shifted: bool) -> None:
+    rng = np.random.default_rng(3)
+    rows, cols = np.mgrid[:3000, :2600]
+    values = (1000 + 500 * np.sin(rows / 400) + cols / 4 + rng.normal(0, 20, rows.shape)).astype(np.uint16)[
+        None
+    ]
+    values[:, :300] = NODATA
+    path = write_tif(tmp_path / "large.tif", values, tiled=True)
+    if overviews:
+        with rasterio.open(path, "r+") as target:
+            target.build_overviews([2, 4], rasterio.enums.Resampling.nearest)
+    grid = GeoBox(values.shape[1:], AFFINE * Affine.translation(0.5 * shifted, 0), UTM)
+    sample = SceneRecipe(path, grid, (1,), "bilinear").open().sample()
+    assert sample.valid.size < 4.5e6
+    assert 0.85 < sample.valid.mean() < 0.95
+    expected = np.percentile(values[values != NODATA], (2, 50, 98))
+    np.testing.assert_allclose(
+        np.percentile(sample.values[0][sample.valid], (2, 50, 98)), expected, rtol=0.03
+    )
