@@ -290,6 +290,4 @@ def test_the_sample_of_a_large_scene_stands_for_it(tmp_path: Path, overviews: bo
     assert sample.valid.size < 4.5e6
     assert 0.85 < sample.valid.mean() < 0.95
     expected = np.percentile(values[values != NODATA], (2, 50, 98))
-    np.testing.assert_allclose(
-        np.percentile(sample.values[0][sample.valid], (2, 50, 98)), expected, rtol=0.03
-    )
+    np.testing.assert_allclose(np.percentile(sample.values[0][sample.valid], (2, 50, 98)), expected, atol=45)
