@@ -49,7 +49,11 @@ def validate(out: Path) -> list[Check]:
     for name in (*RASTERS, *products):
         if not (out / name).exists():
             raise StoreError(f"{out / name}: missing; run `ussfc mosaic` and `ussfc vectorise` on the folder")
-    (layer,) = (name for name in products if name.startswith("changes."))
+    layer = next((name for name in products if name.startswith("changes.")), None)
+    if layer is None or RASTERS[0] not in products:
+        raise StoreError(
+            f"{out}: not all products are written; run `ussfc mosaic` and `ussfc vectorise` on the folder"
+        )
     checks = [_cog(out / name) for name in RASTERS]
     checks += [_hash(out / name, record["sha256"]) for name, record in sorted(products.items())]
     with rasterio.open(out / RASTERS[0]) as change, rasterio.open(out / RASTERS[1]) as probability:
