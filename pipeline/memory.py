@@ -9,7 +9,8 @@ from pipeline.tiling import TilePlan
 
 MB = 1_000_000
 
-# Measured with benchmarks/overheads.py (Linux, Python 3.11, versions of constraints.txt).
+# Resident sizes after the imports, fitted to the peaks of benchmarks/overheads.py (Linux, Python 3.11,
+# versions of constraints.txt).
 BASE_RASTERS = 130 * MB
 """Resident size of a process with its imports: rasterio, zarr, NumPy, SciPy."""
 BASE_NETWORK = 300 * MB

@@ -269,7 +269,7 @@ def infer(
         stretches = _stretches(plan.pair)
     key = _run_key(plan, config, recipe, stretches)
     work = out / "work"
-    _refuse_foreign(out)
+    _refuse_taken(out, overwrite)
     if overwrite:
         for name in OURS:
             remove(out / name)
@@ -551,13 +551,17 @@ def _finished(out: Path) -> tuple[ProbabilityStore, dict[str, Any]]:
     return store, facts
 
 
-def _refuse_foreign(out: Path) -> None:
-    """A folder with files of our names that no run of ours made is somebody else's, whatever the flags."""
-    marks = (out / "run.json", out / "work" / "run_key.json", out / "work" / "probability.zarr")
+def _refuse_taken(out: Path, overwrite: bool) -> None:
+    """Files of our names that no run made are somebody else's, whatever the flags; a finished run wants the flag."""
+    manifest, key, store = out / "run.json", out / "work" / "run_key.json", out / "work" / "probability.zarr"
     taken = [name for name in OURS if (out / name).exists()]
-    if taken and not any(mark.exists() for mark in marks):
+    if taken and not any(mark.exists() for mark in (manifest, key, store)):
         raise StoreError(
             f"{out / taken[0]}: exists, but no run of ussfc is in this folder; choose another --out"
+        )
+    if manifest.exists() and not key.exists() and not overwrite:
+        raise StoreError(
+            f"{out}: holds a finished run whose work was removed; choose another --out, or replace it with --overwrite"
         )
 
 

@@ -17,7 +17,7 @@ from pipeline.config import load_config
 from pipeline.errors import ConfigError, MemoryRefused, StoreError
 from pipeline.events import Notice
 from pipeline.memory import MemoryProjection, project, refuse_beyond
-from pipeline.run import mosaic, plan, recorded_config, run
+from pipeline.run import infer, mosaic, plan, recorded_config, report, run
 from pipeline.tiling import TilePlan
 from pipeline.validation import validate
 
@@ -132,3 +132,24 @@ def test_a_relative_path_is_the_same_input(tmp_path: Path, monkeypatch: pytest.M
         detector,
     )
     assert Notice("resuming: 1 of 1 tiles are done", warning=False) in heard
+
+
+def test_a_finished_run_without_its_work_is_not_replaced_in_silence(tmp_path: Path) -> None:
+    detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").patch_size, bands=3)
+    config = load_config(sets=["output.keep_work=false"])
+    run(*PAIR, tmp_path / "out", config, detector=detector)
+    change = (tmp_path / "out" / "change.tif").read_bytes()
+    with pytest.raises(StoreError, match="finished run whose work was removed"):
+        run(*PAIR, tmp_path / "out", load_config(sets=["threshold=0.1"]), detector=detector)
+    assert (tmp_path / "out" / "change.tif").read_bytes() == change
+    run(*PAIR, tmp_path / "out", config, overwrite=True, detector=detector)
+
+
+def test_validation_wants_every_product(tmp_path: Path) -> None:
+    detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").patch_size, bands=3)
+    config = load_config()
+    infer(plan(*PAIR, config), config, tmp_path, detector=detector)
+    mosaic(tmp_path, config)
+    report(tmp_path)
+    with pytest.raises(StoreError, match="not all products are written"):
+        validate(tmp_path)
