@@ -303,6 +303,127 @@ def validate(out: Path, as_json: bool) -> None:
             sys.exit(EXIT_INVALID)
 
 
+@main.command()
+@click.option(
+    "--data",
+    "datas",
+    multiple=True,
+    required=True,
+    metavar="KIND:DIR",
+    help="Labelled pairs: levir-cd, cdd, dsifn-cd or geotiff, and their folder. May be given again.",
+)
+@click.option("--recipe", required=True, metavar="NAME|FILE", help="paper, strong, or a YAML file.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of this training.")
+@click.option(
+    "--validate-on", metavar="A,B,...", help="Scenes of geotiff data that are held out for validation."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads; the last bits depend on it. Default: all cores."
+)
+@click.option("--set", "sets", multiple=True, metavar="A.B=C", help="Set one key of the recipe.")
+@click.option(
+    "--memory-gb", default=8.0, show_default=True, help="Decoded pictures that may stay in memory, GB."
+)
+@click.option("--licence", help="Licence of the labels; the card says that the weights are under it too.")
+@click.option("--overwrite", is_flag=True, help="Replace another training in the folder.")
+@_with_output
+def train(
+    datas: tuple[str, ...],
+    recipe: str,
+    out: Path,
+    validate_on: str | None,
+    device: str,
+    threads: int | None,
+    sets: tuple[str, ...],
+    memory_gb: float,
+    licence: str | None,
+    overwrite: bool,
+    quiet: bool,
+    verbose: bool,
+    as_json: bool,
+) -> None:
+    """Train USSFC-Net on labelled pairs; --out holds the weights, a card, the log and a state to resume from.
+
+    Given again after any stop, it continues. `ussfc run --model OUT/best.yaml` uses the result.
+    """
+    from ussfc.recipe import load_recipe
+
+    with _errors():
+        chosen = load_recipe(recipe, sets)
+        from pipeline.evaluation import training_sources
+        from ussfc.spec import Licence
+        from ussfc.training import train as train_network
+
+        data, validation = training_sources(
+            datas, chosen.input_spec, _names(validate_on), int(memory_gb * 1e9)
+        )
+        terms = Licence(weights=licence, training_labels=licence) if licence else None
+        result = train_network(
+            chosen,
+            data,
+            validation,
+            out,
+            device=device,
+            threads=threads,
+            description=", ".join(text.partition(":")[0] for text in datas),
+            licence=terms,
+            overwrite=overwrite,
+            subscriber=(lambda event: None) if quiet else _TrainingLines(verbose),
+        )
+        if as_json:
+            click.echo(json.dumps({**vars(result), "folder": str(out)}, indent=1))
+        elif not quiet:
+            early = ", stopped early" if result.stopped_early else ""
+            click.echo(
+                f"{out / 'best.yaml'}: step {result.best_step} of {result.steps}{early}, validation F1 "
+                f"{result.best_f1:.3f} at threshold {result.threshold:g}, {_duration(result.seconds)}"
+            )
+
+
+class _TrainingLines:
+    """Progress of a training: one live line in a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, verbose: bool) -> None:
+        self._live = sys.stderr.isatty()
+        self._every = PLAIN_SECONDS if verbose else 6 * PLAIN_SECONDS
+        self._last = time.monotonic()
+        self._speed: float | None = None
+
+    def __call__(self, event: Any) -> None:
+        from ussfc.training import Stepped, Told, Validated
+
+        if isinstance(event, Stepped):
+            self._stepped(event)
+            return
+        if self._live:
+            click.echo("\r\033[K", err=True, nl=False)
+        if isinstance(event, Validated):
+            mark = ", best so far" if event.best else ""
+            click.echo(
+                f"step {event.step}: validation F1 {event.f1:.4f} at threshold {event.threshold:g}{mark}",
+                err=True,
+            )
+        elif isinstance(event, Told):
+            click.echo(event.message, err=True)
+
+    def _stepped(self, event: Any) -> None:
+        # Smoothed: a step may share the machine with another program.
+        speed = event.patches_per_s
+        self._speed = speed if self._speed is None else 0.8 * self._speed + 0.2 * speed
+        line = f"step {event.step}/{event.steps}, loss {event.loss:.4f}, {self._speed:.1f} crops/s"
+        now = time.monotonic()
+        if self._live:
+            click.echo(f"\r\033[K{line}", err=True, nl=False)
+        elif now - self._last >= self._every:
+            self._last = now
+            click.echo(line, err=True)
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
+
+
 @main.group()
 def models() -> None:
     """The models that come with the package."""
@@ -366,7 +487,7 @@ def _config(
 def _errors() -> Iterator[None]:
     """Turn what a user can meet into one line and an exit status."""
     from pipeline import errors
-    from ussfc.errors import ModelError
+    from ussfc.errors import DataError, ModelError, TrainingError
 
     statuses: tuple[tuple[type[Exception], int], ...] = (
         (errors.ConfigError, EXIT_USAGE),
@@ -375,6 +496,8 @@ def _errors() -> Iterator[None]:
         (errors.ClusterError, EXIT_CLUSTER),
         (errors.PipelineError, EXIT_INPUT),
         (ModelError, EXIT_INPUT),
+        (DataError, EXIT_INPUT),
+        (TrainingError, EXIT_USAGE),
     )
     debug = click.get_current_context().find_root().obj["debug"]
     try:

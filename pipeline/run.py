@@ -42,6 +42,7 @@ from pipeline.types import DetectorRecipe, SceneInfo, SceneReader, Stretch, bloc
 if TYPE_CHECKING:
     from pipeline.inference import TileJob
     from pipeline.probability_store import ProbabilityStore
+    from ussfc.recipe import InputSpec
 
 OURS = ("change.tif", "probability.tif", "changes.parquet", "changes.gpkg", "changes.fgb", "run.json", "work")
 """What a run writes into its folder, and what ``overwrite`` removes from it."""
@@ -354,11 +355,11 @@ def _stretches(pair: ScenePair) -> tuple[Stretch, Stretch]:
     return before, after
 
 
-def scene_stretch(model: ussfc.ModelSpec, reader: SceneReader, scene: str) -> Stretch:
+def scene_stretch(model: ussfc.ModelSpec | InputSpec, reader: SceneReader, scene: str) -> Stretch:
     """The constants that bring one scene into the model's input range.
 
     Args:
-        model: whose mapping to follow.
+        model: a model, or the input of one to be trained: whose mapping to follow.
         reader: the scene on the grid; sampled only if the mapping asks for percentiles.
         scene: its name, for the error.
 

@@ -1,0 +1,347 @@
+"""Labelled pairs for training and evaluation, and the public data sets as their authors distribute them.
+
+A source is anything with pairs by number (:class:`LabelledPairs`). Pictures are read here; georeferenced scenes
+come from :mod:`pipeline.labelled`, through the pipeline's own reading.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ussfc.errors import DataError
+
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+SPLITS = ("train", "val", "test")
+
+GREY_THRESHOLD = 128
+"""Smallest grey value that means change in a label stored as JPEG, whose compression smears 0 and 255."""
+
+
+@dataclass(frozen=True)
+class LabelledPair:
+    """Both dates of one place and where it changed."""
+
+    name: str
+    before: npt.NDArray[np.uint8] | FloatArray
+    """(bands, rows, cols): uint8, or float32 in [0, 1]."""
+    after: npt.NDArray[np.uint8] | FloatArray
+    """(bands, rows, cols), the dtype of ``before``."""
+    label: BoolArray
+    """(rows, cols), True where there is change."""
+    valid: BoolArray | None = None
+    """(rows, cols), True where the pixel counts; None: everywhere."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, cols)."""
+        return self.label.shape[0], self.label.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        valid = 0 if self.valid is None else self.valid.nbytes
+        return self.before.nbytes + self.after.nbytes + self.label.nbytes + valid
+
+
+class LabelledPairs(Protocol):
+    """Pairs by number."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names, one a pair."""
+
+    def pair(self, index: int) -> LabelledPair:
+        """Read one pair.
+
+        Raises:
+            DataError: a file cannot be read, or does not fit its partners.
+        """
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set lies on disk."""
+
+    title: str
+    folders: tuple[str, str, str]
+    """Folders of before, after and label below a split."""
+    roots: tuple[str, ...] = ("",)
+    """Where below the given folder the splits may lie."""
+
+
+LAYOUTS = {
+    "levir-cd": Layout("LEVIR-CD (Chen & Shi 2020)", ("A", "B", "label")),
+    "cdd": Layout(
+        "CDD / SVCD (Lebedev et al. 2018)",
+        ("A", "B", "OUT"),
+        ("", "ChangeDetectionDataset/Real/subset", "Real/subset", "subset"),
+    ),
+    "dsifn-cd": Layout("DSIFN-CD (Zhang et al. 2020)", ("t1", "t2", "mask")),
+}
+"""Data sets of pictures by name."""
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+
+def natural_order(name: str) -> list[tuple[int, int, str]]:
+    """A sort key by which ``img2`` comes before ``img10``."""
+    return [
+        (0, int(part), "") if part.isdigit() else (1, 0, part.lower())
+        for part in re.split(r"(\d+)", name)
+        if part
+    ]
+
+
+@dataclass(frozen=True)
+class PicturePairs:
+    """One split of a data set of pictures; see :func:`open_split`."""
+
+    kind: str
+    split: str
+    files: tuple[tuple[Path, Path, Path], ...]
+    """(before, after, label) of every pair, in natural order."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """File stems of before."""
+        return [before.stem for before, _, _ in self.files]
+
+    def pair(self, index: int) -> LabelledPair:
+        """Read one pair: uint8, (3, rows, cols).
+
+        Raises:
+            DataError: a file cannot be read, sizes differ, or a label holds odd values.
+        """
+        before_file, after_file, label_file = self.files[index]
+        before, after = _picture(before_file), _picture(after_file)
+        label = read_label(label_file)
+        for file, shape in ((after_file, after.shape[1:]), (label_file, label.shape)):
+            if shape != before.shape[1:]:
+                raise DataError(
+                    f"{file}: {_size(shape)} pixels, its partner {before_file} has {_size(before.shape[1:])}; "
+                    "all three files of a pair must have one size"
+                )
+        return LabelledPair(before_file.stem, before, after, label)
+
+
+def open_split(kind: str, folder: Path, split: str) -> PicturePairs:
+    """One split of a data set as its authors distribute it; no picture is read.
+
+    Both the full pictures and the usual crops of 256 pixels have these layouts. Pairs are matched by file stem
+    and ordered naturally.
+
+    Args:
+        kind: ``levir-cd``, ``cdd`` or ``dsifn-cd``.
+        folder: the data set, with the folders ``train``, ``val`` and ``test``.
+        split: ``train``, ``val`` or ``test``.
+
+    Raises:
+        DataError: an unknown kind, a folder missing or empty, or a picture without its partners.
+    """
+    if kind not in LAYOUTS:
+        raise DataError(f"data set {kind!r}: not known; known: {', '.join((*LAYOUTS, 'geotiff'))}")
+    layout = LAYOUTS[kind]
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: no such folder; give the data set's folder, the one with train, val and test"
+        )
+    roots = [folder / root for root in layout.roots if (folder / root / split).is_dir()]
+    if not roots:
+        raise DataError(f"{folder}: no folder {split} in it; {kind} has {_layout_line(layout)}")
+    base = roots[0] / split
+    by_stem = []
+    for name in layout.folders:
+        if not (base / name).is_dir():
+            raise DataError(f"{base}: no folder {name} in it; {kind} has {_layout_line(layout)}")
+        by_stem.append(_pictures_in(base / name))
+    before, after, label = by_stem
+    if not before:
+        raise DataError(
+            f"{base / layout.folders[0]}: no pictures in it ({', '.join(SUFFIXES)}); the split is empty"
+        )
+    for others, name in ((after, layout.folders[1]), (label, layout.folders[2])):
+        if lone := sorted(before.keys() - others.keys(), key=natural_order):
+            more = f" (and {len(lone) - 1} more)" if len(lone) > 1 else ""
+            raise DataError(
+                f"{before[lone[0]]}: no partner of that stem in {base / name}{more}; add it or remove the picture"
+            )
+        if extra := sorted(others.keys() - before.keys(), key=natural_order):
+            more = f" (and {len(extra) - 1} more)" if len(extra) > 1 else ""
+            raise DataError(
+                f"{others[extra[0]]}: no partner of that stem in {base / layout.folders[0]}{more}; add it or remove it"
+            )
+    stems = sorted(before, key=natural_order)
+    return PicturePairs(kind, split, tuple((before[stem], after[stem], label[stem]) for stem in stems))
+
+
+def _pictures_in(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
+            if file.stem in found:
+                raise DataError(f"{file}: {found[file.stem].name} has the same stem; remove one of the two")
+            found[file.stem] = file
+    return found
+
+
+def _picture(file: Path) -> npt.NDArray[np.uint8]:
+    """(3, rows, cols) uint8."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except FileNotFoundError as error:
+        raise DataError(f"{file}: no such file; check the data set") from error
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DataError(f"{file}: cannot be read as a picture ({error}); get the file again") from error
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def read_label(file: Path) -> BoolArray:
+    """A label picture as a mask, (rows, cols) bool.
+
+    Masks of 0/1 and of 0/255 are told by their maximum. A JPEG is grey between the two: change where >= 128.
+
+    Raises:
+        DataError: the file cannot be read, or a label that is no JPEG holds other values.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            lossy = image.format == "JPEG"
+            # A palette's or a grey picture's numbers are the classes; colours become grey.
+            grey = np.asarray(
+                image if image.mode in ("1", "L", "P", "I", "I;16", "F") else image.convert("L")
+            )
+    except FileNotFoundError as error:
+        raise DataError(f"{file}: no such file; check the data set") from error
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DataError(f"{file}: cannot be read as a picture ({error}); get the file again") from error
+    if lossy:
+        return np.asarray(grey >= GREY_THRESHOLD)
+    return mask_of(grey, str(file))
+
+
+def mask_of(values: npt.NDArray[np.generic], where: str) -> BoolArray:
+    """True where a label says change, for labels of 0 and 1 or of 0 and 255.
+
+    Args:
+        values: any shape, any dtype.
+        where: the file, for the message.
+
+    Raises:
+        DataError: any other value.
+    """
+    found = np.unique(values)
+    if not (set(found.tolist()) <= {0, 1} or set(found.tolist()) <= {0, 255}):
+        listed = ", ".join(f"{value:g}" for value in found[:6].astype(float)) + (
+            ", ..." if found.size > 6 else ""
+        )
+        raise DataError(f"{where}: label values {listed}; wanted 0 and 1, or 0 and 255 (0: no change)")
+    return np.asarray(values != 0)
+
+
+def _size(shape: Sequence[int]) -> str:
+    return f"{shape[0]} x {shape[1]}"
+
+
+def _layout_line(layout: Layout) -> str:
+    return "{train,val,test}/{" + ",".join(layout.folders) + "}"
+
+
+class Cached:
+    """A source whose pairs stay in memory, as many as fit.
+
+    Args:
+        source: the pairs.
+        budget: bytes that may be kept; pairs beyond are read anew each time.
+    """
+
+    def __init__(self, source: LabelledPairs, budget: int) -> None:
+        self._source = source
+        self._left = budget
+        self._kept: dict[int, LabelledPair] = {}
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names, one a pair."""
+        return self._source.names
+
+    def pair(self, index: int) -> LabelledPair:
+        """One pair, from memory if it is there."""
+        if index in self._kept:
+            return self._kept[index]
+        pair = self._source.pair(index)
+        if pair.nbytes <= self._left:
+            self._left -= pair.nbytes
+            self._kept[index] = pair
+        return pair
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several sources one after the other."""
+
+    sources: tuple[LabelledPairs, ...]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of all, in order."""
+        return [name for source in self.sources for name in source.names]
+
+    def pair(self, index: int) -> LabelledPair:
+        """One pair."""
+        for source in self.sources:
+            if index < len(source.names):
+                return source.pair(index)
+            index -= len(source.names)
+        raise IndexError(index)
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What a check found in one split."""
+
+    split: str
+    pairs: int
+    """Pairs found, broken ones included."""
+    sizes: dict[str, int]
+    """Pairs by size, ``rows x cols``."""
+    changed: int
+    """Changed pixels."""
+    pixels: int
+    """Valid pixels."""
+    broken: tuple[str, ...]
+    """One line per broken file."""
+
+
+def check_pairs(split: str, source: LabelledPairs) -> SplitReport:
+    """Read every pair of a source and say what is there and what is broken."""
+    sizes: dict[str, int] = {}
+    broken: list[str] = []
+    changed = pixels = 0
+    for pair in _readable(source, broken):
+        sizes[_size(pair.shape)] = sizes.get(_size(pair.shape), 0) + 1
+        valid = np.ones(pair.shape, bool) if pair.valid is None else pair.valid
+        changed += int(np.count_nonzero(pair.label & valid))
+        pixels += int(np.count_nonzero(valid))
+    return SplitReport(split, len(source.names), sizes, changed, pixels, tuple(broken))
+
+
+def _readable(source: LabelledPairs, broken: list[str]) -> Iterator[LabelledPair]:
+    for index in range(len(source.names)):
+        try:
+            yield source.pair(index)
+        except DataError as error:
+            broken.append(str(error))

@@ -1,0 +1,185 @@
+"""Metrics of the change class, from one confusion matrix summed over a whole set.
+
+Probabilities are counted on the 255 levels that the pipeline stores, ``round(254 p)``, so that a threshold here
+means what it means in a product: change where the stored probability is at least the threshold.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+LEVELS = 255
+"""Levels of a probability: 0/254 .. 254/254."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """Pixels by truth and answer. Sums with ``+``."""
+
+    tp: int = 0
+    """Change found."""
+    fp: int = 0
+    """Change claimed where there is none."""
+    fn: int = 0
+    """Change missed."""
+    tn: int = 0
+    """No change, and none claimed."""
+
+    @classmethod
+    def of(cls, answer: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> Confusion:
+        """Count two masks of one shape.
+
+        Args:
+            answer: True where change is claimed, any shape, bool.
+            truth: True where there is change, the same shape, bool.
+
+        Raises:
+            ValueError: shapes differ.
+        """
+        if answer.shape != truth.shape:
+            raise ValueError(f"answer {answer.shape} and truth {truth.shape} differ in shape")
+        tp = int(np.count_nonzero(answer & truth))
+        fp, fn = int(np.count_nonzero(answer)) - tp, int(np.count_nonzero(truth)) - tp
+        return cls(tp, fp, fn, answer.size - tp - fp - fn)
+
+    def __add__(self, other: Confusion) -> Confusion:
+        return Confusion(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn)
+
+    @property
+    def total(self) -> int:
+        """Pixels counted."""
+        return self.tp + self.fp + self.fn + self.tn
+
+    @property
+    def precision(self) -> float:
+        """Share of the claimed change that is change; NaN where nothing was claimed."""
+        return _ratio(self.tp, self.tp + self.fp)
+
+    @property
+    def recall(self) -> float:
+        """Share of the change that was found; NaN where there is none."""
+        return _ratio(self.tp, self.tp + self.fn)
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall, ``2 tp / (2 tp + fp + fn)``; NaN where all three are 0."""
+        return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+
+    @property
+    def iou(self) -> float:
+        """Intersection over union of the change class; NaN where the union is empty."""
+        return _ratio(self.tp, self.tp + self.fp + self.fn)
+
+    @property
+    def overall_accuracy(self) -> float:
+        """Share of pixels that are right; NaN without pixels."""
+        return _ratio(self.tp + self.tn, self.total)
+
+    @property
+    def kappa(self) -> float:
+        """Cohen's kappa (Cohen 1960): agreement beyond chance; NaN where chance alone agrees everywhere."""
+        n = self.total
+        if n == 0:
+            return math.nan
+        chance = (self.tp + self.fp) * (self.tp + self.fn) + (self.fn + self.tn) * (self.fp + self.tn)
+        # In integers up to the last division: large sets would lose digits in (p_o - p_e).
+        return _ratio(n * (self.tp + self.tn) - chance, n * n - chance)
+
+    def scores(self) -> dict[str, float | None]:
+        """Every metric by name; None where it is not defined."""
+        names = ("precision", "recall", "f1", "iou", "overall_accuracy", "kappa")
+        values = {name: getattr(self, name) for name in names}
+        return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Pixels by truth and level of probability: every threshold's confusion matrix at once. Sums with ``+``."""
+
+    change: npt.NDArray[np.int64]
+    """(255,) pixels with change, by level."""
+    no_change: npt.NDArray[np.int64]
+    """(255,) pixels without change, by level."""
+
+    @classmethod
+    def empty(cls) -> Tally:
+        """No pixel yet."""
+        return cls(np.zeros(LEVELS, np.int64), np.zeros(LEVELS, np.int64))
+
+    @classmethod
+    def of(
+        cls,
+        probability: npt.NDArray[np.float32],
+        truth: npt.NDArray[np.bool_],
+        valid: npt.NDArray[np.bool_] | None = None,
+    ) -> Tally:
+        """Count a map.
+
+        Args:
+            probability: change probability in [0, 1], any shape, float.
+            truth: True where there is change, the same shape, bool.
+            valid: True where the pixel counts; None: everywhere.
+        """
+        return cls.of_levels(np.rint(probability * (LEVELS - 1)).astype(np.uint8), truth, valid)
+
+    @classmethod
+    def of_levels(
+        cls,
+        levels: npt.NDArray[np.uint8],
+        truth: npt.NDArray[np.bool_],
+        valid: npt.NDArray[np.bool_] | None = None,
+    ) -> Tally:
+        """Count a map of stored levels, ``round(254 p)``; level 255 (nodata) does not count."""
+        counted = levels < LEVELS
+        if valid is not None:
+            counted &= valid
+        return cls(
+            np.bincount(levels[counted & truth], minlength=LEVELS).astype(np.int64),
+            np.bincount(levels[counted & ~truth], minlength=LEVELS).astype(np.int64),
+        )
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.change + other.change, self.no_change + other.no_change)
+
+    def at(self, threshold: float) -> Confusion:
+        """The confusion matrix of one threshold in [0, 1]."""
+        # The smallest level that counts as change, as the pipeline classifies: level >= 254 threshold.
+        return self._from(math.ceil(threshold * (LEVELS - 1)))
+
+    def _from(self, level: int) -> Confusion:
+        tp, fp = int(self.change[level:].sum()), int(self.no_change[level:].sum())
+        return Confusion(tp, fp, int(self.change.sum()) - tp, int(self.no_change.sum()) - fp)
+
+    def best_threshold(self) -> float:
+        """The threshold with the largest F1, in whole hundredths from 0.01 to 0.99; of equals the one nearest 0.5."""
+        candidates = [round(0.01 * step, 2) for step in range(1, 100)]
+        scores = {threshold: self.at(threshold).f1 for threshold in candidates}
+        return max(
+            candidates,
+            key=lambda t: (-1.0 if math.isnan(scores[t]) else scores[t], -abs(t - 0.5), -t),
+        )
+
+    def curve(self) -> list[tuple[float, float, float]]:
+        """(threshold, precision, recall) of every level, ascending; levels that claim nothing are left out."""
+        points = []
+        for level in range(LEVELS):
+            found = self._from(level)
+            if found.tp + found.fp:
+                points.append((level / (LEVELS - 1), found.precision, found.recall))
+        return points
+
+    def average_precision(self) -> float:
+        """Area under the precision-recall curve as a step function; NaN without change."""
+        area, last = 0.0, 0.0
+        for _, precision, recall in reversed(self.curve()):
+            area += precision * (recall - last)
+            last = recall
+        return area
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
