@@ -1,5 +1,7 @@
-"""Batches of crops. The batch of a step is a function of the seed and the step alone, so that a training that
-stopped anywhere goes on with the very same batches, and no generator's state has to be kept.
+"""Batches of crops.
+
+The batch of a step is a function of the seed and the step alone, so that a training that stopped anywhere goes on
+with the very same batches, and no generator's state has to be kept.
 """
 
 from __future__ import annotations
