@@ -420,6 +420,132 @@ class _TrainingLines:
             click.echo(line, err=True)
 
 
+@main.command()
+@click.option(
+    "--model", required=True, metavar="NAME|FILE", help="Model: a name, a card (yaml) or a weights file."
+)
+@click.option(
+    "--data",
+    "datas",
+    multiple=True,
+    required=True,
+    metavar="KIND:DIR",
+    help="Labelled pairs: levir-cd, cdd, dsifn-cd or geotiff, and their folder. May be given again.",
+)
+@click.option(
+    "--split", default="test", show_default=True, help="Of data sets of pictures: train, val or test."
+)
+@click.option("--scenes", metavar="A,B,...", help="Score these scenes of geotiff data only.")
+@click.option(
+    "--tune-on",
+    metavar="SPLIT|A,B,...",
+    help="Choose the threshold with the largest F1 here: a split, or scenes, which are then not scored.",
+)
+@click.option("--baseline", is_flag=True, help="Score change vector magnitude with Otsu's threshold as well.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for scores, curve and pictures of errors."
+)
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration.")
+@click.option("--set", "sets", multiple=True, metavar="A.B=C", help="Set one key; see `ussfc config`.")
+@click.option("--threshold", type=float, metavar="T", help="Change where the probability is at least T.")
+@_with_output
+def evaluate(
+    model: str,
+    datas: tuple[str, ...],
+    split: str,
+    scenes: str | None,
+    tune_on: str | None,
+    baseline: bool,
+    out: Path | None,
+    quiet: bool,
+    verbose: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Score a model on labelled pairs: one confusion matrix of the change class over all of them.
+
+    Georeferenced scenes go through the pipeline as in `ussfc run`; pictures in patches without overlap.
+    """
+    from pipeline.evaluation import evaluate as score
+
+    with _errors():
+        with _progress(quiet, verbose, as_json) as subscriber:
+            result = score(
+                datas,
+                _config(model=model, **options),
+                split=split,
+                scenes=_names(scenes),
+                tune_on=tune_on,
+                with_baseline=baseline,
+                out=out,
+                subscriber=subscriber,
+            )
+        summary = result.summary()
+        if as_json:
+            click.echo(json.dumps(summary, indent=1))
+        else:
+            _show_scores(summary)
+
+
+MOST_ROWS = 40
+"""Scenes up to which the table has a row each."""
+
+
+def _show_scores(summary: dict[str, Any]) -> None:
+    names = ("precision", "recall", "f1", "iou", "overall_accuracy", "kappa")
+
+    def line(name: str, scores: dict[str, Any]) -> str:
+        numbers = ("     -   " if scores[key] is None else f"{scores[key]:9.4f}" for key in names)
+        return f"{name:<24}" + "".join(numbers)
+
+    click.echo(f"{summary['model']} at threshold {summary['threshold']:g} ({summary['threshold_from']})")
+    click.echo(
+        " " * 24 + "".join(f"{name:>9}" for name in ("precision", "recall", "F1", "IoU", "OA", "kappa"))
+    )
+    if len(summary["scenes"]) <= MOST_ROWS:
+        for scene in summary["scenes"]:
+            click.echo(line(scene["name"], scene))
+    click.echo(line(f"all {len(summary['scenes'])}", summary["scores"]))
+    if "baseline" in summary:
+        click.echo(line("magnitude + Otsu, all", summary["baseline"]["scores"]))
+    click.echo(f"average precision {summary['average_precision']:.4f}; F1 by threshold:")
+    scored = [(row["threshold"], row["f1"]) for row in summary["sweep"]]
+    click.echo("  ".join(f"{t:.2f} {'-' if f1 is None else format(f1, '.3f')}" for t, f1 in scored))
+
+
+@main.group()
+def data() -> None:
+    """Labelled data for training and evaluation."""
+
+
+@data.command("check")
+@click.argument("kind")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def check_data(kind: str, folder: Path, as_json: bool) -> None:
+    """Read every file of a data set: KIND is levir-cd, cdd, dsifn-cd or geotiff.
+
+    Says how many pairs there are, of what size, how much of them changed, and names every broken file.
+    """
+    from pipeline.evaluation import check_data as check
+
+    with _errors():
+        reports = check(kind, folder)
+        if as_json:
+            click.echo(json.dumps([vars(report) for report in reports], indent=1))
+        for report in reports:
+            if not as_json:
+                sizes = ", ".join(f"{count} of {size}" for size, count in report.sizes.items())
+                share = f"{report.changed / report.pixels:.2%} of {report.pixels / 1e6:.1f} Mpx changed"
+                click.echo(
+                    f"{report.split}: {report.pairs} pairs ({sizes}), {share if report.pixels else 'no pixels'}"
+                )
+            for fault in report.broken:
+                click.echo(f"broken: {fault}", err=True)
+        if any(report.broken for report in reports):
+            sys.exit(EXIT_INPUT)
+
+
 def _names(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
 

@@ -53,6 +53,22 @@ def find_scenes(folder: Path, names: Sequence[str] | None = None) -> tuple[Label
         ReadError: no such folder, no scene in it, or a scene without one of its files.
         ConfigError: a name that is not there.
     """
+    scenes, lone = match_scenes(folder)
+    if lone:
+        more = f" (and {len(lone) - 1} more such files)" if len(lone) > 1 else ""
+        raise ReadError(lone[0] + more)
+    by_name = {scene.name: scene for scene in scenes}
+    if names is not None and (odd := [name for name in names if name not in by_name]):
+        raise ConfigError(f"scene {odd[0]!r}: not in {folder}; there are {', '.join(by_name)}")
+    return scenes if names is None else tuple(by_name[name] for name in names)
+
+
+def match_scenes(folder: Path) -> tuple[tuple[LabelledScene, ...], tuple[str, ...]]:
+    """The complete scenes of a folder, sorted, and one line for every scene that lacks a file.
+
+    Raises:
+        ReadError: no such folder, or no scene in it.
+    """
     if not folder.is_dir():
         raise ReadError(
             f"{folder}: no such folder; give the one with NAME_before.tif, NAME_after.tif, NAME_label.tif"
@@ -64,16 +80,16 @@ def find_scenes(folder: Path, names: Sequence[str] | None = None) -> tuple[Label
             found.setdefault(name, {})[role] = file
     if not found:
         raise ReadError(f"{folder}: no NAME_before.tif, NAME_after.tif, NAME_label.tif in it")
-    for name, files in found.items():
-        for role in ROLES:
-            if role not in files:
-                there = next(iter(files.values()))
-                raise ReadError(
-                    f"{there}: no {name}_{role}.tif beside it; add it, or take the others of {name} away"
-                )
-    if names is not None and (odd := [name for name in names if name not in found]):
-        raise ConfigError(f"scene {odd[0]!r}: not in {folder}; there are {', '.join(sorted(found))}")
-    return tuple(LabelledScene(name, **found[name]) for name in (sorted(found) if names is None else names))
+    lone = [
+        f"{next(iter(files.values()))}: no {name}_{role}.tif beside it; add it, or take the others of {name} away"
+        for name, files in sorted(found.items())
+        for role in ROLES
+        if role not in files
+    ]
+    complete = [
+        LabelledScene(name, **files) for name, files in sorted(found.items()) if len(files) == len(ROLES)
+    ]
+    return tuple(complete), tuple(lone)
 
 
 def label_on_grid(scene: LabelledScene, grid: GeoBox, box: Box) -> tuple[BoolArray, BoolArray]:
@@ -118,16 +134,12 @@ def label_on_grid(scene: LabelledScene, grid: GeoBox, box: Box) -> tuple[BoolArr
 
 
 class ScenePairs:
-    """Labelled scenes as training pairs, kept in memory.
+    """Labelled scenes as training pairs, read whole.
 
     Args:
         scenes: of :func:`find_scenes`.
         spec: bands and radiometry of the network's input.
         config: grid and bands of :func:`pipeline.config.load_config`; the packaged defaults without it.
-
-    Raises:
-        MemoryRefused: the scenes would not fit.
-        PipelineError: a scene cannot be used; its headers are read here.
     """
 
     def __init__(
@@ -136,9 +148,16 @@ class ScenePairs:
         self._scenes = tuple(scenes)
         self._spec = spec
         self._config = config or load_config()
-        self._kept: dict[int, LabelledPair] = {}
+
+    def refuse_beyond_memory(self) -> None:
+        """Refuse scenes that would not fit, before the first is read; opens every header.
+
+        Raises:
+            MemoryRefused: they would not.
+            PipelineError: a scene cannot be used.
+        """
         # Both dates in float32, label and validity.
-        pixel = 2 * 4 * len(spec.bands) + 2
+        pixel = 2 * 4 * len(self._spec.bands) + 2
         needed = sum(int(np.prod(self._grid(scene).shape)) * pixel for scene in self._scenes)
         allowed = int(MEMORY_SHARE * psutil.virtual_memory().available)
         if needed > allowed:
@@ -158,9 +177,7 @@ class ScenePairs:
         Raises:
             DataError: it cannot be read.
         """
-        if index not in self._kept:
-            self._kept[index] = _as_data_error(lambda: self._read(self._scenes[index]))
-        return self._kept[index]
+        return _as_data_error(lambda: self._read(self._scenes[index]))
 
     def _grid(self, scene: LabelledScene) -> GeoBox:
         infos = [describe_scene(str(file)) for file in (scene.before, scene.after)]

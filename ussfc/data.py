@@ -7,6 +7,7 @@ come from :mod:`pipeline.labelled`, through the pipeline's own reading.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,40 +148,56 @@ def open_split(kind: str, folder: Path, split: str) -> PicturePairs:
     Raises:
         DataError: an unknown kind, a folder missing or empty, or a picture without its partners.
     """
-    if kind not in LAYOUTS:
-        raise DataError(f"data set {kind!r}: not known; known: {', '.join((*LAYOUTS, 'geotiff'))}")
+    pairs, lone = match_split(kind, folder, split)
+    if lone:
+        more = f" (and {len(lone) - 1} more such files)" if len(lone) > 1 else ""
+        raise DataError(lone[0] + more)
+    return pairs
+
+
+def match_split(kind: str, folder: Path, split: str) -> tuple[PicturePairs, tuple[str, ...]]:
+    """The complete pairs of a split, and one line for every picture without its partners; see :func:`open_split`."""
+    base = splits_folder(kind, folder) / split
     layout = LAYOUTS[kind]
-    if not folder.is_dir():
-        raise DataError(
-            f"{folder}: no such folder; give the data set's folder, the one with train, val and test"
-        )
-    roots = [folder / root for root in layout.roots if (folder / root / split).is_dir()]
-    if not roots:
-        raise DataError(f"{folder}: no folder {split} in it; {kind} has {_layout_line(layout)}")
-    base = roots[0] / split
-    by_stem = []
+    if not base.is_dir():
+        raise DataError(f"{base.parent}: no folder {split} in it; {kind} has {_layout_line(layout)}")
+    found = []
     for name in layout.folders:
         if not (base / name).is_dir():
             raise DataError(f"{base}: no folder {name} in it; {kind} has {_layout_line(layout)}")
-        by_stem.append(_pictures_in(base / name))
-    before, after, label = by_stem
+        found.append(_pictures_in(base / name))
+    before, after, label = found
     if not before:
         raise DataError(
             f"{base / layout.folders[0]}: no pictures in it ({', '.join(SUFFIXES)}); the split is empty"
         )
-    for others, name in ((after, layout.folders[1]), (label, layout.folders[2])):
-        if lone := sorted(before.keys() - others.keys(), key=natural_order):
-            more = f" (and {len(lone) - 1} more)" if len(lone) > 1 else ""
-            raise DataError(
-                f"{before[lone[0]]}: no partner of that stem in {base / name}{more}; add it or remove the picture"
-            )
-        if extra := sorted(others.keys() - before.keys(), key=natural_order):
-            more = f" (and {len(extra) - 1} more)" if len(extra) > 1 else ""
-            raise DataError(
-                f"{others[extra[0]]}: no partner of that stem in {base / layout.folders[0]}{more}; add it or remove it"
-            )
-    stems = sorted(before, key=natural_order)
-    return PicturePairs(kind, split, tuple((before[stem], after[stem], label[stem]) for stem in stems))
+    stems = sorted(before.keys() | after.keys() | label.keys(), key=natural_order)
+    lone, complete = [], []
+    for stem in stems:
+        if without := [
+            base / name for name, files in zip(layout.folders, found, strict=True) if stem not in files
+        ]:
+            there = next(files[stem] for files in found if stem in files)
+            lone.append(f"{there}: no partner of that stem in {without[0]}; add it, or take this one away")
+        else:
+            complete.append((before[stem], after[stem], label[stem]))
+    return PicturePairs(kind, split, tuple(complete)), tuple(lone)
+
+
+def splits_folder(kind: str, folder: Path) -> Path:
+    """Where the splits of a data set lie: ``folder`` itself, or where its authors' archive has them below it.
+
+    Raises:
+        DataError: an unknown kind, or no such folder.
+    """
+    if kind not in LAYOUTS:
+        raise DataError(f"data set {kind!r}: not known; known: {', '.join((*LAYOUTS, 'geotiff'))}")
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: no such folder; give the data set's folder, the one with train, val and test"
+        )
+    roots = [folder / root for root in LAYOUTS[kind].roots]
+    return next((root for root in roots if any((root / split).is_dir() for split in SPLITS)), folder)
 
 
 def _pictures_in(folder: Path) -> dict[str, Path]:
@@ -265,12 +282,12 @@ class Cached:
 
     Args:
         source: the pairs.
-        budget: bytes that may be kept; pairs beyond are read anew each time.
+        budget: bytes that may be kept; pairs beyond are read anew each time. None: all are kept.
     """
 
-    def __init__(self, source: LabelledPairs, budget: int) -> None:
+    def __init__(self, source: LabelledPairs, budget: int | None = None) -> None:
         self._source = source
-        self._left = budget
+        self._left = sys.maxsize if budget is None else budget
         self._kept: dict[int, LabelledPair] = {}
 
     @property
@@ -315,7 +332,7 @@ class SplitReport:
 
     split: str
     pairs: int
-    """Pairs found, broken ones included."""
+    """Pairs with all their files, broken ones included."""
     sizes: dict[str, int]
     """Pairs by size, ``rows x cols``."""
     changed: int
@@ -326,10 +343,16 @@ class SplitReport:
     """One line per broken file."""
 
 
-def check_pairs(split: str, source: LabelledPairs) -> SplitReport:
-    """Read every pair of a source and say what is there and what is broken."""
+def check_pairs(split: str, source: LabelledPairs, lone: Sequence[str] = ()) -> SplitReport:
+    """Read every pair of a source and say what is there and what is broken.
+
+    Args:
+        split: name of the report.
+        source: the pairs.
+        lone: faults that are known before a pair is read.
+    """
     sizes: dict[str, int] = {}
-    broken: list[str] = []
+    broken = list(lone)
     changed = pixels = 0
     for pair in _readable(source, broken):
         sizes[_size(pair.shape)] = sizes.get(_size(pair.shape), 0) + 1

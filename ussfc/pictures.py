@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from ussfc.data import BoolArray, FloatArray
+from ussfc.metrics import Confusion
 
 Picture = npt.NDArray[np.uint8]
 
@@ -65,4 +67,26 @@ def save(picture: Picture, path: Path) -> None:
 
     aside = path.with_name(f".{path.name}.part")
     Image.fromarray(picture).save(aside, format="PNG")
+    os.replace(aside, path)
+
+
+def precision_recall(points: Sequence[tuple[float, float, float]], chosen: Confusion, path: Path) -> None:
+    """Draw a precision-recall curve as a PNG.
+
+    Args:
+        points: (threshold, precision, recall) of :meth:`ussfc.metrics.Tally.curve`.
+        chosen: the confusion matrix of the threshold in use, marked on the curve.
+        path: of the picture.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([recall for _, _, recall in points], [precision for _, precision, _ in points], color="#3c78d8")
+    axes.plot(chosen.recall, chosen.precision, "o", color="#e64b35", label=f"in use: F1 {chosen.f1:.3f}")
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="recall", ylabel="precision", aspect="equal")
+    axes.grid(color="#dddddd")
+    axes.legend(loc="lower left")
+    aside = path.with_name(f".{path.name}.part")
+    figure.savefig(aside, format="png", dpi=110)
     os.replace(aside, path)
