@@ -17,7 +17,7 @@ from pipeline.grid import common_grid
 from pipeline.inference import blend_tile
 from pipeline.reading import choose_bands
 from pipeline.reading.array import ArrayReader, Placing, describe_array, with_bands
-from pipeline.run import scene_stretch
+from pipeline.run import scene_stretch, settled
 from pipeline.thresholding import decode, encode
 from pipeline.tiling import TilePlan
 from pipeline.types import DetectorRecipe, FloatArray, Stretch, Tile
@@ -54,8 +54,13 @@ def detect_changes(
     """
     config = config or load_config()
     spec = ussfc.find_model(model or config.model)
+    config = settled(config, spec)
+    assert config.tiling.taper is not None
+    assert config.tiling.overlap is not None
     recipe = detector or ussfc.detector_recipe(
         spec,
+        patch_size=config.tiling.patch_size,
+        ssfc=config.inference.ssfc,
         engine=config.inference.engine,
         precision=config.inference.precision,
         device=config.inference.device,

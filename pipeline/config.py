@@ -50,11 +50,17 @@ class TilingConfig(_Section):
     """Tiles and patches."""
 
     tile_size: int = Field(2048, ge=64, le=16384, description="side of a tile's core, pixels")
-    overlap: float = Field(
-        0.25, ge=0, lt=1, description="overlap of neighbouring patches, share of their side"
+    patch_size: int | None = Field(
+        None, ge=16, multiple_of=16, description="side of a patch, pixels; by default the model's"
     )
-    taper: Literal["hann", "pyramid", "gaussian", "box"] = Field(
-        "hann", description="blend weights of a patch"
+    overlap: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="overlap of neighbouring patches, share of their side; by default the model's",
+    )
+    taper: Literal["hann", "pyramid", "gaussian", "box"] | None = Field(
+        None, description="blend weights of a patch: hann, pyramid, gaussian or box; by default the model's"
     )
 
 
@@ -67,6 +73,9 @@ class InferenceConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
     engine: Literal["torch"] = Field("torch", description="what runs the network")
     precision: Literal["float32"] = Field("float32", description="arithmetic of the network")
+    ssfc: Literal["patch", "local"] | None = Field(
+        None, description="SSFC means over the patch, or local over the training size; by default the model's"
+    )
 
 
 class ComputeConfig(_Section):

@@ -325,15 +325,16 @@ def _picture_jobs(
     pairs: LabelledPairs, config: RunConfig, spec: ussfc.ModelSpec, with_baseline: bool
 ) -> list[_Job]:
     recipe = ussfc.detector_recipe(
-        spec, engine=config.inference.engine, precision=config.inference.precision, device=config.inference.device,
+        spec, patch_size=config.tiling.patch_size or spec.patch_size, ssfc=config.inference.ssfc,
+        engine=config.inference.engine, precision=config.inference.precision, device=config.inference.device,
         batch_size=config.inference.batch_size, streams=config.compute.threads_per_worker,
     )  # fmt: skip
     detector = recipe.build()
-    weights = taper_weights(spec.patch_size, "box")
+    weights = taper_weights(recipe.patch_size, "box")
 
     def job(index: int) -> tuple[SceneScore, _Shown]:
         pair = pairs.pair(index)
-        plan = TilePlan.of(pair.shape, max(pair.shape), spec.patch_size, 0.0)
+        plan = TilePlan.of(pair.shape, max(pair.shape), recipe.patch_size, 0.0)
         images = PixelPair(as_unit_range(pair.before), as_unit_range(pair.after), np.ones(pair.shape, bool))
         probability, _ = blend_tile(plan.tile((0, 0)), images, detector, weights)
         return _scored(

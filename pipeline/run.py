@@ -133,7 +133,7 @@ def look(before: str, after: str, config: RunConfig) -> ScenePair:
         recipes.append(SceneRecipe(uri, grid, bands, config.grid.resampling))
     if grid.crs is None:
         notices.append("neither image has a CRS: the run and its products are in pixel coordinates")
-    notices += _scale_notices(grid, model)
+    notices += _scale_notices(grid, model, settled(config, model).tiling.patch_size or model.patch_size)
     notices += _range_notices(infos, model)
     return ScenePair(*infos, (recipes[0], recipes[1]), grid, area, model, tuple(notices))
 
@@ -165,7 +165,7 @@ def _range_notices(infos: Iterable[SceneInfo], model: ussfc.ModelSpec) -> list[s
     ]
 
 
-def _scale_notices(grid: GeoBox, model: ussfc.ModelSpec) -> list[str]:
+def _scale_notices(grid: GeoBox, model: ussfc.ModelSpec, patch_size: int) -> list[str]:
     notices = []
     metres = metres_per_pixel(grid)
     if metres and model.resolution_m:
@@ -175,12 +175,29 @@ def _scale_notices(grid: GeoBox, model: ussfc.ModelSpec) -> list[str]:
                 f"the grid has pixels of {metres:.3g} m, model {model.name} was trained at {model.resolution_m:g} m; "
                 "set grid.resolution or choose another model"
             )
-    if min(grid.shape) < model.patch_size:
+    if min(grid.shape) < patch_size:
         notices.append(
-            f"the scene ({grid.shape[0]} x {grid.shape[1]} px) is smaller than a patch of {model.patch_size} px and is "
+            f"the scene ({grid.shape[0]} x {grid.shape[1]} px) is smaller than a patch of {patch_size} px and is "
             "mirrored to fill it"
         )
     return notices
+
+
+def settled(config: RunConfig, model: ussfc.ModelSpec) -> RunConfig:
+    """The configuration with what it leaves to the model filled in from the model card."""
+    cutting, tiling = model.tiling, config.tiling
+    return config.model_copy(
+        update={
+            "tiling": tiling.model_copy(
+                update={
+                    "patch_size": tiling.patch_size or cutting.patch_size or model.patch_size,
+                    "overlap": cutting.overlap if tiling.overlap is None else tiling.overlap,
+                    "taper": tiling.taper or cutting.taper,
+                }
+            ),
+            "inference": config.inference.model_copy(update={"ssfc": config.inference.ssfc or cutting.ssfc}),
+        }
+    )
 
 
 def plan(before: str, after: str, config: RunConfig) -> RunPlan:
@@ -190,18 +207,21 @@ def plan(before: str, after: str, config: RunConfig) -> RunPlan:
 
 def _plan(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPlan:
     model = pair.model
-    tiles = TilePlan.of(
-        (pair.grid.shape[0], pair.grid.shape[1]),
-        config.tiling.tile_size,
-        model.patch_size,
-        config.tiling.overlap,
-    )
+    tiles = tile_plan(pair.grid, model, config)
     executor, processes, threads = _choose_executor(tiles, config)
     batch = config.inference.batch_size or 1
     raw = sum(tiles.shape[0] * tiles.shape[1] * _raw_bytes(info) for info in (pair.before, pair.after))
     # One process computes one tile at a time; its threads are the network's.
     memory = project(tiles, len(model.bands), raw, processes, 1, batch * threads, network)
     return RunPlan(pair, tiles, executor, processes, threads, memory)
+
+
+def tile_plan(grid: GeoBox, model: ussfc.ModelSpec, config: RunConfig) -> TilePlan:
+    """How a grid is cut for a model."""
+    tiling = settled(config, model).tiling
+    assert tiling.patch_size is not None
+    assert tiling.overlap is not None
+    return TilePlan.of((grid.shape[0], grid.shape[1]), tiling.tile_size, tiling.patch_size, tiling.overlap)
 
 
 def _raw_bytes(info: SceneInfo) -> int:
@@ -258,8 +278,12 @@ def infer(
     if plan.executor != "scheduler":
         refuse_beyond(plan.memory, _allowed_memory(config))
     prepare_folder(out)
+    config = settled(config, plan.pair.model)
+    assert config.tiling.taper is not None
     recipe = detector or ussfc.detector_recipe(
         plan.pair.model,
+        patch_size=config.tiling.patch_size,
+        ssfc=config.inference.ssfc,
         engine=config.inference.engine,
         precision=config.inference.precision,
         device=config.inference.device,

@@ -70,7 +70,7 @@ def test_flags_beat_sets_beat_the_environment_beats_the_file_beats_the_defaults(
     assert config.tiling.tile_size == (layers[highest[-1]] if highest else 2048)
     # A layer moves only what it names.
     assert config.vector.connectivity == (8 if "file" in layers else 4)
-    assert config.tiling.overlap == 0.25
+    assert config.tiling.overlap is None  # the model's
 
 
 def test_the_last_of_two_settings_counts() -> None:

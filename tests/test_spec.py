@@ -35,6 +35,7 @@ def card(**changes: Any) -> dict[str, Any]:
         ],
         "resolution_m": 10.0,
         "patch_size": 128,
+        "tiling": {"patch_size": 256, "overlap": 0.5, "taper": "pyramid", "ssfc": "local"},
         "radiometry": {"kind": "percentiles", "low": 2.0, "high": 98.0},
         "threshold": 0.4,
         "licence": {"weights": "Apache-2.0", "training_labels": "CC-BY-4.0", "note": "mind the labels"},

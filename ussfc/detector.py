@@ -17,6 +17,11 @@ from ussfc.spec import ModelSpec
 
 DEVICES = ("auto", "cpu", "cuda")
 
+SSFC = ("patch", "local")
+
+STRIDE = 16
+"""Patches are multiples of this: four poolings."""
+
 BATCH_SIZE = {"cpu": 1, "cuda": 16}
 """A CPU gains nothing from a batch and loses cache; a CUDA device is idle without one."""
 
@@ -91,6 +96,8 @@ class DetectorRecipe:
     """Width of level 1 over 64 as the model card says; None: not said."""
     patch_size: int
     """Side of a patch, pixels."""
+    ssfc_window: int | None
+    """Side of the window of the SSFC means, pixels; None: the whole patch."""
     engine: str
     """``torch``."""
     precision: str
@@ -109,7 +116,8 @@ class DetectorRecipe:
         """Names everything that moves a probability; equal for all values of ``streams`` and all paths."""
         return (
             f"weights={self.weights_sha256} engine={self.engine} precision={self.precision} "
-            f"device={self.device} batch={self.batch_size} patch={self.patch_size} torch={self.torch_version}"
+            f"device={self.device} batch={self.batch_size} patch={self.patch_size} "
+            f"ssfc={self.ssfc_window or 'patch'} torch={self.torch_version}"
         )
 
     def build(self) -> TorchDetector:
@@ -131,6 +139,8 @@ class DetectorRecipe:
             )
         if self.ratio is not None and network.ratio != self.ratio:
             raise ModelError(f"{where}: ratio {network.ratio}, the model card says {self.ratio}; correct it")
+        if self.ssfc_window is not None:
+            network.use_local_statistics(self.ssfc_window)
         streams = self.streams if self.streams is not None else 1 if self.device == "cuda" else _cores()
         engine = TorchEngine(network, self.device, self.precision, streams)
         return TorchDetector(engine, self.bands, self.patch_size, self.batch_size)
@@ -139,6 +149,8 @@ class DetectorRecipe:
 def detector_recipe(
     spec: ModelSpec,
     *,
+    patch_size: int | None = None,
+    ssfc: str | None = None,
     engine: str = "torch",
     precision: str = "float32",
     device: str = "auto",
@@ -149,6 +161,8 @@ def detector_recipe(
 
     Args:
         spec: the model card.
+        patch_size: side of a patch, pixels, a multiple of 16; None: what the card recommends.
+        ssfc: ``patch`` or ``local``; None: what the card recommends.
         engine: ``torch``.
         precision: ``float32``.
         device: ``cpu``, ``cuda``, or ``auto``: CUDA where this machine has it. Whether a named device exists
@@ -157,12 +171,17 @@ def detector_recipe(
         streams: calls at the same time; None: one a core that the building process may use, 1 on CUDA.
 
     Raises:
-        ModelError: an engine, precision, device, batch size or number of streams that there is not.
+        ModelError: an engine, precision, device, patch or batch size or number of streams that there is not.
     """
+    patch_size = patch_size or spec.tiling.patch_size or spec.patch_size
+    ssfc = ssfc or spec.tiling.ssfc
+    if patch_size < STRIDE or patch_size % STRIDE:
+        raise ModelError(f"patch_size {patch_size}: wanted a positive multiple of {STRIDE}")
     for what, value, known in (
         ("engine", engine, tuple(PRECISIONS)),
         ("precision", precision, PRECISIONS.get(engine, ())),
         ("device", device, DEVICES),
+        ("ssfc", ssfc, SSFC),
     ):
         if value not in known:
             raise ModelError(f"{what} {value!r}: not known; known: {', '.join(known)}")
@@ -176,7 +195,8 @@ def detector_recipe(
         weights_sha256=spec.weights.sha256,
         bands=len(spec.bands),
         ratio=spec.network.ratio,
-        patch_size=spec.patch_size,
+        patch_size=patch_size,
+        ssfc_window=spec.patch_size if ssfc == "local" else None,
         engine=engine,
         precision=precision,
         device=kind,

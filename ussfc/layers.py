@@ -15,7 +15,7 @@ from torch import Tensor, nn
 SSFC_EPS = torch.finfo(torch.float32).eps
 
 
-def spatial_spectral_cooperation(x_NCHW: Tensor) -> Tensor:
+def spatial_spectral_cooperation(x_NCHW: Tensor, window: int | None = None) -> Tensor:
     """Spatial-spectral feature cooperation (SSFC, paper section III-C): attention without parameters.
 
     Per sample and channel over the whole patch: ``d = (x - mean)^2``,
@@ -23,6 +23,8 @@ def spatial_spectral_cooperation(x_NCHW: Tensor) -> Tensor:
 
     Args:
         x_NCHW: features, ``(N, C, H, W)``, any floating dtype.
+        window: take both means over the square of this side around each pixel instead (test-time local
+            converter, Chu et al., ECCV 2022, arXiv 2112.04491). None, or at least H and W: the whole patch.
 
     Returns:
         The reweighted features, same shape and dtype.
@@ -30,9 +32,50 @@ def spatial_spectral_cooperation(x_NCHW: Tensor) -> Tensor:
     # Both means stay in float32: a float16 sum over a patch overflows, and bf16 statistics turn NaN
     # in training. Under autocast these operators would otherwise run in the reduced dtype.
     x_32 = x_NCHW.float()
-    deviation = (x_32 - x_32.mean(dim=(2, 3), keepdim=True)).square()
-    saliency = deviation / (2 * deviation.mean(dim=(2, 3), keepdim=True) + SSFC_EPS) + 0.5
+    deviation = (x_32 - _mean(x_32, window)).square()
+    saliency = deviation / (2 * _mean(deviation, window) + SSFC_EPS) + 0.5
     return (x_32 * torch.sigmoid(saliency)).to(x_NCHW.dtype)
+
+
+def _mean(x_NCHW: Tensor, window: int | None) -> Tensor:
+    """Mean over the patch, ``(N, C, 1, 1)``, or around each pixel, ``(N, C, H, W)``."""
+    if window is None or window >= max(x_NCHW.shape[2:]):
+        return x_NCHW.mean(dim=(2, 3), keepdim=True)
+    return _box_mean(_box_mean(x_NCHW, 2, window), 3, window)
+
+
+def _box_mean(x_NCHW: Tensor, dim: int, window: int) -> Tensor:
+    """Mean over ``window`` neighbours along one axis, ``(N, C, H, W)``; at the border the window is shifted inward.
+
+    Sums of 1, 2, 4, ... neighbours are doubled up to the window. Differences of one running sum would be
+    cheaper still, but lose digits with the distance from the border, and so depend on the place.
+    """
+    length = x_NCHW.shape[dim]
+    if window >= length:
+        return x_NCHW.mean(dim=dim, keepdim=True).expand_as(x_NCHW)
+    doubled, size = x_NCHW, 1
+    total: Tensor | None = None
+    covered = 0
+    while True:
+        if window & size:
+            part = doubled.narrow(dim, covered, doubled.shape[dim] - covered)
+            if total is None:
+                total = part
+            else:
+                shared = min(total.shape[dim], part.shape[dim])
+                total = total.narrow(dim, 0, shared) + part.narrow(dim, 0, shared)
+            covered += size
+        if covered == window:
+            break
+        reach = doubled.shape[dim] - size
+        doubled = doubled.narrow(dim, 0, reach) + doubled.narrow(dim, size, reach)
+        size *= 2
+    assert total is not None
+    inner = total.narrow(dim, 0, length - window + 1) / window
+    # Pixel i sees the window that starts at i - window // 2, kept inside the patch.
+    before = window // 2
+    index = torch.arange(length, device=inner.device).sub_(before).clamp_(0, length - window)
+    return inner.index_select(dim, index)
 
 
 class CyclicMultiScaleConv(nn.Module):
@@ -95,6 +138,9 @@ class MultiScaleDecoupledConv(nn.Module):
     them (``aux``) weighted by SSFC.
     """
 
+    ssfc_window: int | None = None
+    """Side of the window of the SSFC means at this level; None: the whole patch."""
+
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.out_channels = out_channels
@@ -106,7 +152,7 @@ class MultiScaleDecoupledConv(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         native = self.native(x_NCHW)
-        aux = spatial_spectral_cooperation(self.aux(native))
+        aux = spatial_spectral_cooperation(self.aux(native), self.ssfc_window)
         return torch.cat((native, aux), dim=1)[:, : self.out_channels]
 
 

@@ -10,7 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ussfc.layers import CyclicMultiScaleConv, DoubleConv, FirstConv, cyclic_kernel_mask
+from ussfc.layers import (
+    CyclicMultiScaleConv,
+    DoubleConv,
+    FirstConv,
+    MultiScaleDecoupledConv,
+    cyclic_kernel_mask,
+)
 
 LEVELS = 5
 """Resolution levels; H and W must be multiples of ``STRIDE``."""
@@ -84,6 +90,26 @@ class USSFCNet(nn.Module):
             ``(N, 1, H, W)`` in [0, 1].
         """
         return torch.sigmoid(self.logits(before_NBHW, after_NBHW))
+
+    def use_local_statistics(self, window: int) -> None:
+        """Take the means of SSFC around each pixel instead of over the whole patch.
+
+        The answer then no longer depends on where the pixel's patch lies, but for the patch's border.
+
+        Args:
+            window: side of the window at level 1, pixels, a multiple of 16; the size of the training crops, so
+                that the means are of the kind that the weights know. Halved at every level.
+
+        Raises:
+            ValueError: another window.
+        """
+        if window < STRIDE or window % STRIDE:
+            raise ValueError(f"window must be a positive multiple of {STRIDE}, got {window}")
+        for name, module in self.named_modules():
+            if isinstance(module, MultiScaleDecoupledConv):
+                # Conv4_1.Conv.0 works at level 4, Up_conv4.Conv.3 at level 3, where its output goes.
+                level = int(name.removeprefix("Up_conv").removeprefix("Conv")[0]) - name.startswith("Up_")
+                module.ssfc_window = window >> (level - 1)
 
     def hold_masked_kernels(self) -> None:
         """Zero the kernels that :func:`ussfc.layers.cyclic_kernel_mask` masks and keep them zero in training.

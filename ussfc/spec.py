@@ -113,6 +113,19 @@ class Training(_Part):
     """Optimizer, schedule, loss, augmentation."""
 
 
+class Cutting(_Part):
+    """How scenes are best cut for these weights; a configuration may say otherwise."""
+
+    patch_size: int | None = Field(default=None, gt=0, multiple_of=16)
+    """Side of a patch, pixels; None: that of the training crops."""
+    overlap: float = Field(default=0.25, ge=0, lt=1)
+    """Overlap of neighbouring patches, share of their side."""
+    taper: Literal["hann", "pyramid", "gaussian", "box"] = "hann"
+    """Blend weights of a patch."""
+    ssfc: Literal["patch", "local"] = "patch"
+    """Means of SSFC over the whole patch, or over a window of the training crops' size around each pixel."""
+
+
 class Score(_Part):
     """Metrics of the change class on one scene or test set, from one confusion matrix."""
 
@@ -145,7 +158,9 @@ class ModelSpec(_Part):
     resolution_m: PositiveFloat | None = None
     """Ground size of a training pixel, metres; None where it varied or is not known."""
     patch_size: int = Field(default=256, gt=0, multiple_of=16)
-    """Side of a patch, pixels. SSFC looks at the whole patch, so it belongs to the weights."""
+    """Side of the training crops, pixels. SSFC looks at the whole patch, so it belongs to the weights."""
+    tiling: Cutting = Cutting()
+    """How scenes are best cut."""
     radiometry: Radiometry = RangeRadiometry()
     """How source numbers become [0, 1]."""
     threshold: Share = 0.5

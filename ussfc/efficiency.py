@@ -1,0 +1,131 @@
+"""What a network costs: parameters, multiply-accumulates (MACs), seconds on a CPU.
+
+Published counts of one network differ by the counter. Under two of them, beside the true count, stand the
+numbers that the literature prints for USSFC-Net (3 bands, ratio 0.5, a pair of 256 x 256): 4.86 G and 3.17 G,
+where the true count is 3.09 G.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ussfc.engines.torch_engine import TorchEngine
+from ussfc.network import STRIDE, USSFCNet
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """What one pair of ``patch_size`` costs; the three counts differ in their rules alone."""
+
+    parameters: int
+    """Numbers that training sets; the statistics of batch norms left out."""
+    patch_size: int
+    """Side of the pair that the counts are of, pixels."""
+    macs: int
+    """True MACs: convolutions and transposed convolutions, groups respected, biases and all else left out."""
+    macs_by_thop: int
+    """The count of thop (0.1.0.post2207010342 and later; published: 4.86 G).
+
+    Takes a transposed convolution for a convolution that reads all its input channels and all its kernel at
+    every output pixel (with 2x2 and stride 2: four times too many) and adds four per element that a batch
+    norm sees.
+    """
+    macs_by_fvcore: int
+    """The count of fvcore (0.1.5, in eval mode; published: 3.17 G).
+
+    Adds two per element that a batch norm sees, though inference folds batch norms into convolutions.
+    """
+
+
+def efficiency(network: USSFCNet, size: int = 256) -> Efficiency:
+    """Count what one pair costs.
+
+    A network of the same bands and ratio is run on shapes alone; the given one is only looked at.
+
+    Args:
+        network: any device, dtype and mode.
+        size: side of the pair, pixels.
+
+    Raises:
+        ValueError: ``size`` is not a positive multiple of 16.
+    """
+    _check(size)
+    # On the meta device tensors have shapes and no numbers: no arithmetic, no memory.
+    with torch.device("meta"), torch.no_grad():
+        skeleton = USSFCNet(network.bands, network.ratio).eval()
+        image_NBHW = torch.empty(1, network.bands, size, size)
+        counts: Counter[str] = Counter()
+
+        def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            counts.update(_counts(layer, inputs[0], output))
+
+        for layer in skeleton.modules():
+            layer.register_forward_hook(count)
+        skeleton(image_NBHW, image_NBHW)
+    return Efficiency(
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        patch_size=size,
+        macs=counts["convolutions"],
+        macs_by_thop=counts["convolutions by output"] + 4 * counts["normalised elements"],
+        macs_by_fvcore=counts["convolutions"] + 2 * counts["normalised elements"],
+    )
+
+
+def latency(network: USSFCNet, size: int, repeats: int = 5) -> float:
+    """Median time of one pair on this machine's CPU, run by :class:`TorchEngine` with one intra-op thread.
+
+    Args:
+        network: any device and mode; a copy of it is run.
+        size: side of the pair, pixels.
+        repeats: pairs to time, after one that warms up.
+
+    Returns:
+        Seconds a pair.
+
+    Raises:
+        ValueError: ``size`` is not a positive multiple of 16, or ``repeats`` < 1.
+    """
+    _check(size)
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    engine = TorchEngine(copy.deepcopy(network))
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 1, network.bands, size, size)).astype(np.float32)
+    engine.run(images[0], images[1])
+    seconds = []
+    for _ in range(repeats):
+        start = perf_counter()
+        engine.run(images[0], images[1])
+        seconds.append(perf_counter() - start)
+    return median(seconds)
+
+
+def _check(size: int) -> None:
+    if size < STRIDE or size % STRIDE:
+        raise ValueError(f"size must be a positive multiple of {STRIDE}, got {size}")
+
+
+def _counts(layer: nn.Module, x_NCHW: Tensor, y_NCHW: Tensor) -> dict[str, int]:
+    """What one run of a layer adds to each count."""
+    if isinstance(layer, nn.Conv2d):
+        # weight: (out, in / groups, rows, columns); every output element sums over one such block.
+        macs = y_NCHW.numel() * layer.weight[0].numel()
+        return {"convolutions": macs, "convolutions by output": macs}
+    if isinstance(layer, nn.ConvTranspose2d):
+        # weight: (in, out / groups, rows, columns); every input element is spread over one such block.
+        return {
+            "convolutions": x_NCHW.numel() * layer.weight[0].numel(),
+            "convolutions by output": (
+                y_NCHW.numel() * (layer.in_channels // layer.groups) * layer.weight[0, 0].numel()
+            ),
+        }
+    if isinstance(layer, nn.BatchNorm2d):
+        return {"normalised elements": x_NCHW.numel()}
+    return {}
