@@ -8,6 +8,7 @@ be used, 4 an output that cannot be used, 5 too little memory, 6 products that f
 # Imports of the pipeline stay inside the commands: `ussfc --help` must not wait for torch or GDAL.
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -487,6 +488,9 @@ def evaluate(
             _show_scores(summary)
 
 
+MOST_SIZES = 4
+"""Sizes of pairs up to which each is named."""
+
 MOST_ROWS = 40
 """Scenes up to which the table has a row each."""
 
@@ -536,6 +540,8 @@ def check_data(kind: str, folder: Path, as_json: bool) -> None:
         for report in reports:
             if not as_json:
                 sizes = ", ".join(f"{count} of {size}" for size, count in report.sizes.items())
+                if len(report.sizes) > MOST_SIZES:
+                    sizes = f"{len(report.sizes)} sizes"
                 share = f"{report.changed / report.pixels:.2%} of {report.pixels / 1e6:.1f} Mpx changed"
                 click.echo(
                     f"{report.split}: {report.pairs} pairs ({sizes}), {share if report.pixels else 'no pixels'}"
@@ -569,20 +575,39 @@ def list_models() -> None:
 
 @models.command("show")
 @click.argument("name", default="ussfc-s2-rgb")
-@click.option("--json", "as_json", is_flag=True, help="Print the card as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print card and costs as JSON.")
 def show_model(name: str, as_json: bool) -> None:
-    """Print the card of a model."""
+    """Print the card of a model, and what its network costs: parameters, multiply-accumulates, time here."""
     import yaml
 
     import ussfc
+    from ussfc.efficiency import efficiency, latency
 
     with _errors():
-        card = ussfc.find_model(name).model_dump(mode="json")
-        click.echo(
-            json.dumps(card, indent=1)
-            if as_json
-            else yaml.safe_dump(card, sort_keys=False, width=110).rstrip()
-        )
+        spec = ussfc.find_model(name)
+        card = spec.model_dump(mode="json", exclude_none=True)
+        if not as_json:
+            click.echo(yaml.safe_dump(card, sort_keys=False, width=110).rstrip())
+        network = ussfc.load_weights(spec.weights_path(), sha256=spec.weights.sha256)
+        counts = efficiency(network)
+        seconds = latency(network, counts.patch_size)
+        if as_json:
+            costs = {**dataclasses.asdict(counts), "latency_s": round(seconds, 4)}
+            click.echo(json.dumps({**card, "efficiency": costs}, indent=1))
+            return
+        size = counts.patch_size
+        click.echo(f"\nnetwork, one pair of {size} x {size} px:")
+        for label, value in (
+            ("parameters", f"{counts.parameters:,}"),
+            ("multiply-accumulates", f"{counts.macs / 1e9:.2f} G"),
+            (
+                "  as thop counts",
+                f"{counts.macs_by_thop / 1e9:.2f} G (transposed convolutions fourfold, batch norm)",
+            ),
+            ("  as fvcore counts", f"{counts.macs_by_fvcore / 1e9:.2f} G (batch norm)"),
+            ("latency here", f"{1000 * seconds:.0f} ms on one CPU core, {size**2 / seconds / 1e6:.2f} Mpx/s"),
+        ):
+            click.echo(f"  {label:<22} {value}")
 
 
 @main.command("config")

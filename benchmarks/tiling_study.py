@@ -56,7 +56,9 @@ class Recorder:
         return self.answers[-1]
 
 
-def measure(pair: LabelledPair, spec: ussfc.ModelSpec, extent: str, patch: int, overlap: float) -> list[dict[str, Any]]:
+def measure(
+    pair: LabelledPair, spec: ussfc.ModelSpec, extent: str, patch: int, overlap: float
+) -> list[dict[str, Any]]:
     recipe = ussfc.detector_recipe(spec, patch_size=patch, ssfc=extent, device="cpu", batch_size=1, streams=1)
     recorder = Recorder(recipe.build())
     tile = TilePlan.of(pair.shape, max(pair.shape), patch, overlap).tile((0, 0))
@@ -67,17 +69,33 @@ def measure(pair: LabelledPair, spec: ussfc.ModelSpec, extent: str, patch: int, 
         recorder.again = True
         levels = encode(probability, images.valid, np.dtype(np.uint8))
         tally = Tally.of_levels(levels, pair.label, images.valid)
-        rows.append({"taper": taper, "change": tally.change.tolist(), "no_change": tally.no_change.tolist(),
-                     "jump": border_jump(probability, tile.patches)})
+        rows.append(
+            {
+                "taper": taper,
+                "change": tally.change.tolist(),
+                "no_change": tally.no_change.tolist(),
+                "jump": border_jump(probability, tile.patches),
+            }
+        )
     spread, flips, shared = disagreement(tile.patches, recorder.answers, pair.shape, spec.threshold)
-    facts = {"scene": pair.name, "extent": extent, "patch": patch, "overlap": overlap, "patches": patches,
-             "pixels": int(np.prod(pair.shape)), "seconds": recorder.seconds,
-             "spread": spread, "flips": flips, "shared": shared}
+    facts = {
+        "scene": pair.name,
+        "extent": extent,
+        "patch": patch,
+        "overlap": overlap,
+        "patches": patches,
+        "seconds": recorder.seconds,
+        "spread": spread,
+        "flips": flips,
+        "shared": shared,
+    }
     return [{**facts, **row} for row in rows]
 
 
-def disagreement(patches: Any, answers: list[np.ndarray], shape: tuple[int, int], threshold: float) -> tuple[float, int, int]:
-    """Over pixels that several patches see: summed largest minus smallest probability, pixels whose class differs, pixels."""
+def disagreement(
+    patches: Any, answers: list[np.ndarray], shape: tuple[int, int], threshold: float
+) -> tuple[float, int, int]:
+    """Over pixels that several patches see: summed spread of probability, pixels whose class differs, pixels."""
     low, high, seen = np.full(shape, 2, np.float32), np.full(shape, -1, np.float32), np.zeros(shape, np.uint8)
     for box, answer in zip(patches, answers, strict=True):
         window = box.slices
@@ -109,9 +127,14 @@ def summarise(rows: list[dict[str, Any]], threshold: float) -> list[dict[str, An
     result = []
     keys = sorted({(r["extent"], r["patch"], r["overlap"], r["taper"]) for r in rows})
     for extent, patch, overlap, taper in keys:
-        some = [r for r in rows if (r["extent"], r["patch"], r["overlap"], r["taper"]) == (extent, patch, overlap, taper)]
+        some = [
+            r
+            for r in rows
+            if (r["extent"], r["patch"], r["overlap"], r["taper"]) == (extent, patch, overlap, taper)
+        ]
         tally = Tally(sum(np.array(r["change"]) for r in some), sum(np.array(r["no_change"]) for r in some))
-        pixels, shared = sum(r["pixels"] for r in some), sum(r["shared"] for r in some)
+        shared, seconds = sum(r["shared"] for r in some), sum(r["seconds"] for r in some)
+        computed = sum(r["patches"] for r in some) * patch**2
         result.append({
             "extent": extent, "patch": patch, "overlap": overlap, "taper": taper,
             "scenes": sorted(r["scene"] for r in some), "f1": tally.at(threshold).f1,
@@ -119,8 +142,8 @@ def summarise(rows: list[dict[str, Any]], threshold: float) -> list[dict[str, An
             "spread": sum(r["spread"] for r in some) / shared if shared else None,
             "flips": sum(r["flips"] for r in some) / shared if shared else None,
             "jump": float(np.mean([r["jump"] for r in some])),
-            "seconds_per_mpx": sum(r["seconds"] for r in some) / pixels * 1e6,
-            "work": sum(r["patches"] for r in some) * patch**2 / pixels,
+            # Of a scene without end: in a small one the last patches, shifted inward, overlap far more.
+            "cost": seconds / computed * 1e6 / (1 - overlap) ** 2,
         })  # fmt: skip
     return result
 
@@ -136,8 +159,14 @@ def draw(summary: list[dict[str, Any]], folder: Path) -> None:
             for patch in patches:
                 some = [r for r in summary if (r["extent"], r["patch"], r["taper"]) == (extent, patch, taper)]
                 points = [(r["overlap"] * 100, r[value]) for r in some if r[value] is not None]
-                axes.plot(*zip(*points, strict=True), style, color=colours[patch], marker="o", markersize=3.5,
-                          label=f"{patch} px, {extent}")
+                axes.plot(
+                    *zip(*points, strict=True),
+                    style,
+                    color=colours[patch],
+                    marker="o",
+                    markersize=3.5,
+                    label=f"{patch} px, {extent}",
+                )
         axes.set_xlabel("overlap, %")
         axes.grid(color="#e4e4e4")
 
@@ -148,8 +177,8 @@ def draw(summary: list[dict[str, Any]], folder: Path) -> None:
     lines(middle, "spread", "hann")
     middle.set_ylabel("disagreement in overlaps\n(max - min probability)")
     middle.set_ylim(bottom=0)
-    lines(right, "seconds_per_mpx", "hann")
-    right.set_ylabel("network seconds per Mpx, one core")
+    lines(right, "cost", "hann")
+    right.set_ylabel("network seconds per Mpx of scene, one core")
     right.set_ylim(bottom=0)
     left.legend(fontsize=7)
     figure.savefig(folder / "tiling_overlap.png", dpi=120)
@@ -159,8 +188,22 @@ def draw(summary: list[dict[str, Any]], folder: Path) -> None:
     base = min(patches)
     for taper, colour in zip(TAPERS, ("#777777", "#1b6ca8", "#2a9d8f", "#c8553d"), strict=True):
         some = [r for r in summary if (r["extent"], r["patch"], r["taper"]) == ("patch", base, taper)]
-        left.plot([r["overlap"] * 100 for r in some], [r["f1"] for r in some], "o-", color=colour, markersize=3.5, label=taper)
-        right.plot([r["overlap"] * 100 for r in some], [r["jump"] for r in some], "o-", color=colour, markersize=3.5, label=taper)
+        left.plot(
+            [r["overlap"] * 100 for r in some],
+            [r["f1"] for r in some],
+            "o-",
+            color=colour,
+            markersize=3.5,
+            label=taper,
+        )
+        right.plot(
+            [r["overlap"] * 100 for r in some],
+            [r["jump"] for r in some],
+            "o-",
+            color=colour,
+            markersize=3.5,
+            label=taper,
+        )
     left.set_ylabel(f"F1, {base} px patches")
     right.set_ylabel("step across patch borders / elsewhere")
     for axes in (left, right):
@@ -171,7 +214,9 @@ def draw(summary: list[dict[str, Any]], folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--scenes", default=None)
@@ -195,14 +240,18 @@ def main() -> None:
                     for extent in EXTENTS:
                         rows += measure(pair, spec, extent, patch, overlap)
             print(name, flush=True)
-        args.json.write_text(json.dumps({"threshold": spec.threshold, "sha256": spec.weights.sha256, "rows": rows}))
+        args.json.write_text(
+            json.dumps({"threshold": spec.threshold, "sha256": spec.weights.sha256, "rows": rows})
+        )
     study = json.loads(args.json.read_text())
     summary = summarise(study["rows"], study["threshold"])
-    print("extent patch overlap taper     F1    best    AP   spread   flips    jump   s/Mpx  work  scenes")
+    print("extent patch overlap taper     F1    best    AP   spread   flips    jump   s/Mpx  scenes")
     for r in summary:
         spread, flips = (f"{r[k]:.4f}" if r[k] is not None else "  -   " for k in ("spread", "flips"))
-        print(f"{r['extent']:6} {r['patch']:5} {r['overlap']:6.3f} {r['taper']:9} {r['f1']:.4f} {r['best_f1']:.4f} {r['ap']:.4f} "
-              f"{spread} {flips} {r['jump']:7.2f} {r['seconds_per_mpx']:7.2f} {r['work']:5.2f}  {len(r['scenes'])}")
+        print(
+            f"{r['extent']:6} {r['patch']:5} {r['overlap']:6.3f} {r['taper']:9} {r['f1']:.4f} {r['best_f1']:.4f} "
+            f"{r['ap']:.4f} {spread} {flips} {r['jump']:7.2f} {r['cost']:7.2f}  {len(r['scenes'])}"
+        )
     if args.figures:
         draw(summary, args.figures)
 
