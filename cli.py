@@ -512,7 +512,8 @@ def _show_scores(summary: dict[str, Any]) -> None:
     click.echo(line(f"all {len(summary['scenes'])}", summary["scores"]))
     if "baseline" in summary:
         click.echo(line("magnitude + Otsu, all", summary["baseline"]["scores"]))
-    click.echo(f"average precision {summary['average_precision']:.4f}; F1 by threshold:")
+    average = summary["average_precision"]
+    click.echo(f"average precision {'-' if average is None else format(average, '.4f')}; F1 by threshold:")
     scored = [(row["threshold"], row["f1"]) for row in summary["sweep"]]
     click.echo("  ".join(f"{t:.2f} {'-' if f1 is None else format(f1, '.3f')}" for t, f1 in scored))
 
@@ -542,10 +543,9 @@ def check_data(kind: str, folder: Path, as_json: bool) -> None:
                 sizes = ", ".join(f"{count} of {size}" for size, count in report.sizes.items())
                 if len(report.sizes) > MOST_SIZES:
                     sizes = f"{len(report.sizes)} sizes"
-                share = f"{report.changed / report.pixels:.2%} of {report.pixels / 1e6:.1f} Mpx changed"
-                click.echo(
-                    f"{report.split}: {report.pairs} pairs ({sizes}), {share if report.pixels else 'no pixels'}"
-                )
+                share = report.changed / report.pixels if report.pixels else 0.0
+                changed = f"{share:.2%} of {report.pixels / 1e6:.1f} Mpx changed"
+                click.echo(f"{report.split}: {report.pairs} pairs ({sizes or 'none whole'}), {changed}")
             for fault in report.broken:
                 click.echo(f"broken: {fault}", err=True)
         if any(report.broken for report in reports):

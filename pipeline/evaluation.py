@@ -165,7 +165,7 @@ class Evaluation:
             "threshold_from": self.threshold_from,
             "scores": total.at(self.threshold).scores(),
             "confusion": dataclasses.asdict(total.at(self.threshold)),
-            "average_precision": total.average_precision(),
+            "average_precision": total.average_precision() if total.change.any() else None,
             "scenes": [
                 {"name": scene.name, **_counts(scene.tally), **scene.tally.at(self.threshold).scores()}
                 for scene in self.scenes

@@ -233,7 +233,6 @@ def test_average_precision_needs_change() -> None:
     assert math.isnan(tally_of([], [200]).average_precision())
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="bug: 0.0 for a tally without a pixel, documented as NaN")
 def test_average_precision_needs_pixels() -> None:
     assert math.isnan(Tally.empty().average_precision())
 

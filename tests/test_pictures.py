@@ -120,10 +120,11 @@ def test_a_picture_appears_only_when_complete(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("chosen", [Confusion(50, 10, 20, 120), Confusion(tn=5)])
 def test_a_curve_is_drawn_even_where_nothing_is_defined(tmp_path: Path, chosen: Confusion) -> None:
     path = tmp_path / "curve.png"
-    tally = Tally.of(np.linspace(0, 1, 50, dtype=np.float32), np.arange(50) > 30)
+    tally = Tally.of(np.linspace(0, 1, 50, dtype=np.float32), np.arange(50) % 3 > 0)
     pictures.precision_recall(tally.curve() if chosen.tp else [], chosen, path)
     drawn = read(path)
     assert drawn.shape[0] == drawn.shape[1] > 300
-    # The point in use is red, and drawn only where it is defined: its place in the legend is one mark alone.
+    # The mark of the threshold in use is red; the curve, which is blue, is there only if it has points.
     assert (drawn[..., :3] == (230, 75, 53)).all(axis=-1).any()
+    assert (drawn[..., :3] == (60, 120, 216)).all(axis=-1).any() == bool(chosen.tp)
     assert list(tmp_path.iterdir()) == [path]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -93,10 +93,16 @@ LAYOUTS = {
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
+DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
+"""Pillow's modes of pictures that a conversion to 8 bits would clip."""
+
+Array = TypeVar("Array", npt.NDArray[np.uint8], BoolArray)
+
+
 def natural_order(name: str) -> list[tuple[int, int, str]]:
     """A sort key by which ``img2`` comes before ``img10``."""
     return [
-        (0, int(part), "") if part.isdigit() else (1, 0, part.lower())
+        (0, int(part), "") if part.isdecimal() else (1, 0, part.lower())
         for part in re.split(r"(\d+)", name)
         if part
     ]
@@ -123,14 +129,27 @@ class PicturePairs:
             DataError: a file cannot be read, sizes differ, or a label holds odd values.
         """
         before_file, after_file, label_file = self.files[index]
-        before, after = _picture(before_file), _picture(after_file)
-        label = read_label(label_file)
-        for file, shape in ((after_file, after.shape[1:]), (label_file, label.shape)):
-            if shape != before.shape[1:]:
-                raise DataError(
-                    f"{file}: {_size(shape)} pixels, its partner {before_file} has {_size(before.shape[1:])}; "
-                    "all three files of a pair must have one size"
-                )
+        faults: list[str] = []
+
+        def tried(read: Callable[[Path], Array], file: Path) -> Array | None:
+            try:
+                return read(file)
+            except DataError as error:
+                faults.append(str(error))
+                return None
+
+        before, after = tried(_picture, before_file), tried(_picture, after_file)
+        label = tried(read_label, label_file)
+        read = [(before_file, before), (after_file, after), (label_file, label)]
+        sizes = [(file, array.shape[-2:]) for file, array in read if array is not None]
+        faults += [
+            f"{file}: {_size(size)} pixels, its partner {sizes[0][0]} has {_size(sizes[0][1])}; all three files of a "
+            "pair must have one size"
+            for file, size in sizes[1:]
+            if size != sizes[0][1]
+        ]
+        if before is None or after is None or label is None or faults:
+            raise DataError(*faults)
         return LabelledPair(before_file.stem, before, after, label)
 
 
@@ -171,7 +190,7 @@ def match_split(kind: str, folder: Path, split: str) -> tuple[PicturePairs, tupl
         raise DataError(
             f"{base / layout.folders[0]}: no pictures in it ({', '.join(SUFFIXES)}); the split is empty"
         )
-    stems = sorted(before.keys() | after.keys() | label.keys(), key=natural_order)
+    stems = sorted(before.keys() | after.keys() | label.keys(), key=lambda stem: (natural_order(stem), stem))
     lone, complete = [], []
     for stem in stems:
         if without := [
@@ -210,16 +229,27 @@ def _pictures_in(folder: Path) -> dict[str, Path]:
     return found
 
 
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What Pillow raises on damaged files, depending on the byte that it trips over."""
+    from PIL import Image, UnidentifiedImageError
+
+    return OSError, SyntaxError, TypeError, ValueError, UnidentifiedImageError, Image.DecompressionBombError
+
+
 def _picture(file: Path) -> npt.NDArray[np.uint8]:
     """(3, rows, cols) uint8."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(file) as image:
+            if image.mode in DEEP:
+                raise DataError(
+                    f"{file}: numbers of more than 8 bits ({image.mode}); give geotiff data instead"
+                )
             pixels = np.asarray(image.convert("RGB"))
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such file; check the data set") from error
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except _unreadable() as error:
         raise DataError(f"{file}: cannot be read as a picture ({error}); get the file again") from error
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
@@ -232,7 +262,7 @@ def read_label(file: Path) -> BoolArray:
     Raises:
         DataError: the file cannot be read, or a label that is no JPEG holds other values.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(file) as image:
@@ -243,7 +273,7 @@ def read_label(file: Path) -> BoolArray:
             )
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such file; check the data set") from error
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except _unreadable() as error:
         raise DataError(f"{file}: cannot be read as a picture ({error}); get the file again") from error
     if lossy:
         return np.asarray(grey >= GREY_THRESHOLD)
@@ -367,4 +397,4 @@ def _readable(source: LabelledPairs, broken: list[str]) -> Iterator[LabelledPair
         try:
             yield source.pair(index)
         except DataError as error:
-            broken.append(str(error))
+            broken += error.messages

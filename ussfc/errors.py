@@ -8,7 +8,16 @@ class ModelError(Exception):
 
 
 class DataError(Exception):
-    """Labelled data that cannot be used; names the file."""
+    """Labelled data that cannot be used; names the file.
+
+    Args:
+        message: the first fault, which is what is shown.
+        others: further faults of the same pair, for a check that names them all.
+    """
+
+    def __init__(self, message: str, *others: str) -> None:
+        super().__init__(message)
+        self.messages = (message, *others)
 
 
 class TrainingError(Exception):

@@ -123,7 +123,12 @@ class Tally:
             probability: change probability in [0, 1], any shape, float.
             truth: True where there is change, the same shape, bool.
             valid: True where the pixel counts; None: everywhere.
+
+        Raises:
+            ValueError: shapes differ.
         """
+        if probability.shape != truth.shape:
+            raise ValueError(f"probability {probability.shape} and truth {truth.shape} differ in shape")
         return cls.of_levels(np.rint(probability * (LEVELS - 1)).astype(np.uint8), truth, valid)
 
     @classmethod
@@ -174,6 +179,8 @@ class Tally:
 
     def average_precision(self) -> float:
         """Area under the precision-recall curve as a step function; NaN without change."""
+        if not self.change.any():
+            return math.nan
         area, last = 0.0, 0.0
         for _, precision, recall in reversed(self.curve()):
             area += precision * (recall - last)

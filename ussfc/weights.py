@@ -7,6 +7,7 @@ Read: our safetensors files, and the ``OrderedDict`` that the authors' code writ
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import struct
@@ -77,7 +78,7 @@ def save_weights(network: USSFCNet, path: str | Path, metadata: Mapping[str, str
     target = Path(path)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     facts = {**metadata, "bands": str(network.bands), "ratio": str(network.ratio)}
-    data = safetensors.torch.save(state, metadata=facts)
+    data = _settled(safetensors.torch.save(state, metadata=facts))
     # In the same folder, since a rename is atomic only within one file system.
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
@@ -85,6 +86,17 @@ def save_weights(network: USSFCNet, path: str | Path, metadata: Mapping[str, str
         os.replace(aside, target)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _settled(data: bytes) -> bytes:
+    """The same file with the facts of its header in one order; safetensors writes them as its hash map lies."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    # The tensors begin at a multiple of eight bytes; spaces are what the format pads with.
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def _is_safetensors(head: bytes) -> bool:
