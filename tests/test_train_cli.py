@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
+import rasterio
 import yaml
 from click.testing import CliRunner, Result
+from scenes import write_scene
 
 import cli
 import ussfc as house
-from scenes import write_scene
 from ussfc.weights import load_weights
 
 TINY = (
@@ -91,26 +92,40 @@ def test_another_training_in_the_folder_is_refused(trained: Path, folder: Path) 
 
 
 def test_near_infrared_by_one_setting(folder: Path, tmp_path: Path) -> None:
-    done = train(
-        folder, tmp_path / "out", "--set", "steps=2", "--set", "input=sentinel2-rgbn", "--json", "-q"
-    )
+    scenes = tmp_path / "scenes"
+    scenes.mkdir()
+    for file in folder.iterdir():
+        with rasterio.open(file) as source:
+            values, profile, names = source.read(), source.profile, source.descriptions
+        if "label" not in file.name:
+            # A stand-in: the demo has no near infrared.
+            values, names, profile["count"] = values[[0, 1, 2, 0]], (*names[:3], "B08"), 4
+        with rasterio.open(scenes / file.name, "w", **profile) as target:
+            target.write(values)
+            target.descriptions = names
+    out = tmp_path / "out"
+    done = train(scenes, out, "--set", "steps=2", "--set", "input=sentinel2-rgbn", "--json", "-q")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["steps"] == 2
-    assert len(house.find_model(str(tmp_path / "out" / "best.yaml")).bands) == 4
-    assert yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())["input"] == "sentinel2-rgbn"
-    # A checkpoint of four bands and a file of three.
-    import rasterio
-
-    for date in ("before", "after"):
-        with rasterio.open(folder / f"west_{date}.tif") as source:
-            profile = source.profile | {"count": 3}
-            values = source.read((1, 2, 3))
-        with rasterio.open(tmp_path / f"{date}.tif", "w", **profile) as target:
-            target.write(values)
-    ran = ussfc("run", tmp_path / "before.tif", tmp_path / "after.tif", "--out", tmp_path / "run",
-                "--model", tmp_path / "out" / "best.yaml")  # fmt: skip
+    assert len(house.find_model(str(out / "best.yaml")).bands) == 4
+    assert yaml.safe_load((out / "recipe.yaml").read_text())["input"] == "sentinel2-rgbn"
+    # A checkpoint of four bands and files of three.
+    ran = ussfc("run", folder / "west_before.tif", folder / "west_after.tif", "--out", tmp_path / "run",
+                "--model", out / "best.yaml")  # fmt: skip
     assert ran.exit_code == cli.EXIT_INPUT
-    assert "before.tif: has 3 image band(s) of uint16, the model wants 4 (B04, B03, B02, B08)" in ran.stderr
+    assert (
+        "west_before.tif: has 3 image band(s) of uint16, the model wants 4 (B04, B03, B02, B08)" in ran.stderr
+    )
+
+
+def test_more_patience_lets_a_training_go_on(folder: Path, tmp_path: Path) -> None:
+    # Nothing improves at a rate this small, so the first validation stays the best.
+    still = ("--set", "optimiser.learning_rate=1.0e-12", "--set", "steps=20")
+    first = train(folder, tmp_path / "out", *still, "--set", "patience=1", "--json", "-q")
+    assert json.loads(first.stdout)["stopped_early"]
+    assert json.loads(first.stdout)["steps"] == 8
+    more = train(folder, tmp_path / "out", *still, "--set", "patience=3", "--json", "-q")
+    assert json.loads(more.stdout)["steps"] == 16
 
 
 @pytest.mark.parametrize(

@@ -643,8 +643,8 @@ def _fingerprint(
     recipe: TrainingRecipe, data: LabelledPairs, validation: LabelledPairs, device: str
 ) -> dict[str, Any]:
     """What must agree for a training to be the same one, by the name a message calls it."""
-    # How often states are saved decides nothing.
-    decisive = recipe.model_dump(mode="json", exclude={"save_every"})
+    # How often states are saved, and when to give up, move no weight: a stopped training may go on with more patience.
+    decisive = recipe.model_dump(mode="json", exclude={"save_every", "patience"})
     return {
         "format": STATE_FORMAT,
         "recipe": hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest(),
