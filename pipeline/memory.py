@@ -22,6 +22,8 @@ FINISHING = 130 * MB
 GDAL_CACHE = 128 * MB
 ACTIVATION_BYTES_PER_PIXEL = 1100
 """Live feature maps of the network at ratio 0.5 over the pixels of the patches in flight, float32."""
+ACTIVATION_BYTES_LOCAL = 1400
+"""The same with local SSFC means, whose sums are maps of their own."""
 FRAGMENTATION = 1.3
 """Resident over allocated bytes of arrays that come and go."""
 
@@ -44,6 +46,7 @@ def project(
     threads: int,
     patches_in_flight: int,
     network: bool,
+    local: bool = False,
 ) -> MemoryProjection:
     """Project the peak of a run.
 
@@ -55,6 +58,7 @@ def project(
         threads: tiles that one process computes at the same time.
         patches_in_flight: patches inside the network at the same time, in one process.
         network: whether the detector is the network (a stand-in needs no torch).
+        local: whether its SSFC means are local.
     """
     tile = min(plan.shape[0], plan.tile_size), min(plan.shape[1], plan.tile_size)
     reach = 2 * (plan.patch_size - 1)
@@ -65,9 +69,8 @@ def project(
     # Weighted sum, weight, mean, and the encoded levels.
     blending = core * 20
     kept = halo * (2 * bands * 4 + 2)
-    activations = (
-        patches_in_flight * plan.patch_size**2 * (ACTIVATION_BYTES_PER_PIXEL if network else 4 * bands * 3)
-    )
+    live = ACTIVATION_BYTES_LOCAL if local else ACTIVATION_BYTES_PER_PIXEL
+    activations = patches_in_flight * plan.patch_size**2 * (live if network else 4 * bands * 3)
     tiles = int(threads * FRAGMENTATION * (max(reading, kept + blending) + activations))
     cache = min(GDAL_CACHE, source_bytes)
     worker = BASE_RASTERS + (BASE_NETWORK if network else 0) + cache + tiles

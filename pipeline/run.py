@@ -212,7 +212,8 @@ def _plan(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPlan:
     batch = config.inference.batch_size or 1
     raw = sum(tiles.shape[0] * tiles.shape[1] * _raw_bytes(info) for info in (pair.before, pair.after))
     # One process computes one tile at a time; its threads are the network's.
-    memory = project(tiles, len(model.bands), raw, processes, 1, batch * threads, network)
+    local = settled(config, model).inference.ssfc == "local"
+    memory = project(tiles, len(model.bands), raw, processes, 1, batch * threads, network, local)
     return RunPlan(pair, tiles, executor, processes, threads, memory)
 
 

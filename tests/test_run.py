@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rioxarray
 import yaml
+from scenes import write_scene, write_toy_model
 from stubs import StubRecipe
 
 import cli
 import ussfc
+from pipeline import detect_changes
 from pipeline.config import load_config
 from pipeline.errors import ConfigError, MemoryRefused, StoreError
 from pipeline.events import Notice
@@ -153,3 +156,32 @@ def test_validation_wants_every_product(tmp_path: Path) -> None:
     report(tmp_path)
     with pytest.raises(StoreError, match="not all products are written"):
         validate(tmp_path)
+
+
+def test_a_model_says_how_it_is_cut_and_a_configuration_may_say_otherwise(tmp_path: Path) -> None:
+    cutting = {"patch_size": 64, "overlap": 0.5, "taper": "box", "ssfc": "local"}
+    model = write_toy_model(tmp_path, tiling=cutting)
+    write_scene(tmp_path, "east", (100, 300))
+    pair = str(tmp_path / "east_before.tif"), str(tmp_path / "east_after.tif")
+    config = load_config(flags={"model": str(model)})
+    tiles = plan(*pair, config).tiles
+    assert (tiles.patch_size, tiles.stride) == (64, 32)
+    manifest = run(*pair, tmp_path / "out", config)
+    assert "patch=64 ssfc=32 " in manifest["detector"]
+    assert manifest["config"]["tiling"] | {"tile_size": 0} == {
+        "tile_size": 0, "patch_size": 64, "overlap": 0.5, "taper": "box",
+    }  # fmt: skip
+    # The same by configuration, of a card that says nothing of it.
+    (tmp_path / "plain").mkdir()
+    plain = write_toy_model(tmp_path / "plain")
+    sets = [f"tiling.{key}={cutting[key]}" for key in ("patch_size", "overlap", "taper")]
+    other = load_config(sets=[*sets, "inference.ssfc=local"], flags={"model": str(plain)})
+    run(*pair, tmp_path / "other", other)
+    assert (tmp_path / "other" / "change.tif").read_bytes() == (tmp_path / "out" / "change.tif").read_bytes()
+    default = run(*pair, tmp_path / "default", load_config(flags={"model": str(plain)}))
+    assert "patch=32 ssfc=patch " in default["detector"]
+
+    arrays = [rioxarray.open_rasterio(path) for path in pair]
+    with rasterio.open(tmp_path / "out" / "probability.tif") as source:
+        stored = source.read(1) / np.float32(254)
+    np.testing.assert_array_equal(detect_changes(*arrays, config=config), stored)
