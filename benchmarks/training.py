@@ -2,7 +2,7 @@
 
     python benchmarks/training.py --threads 1 --steps 6
 
-Plain is what one writes first: float32, default memory layout, an optimiser that goes from tensor to tensor, no moving
+Plain is what one writes first: float32, default memory layout, an optimiser going from tensor to tensor, no moving
 average. Ours does more (channels-last, fused optimiser, clipping, moving average, batches made beside the step). The two
 take turns in one process, so that other work on the machine slows both alike; the figure to keep is the ratio.
 """
@@ -26,7 +26,9 @@ from ussfc.training import Trainer
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--recipe", default="strong")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
@@ -35,7 +37,11 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=None)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    sets = [f"sampling.{key}={value}" for key, value in (("batch_size", args.batch), ("crop_size", args.crop)) if value]
+    sets = [
+        f"sampling.{key}={value}"
+        for key, value in (("batch_size", args.batch), ("crop_size", args.crop))
+        if value
+    ]
     recipe = load_recipe(args.recipe, sets)
     size, count, bands = recipe.sampling.crop_size, recipe.sampling.batch_size, len(recipe.input_spec.bands)
     rng = np.random.default_rng(0)
