@@ -759,14 +759,9 @@ def test_gradients_are_clipped_to_the_norm() -> None:
     assert norm.item() == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_bfloat16_on_the_cpu() -> None:
-    trainer, losses = by_hand(recipe(precision="bfloat16", optimiser={"average": 0.5}), 6)
-    _, plain = by_hand(recipe(optimiser={"average": 0.5}), 6)
-    assert all(torch.isfinite(tensor).all() for tensor in trainer.kept.state_dict().values())
-    # Weights stay in full; the first loss is that of the same weights.
-    assert {parameter.dtype for parameter in trainer.network.parameters()} == {torch.float32}
-    assert losses[0] != plain[0]
-    assert losses[0] == pytest.approx(plain[0], rel=0.05)
+def test_bfloat16_is_for_cuda(tmp_path: Path) -> None:
+    # On a CPU with AMX, PyTorch 2.13 gave gradients that were not finite, and crashed.
+    assert "only on CUDA" in refusal(recipe(precision="bfloat16"), tmp_path / "out")
     assert not Trainer(recipe(precision="auto"), "cpu").bfloat16
 
 

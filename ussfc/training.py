@@ -155,6 +155,12 @@ def train(
             "validation: no pairs; name cities with --validate-on, or give a data set with a val split"
         )
     kind = _device(device)
+    if recipe.precision == "bfloat16" and kind == "cpu":
+        # Seen with PyTorch 2.13 on a CPU with AMX: gradients of the grouped convolutions not finite, and crashes.
+        raise TrainingError(
+            "precision bfloat16: only on CUDA, PyTorch's bfloat16 gradients on the CPU are not to be relied on; set "
+            "precision=float32 or auto"
+        )
     batches = make_batches(recipe, data)
     folder = _Folder(out, recipe, _fingerprint(recipe, data, validation, kind))
     if overwrite:
