@@ -73,7 +73,7 @@ def test_nothing_to_mosaic(tmp_path: Path) -> None:
 
 
 def test_another_detector_and_its_record(tmp_path: Path) -> None:
-    detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").patch_size, bands=3)
+    detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
     config = load_config(sets=["threshold=0.4", "compute.executor=serial"])
     manifest = run(*PAIR, tmp_path / "out", config, detector=detector)
     assert manifest["detector"] == detector.identity
@@ -113,7 +113,7 @@ def test_bytes_for_a_model_of_reflectances_are_told(tmp_path: Path) -> None:
 def test_files_of_somebody_else_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "thesis.txt").write_text("years")
-    detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").patch_size, bands=3)
+    detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
     for overwrite in (False, True):
         with pytest.raises(StoreError, match="no run of ussfc is in this folder"):
             run(*PAIR, tmp_path, load_config(), overwrite, detector=detector)
@@ -121,7 +121,7 @@ def test_files_of_somebody_else_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_relative_path_is_the_same_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").patch_size, bands=3)
+    detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
     run(*PAIR, tmp_path / "out", load_config(), detector=detector)
     monkeypatch.chdir(DEMO)
     heard: list[object] = []
@@ -138,7 +138,7 @@ def test_a_relative_path_is_the_same_input(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_finished_run_without_its_work_is_not_replaced_in_silence(tmp_path: Path) -> None:
-    detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").patch_size, bands=3)
+    detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
     config = load_config(sets=["output.keep_work=false"])
     run(*PAIR, tmp_path / "out", config, detector=detector)
     change = (tmp_path / "out" / "change.tif").read_bytes()
@@ -149,7 +149,7 @@ def test_a_finished_run_without_its_work_is_not_replaced_in_silence(tmp_path: Pa
 
 
 def test_validation_wants_every_product(tmp_path: Path) -> None:
-    detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").patch_size, bands=3)
+    detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
     config = load_config()
     infer(plan(*PAIR, config), config, tmp_path, detector=detector)
     mosaic(tmp_path, config)
