@@ -3,7 +3,7 @@
     python benchmarks/training.py --threads 1 --steps 6
 
 Plain is what one writes first: float32, default memory layout, an optimiser going from tensor to tensor, no moving
-average. Ours does more (channels-last, fused optimiser, clipping, moving average, batches made beside the step). The two
+average. Ours does more (channels-last, fused optimiser, clipping, moving average, batches made ahead). The two
 take turns in one process, so that other work on the machine slows both alike; the figure to keep is the ratio.
 """
 
