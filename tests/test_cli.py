@@ -21,11 +21,13 @@ from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 
 import cli
+import ussfc as house
 from pipeline import detect_changes
 from pipeline.config import load_config
 
 DEMO = Path(cli.__file__).parent / "configs" / "demo"
 SIDE = 300
+THRESHOLD = house.find_model("ussfc-s2-rgb").threshold
 SMALL = ("--set", "tiling.tile_size=128")
 
 
@@ -88,7 +90,7 @@ def test_products(finished: Path) -> None:
         assert change.tags()["USSFC_MODEL"] == "ussfc-s2-rgb"
     assert (classes[:60, :83] == 255).all()
     np.testing.assert_array_equal(classes == 255, levels == 255)
-    np.testing.assert_array_equal(classes == 1, (levels >= 127) & (levels != 255))
+    np.testing.assert_array_equal(classes == 1, (levels >= THRESHOLD * 254) & (levels != 255))
     record = manifest(finished)
     frame = geopandas.read_parquet(finished / "changes.parquet")
     assert record["counts"]["changed_pixels"] == (classes == 1).sum() == frame["pixels"].sum() > 0
@@ -98,7 +100,7 @@ def test_products(finished: Path) -> None:
     assert frame.crs == "EPSG:4326"
     assert 60 < frame["area_m2"].sum() / frame["pixels"].sum() < 140
     assert (
-        (frame["mean_probability"] >= 0.5) & (frame["max_probability"] >= frame["mean_probability"])
+        (frame["mean_probability"] >= THRESHOLD) & (frame["max_probability"] >= frame["mean_probability"])
     ).all()
     assert record["peak_memory_bytes"] > 1e8
 
@@ -188,8 +190,8 @@ def test_new_threshold_area_and_format_without_the_network(finished: Path, tmp_p
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     before = manifest(out)["counts"]
-    assert ussfc("mosaic", out, "--threshold", 0.3, "-q").exit_code == 0
-    result = ussfc("vectorise", out, "--threshold", 0.3, "--set", "vector.format=gpkg", "--json")
+    assert ussfc("mosaic", out, "--threshold", THRESHOLD / 2, "-q").exit_code == 0
+    result = ussfc("vectorise", out, "--threshold", THRESHOLD / 2, "--set", "vector.format=gpkg", "--json")
     assert result.exit_code == 0
     counts = json.loads(result.stdout)["counts"]
     assert counts["changed_pixels"] == counts["polygon_pixels"] > before["changed_pixels"]
@@ -198,7 +200,10 @@ def test_new_threshold_area_and_format_without_the_network(finished: Path, tmp_p
     assert not (out / "changes.parquet").exists()
     assert ussfc("validate", out).exit_code == 0, ussfc("validate", out).output
     assert (
-        ussfc("vectorise", out, "--threshold", 0.3, "--set", "vector.min_area_m2=2000", "-q").exit_code == 0
+        ussfc(
+            "vectorise", out, "--threshold", THRESHOLD / 2, "--set", "vector.min_area_m2=2000", "-q"
+        ).exit_code
+        == 0
     )
     assert 0 < manifest(out)["counts"]["polygons"] < counts["polygons"]
     assert ussfc("validate", out).exit_code == 0

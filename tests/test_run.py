@@ -93,7 +93,7 @@ def test_percentiles_are_of_the_whole_scene_and_recorded(tmp_path: Path) -> None
     (tmp_path / "by-percentiles.yaml").write_text(yaml.safe_dump(card), "utf-8")
     config = load_config(sets=[f"model={tmp_path / 'by-percentiles.yaml'}"])
     manifest = run(
-        *PAIR, tmp_path / "out", config, detector=StubRecipe(patch_size=card["patch_size"], bands=3)
+        *PAIR, tmp_path / "out", config, detector=StubRecipe(patch_size=card["tiling"]["patch_size"], bands=3)
     )
     with rasterio.open(PAIR[1]) as source:
         low, high = np.percentile(source.read().reshape(3, -1), (2, 90), axis=1)
