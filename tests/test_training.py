@@ -231,9 +231,9 @@ def test_dice_is_of_the_whole_batch() -> None:
     """A crop without change would else have a Dice of its own that nothing can improve."""
     how = LossSection(cross_entropy=0, dice=1)
     halves = [loss_of(LOGITS, LABEL, VALID, how), loss_of(LOGITS, ~LABEL, VALID, how)]
-    both = loss_of(torch.cat([LOGITS, LOGITS]), torch.cat([LABEL, ~LABEL]), torch.cat([VALID, VALID]), how)
-    assert both.item() == pytest.approx(1 - (2 * (1.25 + 0.25) + 1) / (3 + 3 + 1))
-    assert both.item() != pytest.approx(sum(half.item() for half in halves) / 2)
+    whole = loss_of(torch.cat([LOGITS, LOGITS]), torch.cat([LABEL, ~LABEL]), torch.cat([VALID, VALID]), how)
+    assert whole.item() == pytest.approx(1 - (2 * (1.25 + 0.25) + 1) / (3 + 3 + 1))
+    assert whole.item() != pytest.approx(sum(half.item() for half in halves) / 2)
 
 
 # --- it learns
@@ -617,7 +617,7 @@ def test_unknown_inputs_are_refused(tmp_path: Path) -> None:
 def test_patience(tmp_path: Path) -> None:
     """Where nothing changes no F1 is ever better than the first, 0."""
     still = Listed([replace(pair, label=np.zeros_like(pair.label)) for pair in VILLAGES.pairs])
-    how = recipe(steps=50, validate_every=2, patience=3)
+    how = recipe(steps=12, validate_every=2, patience=3)
     heard: list[Event] = []
     result = trained(how, tmp_path, validation=still, subscriber=heard.append)
     assert (result.steps, result.best_step, result.best_f1, result.stopped_early) == (8, 2, 0, True)
@@ -627,6 +627,12 @@ def test_patience(tmp_path: Path) -> None:
     before = digests(tmp_path)
     assert trained(how, tmp_path, validation=still) == result
     assert digests(tmp_path) == before
+    # With more patience it goes on, as if it had never stopped.
+    more = recipe(steps=12, validate_every=2)
+    longer = trained(more, tmp_path, validation=still)
+    assert (longer.steps, longer.stopped_early) == (12, False)
+    trained(more, tmp_path / "more", validation=still)
+    assert digests(tmp_path) == digests(tmp_path / "more")
 
 
 @dataclass
