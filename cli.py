@@ -2,7 +2,7 @@
 
 Exit statuses: 0 done, 1 a defect of this program, 2 wrong usage or configuration, 3 an input or model that cannot
 be used, 4 an output that cannot be used, 5 too little memory, 6 products that fail validation, 7 cluster trouble,
-130 interrupted.
+8 done but for tiles that kept failing, 130 interrupted.
 """
 
 # Imports of the pipeline stay inside the commands: `ussfc --help` must not wait for torch or GDAL.
@@ -26,15 +26,8 @@ if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.events import Event, Subscriber
 
-EXIT_DEFECT, EXIT_USAGE, EXIT_INPUT, EXIT_OUTPUT, EXIT_MEMORY, EXIT_INVALID, EXIT_CLUSTER = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-)
+EXIT_DEFECT, EXIT_USAGE, EXIT_INPUT, EXIT_OUTPUT = 1, 2, 3, 4
+EXIT_MEMORY, EXIT_INVALID, EXIT_CLUSTER, EXIT_INCOMPLETE = 5, 6, 7, 8
 EXIT_INTERRUPTED = 130
 
 PLAIN_SECONDS = 5
@@ -117,24 +110,36 @@ def _with_pair(command: Command) -> Command:
     return command
 
 
-OUT = click.argument("out", type=click.Path(path_type=Path))
+OUT = click.argument("out")
 OUT_OPTION = click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Folder of the products."
+    "--out",
+    required=True,
+    metavar="DIR|URI",
+    help="Folder of the products, also in an object store: s3://bucket/prefix, gs://, az://.",
 )
-OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace another run in the folder.")
+OVERWRITE = click.option(
+    "--overwrite/--resume",
+    default=False,
+    help="Replace what is in the folder, or continue the same run there (the default).",
+)
+FAIL_FAST = click.option(
+    "--fail-fast", is_flag=True, help="Stop at the first error of a tile, without trying again."
+)
 
 
 @main.command()
 @_with_pair
 @OUT_OPTION
 @OVERWRITE
+@FAIL_FAST
 @_with_config
 @_with_output
 def run(
     before: str,
     after: str,
-    out: Path,
+    out: str,
     overwrite: bool,
+    fail_fast: bool,
     quiet: bool,
     verbose: bool,
     as_json: bool,
@@ -142,21 +147,23 @@ def run(
 ) -> None:
     """Detect change between BEFORE and AFTER: change.tif, probability.tif and polygons in --out.
 
-    Given again after any stop, it continues with the tiles that are missing.
+    Given again after any stop, it continues with what is missing. Tiles that keep failing are nodata in the
+    products and listed in run.json; the exit status is then 8, and the same command tries them again.
     """
     from pipeline.run import run as run_pipeline
 
     with _errors():
         config = _config(**options)
         with _progress(quiet, verbose, as_json) as subscriber:
-            manifest = run_pipeline(before, after, out, config, overwrite, subscriber)
+            manifest = run_pipeline(before, after, out, config, overwrite, subscriber, fail_fast=fail_fast)
         _show_result(manifest, out, quiet, as_json)
+        _leave_incomplete(manifest)
 
 
 @main.command()
-@click.argument("out", type=click.Path(path_type=Path), default=Path("ussfc-demo"))
+@click.argument("out", default="ussfc-demo")
 @_with_output
-def demo(out: Path, quiet: bool, verbose: bool, as_json: bool) -> None:
+def demo(out: str, quiet: bool, verbose: bool, as_json: bool) -> None:
     """Run on an embedded Sentinel-2 pair of Beirut and write to OUT (default: ./ussfc-demo)."""
     from pipeline.run import run as run_pipeline
 
@@ -177,7 +184,7 @@ def demo(out: Path, quiet: bool, verbose: bool, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(before: str, after: str, as_json: bool, **options: Any) -> None:
     """Say what a run would do: tiles, patches, bytes, memory, time. No pixel is read."""
-    from pipeline.run import plan as plan_run
+    from pipeline.planning import plan as plan_run
 
     with _errors():
         summary = plan_run(before, after, _config(**options)).summary()
@@ -212,40 +219,60 @@ def plan(before: str, after: str, as_json: bool, **options: Any) -> None:
 @_with_pair
 @OUT_OPTION
 @OVERWRITE
+@FAIL_FAST
 @_with_config
 @_with_output
 def infer(
     before: str,
     after: str,
-    out: Path,
+    out: str,
     overwrite: bool,
+    fail_fast: bool,
     quiet: bool,
     verbose: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Run the network alone: probabilities in OUT/work."""
+    from pipeline.planning import plan as plan_run
+    from pipeline.products import recorded
     from pipeline.run import infer as infer_tiles
-    from pipeline.run import plan as plan_run
 
     with _errors():
         config = _config(**options)
         with _progress(quiet, verbose, as_json) as subscriber:
-            infer_tiles(plan_run(before, after, config), config, out, overwrite, subscriber)
+            infer_tiles(
+                plan_run(before, after, config), config, out, overwrite, subscriber, fail_fast=fail_fast
+            )
+        facts = recorded(out)
         if as_json:
-            click.echo((out / "work" / "infer.json").read_text("utf-8"))
+            click.echo(json.dumps(facts, indent=1, sort_keys=True))
+        _leave_incomplete(facts)
+
+
+def _leave_incomplete(facts: dict[str, Any]) -> None:
+    if not facts["complete"]:
+        failed = facts["failed_tiles"]
+        click.echo(
+            f"incomplete: {len(failed)} of {facts['counts']['tiles']} tiles kept failing, the first with: "
+            f"{failed[0]['error']}; the same command tries them again",
+            err=True,
+        )
+        sys.exit(EXIT_INCOMPLETE)
 
 
 def _finishing(
-    stage: str, out: Path, quiet: bool, verbose: bool, as_json: bool, options: dict[str, Any]
+    stage: str, out: str, quiet: bool, verbose: bool, as_json: bool, options: dict[str, Any]
 ) -> None:
-    from pipeline import run as story
+    from pipeline import products
 
     with _errors():
-        config = _config(base=story.recorded_config(out), **options)
+        config = _config(base=products.recorded_config(out), **options)
         with _progress(quiet, verbose, as_json) as subscriber:
-            {"mosaic": story.mosaic, "vectorise": story.vectorise}[stage](out, config, subscriber)
-        _show_result(story.report(out), out, quiet, as_json)
+            {"mosaic": products.mosaic, "vectorise": products.vectorise}[stage](out, config, subscriber)
+        manifest = products.report(out)
+        _show_result(manifest, out, quiet, as_json)
+        _leave_incomplete(manifest)
 
 
 def _finishing_options(command: Command) -> Command:
@@ -270,7 +297,7 @@ def _finishing_options(command: Command) -> Command:
 @OUT
 @_finishing_options
 @_with_output
-def mosaic(out: Path, quiet: bool, verbose: bool, as_json: bool, **options: Any) -> None:
+def mosaic(out: str, quiet: bool, verbose: bool, as_json: bool, **options: Any) -> None:
     """Write the rasters of OUT again from its probabilities, with another threshold for example."""
     _finishing("mosaic", out, quiet, verbose, as_json, options)
 
@@ -279,7 +306,7 @@ def mosaic(out: Path, quiet: bool, verbose: bool, as_json: bool, **options: Any)
 @OUT
 @_finishing_options
 @_with_output
-def vectorise(out: Path, quiet: bool, verbose: bool, as_json: bool, **options: Any) -> None:
+def vectorise(out: str, quiet: bool, verbose: bool, as_json: bool, **options: Any) -> None:
     """Write the polygons of OUT again from its probabilities, with another threshold or area."""
     _finishing("vectorise", out, quiet, verbose, as_json, options)
 
@@ -287,7 +314,7 @@ def vectorise(out: Path, quiet: bool, verbose: bool, as_json: bool, **options: A
 @main.command()
 @OUT
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
-def validate(out: Path, as_json: bool) -> None:
+def validate(out: str, as_json: bool) -> None:
     """Check the products of OUT: COGs, classes against probabilities, polygons against classes, hashes."""
     from pipeline.validation import validate as validate_products
 
@@ -302,6 +329,58 @@ def validate(out: Path, as_json: bool) -> None:
                 click.echo(f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {check.detail}")
         if not all(check.ok for check in checks):
             sys.exit(EXIT_INVALID)
+
+
+@main.command()
+@OUT
+@click.option("--json", "as_json", is_flag=True, help="Print the status as JSON.")
+def status(out: str, as_json: bool) -> None:
+    """Say what is done in OUT, what failed and what is left, from the folder alone.
+
+    Exit status 0 where the run is complete, else 8; so a script can wait for it.
+    """
+    from pipeline.upkeep import status as status_of
+
+    with _errors():
+        found = status_of(out)
+        if as_json:
+            click.echo(json.dumps(found, indent=1))
+        else:
+            tiles = found["tiles"]
+            click.echo(f"{found['state']}: {tiles['done']} of {tiles['total']} tiles done, {tiles['left']} left, "
+                       f"{tiles['failed']} failed")  # fmt: skip
+            for failure in found["failed_tiles"]:
+                click.echo(f"  failed   {failure['error']} (tried {failure['attempts']} times)")
+            for name, size in found["products"].items():
+                click.echo(f"  product  {name}, {size / 1e6:.1f} MB")
+            for name in found["uploads"]:
+                click.echo(f"  unfinished upload of {name}; if no run is going on, `ussfc clean` removes it")
+        if found["state"] != "complete":
+            sys.exit(EXIT_INCOMPLETE)
+
+
+@main.command()
+@OUT
+@click.option("-n", "--dry-run", is_flag=True, help="List, remove nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the names as JSON.")
+def clean(out: str, dry_run: bool, as_json: bool) -> None:
+    """Remove what stopped runs left in OUT: unfinished uploads, which cost storage, and files written aside.
+
+    Not while a run is going on there. What is done stays.
+    """
+    from pipeline.upkeep import clean as clean_folder
+
+    with _errors():
+        found = clean_folder(out, dry_run)
+        if as_json:
+            click.echo(json.dumps(found, indent=1))
+            return
+        verb = "would remove" if dry_run else "removed"
+        for kind, names in found.items():
+            for name in names:
+                click.echo(f"{verb} {kind.removesuffix('s')} {name}")
+        if not any(found.values()):
+            click.echo("nothing to clean")
 
 
 @main.command()
@@ -695,7 +774,7 @@ class _Lines:
             if now - self._last >= PLAIN_SECONDS:
                 self._last = now
                 seconds = now - self._start
-                left = seconds * (self._total - self._done) / self._done
+                left = seconds * (self._total - self._done) / max(self._done, 1)
                 speed = self._pixels / 1e6 / seconds
                 click.echo(
                     f"{event.stage}: {self._done}/{self._total}, {speed:.2f} Mpx/s, {_duration(left)} left",
@@ -746,12 +825,14 @@ def _bar() -> Iterator[Subscriber]:
         yield subscriber
 
 
-def _show_result(manifest: dict[str, Any], out: Path, quiet: bool, as_json: bool) -> None:
+def _show_result(manifest: dict[str, Any], out: str, quiet: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(manifest, indent=1, sort_keys=True))
         return
     if quiet:
         return
+    from pipeline.remote import shown_uri
+
     counts, stages = manifest["counts"], manifest["stages"]
     if "changed_pixels" in counts:
         valid = counts["changed_pixels"] + counts["unchanged_pixels"]
@@ -763,7 +844,7 @@ def _show_result(manifest: dict[str, Any], out: Path, quiet: bool, as_json: bool
     click.echo(f"{counts['pixels'] / 1e6:.2f} Mpx in {_duration(total)}")
     width = shutil.get_terminal_size().columns
     for name in manifest.get("products", {}):
-        click.echo(f"  {out / name}"[: max(width, 40)])
+        click.echo(f"  {shown_uri(out).rstrip('/')}/{name}"[: max(width, 40)])
 
 
 def _duration(seconds: float) -> str:

@@ -17,9 +17,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import ussfc
-from pipeline import run as story
 from pipeline.config import load_config
 from pipeline.labelled import ScenePairs, find_scenes
+from pipeline.planning import plan
+from pipeline.run import infer
 from pipeline.types import Box
 from ussfc.metrics import Tally
 from ussfc.pictures import true_colour
@@ -46,7 +47,9 @@ def main() -> None:
     for number, scene in enumerate(scenes):
         pair = ScenePairs([scene], inputs).pair(0)
         with tempfile.TemporaryDirectory() as folder:
-            store = story.infer(story.plan(str(scene.before), str(scene.after), config), config, Path(folder))
+            store = infer(
+                plan(str(scene.before), str(scene.after), config), config, Path(folder), fail_fast=True
+            )
             levels = store.read(Box(0, 0, *store.shape))
         total += Tally.of_levels(levels, pair.label, pair.valid)
         claimed = (levels != 255) & (levels >= spec.threshold * 254)

@@ -15,9 +15,9 @@ from pipeline.blending import taper_weights
 from pipeline.config import RunConfig, load_config
 from pipeline.grid import common_grid
 from pipeline.inference import blend_tile
+from pipeline.planning import scene_stretch, settled
 from pipeline.reading import choose_bands
 from pipeline.reading.array import ArrayReader, Placing, describe_array, with_bands
-from pipeline.run import scene_stretch, settled
 from pipeline.thresholding import decode, encode
 from pipeline.tiling import TilePlan
 from pipeline.types import DetectorRecipe, FloatArray, Stretch, Tile

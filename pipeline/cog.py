@@ -28,6 +28,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio._err import CPLE_BaseError  # what rasterio.shutil.copy raises; it has no public name
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.session import DummySession
 from rasterio.windows import Window
 
 from pipeline.errors import StoreError
@@ -42,8 +43,9 @@ the scratch rasters, which divides both so that no tile is written twice."""
 LARGEST_LAST_LEVEL = 512
 """Most pixels a side of the last overview, however large the blocks: strict validation asks for it."""
 
-CACHE_MEGABYTES = 128
-"""GDAL's block cache. Its default is 5 % of the machine's memory: the peak would depend on the machine."""
+CACHE_BYTES = 128_000_000
+"""GDAL's block cache; rasterio hands the number on as bytes. GDAL's own default is 5 % of the machine's memory:
+the peak would depend on the machine."""
 
 COLORS = {0: (32, 32, 32, 0), 1: (230, 0, 38, 255), NODATA_BYTE: (0, 0, 0, 0)}
 """Red, green, blue, alpha of the classes. A TIFF palette holds no alpha: only nodata is seen transparent."""
@@ -251,7 +253,8 @@ def _writing(work: _Work) -> Iterator[None]:
     # CPL_TMPDIR: the driver keeps the overviews it makes there rather than beside the product.
     settings = {"GDAL_NUM_THREADS": work.options.threads, "CPL_TMPDIR": str(work.folder)}
     try:
-        with rasterio.Env(GDAL_CACHEMAX=CACHE_MEGABYTES, **settings):
+        # A session of its own: with keys in the environment rasterio would make one of boto3's at every step.
+        with rasterio.Env(DummySession(), GDAL_CACHEMAX=CACHE_BYTES, **settings):
             yield
     # SystemError: how rasterio tells of a failure in one of GDAL's own threads, which leaves no message.
     except (OSError, RasterioError, CPLE_BaseError, SystemError) as error:

@@ -91,6 +91,11 @@ class ComputeConfig(_Section):
         None, ge=1, description="threads of a worker; by default all cores if serial, else 1"
     )
     scheduler: str | None = Field(None, description="address of a Dask scheduler, tcp://host:port")
+    retries: int = Field(
+        3,
+        ge=0,
+        description="new tries of a tile that fails, with growing waits, before the run goes on without it",
+    )
     memory_gb: float | None = Field(
         None, gt=0, description="memory the run may use, GB (10^9 bytes); by default 90 % of what is free"
     )
@@ -105,6 +110,10 @@ class OutputConfig(_Section):
     compression: Literal["deflate", "zstd"] = Field("deflate", description="compression of the COGs")
     block_size: int = Field(
         512, ge=128, le=4096, multiple_of=16, description="internal tile of the COGs, pixels"
+    )
+    scratch: str | None = Field(
+        None,
+        description="local folder for files on their way to an object store; by default the system's own",
     )
     keep_work: bool = Field(True, description="keep OUT/work, which mosaic and vectorise read")
 

@@ -23,6 +23,18 @@ class StoreError(PipelineError):
     """An output folder or store that cannot be used: another run's, not writable, or incomplete."""
 
 
+class DamagedTiles(StoreError):
+    """Finished tiles whose stored pixels are not those that were written."""
+
+    def __init__(self, message: str, indices: tuple[tuple[int, int], ...]) -> None:
+        super().__init__(message, indices)
+        self.indices = indices
+        """(row, column) of each."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class MemoryRefused(PipelineError):
     """The projected peak does not fit into the memory that the run may use."""
 

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 import ussfc
-from pipeline import run as story
 from pipeline.blending import taper_weights
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.events import Advanced, StageFinished, StageStarted, Subscriber, ignore
 from pipeline.inference import blend_tile
 from pipeline.labelled import LabelledScene, ScenePairs, find_scenes, match_scenes
-from pipeline.storage import write_json
+from pipeline.planning import plan
+from pipeline.run import infer
+from pipeline.storage import Folder
 from pipeline.thresholding import classify, encode
 from pipeline.tiling import TilePlan
 from pipeline.types import NODATA_BYTE, Box, ByteArray, PixelPair
@@ -314,7 +315,8 @@ def _scene_job(scene: LabelledScene, config: RunConfig, spec: ussfc.ModelSpec, w
         # Read once more as for training: for the label, the baseline and the picture.
         pair = ScenePairs([scene], inputs, config).pair(0)
         with tempfile.TemporaryDirectory(prefix="ussfc-evaluate-") as folder:
-            store = story.infer(story.plan(str(scene.before), str(scene.after), config), config, Path(folder))
+            planned = plan(str(scene.before), str(scene.after), config)
+            store = infer(planned, config, Path(folder), fail_fast=True)
             levels = store.read(Box(0, 0, *store.shape)).astype(np.uint8)
         return _scored(pair, levels, with_baseline)
 
@@ -354,7 +356,7 @@ def _scored(pair: LabelledPair, levels: ByteArray, with_baseline: bool) -> tuple
 
 
 def _write(evaluation: Evaluation, out: Path) -> None:
-    write_json(out / "evaluation.json", evaluation.summary())
+    Folder.of(out).write_json("evaluation.json", evaluation.summary())
     points = evaluation.tally.curve()
     with (out / "curve.csv").open("w", newline="") as file:
         writer = csv.writer(file)

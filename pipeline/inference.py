@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from pipeline.blending import Blender, Taper, taper_weights
-from pipeline.errors import PipelineError, TileError
+from pipeline.errors import PipelineError, StoreError, TileError
 from pipeline.probability_store import ProbabilityStore
 from pipeline.radiometry import MIDDLE, pair
+from pipeline.storage import Folder
 from pipeline.thresholding import encode
 from pipeline.tiling import TilePlan
 from pipeline.types import (
@@ -60,7 +60,7 @@ class TileJob:
     plan: TilePlan
     taper: Taper
     detector: DetectorRecipe
-    store: Path
+    store: Folder
     """The run's ``work`` folder."""
 
 
@@ -74,7 +74,7 @@ class _Opened:
 
 
 _opened_lock = threading.Lock()
-_opened_last: dict[tuple[str, Path], _Opened] = {}
+_opened_last: dict[tuple[str, Folder], _Opened] = {}
 
 
 def _open(job: TileJob) -> _Opened:
@@ -97,16 +97,25 @@ def compute_tile(job: TileJob, index: tuple[int, int]) -> TileResult:
     """Compute one tile and write it to the store; what every executor runs.
 
     Raises:
-        TileError: it failed; names the tile, its bounds and the cause.
+        TileError: it failed, for whatever reason; names the tile, its bounds and the cause.
+        StoreError: the store cannot be used, which is no matter of this tile.
     """
-    tile = job.plan.tile(index)
+    core = job.plan.core(index)
     try:
-        return run_tile(tile, job, _open(job))
+        return run_tile(job.plan.tile(index), job, _open(job))
+    except StoreError:
+        raise
     except PipelineError as error:
-        core = tile.core
-        raise TileError(
-            f"tile {index[0]},{index[1]} (rows {core.y0}..{core.y1}, columns {core.x0}..{core.x1}): {error}"
-        ) from error
+        raise TileError(f"{tile_name(index, core)}: {error}") from error
+    except Exception as error:
+        # Whatever a library raises over one tile, a run of hours must not end by it.
+        said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+        raise TileError(f"{tile_name(index, core)}: {said}") from error
+
+
+def tile_name(index: tuple[int, int], core: Box) -> str:
+    """How a message names a tile: its index and the bounds of its core, pixels."""
+    return f"tile {index[0]},{index[1]} (rows {core.y0}..{core.y1}, columns {core.x0}..{core.x1})"
 
 
 def run_tile(tile: Tile, job: TileJob, opened: _Opened) -> TileResult:
@@ -202,5 +211,5 @@ class _Clock:
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
-        self.seconds[name] = round(now - self._last, 4)
+        self.seconds[name] = round(now - self._last, 3)
         self._last = now

@@ -15,8 +15,8 @@ from pipeline import radiometry
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import ConfigError, MemoryRefused, PipelineError, ReadError
 from pipeline.grid import common_grid
+from pipeline.planning import scene_stretch
 from pipeline.reading import SceneRecipe, choose_bands, describe_scene
-from pipeline.run import scene_stretch
 from pipeline.types import BoolArray, Box
 from ussfc.data import LabelledPair, mask_of
 from ussfc.errors import DataError

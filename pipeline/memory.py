@@ -17,9 +17,16 @@ BASE_NETWORK = 300 * MB
 """torch, the weights, and what its libraries keep after the first call."""
 BASE_DASK = 60 * MB
 """distributed, in every process that takes part."""
+BASE_STORES = 40 * MB
+"""Clients of object stores, in a process that reads a remote scene: botocore, s3fs, curl."""
 FINISHING = 130 * MB
 """What mosaic and vectorise add: compression buffers of the COG driver, one row of regions, Arrow."""
 GDAL_CACHE = 128 * MB
+"""GDAL's decoded blocks in a process that reads local files; its own default is a share of the machine's memory."""
+FETCHED = 64 * MB
+"""Compressed blocks of one window of a remote scene, which GDAL holds until they are decoded."""
+REMOTE_BLOCK = 512
+"""Side of the blocks that a remote scene is taken to have, pixels: what writers of cloud optimised files use."""
 ACTIVATION_BYTES_PER_PIXEL = 1100
 """Live feature maps of the network at ratio 0.5 over the pixels of the patches in flight, float32."""
 ACTIVATION_BYTES_LOCAL = 1400
@@ -36,6 +43,25 @@ class MemoryProjection:
     """One process while it computes tiles."""
     total: int
     """All processes of the run together, at the worst moment."""
+    block_cache: int = GDAL_CACHE
+    """GDAL's cache of decoded blocks that each process is to have."""
+
+
+def block_cache(plan: TilePlan, pixel_bytes: float) -> int:
+    """GDAL's cache with which the blocks of a remote scene are fetched once in a strip of tiles.
+
+    Tiles overlap by their halos: a row of a strip reads the last blocks of the row above again, and finds them
+    when the cache holds a row.
+
+    Args:
+        plan: how the grid is cut; its order of tiles is by strips.
+        pixel_bytes: uncompressed bytes of a pixel, all bands of the files of both dates.
+    """
+    reach = 2 * (plan.patch_size - 1) + REMOTE_BLOCK
+    rows = min(plan.shape[0], plan.tile_size) + reach
+    cols = min(plan.shape[1], plan.strip_tiles * plan.tile_size) + reach
+    # A twentieth for what GDAL counts beside the pixels.
+    return max(GDAL_CACHE, int(1.05 * rows * cols * pixel_bytes))
 
 
 def project(
@@ -47,6 +73,7 @@ def project(
     patches_in_flight: int,
     network: bool,
     local: bool = False,
+    remote: bool = False,
 ) -> MemoryProjection:
     """Project the peak of a run.
 
@@ -59,6 +86,7 @@ def project(
         patches_in_flight: patches inside the network at the same time, in one process.
         network: whether the detector is the network (a stand-in needs no torch).
         local: whether its SSFC means are local.
+        remote: whether a scene is read over a network.
     """
     tile = min(plan.shape[0], plan.tile_size), min(plan.shape[1], plan.tile_size)
     reach = 2 * (plan.patch_size - 1)
@@ -72,13 +100,16 @@ def project(
     live = ACTIVATION_BYTES_LOCAL if local else ACTIVATION_BYTES_PER_PIXEL
     activations = patches_in_flight * plan.patch_size**2 * (live if network else 4 * bands * 3)
     tiles = int(threads * FRAGMENTATION * (max(reading, kept + blending) + activations))
-    cache = min(GDAL_CACHE, source_bytes)
+    allowed = block_cache(plan, source_bytes / (plan.shape[0] * plan.shape[1])) if remote else GDAL_CACHE
+    cache = min(allowed, source_bytes)
+    if remote:
+        cache += BASE_STORES + threads * min(FETCHED, source_bytes)
     worker = BASE_RASTERS + (BASE_NETWORK if network else 0) + cache + tiles
     if processes == 0:
         total = max(worker, BASE_RASTERS + (BASE_NETWORK if network else 0) + cache + FINISHING)
-        return MemoryProjection(worker, total)
+        return MemoryProjection(worker, total, allowed)
     worker += BASE_DASK
-    return MemoryProjection(worker, processes * worker + BASE_RASTERS + BASE_DASK)
+    return MemoryProjection(worker, processes * worker + BASE_RASTERS + BASE_DASK, allowed)
 
 
 def refuse_beyond(projection: MemoryProjection, allowed: int) -> None:

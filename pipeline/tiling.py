@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from pipeline.types import Box, Tile
 
+STRIP = 4096
+"""Least width of the strips that tiles are taken by, pixels. Halos make two neighbouring strips read the blocks
+between them twice: with blocks of 512 px a quarter of all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lattice:
@@ -140,7 +144,21 @@ class TilePlan:
         hull = Box(ys[0], xs[0], ys[-1] + size, xs[-1] + size)
         return Tile(index, core, hull.intersect(Box(0, 0, *self.shape)), patches)
 
+    @property
+    def strip_tiles(self) -> int:
+        """Tiles side by side in a strip."""
+        return -(-STRIP // self.tile_size)
+
     def indices(self) -> Iterator[tuple[int, int]]:
-        """All tile indices, row by row."""
+        """All tile indices: one strip after the other, each row by row from the top.
+
+        A row of a strip is short enough that a cache holds the blocks which the next row reads again.
+        """
         rows, cols = self.tiles_shape
-        return ((r, c) for r in range(rows) for c in range(cols))
+        width = self.strip_tiles
+        return (
+            (r, c)
+            for left in range(0, cols, width)
+            for r in range(rows)
+            for c in range(left, min(left + width, cols))
+        )

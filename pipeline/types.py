@@ -150,6 +150,18 @@ class TileResult:
     """Seconds by step: read, network, blend, write."""
 
 
+@dataclass(frozen=True, slots=True)
+class TileFailure:
+    """A tile that kept failing; the run went on without it."""
+
+    index: tuple[int, int]
+    bounds: Box
+    """The tile's core, on the grid."""
+    error: str
+    """What happened at the last attempt, one line."""
+    attempts: int
+
+
 class SceneReader(Protocol):
     """An open scene seen on the grid. One reader serves one thread."""
 

@@ -17,7 +17,7 @@ from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 
 from pipeline.errors import StoreError
-from pipeline.storage import read_json, sha256_file
+from pipeline.storage import Folder, sha256_file
 from pipeline.thresholding import classify
 from pipeline.types import NODATA_BYTE, Box, blocks
 
@@ -35,32 +35,40 @@ class Check:
     """What was found, in words."""
 
 
-def validate(out: Path) -> list[Check]:
-    """Check every product of a run.
+def validate(out: Folder | Path | str) -> list[Check]:
+    """Check every product of a run; those in an object store are copied here first, since each is read whole.
 
     Args:
-        out: output folder.
+        out: output folder, path or URI.
 
     Raises:
         StoreError: no ``run.json``, or a product is missing.
     """
-    manifest = read_json(out / "run.json")
+    out = Folder.of(out)
+    manifest = out.read_json("run.json")
     products = manifest.get("products", {})
     for name in (*RASTERS, *products):
-        if not (out / name).exists():
+        if not out.exists(name):
             raise StoreError(f"{out / name}: missing; run `ussfc mosaic` and `ussfc vectorise` on the folder")
     layer = next((name for name in products if name.startswith("changes.")), None)
     if layer is None or RASTERS[0] not in products:
         raise StoreError(
             f"{out}: not all products are written; run `ussfc mosaic` and `ussfc vectorise` on the folder"
         )
-    checks = [_cog(out / name) for name in RASTERS]
-    checks += [_hash(out / name, record["sha256"]) for name, record in sorted(products.items())]
-    with rasterio.open(out / RASTERS[0]) as change, rasterio.open(out / RASTERS[1]) as probability:
+    with out.local_copies({*RASTERS, *products}) as folder:
+        return _checks(folder, layer, manifest)
+
+
+def _checks(folder: Path, layer: str, manifest: dict[str, Any]) -> list[Check]:
+    checks = [_cog(folder / name) for name in RASTERS]
+    checks += [
+        _hash(folder / name, record["sha256"]) for name, record in sorted(manifest["products"].items())
+    ]
+    with rasterio.open(folder / RASTERS[0]) as change, rasterio.open(folder / RASTERS[1]) as probability:
         checks.append(_same_grid(change, probability))
         if checks[-1].ok:
             checks += _classes(change, probability, manifest)
-            checks += _polygons(out / layer, probability, manifest)
+            checks += _polygons(folder / layer, probability, manifest)
     return checks
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from servers import Azurite, FaultProxy, SeaweedFS
+
+from pipeline import remote
 
 # The same examples in every run: a test that fails now and then is a defect.
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50, database=None)
@@ -19,3 +25,81 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the data folder `shared` beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    """A server of S3 for all tests; whoever stops it starts it again."""
+    with SeaweedFS(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(seaweed: SeaweedFS) -> Iterator[str]:
+    """The name of a fresh bucket on it."""
+    if not seaweed.running:  # a test failed in the middle of an outage
+        seaweed.start()
+    name = seaweed.make_bucket(f"bucket-{secrets.token_hex(6)}")
+    yield name
+    if seaweed.running:
+        seaweed.remove_bucket(name)
+
+
+@pytest.fixture
+def s3_environment(seaweed: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """The process's environment leads every client of S3 to the server, with its administrator's keys."""
+    s3fs = pytest.importorskip("s3fs")
+    variables = seaweed.environment()
+    _set_environment(monkeypatch, "AWS_", variables)
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield variables
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def proxied(
+    seaweed: SeaweedFS, s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FaultProxy]:
+    """A proxy before the server; the environment leads to the proxy."""
+    with FaultProxy(seaweed.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        remote.forget_connections()
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """A server of Azure's blob storage for all tests."""
+    with Azurite(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
+
+
+@pytest.fixture
+def container(azurite: Azurite) -> Iterator[str]:
+    """The name of a fresh container on it."""
+    if not azurite.running:
+        azurite.start()
+    name = azurite.make_bucket(f"container-{secrets.token_hex(6)}")
+    yield name
+    if azurite.running:
+        azurite.remove_bucket(name)
+
+
+@pytest.fixture
+def azure_environment(azurite: Azurite, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """The process's environment leads every client of Azure to the server."""
+    adlfs = pytest.importorskip("adlfs")
+    variables = azurite.environment()
+    _set_environment(monkeypatch, "AZURE_", variables)
+    adlfs.AzureBlobFileSystem.clear_instance_cache()
+    yield variables
+    adlfs.AzureBlobFileSystem.clear_instance_cache()
+
+
+def _set_environment(monkeypatch: pytest.MonkeyPatch, prefix: str, variables: dict[str, str]) -> None:
+    """Set these, and nothing else of the developer's own that begins like them."""
+    remote.forget_connections()
+    for name in [name for name in os.environ if name.startswith(prefix)]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +16,7 @@ import numpy.typing as npt
 from pipeline.errors import ReadError
 from pipeline.inference import TileJob
 from pipeline.probability_store import ProbabilityStore
+from pipeline.storage import Folder
 from pipeline.tiling import TilePlan
 from pipeline.types import BoolArray, Box, FloatArray, PixelPair, Pixels, Stretch, Tile
 
@@ -65,29 +70,59 @@ class StubRecipe:
         return StubDetector(self.patch_size, self.batch_size, self.streams, self.bands)
 
 
-@dataclass
-class KillingDetector(StubDetector):
-    """Takes its process down as long as there are lives left in the folder."""
-
-    lives: Path = Path()
-
-    def predict(self, before: FloatArray, after: FloatArray) -> FloatArray:
-        """Die, or predict."""
-        for life in self.lives.iterdir():
-            life.unlink(missing_ok=True)
-            os._exit(1)
-        return super().predict(before, after)
+def damaged(error: type[Exception] = ReadError) -> None:
+    """As of a file with a hole."""
+    raise error("stub.tif: block is damaged")
 
 
 @dataclass(frozen=True)
-class KillingRecipe(StubRecipe):
-    """Builds a :class:`KillingDetector`."""
+class Lives:
+    """A folder of lives, to be spent in any process."""
 
-    lives: Path = Path()
+    folder: Path
 
-    def build(self) -> StubDetector:
-        """The detector."""
-        return KillingDetector(self.patch_size, self.batch_size, self.streams, lives=self.lives)
+    def give(self, count: int) -> Self:
+        """Fill a new folder."""
+        self.folder.mkdir()
+        for life in range(count):
+            (self.folder / str(life)).touch()
+        return self
+
+    def left(self) -> int:
+        """Lives not spent."""
+        return len(list(self.folder.iterdir()))
+
+    def spend(self) -> bool:
+        """Whether there was one left."""
+        for life in self.folder.iterdir():
+            try:
+                life.unlink()
+            except FileNotFoundError:
+                continue
+            return True
+        return False
+
+
+@dataclass(frozen=True)
+class Transient(Lives):
+    """Damaged as long as there are lives left."""
+
+    error: type[Exception] = ReadError
+
+    def __call__(self) -> None:
+        """Fail, or do not."""
+        if self.spend():
+            damaged(self.error)
+
+
+@dataclass(frozen=True)
+class Killing(Lives):
+    """Takes its process down as long as there are lives left."""
+
+    def __call__(self) -> None:
+        """Die, or do not."""
+        if self.spend():
+            os._exit(1)
 
 
 @dataclass(frozen=True)
@@ -99,7 +134,8 @@ class StubScene:
     hole: Box | None = None
     """Not valid there."""
     fails_at: tuple[int, int] | None = None
-    """A window with this pixel cannot be read."""
+    """A window with this pixel meets with the misfortune."""
+    misfortune: Callable[[], None] = damaged
 
     def open(self) -> StubReader:
         """A reader."""
@@ -108,7 +144,7 @@ class StubScene:
         if self.hole is not None:
             valid[self.hole.slices] = False
         values[:, ~valid] = 0
-        return StubReader(values, valid, self.fails_at)
+        return StubReader(values, valid, self.fails_at, self.misfortune)
 
 
 @dataclass(frozen=True)
@@ -118,6 +154,7 @@ class StubReader:
     values: FloatArray
     valid: BoolArray
     fails_at: tuple[int, int] | None = None
+    misfortune: Callable[[], None] = damaged
 
     def read(self, box: Box) -> Pixels:
         """The window; never asked beyond the grid."""
@@ -125,7 +162,7 @@ class StubReader:
         if self.fails_at is not None:
             y, x = self.fails_at
             if box.intersect(Box(y, x, y + 1, x + 1)).pixels:
-                raise ReadError("stub.tif: block is damaged")
+                self.misfortune()
         return Pixels(self.values[(slice(None), *box.slices)].copy(), self.valid[box.slices].copy())
 
     def sample(self) -> Pixels:
@@ -146,6 +183,24 @@ class StubArea:
         if common.pixels:
             mask[common.within(box).slices] = True
         return mask
+
+
+@dataclass(frozen=True)
+class Witness:
+    """An area without an edge that leaves a file for every tile it is asked about, then takes its time."""
+
+    folder: Path
+    seconds: float = 0.0
+
+    def mask(self, box: Box) -> BoolArray:
+        """True."""
+        (self.folder / f"{os.getpid()}-{uuid.uuid4().hex}").touch()
+        time.sleep(self.seconds)
+        return np.ones(box.shape, np.bool_)
+
+    def processes(self) -> list[int]:
+        """The process of every tile."""
+        return [int(path.name.partition("-")[0]) for path in self.folder.iterdir()]
 
 
 def window(images: PixelPair, tile: Tile) -> PixelPair:
@@ -188,12 +243,12 @@ def stub_job(store: ProbabilityStore, plan: TilePlan, key: str = "stub", **chang
     return TileJob(**(parts | changes))  # type: ignore[arg-type]
 
 
-def store_bytes(root: Path) -> dict[str, bytes]:
+def store_bytes(root: Path | Folder) -> dict[str, bytes]:
     """Every file of the store's Zarr, by name."""
-    folder = root / "probability.zarr"
+    folder = Path(Folder.of(root).address) / "probability.zarr"
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def stored(root: Path, shape: tuple[int, int]) -> npt.NDArray[np.generic]:
+def stored(root: Path | Folder, shape: tuple[int, int]) -> npt.NDArray[np.generic]:
     """The whole array as stored."""
     return ProbabilityStore(root).read(Box(0, 0, *shape))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,6 +20,7 @@ import torch
 from pipeline.types import Detector
 from pipeline.types import DetectorRecipe as RecipeProtocol
 from ussfc.detector import DetectorRecipe, TorchDetector, detector_recipe
+from ussfc.engines import OutOfMemory
 from ussfc.engines.torch_engine import TorchEngine
 from ussfc.errors import ModelError
 from ussfc.network import USSFCNet
@@ -147,6 +151,128 @@ def test_callers_autocast_has_no_say(
 def test_other_shapes_are_refused(detector: TorchDetector, before: Any, after: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         detector.predict(before, after)
+
+
+class SmallDevice(torch.nn.Module):
+    """A network on a device that has room for so many patches."""
+
+    def __init__(self, network: USSFCNet, room: int) -> None:
+        super().__init__()
+        self.network = network
+        self.room = room
+        self.sizes: list[int] = []
+        self.seen: list[weakref.ref[torch.Tensor]] = []
+
+    def forward(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(before))
+        self.seen.append(weakref.ref(before))
+        if len(before) > self.room:
+            raise torch.cuda.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which "
+                "1.00 GiB is free. Of the allocated memory 1 GiB\nis allocated by PyTorch. See the documentation."
+            )
+        return self.network(before, after)
+
+
+def small_detector(room: int, batch_size: int, streams: int = 1) -> tuple[TorchDetector, SmallDevice]:
+    network = SmallDevice(load_weights(GOLDEN), room)
+    engine = TorchEngine(network, streams=streams)  # type: ignore[arg-type]
+    return TorchDetector(engine, 4, 96, batch_size), network
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "room", "sizes"),
+    [
+        (1, 1, [1]),
+        (2, 1, [2, 1, 1]),
+        (2, 2, [2]),
+        (4, 1, [4, 2, 1, 1, 1, 1]),
+        (4, 2, [4, 2, 2]),
+        (4, 3, [4, 2, 2]),
+        (5, 1, [5, 3, 2, 1, 1, 1, 1, 1]),
+        (5, 2, [5, 3, 2, 2, 2]),
+        (5, 4, [5, 3, 3]),
+        (7, 2, [7, 4, 2, 2, 2, 2]),
+    ],
+)
+def test_out_of_memory_halves_what_goes_through_at_a_time(
+    spec: ModelSpec, batch_size: int, room: int, sizes: list[int]
+) -> None:
+    rng = np.random.default_rng(1)
+    pair = rng.random((2, batch_size, 4, 96, 96), dtype=np.float32)
+    detector, network = small_detector(room, batch_size)
+    assert detector.patches_at_once == batch_size
+    found = detector.predict(*pair)
+    assert network.sizes == sizes
+    assert detector.patches_at_once == sizes[-1]
+    assert detector.batch_size == batch_size
+    # Each part has the bytes of a detector of its own batch size.
+    at_once = sizes[-1]
+    padded = np.pad(pair, ((0, 0), (0, -batch_size % at_once), *[(0, 0)] * 3))
+    reference = detector_recipe(spec, device="cpu", batch_size=at_once, streams=1).build()
+    parts = [
+        reference.predict(*padded[:, start : start + at_once]) for start in range(0, batch_size, at_once)
+    ]
+    assert found.tobytes() == np.concatenate(parts)[:batch_size].tobytes()
+    undisturbed = detector_recipe(spec, device="cpu", batch_size=batch_size, streams=1).build().predict(*pair)
+    if at_once > 1 or batch_size == 1:
+        assert found.tobytes() == undisturbed.tobytes()
+    # A batch of one patch takes another way through PyTorch on the CPU.
+    np.testing.assert_allclose(found, undisturbed, rtol=0, atol=5e-6)
+    # Kept for the calls that follow.
+    network.sizes.clear()
+    assert detector.predict(*pair).tobytes() == found.tobytes()
+    assert set(network.sizes) == {at_once}
+
+
+def test_a_call_that_fails_late_does_not_undo_what_others_found_out() -> None:
+    detector, network = small_detector(room=1, batch_size=4, streams=2)
+    pair = np.random.default_rng(2).random((2, 4, 4, 96, 96), dtype=np.float32)
+    started, go_on = threading.Event(), threading.Event()
+    forward = network.forward
+
+    def slow_at_first(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        if not started.is_set():
+            started.set()
+            assert go_on.wait(60)
+        return forward(before, after)
+
+    network.forward = slow_at_first  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(detector.predict, *pair)
+        assert started.wait(60)
+        found = detector.predict(*pair)
+        assert detector.patches_at_once == 1
+        go_on.set()
+        assert late.result().tobytes() == found.tobytes()
+    assert network.sizes == [4, 2, 1, 1, 1, 1, 4, 1, 1, 1, 1]
+    assert detector.patches_at_once == 1
+
+
+def test_a_patch_that_does_not_fit_is_an_error_that_says_what_to_do() -> None:
+    detector, network = small_detector(room=0, batch_size=2)
+    for sizes in ([2, 1], [1]):
+        with pytest.raises(ModelError) as caught:
+            detector.predict(*np.zeros((2, 2, 4, 96, 96), np.float32))
+        assert network.sizes == sizes
+        network.sizes.clear()
+    assert str(caught.value) == (
+        "device cpu: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which "
+        "1.00 GiB is free; not even batch size 1 fits, a patch of 96 px: take a smaller tiling.patch_size or another "
+        "device"
+    )
+
+
+def test_what_did_not_fit_is_let_go_before_the_next_attempt() -> None:
+    network = SmallDevice(load_weights(GOLDEN), room=0)
+    engine = TorchEngine(network)  # type: ignore[arg-type]
+    gc.disable()
+    try:
+        with pytest.raises(OutOfMemory):
+            engine.run(*np.zeros((2, 2, 4, 96, 96), np.float32))
+        assert [seen() for seen in network.seen] == [None]
+    finally:
+        gc.enable()
 
 
 def test_recipes_travel(recipe: DetectorRecipe) -> None:

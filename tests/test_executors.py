@@ -1,33 +1,47 @@
-"""One suite for every executor: the same bytes, the same errors."""
+"""One suite for every executor: the same bytes, the same errors, whatever fails on the way."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import random
+import signal
 import socket
+import subprocess
+import sys
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dask
 import pytest
 from affine import Affine
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
 from odc.geo.geobox import GeoBox
-from stubs import KillingRecipe, StubScene, store_bytes, stub_job
+from stubs import Killing, StubRecipe, StubScene, Transient, Witness, damaged, store_bytes, stub_job
 
 from pipeline import executors
-from pipeline.errors import ClusterError, TileError
-from pipeline.executors import DaskExecutor, Executor, SerialExecutor
+from pipeline.errors import ClusterError, ReadError, StoreError
+from pipeline.events import Event, Notice
+from pipeline.executors import TASKS_AHEAD, DaskExecutor, Executor, SerialExecutor
 from pipeline.inference import TileJob
 from pipeline.probability_store import ProbabilityStore
+from pipeline.retrying import Waits
 from pipeline.tiling import TilePlan
-from pipeline.types import Box, TileResult
+from pipeline.types import Box, TileFailure, TileResult
 
 GRID = GeoBox((70, 100), Affine(1, 0, 0, 0, -1, 70), "EPSG:32636")
 PLAN = TilePlan.of((70, 100), 32, 16, 0.25)
+UNLUCKY = (0, 1)
+UNLUCKY_PIXEL = (5, 48)
+"""That tile alone reads it."""
+LUCKY = [index for index in PLAN.indices() if index != UNLUCKY]
 EXECUTORS = ["serial", "local", "scheduler"]
+WAITS = Waits(attempts=3, first=0.1, factor=2, longest=1)
+ONCE = Waits(attempts=1)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +57,7 @@ def importable() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def address(importable: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A scheduler with two worker processes."""
+    """A scheduler with two worker processes, which are started again when they die."""
     with LocalCluster(
         n_workers=2,
         threads_per_worker=1,
@@ -56,20 +70,155 @@ def address(importable: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield cluster.scheduler_address
 
 
+Make = Callable[[Waits], Executor]
+
+
 @pytest.fixture
-def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Executor:
-    """The executor of that name."""
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+    """Makes the executor of that name."""
     if request.param == "serial":
-        return SerialExecutor()
+        return SerialExecutor
     if request.param == "local":
         request.getfixturevalue("importable")
-        return DaskExecutor(None, 2, tmp_path / "scratch")
-    return DaskExecutor(request.getfixturevalue("address"), 0, tmp_path / "scratch")
+        return lambda waits: DaskExecutor(None, 2, tmp_path / "scratch", waits)
+    address = request.getfixturevalue("address")
+    return lambda waits: DaskExecutor(address, 0, tmp_path / "scratch", waits)
+
+
+@pytest.fixture
+def executor(make: Make) -> Executor:
+    """The executor of that name."""
+    return make(WAITS)
+
+
+every_executor = pytest.mark.parametrize("make", EXECUTORS, indirect=True)
+both_kinds = pytest.mark.parametrize("make", ["serial", "scheduler"], indirect=True)
+
+
+class Programs:
+    """A scheduler and workers, each started by its command, as on machines of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = str(free.getsockname()[1])
+        self.address = f"tcp://127.0.0.1:{self._port}"
+        self._folder = folder
+        self._logs = 0
+        self.schedulers: list[subprocess.Popen[bytes]] = []
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    def start_scheduler(self) -> None:
+        """Start it, always at the same address; who needs it waits for it."""
+        self.schedulers.append(self._start("scheduler", "--port", self._port, "--no-show"))
+
+    def start_worker(self) -> None:
+        """Start one with one thread, which waits for its scheduler."""
+        options = ("--nthreads", "1", "--no-nanny", "--death-timeout", "60")
+        self.workers.append(self._start("worker", self.address, *options))
+
+    def _start(self, *command: str) -> subprocess.Popen[bytes]:
+        self._logs += 1
+        with (self._folder / f"{self._logs}-{command[0]}.log").open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "dask", *command, "--host", "127.0.0.1", "--no-dashboard"],
+                cwd=self._folder,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_for_workers(self, count: int) -> None:
+        """Until so many are there."""
+        with Client(self.address, timeout=60, set_as_default=False) as client:
+            client.wait_for_workers(count, timeout=60)
+
+    def wait_until_all_is_computed(self) -> None:
+        """Until the results of all tasks wait to be fetched."""
+        with Client(self.address, timeout=60, set_as_default=False) as client:
+            wait_until(lambda: set(client.run_on_scheduler(task_states)) == {"memory"})
+
+    def end_scheduler(self) -> None:
+        """As an administrator ends it."""
+        for scheduler in self.schedulers:
+            scheduler.terminate()
+            scheduler.wait()
+        self.schedulers.clear()
+
+    def kill(self, programs: list[subprocess.Popen[bytes]]) -> None:
+        """SIGKILL for all of these."""
+        for program in programs:
+            program.kill()
+            program.wait()
+        programs.clear()
+
+    def settle(self) -> None:
+        """A scheduler and one worker, whatever happened before."""
+        if not self.schedulers:
+            self.start_scheduler()
+        # Those that lost a scheduler end by themselves; the last one started has the scheduler of now.
+        surplus, self.workers = self.workers[:-1], self.workers[-1:]
+        self.kill(surplus)
+        if not self.workers:
+            self.start_worker()
+        with Client(self.address, timeout=60, set_as_default=False) as client:
+            wait_until(lambda: len(client.nthreads()) == 1)
+
+
+@pytest.fixture(scope="module")
+def started(importable: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+    """Programs of all tests, ended after the last one."""
+    started = Programs(tmp_path_factory.mktemp("programs"))
+    yield started
+    started.kill(started.workers)
+    started.kill(started.schedulers)
+
+
+@pytest.fixture
+def programs(started: Programs) -> Programs:
+    """A scheduler and one worker."""
+    started.settle()
+    return started
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Fails after a minute."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def task_states(dask_scheduler: Any) -> list[str]:
+    return [task.state for task in dask_scheduler.tasks.values()]
+
+
+@dataclass(frozen=True)
+class OnlyHere(StubRecipe):
+    """A recipe that no other process can read."""
+
+    def __reduce__(self) -> tuple[Callable[[int], StubRecipe], tuple[int]]:
+        return only_in, (os.getpid(),)
+
+
+def only_in(process: int) -> StubRecipe:
+    if os.getpid() != process:
+        raise ModuleNotFoundError("No module named\n'only_here'")
+    return OnlyHere()
 
 
 def job_in(root: Path, **changes: object) -> TileJob:
     store = ProbabilityStore.create(root, GRID, "float32", 32)
     return stub_job(store, PLAN, f"job-{root}", **changes)
+
+
+def unlucky(misfortune: Callable[[], None]) -> StubScene:
+    """The second date of :func:`stub_job`, with something that happens when the unlucky tile is read."""
+    return StubScene(PLAN.shape, 2, Box(0, 0, PLAN.shape[0], PLAN.tile_size), UNLUCKY_PIXEL, misfortune)
+
+
+def witness(folder: Path, seconds: float) -> Witness:
+    folder.mkdir()
+    return Witness(folder, seconds)
 
 
 def shuffled(seed: int) -> list[tuple[int, int]]:
@@ -79,96 +228,331 @@ def shuffled(seed: int) -> list[tuple[int, int]]:
 
 
 def serially(root: Path) -> dict[str, bytes]:
-    SerialExecutor().run(job_in(root), PLAN.indices(), lambda result: None)
+    SerialExecutor().run(job_in(root), PLAN.indices(), lambda result: None, unwanted)
     return store_bytes(root)
 
 
-@pytest.mark.parametrize("executor", EXECUTORS, indirect=True)
+def unwanted(failure: TileFailure) -> None:
+    pytest.fail(str(failure))
+
+
+def indices_of(results: list[TileResult]) -> list[tuple[int, int]]:
+    return sorted(result.index for result in results)
+
+
+def at(count: int, results: list[TileResult], *acts: Callable[[], None]) -> Callable[[TileResult], None]:
+    """What happens in the middle of a run: when the result of that number comes."""
+
+    def on_result(result: TileResult) -> None:
+        results.append(result)
+        if len(results) == count:
+            for act in acts:
+                act()
+
+    return on_result
+
+
+def watched(results: list[TileResult], ahead: list[int]) -> Iterator[tuple[int, int]]:
+    """All indices; notes how many were taken without a result at every take."""
+    for taken, index in enumerate(PLAN.indices(), 1):
+        ahead.append(taken - len(results))
+        yield index
+
+
+@every_executor
 def test_every_executor_and_order_gives_the_same_bytes(executor: Executor, tmp_path: Path) -> None:
     expected = serially(tmp_path / "expected")
     job = job_in(tmp_path / "work")
     results: list[TileResult] = []
-    executor.run(job, iter(shuffled(1)), results.append)
+    executor.run(job, iter(shuffled(1)), results.append, unwanted)
     assert store_bytes(job.store) == expected
-    assert sorted(result.index for result in results) == list(PLAN.indices())
+    assert indices_of(results) == list(PLAN.indices())
     assert {result.index: result for result in results} == ProbabilityStore(job.store).done()
 
 
-@pytest.mark.parametrize("executor", ["serial", "scheduler"], indirect=True)
-def test_a_failing_tile_names_its_index_and_bounds_and_the_rest_can_be_resumed(
+def test_one_tile_reads_the_unlucky_pixel() -> None:
+    y, x = UNLUCKY_PIXEL
+    pixel = Box(y, x, y + 1, x + 1)
+    assert [i for i in PLAN.indices() if PLAN.tile(i).halo.intersect(pixel).pixels] == [UNLUCKY]
+
+
+@both_kinds
+@pytest.mark.parametrize("error", [ReadError, StoreError, RuntimeError])
+def test_a_tile_that_fails_now_and_then_is_tried_again(
+    executor: Executor, error: type[Exception], tmp_path: Path
+) -> None:
+    expected = serially(tmp_path / "expected")
+    fault = Transient(tmp_path / "lives", error).give(WAITS.attempts - 1)
+    job = job_in(tmp_path / "work", after=unlucky(fault))
+    results: list[TileResult] = []
+    executor.run(job, [UNLUCKY, *LUCKY], results.append, unwanted)
+    assert fault.left() == 0
+    assert indices_of(results) == list(PLAN.indices())
+    assert store_bytes(job.store) == expected
+
+
+@both_kinds
+def test_a_tile_that_keeps_failing_is_listed_and_the_rest_computed(
     executor: Executor, tmp_path: Path
 ) -> None:
     expected = serially(tmp_path / "expected")
-    hole = Box(0, 0, PLAN.shape[0], PLAN.tile_size)
-    job = job_in(tmp_path / "work", after=StubScene(PLAN.shape, 2, hole, fails_at=(69, 99)))
-    with pytest.raises(TileError) as caught:
-        executor.run(job, PLAN.indices(), lambda result: None)
-    failing = [
-        index for index in PLAN.indices() if PLAN.tile(index).halo.intersect(Box(69, 99, 70, 100)).pixels
-    ]
-    assert str(caught.value) in {
-        f"tile {row},{col} (rows {core.y0}..{core.y1}, columns {core.x0}..{core.x1}): stub.tif: block is damaged"
-        for (row, col), core in ((index, PLAN.core(index)) for index in failing)
-    }
-    done = ProbabilityStore(job.store).done()
-    assert 0 < len(done) < PLAN.tile_count
-    store = ProbabilityStore(job.store)
-    healthy = stub_job(store, PLAN, f"healthy-{tmp_path}")
-    executor.run(healthy, [index for index in PLAN.indices() if index not in done], lambda result: None)
-    assert store_bytes(job.store) == expected
-
-
-@pytest.mark.parametrize("executor", ["serial", "scheduler"], indirect=True)
-def test_nothing_to_do_is_done_at_once(executor: Executor, tmp_path: Path) -> None:
-    executor.run(job_in(tmp_path), [], lambda result: pytest.fail("there was nothing to do"))
-
-
-@pytest.mark.parametrize("executor", ["serial", "scheduler"], indirect=True)
-def test_tiles_are_taken_from_the_list_only_a_few_ahead(executor: Executor, tmp_path: Path) -> None:
-    taken, finished, ahead = 0, 0, []
-
-    def indices() -> Iterator[tuple[int, int]]:
-        nonlocal taken
-        for index in PLAN.indices():
-            taken += 1
-            ahead.append(taken - finished)
-            yield index
-
-    def on_result(result: TileResult) -> None:
-        nonlocal finished
-        finished += 1
-
-    executor.run(job_in(tmp_path), indices(), on_result)
-    assert finished == PLAN.tile_count
-    assert max(ahead) <= executors.TASKS_AHEAD * 2 + 1
-
-
-def test_a_worker_that_dies_is_replaced_and_the_bytes_are_the_same(address: str, tmp_path: Path) -> None:
-    expected = serially(tmp_path / "expected")
-    lives = tmp_path / "lives"
-    lives.mkdir()
-    (lives / "1").touch()
-    job = job_in(tmp_path / "work", detector=KillingRecipe(16, lives=lives))
+    fault = Transient(tmp_path / "lives").give(100)
+    job = job_in(tmp_path / "work", after=unlucky(fault))
     results: list[TileResult] = []
-    DaskExecutor(address, 0, tmp_path).run(job, shuffled(2), results.append)
-    assert not list(lives.iterdir())
+    failures: list[TileFailure] = []
+    executor.run(job, [UNLUCKY, *LUCKY], results.append, failures.append)
+    error = "tile 0,1 (rows 0..32, columns 32..64): stub.tif: block is damaged"
+    assert failures == [TileFailure(UNLUCKY, Box(0, 32, 32, 64), error, WAITS.attempts)]
+    assert fault.left() == 100 - WAITS.attempts
+    store = ProbabilityStore(job.store)
+    assert sorted(store.done()) == indices_of(results) == LUCKY
+    executor.run(stub_job(store, PLAN, f"healthy-{tmp_path}"), [UNLUCKY], results.append, unwanted)
     assert store_bytes(job.store) == expected
-    assert sorted(result.index for result in results) == list(PLAN.indices())
+
+
+@both_kinds
+def test_what_on_failure_raises_ends_the_run_at_once(
+    make: Make, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    class Stop(OSError):
+        """Of a kind that a lost connection has as well."""
+
+    def stop(failure: TileFailure) -> None:
+        raise Stop(failure.error)
+
+    job = job_in(tmp_path / "work", after=unlucky(damaged), area=witness(tmp_path / "seen", 0.2))
+    taken = iter([UNLUCKY, *LUCKY])
+    results: list[TileResult] = []
+    with pytest.raises(Stop, match="tile 0,1 ") as caught:
+        make(ONCE).run(job, taken, results.append, stop)
+    # The unlucky one fails before the others, which take their time.
+    assert len(list(taken)) >= len(LUCKY) - TASKS_AHEAD * 2
+    if isinstance(make(ONCE), DaskExecutor):
+        with Client(request.getfixturevalue("address"), set_as_default=False) as client:
+            wait_until(lambda: not client.run_on_scheduler(task_states))
+    # Until here the error's traceback held whatever the run forgot to let go of.
+    del caught
+
+
+@both_kinds
+def test_a_store_that_cannot_be_used_ends_the_run_after_its_attempts(
+    executor: Executor, tmp_path: Path
+) -> None:
+    fault = Transient(tmp_path / "lives", StoreError).give(100)
+    job = job_in(tmp_path / "work", after=unlucky(fault))
+    with pytest.raises(StoreError, match=r"^stub\.tif: block is damaged$"):
+        executor.run(job, [UNLUCKY, *LUCKY], lambda result: None, unwanted)
+    assert fault.left() == 100 - WAITS.attempts
+
+
+@both_kinds
+def test_nothing_to_do_is_done_at_once(executor: Executor, tmp_path: Path) -> None:
+    executor.run(job_in(tmp_path), [], lambda result: pytest.fail("there was nothing to do"), unwanted)
+
+
+@both_kinds
+def test_tiles_are_taken_from_the_list_only_a_few_ahead(executor: Executor, tmp_path: Path) -> None:
+    results: list[TileResult] = []
+    ahead: list[int] = []
+    executor.run(job_in(tmp_path), watched(results, ahead), results.append, unwanted)
+    assert len(results) == PLAN.tile_count
+    assert max(ahead) <= TASKS_AHEAD * 2
+
+
+def test_a_tile_whose_worker_dies_is_computed_by_another(address: str, tmp_path: Path) -> None:
+    expected = serially(tmp_path / "expected")
+    fault = Killing(tmp_path / "lives").give(1)
+    job = job_in(tmp_path / "work", after=unlucky(fault))
+    results: list[TileResult] = []
+    DaskExecutor(address, 0, tmp_path, ONCE).run(job, shuffled(2), results.append, unwanted)
+    assert fault.left() == 0
+    assert store_bytes(job.store) == expected
+    assert indices_of(results) == list(PLAN.indices())
 
 
 @pytest.mark.usefixtures("importable")
-def test_a_tile_that_takes_every_worker_down_is_a_cluster_error(tmp_path: Path) -> None:
-    lives = tmp_path / "lives"
-    lives.mkdir()
-    for life in range(100):
-        (lives / str(life)).touch()
-    job = job_in(tmp_path / "work", detector=KillingRecipe(16, lives=lives))
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        pytest.raises(ClusterError, match=r"lower compute\.workers or tiling\.tile_size") as caught,
-    ):
-        DaskExecutor(None, 1, tmp_path / "scratch").run(job, [(0, 1)], lambda result: None)
-    assert "\n" not in str(caught.value)
+def test_a_tile_that_takes_every_worker_down_is_listed_and_those_beside_it_are_computed(
+    tmp_path: Path,
+) -> None:
+    expected = serially(tmp_path / "expected")
+    fault = Killing(tmp_path / "lives").give(100)
+    job = job_in(tmp_path / "work", after=unlucky(fault))
+    results: list[TileResult] = []
+    failures: list[TileFailure] = []
+    settings = {
+        "distributed.scheduler.allowed-failures": 0,
+        # Shorter than a process takes to start again; not the user's but the run's own patience counts.
+        "distributed.deploy.lost-worker-timeout": "100 ms",
+    }
+    with dask.config.set(settings):
+        # One worker: the next tile waits there when the unlucky one takes it down, and is suspected as well.
+        executor = DaskExecutor(None, 1, tmp_path / "scratch", WAITS)
+        executor.run(job, [UNLUCKY, *LUCKY], results.append, failures.append)
+    error = (
+        "tile 0,1 (rows 0..32, columns 32..64): lost its worker again and again, most likely for lack of memory; "
+        "lower compute.workers or tiling.tile_size"
+    )
+    assert failures == [TileFailure(UNLUCKY, PLAN.core(UNLUCKY), error, 1)]
+    assert fault.left() == 98
+    assert indices_of(results) == LUCKY
+    healthy = stub_job(ProbabilityStore(job.store), PLAN, f"healthy-{tmp_path}")
+    SerialExecutor().run(healthy, [UNLUCKY], results.append, unwanted)
+    assert store_bytes(job.store) == expected
+
+
+def test_a_scheduler_without_the_program_is_a_cluster_error(programs: Programs, tmp_path: Path) -> None:
+    job = job_in(tmp_path / "work", detector=OnlyHere(16))
+    with pytest.raises(ClusterError) as caught:
+        DaskExecutor(programs.address, 0, tmp_path, WAITS).run(
+            job, PLAN.indices(), lambda result: pytest.fail("it cannot"), unwanted
+        )
+    message = str(caught.value)
+    assert message.startswith("Dask cannot run a tile (")
+    assert message.endswith("; have the same versions on the scheduler and its workers as here")
+    assert "\n" not in message
+
+
+def test_results_that_die_with_their_worker_are_computed_again(programs: Programs, tmp_path: Path) -> None:
+    expected = serially(tmp_path / "expected")
+    seen = witness(tmp_path / "seen", 0)
+    job = job_in(tmp_path / "work", area=seen)
+    results: list[TileResult] = []
+    act = at(
+        3,
+        results,
+        programs.wait_until_all_is_computed,
+        lambda: programs.kill(programs.workers),
+        programs.start_worker,
+    )
+    DaskExecutor(programs.address, 0, tmp_path, ONCE).run(job, PLAN.indices(), act, unwanted)
+    assert indices_of(results) == list(PLAN.indices())
+    assert store_bytes(job.store) == expected
+    assert len(set(seen.processes())) == 2
+    assert len(seen.processes()) > PLAN.tile_count
+
+
+def test_workers_that_join_late_get_their_share(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "LOOK_SECONDS", 0)
+    seen = witness(tmp_path / "seen", 0.1)
+    results: list[TileResult] = []
+    ahead: list[int] = []
+    act = at(1, results, programs.start_worker, lambda: programs.wait_for_workers(2))
+    DaskExecutor(programs.address, 0, tmp_path, ONCE).run(
+        job_in(tmp_path / "work", area=seen), watched(results, ahead), act, unwanted
+    )
+    assert max(ahead) == TASKS_AHEAD * 2
+    assert len(set(seen.processes())) == 2
+    assert len(seen.processes()) == PLAN.tile_count
+
+
+def test_a_scheduler_that_stays_without_workers_is_a_cluster_error(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "NO_WORKERS_SECONDS", 2)
+    job = job_in(tmp_path / "work")
+    results: list[TileResult] = []
+    failures: list[TileFailure] = []
+    act = at(
+        3,
+        results,
+        programs.wait_until_all_is_computed,
+        lambda: programs.kill(programs.workers),
+        lambda: monkeypatch.setattr(executors, "ANSWER_SECONDS", 5),
+    )
+    with pytest.raises(ClusterError) as caught:
+        DaskExecutor(programs.address, 0, tmp_path, ONCE).run(job, PLAN.indices(), act, failures.append)
+    assert str(caught.value) == (
+        f"scheduler {programs.address} has been without workers for 2 s (their logs say why); no finished tile is "
+        "lost: start workers again, and the same command goes on"
+    )
+    # The one result that was computed but not fetched.
+    assert [failure.error.partition(": ")[2] for failure in failures] == [
+        "computed, but its worker was lost before it could hand over the result"
+    ]
+
+
+def test_a_scheduler_that_comes_back_loses_nothing(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = serially(tmp_path / "expected")
+    monkeypatch.setattr(executors, "RECONNECTS", Waits(attempts=9, first=0.1, factor=2, longest=10))
+    job = job_in(tmp_path / "work", area=witness(tmp_path / "seen", 0.1))
+    results: list[TileResult] = []
+    told: list[Event] = []
+    act = at(
+        3,
+        results,
+        lambda: programs.kill(programs.schedulers),
+        programs.start_scheduler,
+        programs.start_worker,
+    )
+    DaskExecutor(programs.address, 0, tmp_path, ONCE, told.append).run(job, PLAN.indices(), act, unwanted)
+    assert indices_of(results) == list(PLAN.indices())
+    assert store_bytes(job.store) == expected
+    assert told[0] == Notice(f"scheduler {programs.address} lost; trying again in 0.1 s (1 of 9)")
+
+
+def test_a_scheduler_that_does_not_answer_is_lost_as_well(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = serially(tmp_path / "expected")
+    monkeypatch.setattr(executors, "RECONNECTS", Waits(attempts=9, first=0.1, factor=2, longest=10))
+    job = job_in(tmp_path / "work")
+    results: list[TileResult] = []
+    told: list[Event] = []
+    (scheduler,) = programs.schedulers
+
+    def freeze() -> None:
+        scheduler.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(executors, "ANSWER_SECONDS", 2)
+
+    def tell(event: Event) -> None:
+        told.append(event)
+        if len(told) == 2:  # it has not answered the new client either
+            monkeypatch.setattr(executors, "ANSWER_SECONDS", 30)
+            scheduler.send_signal(signal.SIGCONT)
+
+    DaskExecutor(programs.address, 0, tmp_path, ONCE, tell).run(
+        job, PLAN.indices(), at(3, results, programs.wait_until_all_is_computed, freeze), unwanted
+    )
+    assert indices_of(results) == list(PLAN.indices())
+    assert store_bytes(job.store) == expected
+    assert len(told) >= 2
+
+
+def test_a_scheduler_that_does_not_come_back_ends_the_run_and_the_next_one_goes_on(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = serially(tmp_path / "expected")
+    job = job_in(tmp_path / "work")
+    results: list[TileResult] = []
+    told: list[Event] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(executors, "CONNECT_SECONDS", 1)
+        patch.setattr(executors, "RECONNECTS", Waits(attempts=2, first=0.1, factor=2, longest=1))
+        act = at(3, results, programs.end_scheduler)
+        with pytest.raises(ClusterError) as caught:
+            DaskExecutor(programs.address, 0, tmp_path, ONCE, told.append).run(
+                job, PLAN.indices(), act, unwanted
+            )
+    assert str(caught.value) == (
+        f"scheduler {programs.address} lost and not back after 2 attempts; no finished tile is lost: start it and its "
+        "workers again, and the same command goes on"
+    )
+    assert told == [
+        Notice(f"scheduler {programs.address} lost; trying again in {wait} s ({attempt} of 2)")
+        for wait, attempt in (("0.1", 1), ("0.2", 2))
+    ]
+    done = ProbabilityStore(job.store).done()
+    assert set(indices_of(results)) <= set(done)
+    programs.start_scheduler()
+    programs.start_worker()
+    programs.wait_for_workers(1)
+    remaining = [index for index in PLAN.indices() if index not in done]
+    DaskExecutor(programs.address, 0, tmp_path).run(job, remaining, lambda result: None, unwanted)
+    assert store_bytes(job.store) == expected
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense://there", "tcp://127.0.0.1"])
@@ -177,7 +561,7 @@ def test_a_scheduler_out_of_reach_is_a_cluster_error(
 ) -> None:
     monkeypatch.setattr(executors, "CONNECT_SECONDS", 1)
     with pytest.raises(ClusterError) as caught:
-        DaskExecutor(address, 0, tmp_path).run(job_in(tmp_path), [(0, 0)], lambda result: None)
+        DaskExecutor(address, 0, tmp_path).run(job_in(tmp_path), [(0, 0)], lambda result: None, unwanted)
     message = str(caught.value)
     assert message.startswith(f"{address}: no Dask scheduler answers there")
     assert "compute.scheduler" in message
@@ -190,7 +574,7 @@ def test_a_scheduler_without_workers_is_a_cluster_error(tmp_path: Path) -> None:
         pytest.raises(ClusterError, match="the scheduler has no workers; start some with `dask worker`"),
     ):
         DaskExecutor(cluster.scheduler_address, 0, tmp_path).run(
-            job_in(tmp_path), [(0, 0)], lambda result: None
+            job_in(tmp_path), [(0, 0)], lambda result: None, unwanted
         )
 
 
@@ -202,5 +586,5 @@ def test_another_program_on_the_usual_port_is_no_cause_for_a_warning(tmp_path: P
             taken.bind(("0.0.0.0", 8787))
             taken.listen()
         results: list[TileResult] = []
-        DaskExecutor(None, 1, tmp_path / "scratch").run(job_in(tmp_path), [(0, 1)], results.append)
+        DaskExecutor(None, 1, tmp_path / "scratch").run(job_in(tmp_path), [(0, 1)], results.append, unwanted)
     assert [result.index for result in results] == [(0, 1)]

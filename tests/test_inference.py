@@ -26,7 +26,7 @@ from stubs import (
 )
 
 from pipeline.blending import TAPERS, Taper, taper_weights
-from pipeline.errors import TileError
+from pipeline.errors import StoreError, TileError
 from pipeline.inference import blend_tile, compute_tile, read_pair
 from pipeline.probability_store import ProbabilityStore
 from pipeline.radiometry import MIDDLE
@@ -239,6 +239,43 @@ def test_a_tile_that_cannot_be_read_names_itself_and_its_bounds(tmp_path: Path) 
         compute_tile(job, (2, 3))
     assert str(caught.value) == "tile 2,3 (rows 64..70, columns 96..100): stub.tif: block is damaged"
     assert set(store.done()) == {(0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (RuntimeError("GDAL:\n  no  memory"), "RuntimeError: GDAL: no memory"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_any_error_over_a_tile_names_the_tile_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, said: str
+) -> None:
+    job = stub_job(ProbabilityStore.create(tmp_path, GRID, "uint8", 32), PLAN, f"any-{tmp_path}")
+
+    def fail(*args: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(StubDetector, "predict", fail)
+    with pytest.raises(TileError) as caught:
+        compute_tile(job, (2, 3))
+    assert str(caught.value) == f"tile 2,3 (rows 64..70, columns 96..100): {said}"
+    assert caught.value.__cause__ is raised
+
+
+def test_the_stores_errors_and_an_interrupt_are_not_the_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = stub_job(ProbabilityStore.create(tmp_path, GRID, "uint8", 32), PLAN, f"not-{tmp_path}")
+    for raised in (StoreError("no space"), KeyboardInterrupt(), SystemExit()):
+
+        def fail(*args: object, raised: BaseException = raised) -> None:
+            raise raised
+
+        monkeypatch.setattr(ProbabilityStore, "write", fail)
+        with pytest.raises(type(raised)) as caught:
+            compute_tile(job, (0, 1))
+        assert caught.value is raised
 
 
 def test_scenes_and_weights_are_opened_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

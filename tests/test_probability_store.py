@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,18 @@ import pytest
 import rioxarray  # noqa: F401 - registers the accessor
 import xarray as xr
 from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
-from pipeline.errors import StoreError
-from pipeline.probability_store import ProbabilityStore, grid_from_record, grid_record, start_store
+from pipeline.errors import DamagedTiles, StoreError
+from pipeline.probability_store import (
+    ProbabilityStore,
+    TileRecord,
+    grid_from_record,
+    grid_record,
+    start_store,
+)
 from pipeline.thresholding import decode
 from pipeline.types import Box, TileResult
 
@@ -114,9 +123,7 @@ def test_the_record_comes_after_the_chunk(tmp_path: Path, monkeypatch: pytest.Mo
     store = ProbabilityStore.create(tmp_path, UTM, "uint8", 64)
     chunk = tmp_path / "probability.zarr" / "probability" / "c" / "0" / "0"
     seen = []
-    monkeypatch.setattr(
-        "pipeline.probability_store.write_json", lambda path, content: seen.append(chunk.exists())
-    )
+    monkeypatch.setattr("pipeline.storage.Folder.mark", lambda folder, name: seen.append(chunk.exists()))
     store.write(Box(0, 0, 64, 64), np.zeros((64, 64), np.uint8), TileResult((0, 0), 1, 1))
     assert seen == [True]
     assert store.done() == {}
@@ -130,13 +137,119 @@ def test_a_chunk_that_cannot_be_written_leaves_no_record_and_says_so(tmp_path: P
     assert store.done() == {}
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", "[]", "null", '{"index": []}'])
-def test_a_record_that_cannot_be_read_counts_as_not_done(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("name", ["0.1", "0.1.json", "a.b.p1.v1.b1.00000000", "1.1.p1.v1.b1.123.part"])
+def test_a_file_that_is_no_record_counts_as_not_done(tmp_path: Path, name: str) -> None:
     store = ProbabilityStore.create(tmp_path, UTM, "uint8", 64)
     store.write(Box(0, 0, 64, 64), np.zeros((64, 64), np.uint8), TileResult((0, 0), 1, 1))
-    (tmp_path / "done" / "0.1.json").write_text(text)
-    (tmp_path / "done" / "1.1.json.part").write_text('{"index": [1, 1]')
+    (tmp_path / "done" / "0" / name).touch()
     assert list(store.done()) == [(0, 0)]
+
+
+@given(
+    index=st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)),
+    patches=st.integers(0, 10**6),
+    valid=st.integers(0, 2**28),
+    seconds=st.dictionaries(st.sampled_from(["read", "network"]), st.integers(0, 10**7)),
+    size=st.integers(1, 2**31),
+    checksum=st.integers(0, 2**32 - 1),
+)
+def test_a_record_is_its_name(
+    index: tuple[int, int], patches: int, valid: int, seconds: dict[str, int], size: int, checksum: int
+) -> None:
+    spent = {step: milliseconds / 1000 for step, milliseconds in seconds.items()}
+    record = TileRecord(TileResult(index, patches, valid, spent), size, checksum)
+    assert TileRecord.of(record.name) == record
+    assert len(record.name) < 200
+
+
+def chunk_of(root: Path, name: str = "0/0") -> Path:
+    return root / "probability.zarr" / "probability" / "c" / name
+
+
+def halved(chunk: Path) -> None:
+    chunk.write_bytes(chunk.read_bytes()[: chunk.stat().st_size // 2])
+
+
+def flipped(chunk: Path) -> None:
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    chunk.write_bytes(bytes(content))
+
+
+def another(chunk: Path) -> None:
+    """A whole chunk, of other pixels and of the same size: nothing but the pixels tells."""
+    folder = chunk.parents[3] / "other"
+    other = ProbabilityStore.create(folder, UTM, "uint8", 64)
+    values = np.ones((64, 64), np.uint8)
+    values[60:, :] = 9
+    other.write(Box(0, 0, 64, 64), values, TileResult((0, 0), 1, 1))
+    wanted = chunk.stat().st_size
+    content = chunk_of(folder).read_bytes()
+    assert len(content) == wanted
+    chunk.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [halved, Path.unlink])
+def test_a_chunk_cut_short_or_gone_is_not_done(tmp_path: Path, harm: Any) -> None:
+    store = ProbabilityStore.create(tmp_path, UTM, "uint8", 64)
+    fill(store, levels("uint8"))
+    harm(chunk_of(tmp_path))
+    assert set(store.done()) == {(0, 1), (1, 0), (1, 1)}
+
+
+@pytest.mark.parametrize("harm", [halved, Path.unlink, flipped, another])
+def test_pixels_that_were_not_written_are_never_read(tmp_path: Path, harm: Any) -> None:
+    store = ProbabilityStore.create(tmp_path, UTM, "uint8", 64)
+    values = np.zeros(UTM.shape, np.uint8)
+    values[60:, :] = 7
+    fill(store, values)
+    assert len(store.known()) == 4
+    harm(chunk_of(tmp_path))
+    with pytest.raises(DamagedTiles, match=r"chunk 0/0 \(rows 0\.\.64, columns 0\.\.64\)") as caught:
+        store.read(Box(0, 0, 70, 100))
+    assert caught.value.indices == ((0, 0),)
+    assert pickle.loads(pickle.dumps(caught.value)).indices == ((0, 0),)
+    np.testing.assert_array_equal(store.read(Box(64, 0, 70, 100)), values[64:])
+    assert store.damaged() == [(0, 0)]
+    store.forget(store.damaged())
+    assert set(store.done()) == {(0, 1), (1, 0), (1, 1)}
+    assert (store.read(Box(0, 0, 64, 64)) == 255).all()
+    fill(store, values)
+    np.testing.assert_array_equal(store.read(Box(0, 0, 70, 100)), values)
+
+
+def test_records_of_another_run_say_nothing(tmp_path: Path) -> None:
+    """A worker that outlived its run writes into the store of the next."""
+    old = ProbabilityStore.create(tmp_path, UTM, "uint8", 64, run="old")
+    new = ProbabilityStore.create(tmp_path, UTM, "uint8", 64, run="new")
+    values = levels("uint8")
+    fill(new, values)
+    old.write(Box(0, 0, 64, 64), np.full((64, 64), 9, np.uint8), TileResult((0, 0), 1, 1))
+    reader = ProbabilityStore(tmp_path)
+    assert set(reader.done()) == {(0, 1), (1, 0), (1, 1)}
+    assert (reader.read(Box(0, 0, 64, 64)) == 255).all()
+
+
+def test_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
+    store = ProbabilityStore.create(tmp_path, UTM, "uint8", 64)
+    fill(store, levels("uint8"))
+    before = sorted(tmp_path.rglob("*"))
+    chunk_of(tmp_path, "0/0.1b2c.partial").write_bytes(b"half")
+    assert len(store.done()) == 4
+    store.sweep()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_content_names_the_pixels(tmp_path: Path) -> None:
+    values = levels("uint8")
+    names = []
+    for number, change in enumerate((0, 0, 1)):
+        store = ProbabilityStore.create(tmp_path / str(number), UTM, "uint8", 64)
+        changed = values.copy()
+        changed[69, 99] ^= change
+        fill(store, changed)
+        names.append(store.content())
+    assert names[0] == names[1] != names[2]
 
 
 def test_the_same_key_continues(tmp_path: Path) -> None:

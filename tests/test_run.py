@@ -20,7 +20,9 @@ from pipeline.config import load_config
 from pipeline.errors import ConfigError, MemoryRefused, StoreError
 from pipeline.events import Notice
 from pipeline.memory import MemoryProjection, project, refuse_beyond
-from pipeline.run import infer, mosaic, plan, recorded_config, report, run
+from pipeline.planning import plan
+from pipeline.products import mosaic, recorded_config, report
+from pipeline.run import infer, run
 from pipeline.tiling import TilePlan
 from pipeline.validation import validate
 
@@ -134,7 +136,7 @@ def test_a_relative_path_is_the_same_input(tmp_path: Path, monkeypatch: pytest.M
         heard.append,
         detector,
     )
-    assert Notice("resuming: 1 of 1 tiles are done", warning=False) in heard
+    assert Notice("everything is done already", warning=False) in heard
 
 
 def test_a_finished_run_without_its_work_is_not_replaced_in_silence(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stubs import lattice_patches, lattice_positions
 
+from pipeline.memory import block_cache
 from pipeline.tiling import Lattice, TilePlan
 from pipeline.types import Box, blocks
 
@@ -43,7 +46,42 @@ def test_cores_partition_the_grid(plan: TilePlan) -> None:
         owners[tile.core.slices] += 1
     assert (owners == 1).all()
     assert len(set(indices)) == len(indices) == plan.tile_count
-    assert indices == sorted(indices)
+
+
+@pytest.mark.parametrize(
+    ("tile_size", "width"), [(8192, 1), (4096, 1), (3000, 2), (2048, 2), (1000, 5), (64, 64)]
+)
+def test_tiles_come_by_strips_of_at_least_4096_pixels(tile_size: int, width: int) -> None:
+    plan = TilePlan.of((9000, 21000), tile_size, 64, 0.25)
+    assert plan.strip_tiles == width
+    indices = list(plan.indices())
+    assert indices == sorted(indices, key=lambda index: (index[1] // width, index))
+    assert len(set(indices)) == plan.tile_count
+
+
+@pytest.mark.parametrize("tile_size", [512, 1000, 1024, 2048, 4096])
+@pytest.mark.parametrize("patch_size", [256, 512])
+@pytest.mark.parametrize("offset", [0, 300])
+def test_the_order_and_the_cache_fetch_no_block_much_more_than_once(
+    tile_size: int, patch_size: int, offset: int
+) -> None:
+    """Both dates, 6 bytes a pixel, in blocks of 512 px that the grid does not start with."""
+    plan, block, pixel_bytes = TilePlan.of((17000, 17000), tile_size, patch_size, 0.125), 512, 6
+    room = block_cache(plan, 2 * pixel_bytes) // (block**2 * pixel_bytes)
+    kept: OrderedDict[tuple[int, int, int], None] = OrderedDict()
+    fetched = []
+    for index in plan.indices():
+        halo = plan.tile(index).halo
+        rows = range((halo.y0 + offset) // block, -(-(halo.y1 + offset) // block))
+        cols = range((halo.x0 + offset) // block, -(-(halo.x1 + offset) // block))
+        for wanted in itertools.product((0, 1), rows, cols):
+            if wanted not in kept:
+                fetched.append(wanted)
+            kept[wanted] = None
+            kept.move_to_end(wanted)
+            while len(kept) > room:
+                kept.popitem(last=False)
+    assert len(fetched) / len(set(fetched)) < 1.25
 
 
 @law

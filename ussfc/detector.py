@@ -6,10 +6,13 @@ The pipeline knows these only by their form (its Protocols ``Detector`` and ``De
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from ussfc.engines import PRECISIONS, Engine, FloatArray
+import numpy as np
+
+from ussfc.engines import PRECISIONS, Engine, FloatArray, OutOfMemory
 from ussfc.errors import ModelError
 from ussfc.files import shown
 from ussfc.preprocessing import to_network_range
@@ -29,6 +32,9 @@ BATCH_SIZE = {"cpu": 1, "cuda": 16}
 class TorchDetector:
     """Change probability of patches of one size.
 
+    Where the device has no room for a batch, half as many patches go through the network at a time from then
+    on. That moves no more than the last bits of a probability: those that the batch's shape moves.
+
     Args:
         engine: the network, ready to run.
         bands: bands of each date.
@@ -41,6 +47,8 @@ class TorchDetector:
         self._bands = bands
         self._patch_size = patch_size
         self._batch_size = batch_size
+        self._patches_at_once = batch_size
+        self._halving = threading.Lock()
 
     @property
     def bands(self) -> int:
@@ -56,6 +64,11 @@ class TorchDetector:
     def batch_size(self) -> int:
         """Patches of one call; every call has exactly this many, since the batch's shape moves last bits."""
         return self._batch_size
+
+    @property
+    def patches_at_once(self) -> int:
+        """Patches that go through the network together; below ``batch_size`` once the device ran out of memory."""
+        return self._patches_at_once
 
     @property
     def streams(self) -> int:
@@ -74,12 +87,38 @@ class TorchDetector:
 
         Raises:
             ValueError: another shape or dtype.
+            ModelError: the device has no room for a single patch.
         """
         wanted = (self._batch_size, self._bands, self._patch_size, self._patch_size)
         for name, image in (("before", before), ("after", after)):
             if image.shape != wanted or image.dtype != "float32":
                 raise ValueError(f"{name} is {image.dtype} {image.shape}, wanted float32 {wanted}")
-        return self._engine.run(to_network_range(before), to_network_range(after))
+        pair = to_network_range(before), to_network_range(after)
+        while True:
+            at_once = self._patches_at_once
+            try:
+                return self._in_parts(pair, at_once)
+            except OutOfMemory as error:
+                if at_once == 1:
+                    raise ModelError(
+                        f"{error}; not even batch size 1 fits, a patch of {self._patch_size} px: take a smaller "
+                        "tiling.patch_size or another device"
+                    ) from error
+            with self._halving:
+                # Another call, side by side with this one, may have gone further down.
+                self._patches_at_once = min(self._patches_at_once, (at_once + 1) // 2)
+
+    def _in_parts(self, pair: tuple[FloatArray, FloatArray], at_once: int) -> FloatArray:
+        if at_once == self._batch_size:
+            return self._engine.run(*pair)
+        predicted = []
+        for start in range(0, self._batch_size, at_once):
+            part = [image[start : start + at_once] for image in pair]
+            missing = at_once - len(part[0])
+            # One shape for every part, for the reason that every batch has one.
+            padded = [np.pad(image, ((0, missing), (0, 0), (0, 0), (0, 0))) for image in part]
+            predicted.append(self._engine.run(*padded)[: len(part[0])])
+        return np.concatenate(predicted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,10 @@
 
 from pipeline.reading.aoi import AreaOfInterest, on_grid, read_aoi
 from pipeline.reading.bands import choose_bands
+from pipeline.reading.cloud import over_network
 from pipeline.reading.raster import RasterReader
-from pipeline.reading.recipe import SceneRecipe, describe_scene, shown_uri
+from pipeline.reading.recipe import SceneRecipe, describe_scene
+from pipeline.remote import shown_uri
 
 __all__ = [
     "AreaOfInterest",
@@ -15,6 +17,7 @@ __all__ = [
     "choose_bands",
     "describe_scene",
     "on_grid",
+    "over_network",
     "read_aoi",
     "shown_uri",
 ]

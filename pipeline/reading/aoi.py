@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
-from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import rasterio.features
@@ -12,7 +13,9 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 
-from pipeline.errors import ReadError
+from pipeline import remote
+from pipeline.errors import ReadError, StoreError
+from pipeline.reading.cloud import unreachable
 from pipeline.types import BoolArray, Box
 
 
@@ -37,24 +40,43 @@ class AreaOfInterest:
 def read_aoi(path: str) -> Geometry:
     """The union of all polygons of a vector file (GeoJSON, GeoPackage, FlatGeobuf, GeoParquet, Shapefile).
 
+    Args:
+        path: local path, or a URI of one file, which is fetched whole.
+
     Raises:
         ReadError: the file cannot be read or holds no polygon.
     """
     import geopandas
     from pyogrio.errors import DataSourceError
 
+    shown = remote.shown_uri(path)
+    # geopandas fetches web addresses itself.
+    through_store = remote.is_remote(path) and not path.lower().startswith(("http://", "https://"))
+    source = _fetched(path, shown) if through_store else path
+    parquet = urlsplit(path).path.endswith(".parquet")
     try:
-        frame = geopandas.read_parquet(path) if Path(path).suffix == ".parquet" else geopandas.read_file(path)
+        frame = geopandas.read_parquet(source) if parquet else geopandas.read_file(source)
     except (OSError, ValueError, DataSourceError) as error:
+        reason, _ = remote.reason(error)
         raise ReadError(
-            f"{path}: cannot be read as a vector layer ({error}); give a GeoJSON or GeoPackage"
+            f"{shown}: cannot be read as a vector layer ({reason}); give a GeoJSON or GeoPackage"
         ) from error
     polygons = frame.geometry[frame.geometry.geom_type.isin(["Polygon", "MultiPolygon"])]
     if polygons.empty:
         raise ReadError(
-            f"{path}: holds {len(frame)} feature(s) but no polygon; the area of interest must be polygons"
+            f"{shown}: holds {len(frame)} feature(s) but no polygon; the area of interest must be polygons"
         )
     return Geometry(shapely.union_all(polygons.make_valid().values), frame.crs)
+
+
+def _fetched(uri: str, shown: str) -> io.BytesIO:
+    try:
+        system, path = remote.filesystem(uri)
+        return io.BytesIO(remote.patiently(lambda: system.cat_file(path)))
+    except StoreError as error:
+        raise ReadError(f"{shown}: cannot be read ({error})") from error
+    except remote.trouble() as error:
+        raise unreachable(shown, error) from error
 
 
 def on_grid(area: Geometry, grid: GeoBox) -> AreaOfInterest:

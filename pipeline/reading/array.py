@@ -14,13 +14,17 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
-from pipeline.errors import ReadError
+from pipeline import remote
+from pipeline.errors import ReadError, StoreError
 from pipeline.grid import crop, footprint_box, north_up, pixel_shift, warp_scale
 from pipeline.reading.raster import SAMPLE_PIXELS, WARP_TOLERANCE, sample_windows, warp_blocks, wkt
 from pipeline.types import BandInfo, Box, Pixels, SceneInfo
 
 KERNEL_MARGIN = 16
 """Source pixels read beyond a warped window, so that no kernel is cut at its border."""
+
+NETCDF_BLOCK = 1 << 20
+"""Bytes that one request for a part of a remote NetCDF fetches; HDF5 reads here and there."""
 
 
 def open_array(uri: str, shown: str, zarr: bool) -> xr.DataArray:
@@ -38,18 +42,21 @@ def open_array(uri: str, shown: str, zarr: bool) -> xr.DataArray:
         ReadError: xarray cannot open it, or it holds no such variable.
     """
     engine = "zarr" if zarr else "h5netcdf"
-    try:
+
+    def opened() -> xr.Dataset:
         with warnings.catch_warnings():
             # Consolidated metadata is a convenience; a store without it is whole.
             warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated", RuntimeWarning)
-            dataset = xr.open_dataset(
-                uri, engine=engine, mask_and_scale=False, decode_coords="all", chunks=None
+            return xr.open_dataset(
+                _place(uri, zarr), engine=engine, mask_and_scale=False, decode_coords="all", chunks=None
             )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ReadError(
-            f"{shown}: cannot be opened as {engine} ({reason}); check the path and the format"
-        ) from error
+
+    try:
+        dataset = remote.patiently(opened) if remote.is_remote(uri) else opened()
+    except (ValueError, KeyError, ImportError, StoreError) as error:
+        raise _not_opened(shown, engine, error) from error
+    except remote.trouble() as error:
+        raise _not_opened(shown, engine, error) from error
     images = [variable for variable in dataset.data_vars.values() if variable.ndim in (2, 3)]
     if len(images) == 1:
         return with_bands(images[0], shown)
@@ -62,6 +69,23 @@ def open_array(uri: str, shown: str, zarr: bool) -> xr.DataArray:
     stacked = xr.concat(flat, dim="band", coords="minimal", compat="override", join="override")
     stacked.attrs["long_name"] = tuple(str(variable.name) for variable in flat)
     return with_bands(stacked, shown)
+
+
+def _not_opened(shown: str, engine: str, error: BaseException) -> ReadError:
+    reason, _ = remote.reason(error)
+    return ReadError(f"{shown}: cannot be opened as {engine} ({reason}); check the path and the format")
+
+
+def _place(uri: str, zarr: bool) -> Any:
+    """What xarray is to open: a path, or the same through the file system of the store."""
+    if not remote.is_remote(uri):
+        return uri
+    system, path = remote.filesystem(uri, asynchronous=zarr)
+    if zarr:
+        from zarr.storage import FsspecStore
+
+        return FsspecStore(system, read_only=True, path=path)
+    return system.open(path, block_size=NETCDF_BLOCK, cache_type="blockcache")
 
 
 def with_bands(array: xr.DataArray, shown: str) -> xr.DataArray:
@@ -219,16 +243,33 @@ class Placing:
 class ArrayReader:
     """A (band, y, x) array seen on the grid."""
 
-    def __init__(self, array: xr.DataArray, grid: GeoBox, bands: tuple[int, ...], resampling: str) -> None:
+    def __init__(
+        self,
+        array: xr.DataArray,
+        grid: GeoBox,
+        bands: tuple[int, ...],
+        resampling: str,
+        shown: str = "the array",
+    ) -> None:
         self._array = array.isel({array.dims[0]: [index - 1 for index in bands]})
         self._geobox = array_geobox(array)
         self._grid = grid
         self._nodata = array_nodata(array)
         self._resampling = resampling
+        self._shown = shown
 
     def read(self, box: Box) -> Pixels:
         """See :class:`pipeline.types.SceneReader`."""
-        return self.placing(box)(self.block(box).values)
+        block = self.block(box)
+        try:
+            values = remote.patiently(lambda: block.values, None if remote.is_remote(self._shown) else ())
+        except remote.trouble() as error:
+            what, remedy = remote.reason(error)
+            raise ReadError(
+                f"{self._shown}: rows {box.y0}..{box.y1}, columns {box.x0}..{box.x1} of the grid cannot be read "
+                f"({what}); {remedy}"
+            ) from error
+        return self.placing(box)(values)
 
     def block(self, box: Box) -> xr.DataArray:
         """The part of the source that ``box`` needs, still lazy."""

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from pipeline.errors import ReadError
 from pipeline.grid import north_up, pixel_shift, warp_scale
+from pipeline.memory import GDAL_CACHE
+from pipeline.reading.cloud import (
+    GDAL_ERRORS,
+    gdal_environment,
+    gdal_reason,
+    over_network,
+    stat,
+    store_options,
+)
 from pipeline.types import BandInfo, BoolArray, Box, Pixels, SceneInfo
-
-GDAL_CACHE_MB = 128
-"""Block cache of a process. GDAL's own default is a share of the machine's memory, which no plan could state."""
 
 SAMPLE_PIXELS = 4_000_000
 """Size of the sample that the percentiles are taken from; smaller scenes are read whole."""
@@ -37,78 +43,148 @@ WARP_TOLERANCE = 0.01
 SAMPLE_WINDOW = 256
 """Side of one window of the sample where the file has no overviews, pixels."""
 
+PAUSES = (0.5, 1.0, 2.0)
+"""Seconds before each new try at a scene that failed while its store answers."""
 
-def gdal_options(uri: str) -> dict[str, Any]:
-    """GDAL configuration for reading ``uri``."""
-    options: dict[str, Any] = {"GDAL_CACHEMAX": GDAL_CACHE_MB, "GDAL_NUM_THREADS": 1}
-    if "://" in uri:
-        # Without it every open lists the bucket's folder; local files need the listing for .ovr and .msk.
-        options |= {
-            "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-            "GDAL_HTTP_MAX_RETRY": 5,
-            "GDAL_HTTP_RETRY_DELAY": 1,
-        }
-    return options
+MOST_OPENS = 5
+"""Requests for one header, of which two in a row must agree."""
+
+Result = TypeVar("Result")
 
 
-@contextmanager
-def _opened(uri: str, shown: str, **options: Any) -> Iterator[Any]:
-    try:
+def _tried(
+    uri: str, shown: str, block_cache: int, request: Callable[[Mapping[str, str]], Result], failure: str
+) -> Result:
+    """The result of GDAL calls, made again where a network may be to blame.
+
+    Args:
+        uri: path or URI.
+        shown: the same for messages.
+        block_cache: GDAL's cache of decoded blocks, bytes.
+        request: the calls; takes the store's options. It closes what it opened when it fails: GDAL then forgets
+            what it kept of the file.
+        failure: what to say when it fails, with a place ``{}`` for the reason.
+
+    Raises:
+        ReadError: it failed for good.
+    """
+    for pause in (*(PAUSES if over_network(uri) else ()), None):
+        found = store_options(uri, shown)
+        try:
+            with gdal_environment(uri, block_cache, found):
+                return request(found)
+        except GDAL_ERRORS as error:
+            if pause is None:
+                raise ReadError(f"{shown}: {failure.format(gdal_reason(error, uri, shown))}") from error
+        # Returns once the store answers; what it refuses, no other try will get.
+        stat(uri, shown)
+        time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
+def _open(uri: str, shown: str, header: str | None = None, **options: Any) -> tuple[Any, str]:
+    """Open a raster; one on a network again and again until two answers agree on its header.
+
+    GDAL takes an answer that was cut short for a whole one, and leaves out the tags that it does not find in it:
+    a scene would lose its place on Earth, or its nodata.
+
+    Args:
+        uri: path or URI.
+        shown: the same for messages.
+        header: what an earlier call returned for the same file and options.
+        options: of ``rasterio.open``.
+
+    Returns:
+        The dataset and its header.
+
+    Raises:
+        ReadError: the header is another than ``header`` now.
+    """
+    last = header
+    for _ in range(MOST_OPENS):
         with warnings.catch_warnings():
             # A file without georeference is a case of its own that common_grid decides on.
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             source = rasterio.open(uri, **options)
-    except RasterioError as error:
-        raise ReadError(
-            f"{shown}: cannot be opened as a raster ({_reason(error, uri, shown)}); check the path, that the file is "
-            "complete and that GDAL knows its format"
-        ) from error
+            if not over_network(uri):
+                return source, ""
+            try:
+                found = _header(source)
+            except GDAL_ERRORS:
+                source.close()
+                raise
+        if found == last and header in (None, found):
+            return source, found
+        source.close()
+        if found == last:
+            raise ReadError(f"{shown}: has changed since it was first opened; run again")
+        last = found
+    raise RasterioIOError("its header is another with every request")
+
+
+def _header(source: Any) -> str:
+    """All that the reading depends on and that a header may lack."""
+    points = [(point.row, point.col, point.x, point.y, point.z) for point in source.gcps[0]]
+    return repr((
+        source.profile, source.descriptions, source.colorinterp, source.mask_flag_enums, source.overviews(1),
+        points, source.gcps[1], source.rpcs, source.tags(),
+    ))  # fmt: skip
+
+
+@contextmanager
+def _opened(uri: str, shown: str, **options: Any) -> Iterator[Any]:
+    source, _ = _open(uri, shown, **options)
     with source:
         yield source
 
 
-def _reason(error: Exception, uri: str, shown: str) -> str:
-    first = str(error.__cause__ or error).replace(uri, shown).splitlines()
-    return first[0] if first else type(error).__name__
-
-
-def describe_raster(uri: str, shown: str, identity: str) -> SceneInfo:
+def describe_raster(uri: str, shown: str, identity: str, size: int) -> SceneInfo:
     """The header of a raster.
 
     Args:
         uri: path or URI as GDAL or rasterio takes it.
         shown: the same for messages, without credentials.
         identity: changes when the content changes.
+        size: bytes of the file; 0 where nobody knows.
 
     Raises:
         ReadError: GDAL cannot open it, or the pixels are complex numbers.
     """
-    with rasterio.Env(**gdal_options(uri)), _opened(uri, shown) as source:
-        bands = tuple(
-            BandInfo(index, source.descriptions[index - 1], _color(source.colorinterp[index - 1]))
-            for index in source.indexes
-            if source.colorinterp[index - 1] != ColorInterp.alpha
-        )
-        dtype = str(source.dtypes[0])
-        if np.issubdtype(np.dtype(dtype), np.complexfloating):
-            raise ReadError(
-                f"{shown}: holds complex numbers ({dtype}); give amplitudes or reflectances instead"
-            )
-        geobox, notes = _geobox(source, shown)
-        size = os.path.getsize(uri) if os.path.isfile(uri) else 0
-        raw = np.dtype(dtype).itemsize * source.count
-        tags = source.tags()
-        acquired = tags.get("ACQUISITIONDATETIME") or tags.get("TIFFTAG_DATETIME")
-        return SceneInfo(
-            uri=shown,
-            geobox=geobox,
-            bands=bands,
-            dtype=dtype,
-            identity=identity,
-            bytes_per_pixel=size / (source.width * source.height) if size else raw,
-            acquired=acquired or None,
-            notes=notes,
-        )
+
+    def describe(_: Mapping[str, str]) -> SceneInfo:
+        with _opened(uri, shown) as source:
+            return _scene_info(source, shown, identity, size)
+
+    failure = (
+        "cannot be opened as a raster ({}); check the path, that the file is complete and that GDAL knows its "
+        "format"
+    )
+    return _tried(uri, shown, GDAL_CACHE, describe, failure)
+
+
+def _scene_info(source: Any, shown: str, identity: str, size: int) -> SceneInfo:
+    bands = tuple(
+        BandInfo(index, source.descriptions[index - 1], _color(source.colorinterp[index - 1]))
+        for index in source.indexes
+        if source.colorinterp[index - 1] != ColorInterp.alpha
+    )
+    dtype = str(source.dtypes[0])
+    if np.issubdtype(np.dtype(dtype), np.complexfloating):
+        raise ReadError(f"{shown}: holds complex numbers ({dtype}); give amplitudes or reflectances instead")
+    geobox, notes = _geobox(source, shown)
+    raw = np.dtype(dtype).itemsize * source.count
+    tags = source.tags()
+    acquired = tags.get("ACQUISITIONDATETIME") or tags.get("TIFFTAG_DATETIME")
+    return SceneInfo(
+        uri=shown,
+        geobox=geobox,
+        bands=bands,
+        dtype=dtype,
+        identity=identity,
+        bytes_per_pixel=size / (source.width * source.height) if size else raw,
+        acquired=acquired or None,
+        notes=notes,
+    )
 
 
 def wkt(grid: GeoBox) -> str | None:
@@ -157,25 +233,32 @@ class RasterReader:
     for, so that windows of another cut would not agree to the last bit. Handles are one a thread.
     """
 
-    def __init__(self, uri: str, shown: str, grid: GeoBox, bands: tuple[int, ...], resampling: str) -> None:
+    def __init__(
+        self,
+        uri: str,
+        shown: str,
+        grid: GeoBox,
+        bands: tuple[int, ...],
+        resampling: str,
+        block_cache: int = GDAL_CACHE,
+    ) -> None:
         self._uri = uri
         self._shown = shown
         self._grid = grid
         self._bands = bands
         self._resampling = Resampling[resampling]
+        self._block_cache = block_cache
         self._local = threading.local()
+        self._opening = threading.Lock()
+        self._header: str | None = None
 
     def read(self, box: Box) -> Pixels:
         """See :class:`pipeline.types.SceneReader`."""
-        with rasterio.Env(**gdal_options(self._uri)):
-            try:
-                return self._handles().read(box)
-            except RasterioError as error:
-                self._local.handles = None
-                raise ReadError(
-                    f"{self._shown}: rows {box.y0}..{box.y1}, columns {box.x0}..{box.x1} of the grid cannot be read "
-                    f"({_reason(error, self._uri, self._shown)}); the file is damaged, cut short or out of reach"
-                ) from error
+
+        def read(handles: _Handles) -> Pixels:
+            return handles.read(box)
+
+        return self._with_handles(read, f"rows {box.y0}..{box.y1}, columns {box.x0}..{box.x1} of the grid")
 
     def sample(self) -> Pixels:
         """See :class:`pipeline.types.SceneReader`; from overviews where the file has them."""
@@ -183,26 +266,50 @@ class RasterReader:
         if rows * cols <= SAMPLE_PIXELS:
             return self.read(Box(0, 0, rows, cols))
         shrink = int(np.ceil(np.sqrt(rows * cols / SAMPLE_PIXELS)))
-        with rasterio.Env(**gdal_options(self._uri)):
-            with _opened(self._uri, self._shown) as source:
-                factors = source.overviews(self._bands[0])
-            levels = [level for level, factor in enumerate(factors) if factor <= shrink]
-            if levels:
-                coarse = self._grid.zoom_out(shrink)
-                with _opened(self._uri, self._shown, OVERVIEW_LEVEL=levels[-1]) as source:
-                    handles = _Handles(source, coarse, self._bands, self._resampling)
-                    return handles.read(Box(0, 0, *coarse.shape))
-        return sample_windows(self, (rows, cols))
 
-    def _handles(self) -> _Handles:
+        def sample(handles: _Handles) -> Pixels | None:
+            factors = handles.source.overviews(self._bands[0])
+            levels = [level for level, factor in enumerate(factors) if factor <= shrink]
+            if not levels:
+                return None
+            coarse = self._grid.zoom_out(shrink)
+            with _opened(self._uri, self._shown, OVERVIEW_LEVEL=levels[-1]) as source:
+                return _Handles(source, coarse, self._bands, self._resampling).read(Box(0, 0, *coarse.shape))
+
+        return self._with_handles(sample, "its overviews") or sample_windows(self, (rows, cols))
+
+    def _with_handles(self, request: Callable[[_Handles], Result], what: str) -> Result:
+        def tried(found: Mapping[str, str]) -> Result:
+            try:
+                return request(self._handles(found))
+            except GDAL_ERRORS:
+                self._close()
+                raise
+
+        failure = f"{what} cannot be read ({{}}); the file is damaged, cut short or out of reach"
+        return _tried(self._uri, self._shown, self._block_cache, tried, failure)
+
+    def _handles(self, found: Mapping[str, str]) -> _Handles:
+        """This thread's handles, opened with the store's present options."""
+        if getattr(self._local, "found", None) != found:
+            self._close()
         handles: _Handles | None = getattr(self._local, "handles", None)
         if handles is None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                source = rasterio.open(self._uri)
-            handles = _Handles(source, self._grid, self._bands, self._resampling)
-            self._local.handles = handles
+            with self._opening:
+                source, self._header = _open(self._uri, self._shown, self._header)
+            try:
+                handles = _Handles(source, self._grid, self._bands, self._resampling)
+            except GDAL_ERRORS:
+                source.close()
+                raise
+            self._local.handles, self._local.found = handles, found
         return handles
+
+    def _close(self) -> None:
+        handles: _Handles | None = getattr(self._local, "handles", None)
+        self._local.handles = None
+        if handles is not None:
+            handles.close()
 
 
 def sample_windows(reader: Any, shape: tuple[int, int]) -> Pixels:
@@ -259,11 +366,12 @@ class _Handles:
     """Open GDAL datasets of one thread: the file, and its warped views if the grid wants them."""
 
     def __init__(self, source: Any, grid: GeoBox, bands: tuple[int, ...], resampling: Resampling) -> None:
+        self._file = source
         by_points = source.crs is None and bool(source.gcps[0]) and grid.crs is not None
         if by_points:
             # rasterio drops the control points when a target transform is given, so they go first and alone.
             source = _warped(source, resampling, crs=source.gcps[1])
-        self._source = source
+        self.source = source
         self._bands = bands
         self._shift = None
         if grid.crs is None:
@@ -278,6 +386,13 @@ class _Handles:
                 target |= warp_scale(placed, grid)
             self._image = _warped(source, resampling, **target)
             self._mask = _warped(source, Resampling.nearest, **target)
+
+    def close(self) -> None:
+        if self._shift is None:
+            self._image.close()
+            self._mask.close()
+        self.source.close()
+        self._file.close()
 
     def read(self, box: Box) -> Pixels:
         values, valid = self._read_plain(box) if self._shift is not None else self._read_warped(box)
@@ -301,14 +416,12 @@ class _Handles:
         assert self._shift is not None
         rows, cols = self._shift
         wanted = Box(box.y0 + rows, box.x0 + cols, box.y1 + rows, box.x1 + cols)
-        common = wanted.intersect(Box(0, 0, *self._source.shape))
+        common = wanted.intersect(Box(0, 0, *self.source.shape))
         values = np.zeros((len(self._bands), *box.shape), np.float32)
         valid = np.zeros(box.shape, bool)
         if common.pixels:
             window = Window(common.x0, common.y0, common.shape[1], common.shape[0])
             target = common.within(wanted).slices
-            values[(slice(None), *target)] = self._source.read(
-                self._bands, window=window, out_dtype="float32"
-            )
-            valid[target] = _validity(self._source, window)
+            values[(slice(None), *target)] = self.source.read(self._bands, window=window, out_dtype="float32")
+            valid[target] = _validity(self.source, window)
         return values, valid

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from odc.geo.geobox import GeoBox
 
-from pipeline.errors import ReadError
+from pipeline import remote
+from pipeline.errors import ReadError, StoreError
+from pipeline.memory import GDAL_CACHE
+from pipeline.reading.cloud import stat, unreachable
 from pipeline.reading.raster import RasterReader, describe_raster
 from pipeline.types import SceneInfo, SceneReader
 
 ARRAY_SUFFIXES = (".zarr", ".nc", ".nc4", ".netcdf")
-URI = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
-
-def shown_uri(uri: str) -> str:
-    """A path or URI as messages and manifests show it: without user, password and signed query."""
-    if not URI.match(uri):
-        return uri
-    parts = urlsplit(uri)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+ZARR_METADATA = ("zarr.json", ".zmetadata", ".zgroup", ".zattrs", ".zarray")
 
 
 def _is_zarr(uri: str) -> bool:
@@ -37,29 +33,50 @@ def _is_array(uri: str) -> bool:
     return urlsplit(uri).path.rstrip("/").lower().endswith(ARRAY_SUFFIXES) or _is_zarr(uri)
 
 
-def _identity(uri: str) -> str:
-    """Changes when the content does, as far as the file system tells."""
-    if URI.match(uri):
-        import fsspec
+def _identity(uri: str, shown: str) -> tuple[str, int]:
+    """What changes when the content does, as far as file system or store tell, and the bytes of a file.
 
-        try:
-            system, path = fsspec.core.url_to_fs(uri)
-            info = system.info(path)
-        except (ImportError, OSError, ValueError):
-            # GDAL may still reach what fsspec does not; then the address alone stands for the content.
-            return "uri:" + hashlib.sha256(shown_uri(uri).encode()).hexdigest()[:16]
-        marks = [
-            str(info.get(name))
-            for name in ("size", "ETag", "etag", "mtime", "LastModified")
-            if info.get(name)
-        ]
-        return "remote:" + hashlib.sha256("|".join(marks).encode()).hexdigest()[:16]
+    Raises:
+        ReadError: it is not there, not allowed, or nobody answers.
+    """
+    if remote.is_remote(uri):
+        found = _zarr_stat(uri, shown) if _is_zarr(uri) else stat(uri, shown)
+        if found is None:
+            # GDAL may still reach what no file system of ours does; then the address alone stands for the content.
+            return "uri:" + _digest(shown), 0
+        return "remote:" + _digest("|".join(found.marks)), found.size
     path = Path(uri)
     if not path.exists():
         # GDAL's own names (NETCDF:"file":variable, /vsizip/...) are no plain paths.
-        return "uri:" + hashlib.sha256(uri.encode()).hexdigest()[:16]
+        return "uri:" + _digest(uri), 0
     parts = [path] if path.is_file() else sorted(path.glob("*.json")) + sorted(path.glob(".z*"))
-    return "file:" + "|".join(f"{part.stat().st_size}-{part.stat().st_mtime_ns}" for part in parts)
+    marks = "|".join(f"{part.stat().st_size}-{part.stat().st_mtime_ns}" for part in parts)
+    return f"file:{marks}", path.stat().st_size if path.is_file() else 0
+
+
+def _zarr_stat(uri: str, shown: str) -> remote.Stat | None:
+    """The marks of a Zarr's metadata; None where no file system of ours knows the scheme."""
+    marks: tuple[str, ...] = ()
+    absent: OSError = FileNotFoundError()
+    try:
+        for name in ZARR_METADATA:
+            request = functools.partial(remote.stat, f"{uri.rstrip('/')}/{name}")
+            try:
+                marks += remote.patiently(request).marks
+            except (FileNotFoundError, PermissionError) as error:
+                # Who may not list a bucket is not told that something is not there.
+                absent = error
+    except StoreError:
+        return None
+    except remote.trouble() as error:
+        raise unreachable(shown, error) from error
+    if not marks:
+        raise unreachable(shown, absent) from absent
+    return remote.Stat(0, marks)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def describe_scene(uri: str) -> SceneInfo:
@@ -71,14 +88,15 @@ def describe_scene(uri: str) -> SceneInfo:
     Raises:
         ReadError: nothing there, or no image.
     """
-    shown = shown_uri(uri)
-    if not URI.match(uri) and not uri.startswith("/vsi") and ":" not in uri and not Path(uri).exists():
+    shown = remote.shown_uri(uri)
+    if not remote.is_remote(uri) and not uri.startswith("/vsi") and ":" not in uri and not Path(uri).exists():
         raise ReadError(f"{shown}: no such file; check the path (looked from {Path.cwd()})")
+    identity, size = _identity(uri, shown)
     if _is_array(uri):
         from pipeline.reading.array import describe_array, open_array
 
-        return describe_array(open_array(uri, shown, _is_zarr(uri)), shown, _identity(uri))
-    return describe_raster(uri, shown, _identity(uri))
+        return describe_array(open_array(uri, shown, _is_zarr(uri)), shown, identity)
+    return describe_raster(uri, shown, identity, size)
 
 
 @dataclass(frozen=True)
@@ -93,18 +111,23 @@ class SceneRecipe:
     """Band numbers from 1, in the model's order."""
     resampling: str
     """rasterio's name of the kernel for imagery."""
+    block_cache: int = GDAL_CACHE
+    """GDAL's cache of decoded blocks in the process that reads, bytes; one for all scenes of a process."""
+    identity: str = ""
+    """Of :class:`pipeline.types.SceneInfo`: a remote scene with another one is refused. Empty: any is taken."""
 
     def open(self) -> SceneReader:
         """A reader on the grid.
 
         Raises:
-            ReadError: the scene cannot be opened.
+            ReadError: the scene cannot be opened, or has changed.
         """
-        shown = shown_uri(self.uri)
+        shown = remote.shown_uri(self.uri)
+        if self.identity and remote.is_remote(self.uri) and _identity(self.uri, shown)[0] != self.identity:
+            raise ReadError(f"{shown}: has changed since the run began; run again")
         if _is_array(self.uri):
             from pipeline.reading.array import ArrayReader, open_array
 
-            return ArrayReader(
-                open_array(self.uri, shown, _is_zarr(self.uri)), self.grid, self.bands, self.resampling
-            )
-        return RasterReader(self.uri, shown, self.grid, self.bands, self.resampling)
+            array = open_array(self.uri, shown, _is_zarr(self.uri))
+            return ArrayReader(array, self.grid, self.bands, self.resampling, shown)
+        return RasterReader(self.uri, shown, self.grid, self.bands, self.resampling, self.block_cache)

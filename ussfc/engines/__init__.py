@@ -13,6 +13,10 @@ PRECISIONS = {"torch": ("float32",)}
 """Engines by name, and the precisions of each."""
 
 
+class OutOfMemory(Exception):
+    """The device has no room for a batch; a smaller one may fit. Names the device."""
+
+
 class Engine(Protocol):
     """A network ready to run. One batch gives the same bytes, whoever calls and however many at once."""
 
@@ -29,4 +33,7 @@ class Engine(Protocol):
 
         Returns:
             ``(N, H, W)`` float32 in [0, 1].
+
+        Raises:
+            OutOfMemory: the device has no room for so many patches.
         """

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from ussfc.engines import PRECISIONS, FloatArray
+from ussfc.engines import PRECISIONS, FloatArray, OutOfMemory
 from ussfc.errors import ModelError
 from ussfc.network import USSFCNet
 
@@ -63,7 +63,15 @@ class TorchEngine:
 
     def run(self, before_NBHW: FloatArray, after_NBHW: FloatArray) -> FloatArray:
         """Change probability of a batch, see :meth:`ussfc.engines.Engine.run`."""
-        return self._threads.submit(self._forward, before_NBHW, after_NBHW).result()
+        try:
+            return self._threads.submit(self._forward, before_NBHW, after_NBHW).result()
+        except torch.cuda.OutOfMemoryError as error:
+            # The next sentences tell how to debug an allocator.
+            said = ". ".join(" ".join(str(error).split()).split(". ")[:3])
+        # Not in the except clause: the error's traceback holds the forward's tensors.
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise OutOfMemory(f"device {self._device.type}: {said}")
 
     @torch.inference_mode()
     def _forward(self, before_NBHW: FloatArray, after_NBHW: FloatArray) -> FloatArray:

@@ -1,0 +1,326 @@
+"""What a run will do, decided from headers and configuration: grid, bands, tiles, executor, memory, its key."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from odc.geo.geobox import GeoBox
+
+import ussfc
+from pipeline import radiometry
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
+from pipeline.grid import common_grid, crop, crs_name, geometry_box, metres_per_pixel
+from pipeline.memory import MemoryProjection, project
+from pipeline.reading import (
+    AreaOfInterest,
+    SceneRecipe,
+    choose_bands,
+    describe_scene,
+    on_grid,
+    over_network,
+    read_aoi,
+)
+from pipeline.storage import Folder
+from pipeline.tiling import TilePlan
+from pipeline.types import DetectorRecipe, SceneInfo, SceneReader, Stretch
+
+if TYPE_CHECKING:
+    from ussfc.recipe import InputSpec
+
+RESOLUTION_TOLERANCE = 2.0
+"""Factor between the grid's pixel size and the model's beyond which a warning is due."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScenePair:
+    """Two scenes on their common grid, and how a model sees them."""
+
+    before: SceneInfo
+    after: SceneInfo
+    recipes: tuple[SceneRecipe, SceneRecipe]
+    grid: GeoBox
+    area: AreaOfInterest | None
+    model: ussfc.ModelSpec
+    notices: tuple[str, ...]
+    """What a user should know before the run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPlan:
+    """What a run will do; no pixel has been read for it."""
+
+    pair: ScenePair
+    tiles: TilePlan
+    executor: str
+    """serial, local or scheduler."""
+    processes: int
+    """Worker processes of our own; 0 for serial, and for a scheduler's."""
+    threads: int
+    """Threads of one process that run the network."""
+    memory: MemoryProjection
+
+    def summary(self) -> dict[str, Any]:
+        """The plan as numbers, for people and programs."""
+        tiles, model = self.tiles, self.pair.model
+        pixels = tiles.shape[0] * tiles.shape[1]
+        cores = max(1, self.processes) * self.threads
+        speed = (model.cpu_mpx_per_s or 0) * 1e6 * cores
+        network_pixels = tiles.computed_patches * tiles.patch_size**2
+        infos = (self.pair.before, self.pair.after)
+        return {
+            "grid": {"rows": tiles.shape[0], "cols": tiles.shape[1], "crs": crs_name(self.pair.grid)},
+            "megapixels": round(pixels / 1e6, 3),
+            "tiles": tiles.tile_count,
+            "patches": tiles.computed_patches,
+            "redundant_share": round(tiles.redundant_share, 4),
+            "bytes_to_read": int(sum(pixels * info.bytes_per_pixel for info in infos)),
+            "memory_bytes": self.memory.total,
+            "memory_per_worker_bytes": self.memory.worker,
+            "executor": self.executor,
+            "workers": self.processes,
+            "threads": self.threads,
+            "seconds_estimate": round(network_pixels / speed, 1)
+            if speed and self.executor != "scheduler"
+            else None,
+            "warnings": list(self.pair.notices),
+        }
+
+
+def look(before: str, after: str, config: RunConfig) -> ScenePair:
+    """Open both headers, find the common grid, choose the bands. No pixel is read.
+
+    Raises:
+        ReadError, GridError, ConfigError, ussfc.ModelError: each names the input and the way out.
+    """
+    model = ussfc.find_model(config.model)
+    # Workers have working directories of their own, and the run's key must not depend on ours.
+    before, after = (str(Path(uri).absolute()) if Path(uri).exists() else uri for uri in (before, after))
+    infos = describe_scene(before), describe_scene(after)
+    grid = common_grid(*infos, config.grid.reference, config.grid.crs, config.grid.resolution)
+    area = None
+    if config.grid.aoi is not None:
+        grid, area = _cut_to_area(grid, config.grid.aoi)
+    notices = [note for info in infos for note in info.notes]
+    wanted = [(band.name, band.common_name) for band in model.bands]
+    recipes = []
+    for uri, info, chosen in zip(
+        (before, after), infos, (config.bands.before, config.bands.after), strict=True
+    ):
+        bands, notice = choose_bands(info, wanted, chosen)
+        notices += [notice] if notice else []
+        recipes.append(SceneRecipe(uri, grid, bands, config.grid.resampling))
+    if grid.crs is None:
+        notices.append("neither image has a CRS: the run and its products are in pixel coordinates")
+    notices += _scale_notices(grid, model, settled(config, model).tiling.patch_size or model.patch_size)
+    notices += _range_notices(infos, model)
+    return ScenePair(*infos, (recipes[0], recipes[1]), grid, area, model, tuple(notices))
+
+
+def _cut_to_area(grid: GeoBox, aoi: str) -> tuple[GeoBox, AreaOfInterest]:
+    area = read_aoi(aoi)
+    if grid.crs is not None and area.crs is not None:
+        area = area.to_crs(grid.crs)
+    box = geometry_box(area, grid)
+    if box.pixels == 0:
+        raise ConfigError(f"grid.aoi {aoi}: lies outside the overlap of the two images")
+    grid = crop(grid, box)
+    return grid, on_grid(area, grid)
+
+
+def _range_notices(infos: Iterable[SceneInfo], model: ussfc.ModelSpec) -> list[str]:
+    """A model with a fixed range is blind to numbers of another kind: bytes instead of reflectances."""
+    import numpy as np
+
+    mapping = model.radiometry
+    if mapping.kind != "range":
+        return []
+    high = float(np.max(mapping.high))
+    return [
+        f"{info.uri}: holds {info.dtype}, model {model.name} takes numbers up to {high:g} as its range; the result "
+        "will mean little: give data of the kind the model was trained on, or another model"
+        for info in infos
+        if np.issubdtype(np.dtype(info.dtype), np.integer) and np.iinfo(info.dtype).max < high
+    ]
+
+
+def _scale_notices(grid: GeoBox, model: ussfc.ModelSpec, patch_size: int) -> list[str]:
+    notices = []
+    metres = metres_per_pixel(grid)
+    if metres and model.resolution_m:
+        factor = metres / model.resolution_m
+        if not 1 / RESOLUTION_TOLERANCE <= factor <= RESOLUTION_TOLERANCE:
+            notices.append(
+                f"the grid has pixels of {metres:.3g} m, model {model.name} was trained at {model.resolution_m:g} m; "
+                "set grid.resolution or choose another model"
+            )
+    if min(grid.shape) < patch_size:
+        notices.append(
+            f"the scene ({grid.shape[0]} x {grid.shape[1]} px) is smaller than a patch of {patch_size} px and is "
+            "mirrored to fill it"
+        )
+    return notices
+
+
+def space_notices(plan: RunPlan, config: RunConfig, out: Folder) -> list[str]:
+    """What compresses badly may fill a disk after hours; how well it compresses, nobody knows before."""
+    free = out.free_bytes()
+    item = 1 if config.output.probability_dtype == "uint8" else 4
+    # Store, scratch raster and product with overviews, each at worst uncompressed; the classes are small.
+    wanted = int(plan.tiles.shape[0] * plan.tiles.shape[1] * item * 3.7)
+    if free is None or free >= wanted:
+        return []
+    return [
+        f"{out}: has {free / 1e9:.1f} GB free; results of this scene may need up to {wanted / 1e9:.1f} GB, seldom "
+        "more than a third of that"
+    ]
+
+
+def settled(config: RunConfig, model: ussfc.ModelSpec) -> RunConfig:
+    """The configuration with what it leaves to the model filled in from the model card."""
+    cutting, tiling = model.tiling, config.tiling
+    return config.model_copy(
+        update={
+            "tiling": tiling.model_copy(
+                update={
+                    "patch_size": tiling.patch_size or cutting.patch_size or model.patch_size,
+                    "overlap": cutting.overlap if tiling.overlap is None else tiling.overlap,
+                    "taper": tiling.taper or cutting.taper,
+                }
+            ),
+            "inference": config.inference.model_copy(update={"ssfc": config.inference.ssfc or cutting.ssfc}),
+        }
+    )
+
+
+def settled_recipe(
+    plan: RunPlan, config: RunConfig, detector: DetectorRecipe | None
+) -> tuple[RunConfig, DetectorRecipe]:
+    """The configuration without gaps, and the detector that it means."""
+    config = settled(config, plan.pair.model)
+    return config, detector or ussfc.detector_recipe(
+        plan.pair.model,
+        patch_size=config.tiling.patch_size,
+        ssfc=config.inference.ssfc,
+        engine=config.inference.engine,
+        precision=config.inference.precision,
+        device=config.inference.device,
+        batch_size=config.inference.batch_size,
+        streams=plan.threads,
+    )
+
+
+def plan(before: str, after: str, config: RunConfig) -> RunPlan:
+    """What a run would do. Raises as :func:`look` does."""
+    return plan_pair(look(before, after, config), config)
+
+
+def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPlan:
+    """The plan for a pair that was looked at; ``network`` is False for a detector that needs no torch."""
+    model = pair.model
+    tiles = tile_plan(pair.grid, model, config)
+    executor, processes, threads = _choose_executor(tiles, config)
+    batch = config.inference.batch_size or 1
+    raw = sum(tiles.shape[0] * tiles.shape[1] * _raw_bytes(info) for info in (pair.before, pair.after))
+    # One process computes one tile at a time; its threads are the network's.
+    local = settled(config, model).inference.ssfc == "local"
+    remote = any(over_network(recipe.uri) for recipe in pair.recipes)
+    memory = project(tiles, len(model.bands), raw, processes, 1, batch * threads, network, local, remote)
+    before, after = (
+        dataclasses.replace(recipe, block_cache=memory.block_cache, identity=info.identity)
+        for recipe, info in zip(pair.recipes, (pair.before, pair.after), strict=True)
+    )
+    pair = dataclasses.replace(pair, recipes=(before, after))
+    return RunPlan(pair, tiles, executor, processes, threads, memory)
+
+
+def tile_plan(grid: GeoBox, model: ussfc.ModelSpec, config: RunConfig) -> TilePlan:
+    """How a grid is cut for a model."""
+    tiling = settled(config, model).tiling
+    assert tiling.patch_size is not None
+    assert tiling.overlap is not None
+    return TilePlan.of((grid.shape[0], grid.shape[1]), tiling.tile_size, tiling.patch_size, tiling.overlap)
+
+
+def _raw_bytes(info: SceneInfo) -> int:
+    import numpy as np
+
+    return np.dtype(info.dtype).itemsize * len(info.bands)
+
+
+def _choose_executor(tiles: TilePlan, config: RunConfig) -> tuple[str, int, int]:
+    """(executor, own worker processes, network threads of a process)."""
+    compute = config.compute
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    executor = compute.executor
+    if compute.scheduler is not None and executor == "auto":
+        executor = "scheduler"
+    if executor == "auto":
+        # Few tiles cannot occupy many workers; one process with a thread a core then does better.
+        executor = "serial" if tiles.tile_count < 4 * cores or cores == 1 else "local"
+    if executor == "scheduler" and compute.scheduler is None:
+        raise ConfigError(
+            "compute.executor is scheduler but compute.scheduler is not set; give tcp://host:port"
+        )
+    if executor == "local":
+        return executor, compute.workers or cores, compute.threads_per_worker or 1
+    return executor, 0, compute.threads_per_worker or (cores if executor == "serial" else 1)
+
+
+def scene_stretches(pair: ScenePair) -> tuple[Stretch, Stretch]:
+    """The constants of both dates; see :func:`scene_stretch`."""
+    before, after = (
+        scene_stretch(pair.model, recipe.open(), info.uri)
+        for info, recipe in zip((pair.before, pair.after), pair.recipes, strict=True)
+    )
+    return before, after
+
+
+def scene_stretch(model: ussfc.ModelSpec | InputSpec, reader: SceneReader, scene: str) -> Stretch:
+    """The constants that bring one scene into the model's input range.
+
+    Args:
+        model: a model, or the input of one to be trained: whose mapping to follow.
+        reader: the scene on the grid; sampled only if the mapping asks for percentiles.
+        scene: its name, for the error.
+
+    Raises:
+        ReadError: no valid pixel to take percentiles from.
+    """
+    mapping = model.radiometry
+    if mapping.kind == "range":
+        return radiometry.range_stretch(_ends(mapping.low), _ends(mapping.high), len(model.bands))
+    return radiometry.percentile_stretch(reader.sample(), mapping.low, mapping.high, scene)
+
+
+def _ends(value: float | Iterable[float]) -> float | tuple[float, ...]:
+    return float(value) if isinstance(value, int | float) else tuple(value)
+
+
+def run_key(plan: RunPlan, config: RunConfig, recipe: DetectorRecipe) -> dict[str, Any]:
+    """Everything that decides a stored byte, by the name a message calls it."""
+    from pipeline.probability_store import FORMAT_VERSION, grid_record
+
+    pair = plan.pair
+    return {
+        "before": [pair.before.uri, pair.before.identity, list(pair.recipes[0].bands)],
+        "after": [pair.after.uri, pair.after.identity, list(pair.recipes[1].bands)],
+        "grid": grid_record(pair.grid),
+        "aoi": hashlib.sha256(pair.area.wkb).hexdigest() if pair.area else None,
+        "resampling": config.grid.resampling,
+        "radiometry": pair.model.radiometry.model_dump(mode="json"),
+        "tiling": [plan.tiles.tile_size, plan.tiles.patch_size, plan.tiles.stride, config.tiling.taper],
+        "model": recipe.identity,
+        "probability_dtype": config.output.probability_dtype,
+        "format": FORMAT_VERSION,
+    }
+
+
+def threshold_of_model(config: RunConfig, model: ussfc.ModelSpec) -> float:
+    """The configured threshold, by default the model's."""
+    return model.threshold if config.threshold is None else config.threshold

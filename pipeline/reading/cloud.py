@@ -1,0 +1,161 @@
+"""How GDAL reaches a scene: its options, and credentials as the store's own library finds them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import rasterio
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
+from rasterio.session import Session
+
+from pipeline import remote
+from pipeline.errors import ReadError, StoreError
+from pipeline.memory import FETCHED
+
+GDAL_ERRORS = (RasterioError, CPLE_BaseError)
+"""What rasterio raises when GDAL fails; some calls hand on GDAL's own kind."""
+
+NETWORKS = ("/vsis3/", "/vsicurl/", "/vsigs/", "/vsiaz/")
+"""GDAL's names of what it reads over a network."""
+
+NETWORK_OPTIONS: dict[str, Any] = {
+    # Without it every open lists the bucket's folder; local files need the listing for .ovr and .msk.
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    # A header of 5,000 blocks comes with the first request.
+    "GDAL_INGESTED_BYTES_AT_OPEN": 65_536,
+    # All blocks of a window in one round of exact ranges, neighbours in one; what is beyond comes one by one.
+    "GDAL_MAX_RAW_BLOCK_CACHE_SIZE": FETCHED,
+    # For a slow-down or two; a longer outage is waited for by whoever reads.
+    "GDAL_HTTP_MAX_RETRY": 3,
+    "GDAL_HTTP_RETRY_DELAY": 0.5,
+    # A server that hangs is an error.
+    "GDAL_HTTP_CONNECTTIMEOUT": 15,
+    "GDAL_HTTP_LOW_SPEED_TIME": 30,
+    "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,
+}
+"""Options for reading over a network; a variable of the environment with the same name wins."""
+
+
+class FoundSession(Session):  # type: ignore[misc]  # rasterio has no types
+    """Hands GDAL the options it is given.
+
+    Without a session of ours, rasterio makes one of boto3 for each environment as soon as boto3 is installed and
+    the environment holds keys: tens of milliseconds a read.
+    """
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        self._options = dict(options)
+
+    def get_credential_options(self) -> dict[str, str]:
+        """GDAL's options, credentials among them."""
+        return self._options
+
+
+class _Redaction(logging.Filter):
+    """rasterio logs what GDAL says, signed addresses included."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = remote.redacted(record.getMessage()), ()
+        return True
+
+
+REDACTION = _Redaction("redaction")
+
+
+def over_network(uri: str) -> bool:
+    """Whether GDAL reads a path or URI over a network."""
+    return remote.is_remote(uri) or any(name in uri for name in NETWORKS)
+
+
+def gdal_environment(uri: str, block_cache: int, found: Mapping[str, str]) -> Any:
+    """The environment of every GDAL call that touches a scene.
+
+    Args:
+        uri: path or URI of the scene.
+        block_cache: GDAL's cache of decoded blocks in this process, bytes.
+        found: of :func:`store_options`.
+    """
+    options: dict[str, Any] = {"GDAL_CACHEMAX": block_cache, "GDAL_NUM_THREADS": 1}
+    if over_network(uri):
+        options |= {name: value for name, value in NETWORK_OPTIONS.items() if name not in os.environ}
+        # GDAL would remember for good that a file was out of reach, and answers that were cut short.
+        options["CPL_VSIL_CURL_NON_CACHED"] = ":".join(NETWORKS)
+        if "signature=" in urlsplit(uri).query.lower():
+            # An address that is signed for GET refuses HEAD.
+            options["CPL_VSIL_CURL_USE_HEAD"] = "NO"
+        for name in list(logging.root.manager.loggerDict):
+            if name.startswith("rasterio"):
+                logging.getLogger(name).addFilter(REDACTION)
+    return rasterio.Env(FoundSession(found), **options)
+
+
+def store_options(uri: str, shown: str) -> dict[str, str]:
+    """GDAL's options for the store of a scene: endpoint, region and credentials as they are now.
+
+    They change: temporary credentials are renewed, and a handle keeps those it was opened with.
+
+    Raises:
+        ReadError: no credentials are found, or whoever gives them does not answer.
+    """
+    if not (uri.lower().startswith("s3://") or "/vsis3/" in uri):
+        return {}
+    try:
+        found = remote.patiently(remote.aws)
+        if found is None:
+            return {}
+        keys = remote.patiently(found.credentials.get_frozen_credentials) if found.credentials else None
+    except remote.trouble() as error:
+        raise unreachable(shown, error) from error
+    options = {"AWS_REGION": found.region} if found.region else {}
+    if found.endpoint:
+        parts = urlsplit(found.endpoint)
+        options |= {
+            "AWS_S3_ENDPOINT": parts.netloc + parts.path.rstrip("/"),
+            "AWS_HTTPS": "NO" if parts.scheme == "http" else "YES",
+            "AWS_VIRTUAL_HOSTING": "TRUE" if found.virtual_hosts else "FALSE",
+        }
+    if keys is None:
+        return options | {"AWS_NO_SIGN_REQUEST": "YES"}
+    return options | {
+        "AWS_NO_SIGN_REQUEST": "NO",
+        "AWS_ACCESS_KEY_ID": keys.access_key,
+        "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+        # Empty, lest GDAL takes that of other keys from the environment.
+        "AWS_SESSION_TOKEN": keys.token or "",
+    }
+
+
+def stat(uri: str, shown: str) -> remote.Stat | None:
+    """What the store says of a scene, waited for; None where no file system of ours knows the scheme.
+
+    Raises:
+        ReadError: it is not there, not allowed, or nobody answers.
+    """
+    if not remote.is_remote(uri):
+        return None
+    try:
+        return remote.patiently(lambda: remote.stat(uri))
+    except StoreError:
+        return None
+    except remote.trouble() as error:
+        raise unreachable(shown, error) from error
+
+
+def unreachable(shown: str, error: BaseException) -> ReadError:
+    """The error of a scene whose store refuses or is out."""
+    what, remedy = remote.reason(error)
+    if isinstance(error, FileNotFoundError):
+        remedy = "check the address"
+    return ReadError(f"{shown}: cannot be read ({what}); {remedy}")
+
+
+def gdal_reason(error: Exception, uri: str, shown: str) -> str:
+    """What GDAL says, in one line without secrets."""
+    text = str(error.__cause__ or error).replace(uri, shown)
+    lines = remote.redacted(text).splitlines()
+    return lines[0] if lines else type(error).__name__

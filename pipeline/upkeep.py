@@ -1,0 +1,93 @@
+"""Looking after a folder of a run, from the folder alone: what is done in it, and what nobody needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import StoreError
+from pipeline.products import PRODUCTS
+from pipeline.storage import Folder
+from pipeline.tiling import TilePlan
+
+
+def status(out: Folder | Path | str) -> dict[str, Any]:
+    """What is done in OUT, what failed, what is left; from the folder alone.
+
+    Returns:
+        ``state`` (``complete``; ``incomplete``: done but for tiles that kept failing; ``unfinished``), ``run``,
+        ``tiles`` (total, done, failed, left), ``failed_tiles``, ``products`` (bytes by name), ``uploads``
+        (unfinished ones, by name).
+
+    Raises:
+        StoreError: no run there, or it cannot be reached.
+    """
+    from pipeline.probability_store import KEY, STARTING, ProbabilityStore, run_name
+
+    out = Folder.of(out)
+    work = out / "work"
+    key = work.find_json(KEY)
+    manifest = out.find_json("run.json")
+    if key is None and manifest is None:
+        raise StoreError(f"{out}: holds no run of ussfc; check --out")
+    total = done = 0
+    failed: list[dict[str, Any]] = []
+    if key is None or key == STARTING:
+        name = None
+        if key is None and manifest is not None:
+            # Its work was removed, which only a complete run does.
+            name, total = manifest.get("run"), manifest["counts"]["tiles"]
+            done = total
+    else:
+        name = run_name(key)
+        tile_size, patch_size, stride, _ = key["tiling"]
+        total = TilePlan(tuple(key["grid"]["shape"]), tile_size, patch_size, stride).tile_count
+        done = len(ProbabilityStore(work).done())
+        failed = [work.read_json(f"failed/{file}") for file in sorted(work.sizes("failed"))]
+    products = {}
+    for product in PRODUCTS[:-1]:
+        size = out.size(product)
+        if size is not None:
+            products[product] = size
+    finished = manifest is not None and manifest.get("run") == name and "products" in manifest
+    if finished and done == total:
+        state = "complete"
+    elif finished and done + len(failed) == total:
+        state = "incomplete"
+    else:
+        state = "unfinished"
+    return {
+        "state": state,
+        "run": name,
+        "tiles": {"total": total, "done": done, "failed": len(failed), "left": total - done - len(failed)},
+        "failed_tiles": failed,
+        "products": products,
+        "uploads": [upload.name for upload in out.uploads()],
+    }
+
+
+def clean(out: Folder | Path | str, dry_run: bool = False) -> dict[str, list[str]]:
+    """Remove what stopped runs left in OUT and nothing reads: unfinished uploads, files written aside.
+
+    Args:
+        out: output folder.
+        dry_run: list only.
+
+    Returns:
+        Names of ``uploads`` and ``files``.
+
+    Raises:
+        StoreError: OUT cannot be reached, or a run is going on in it.
+    """
+    out = Folder.of(out)
+    if not out.exists("work") and not out.exists("run.json"):
+        raise StoreError(f"{out}: holds no run of ussfc; check --out")
+    with out.alone():
+        files = sorted(
+            name for name in out.sizes() if name.endswith((".part", ".partial")) or ".part." in name
+        )
+        if dry_run:
+            return {"uploads": [upload.name for upload in out.uploads()], "files": files}
+        for name in files:
+            out.remove(name)
+        return {"uploads": [upload.name for upload in out.abort()], "files": files}

@@ -1,0 +1,32 @@
+"""Fixtures of the fault tests, and the summary of what they did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from city import TALLY, City
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], int, int]:
+    """What a run that nobody disturbs leaves, its file operations, and its calls of the detector."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    city = City(str(folder / "out"), folder / "log")
+    told = city.run()
+    assert told["status"] == 0, told["error"]
+    return city.content(), told["operations"], city.calls
+
+
+@pytest.fixture
+def city(tmp_path: Path) -> City:
+    """A run into a fresh folder."""
+    return City(str(tmp_path / "out"), tmp_path / "log")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if TALLY.faults:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(TALLY.kinds.items()))
+        terminalreporter.write_line(
+            f"faults injected: {TALLY.faults} ({kinds}); results compared byte for byte: {TALLY.runs}"
+        )
