@@ -27,8 +27,9 @@ TASKS_AHEAD = 2
 
 CONNECT_SECONDS = 15
 
-ANSWER_SECONDS = 30
-"""A scheduler that is there but does not answer for so long counts as lost."""
+ANSWER_SECONDS = 60
+"""A scheduler that is there but does not answer for so long counts as lost. It takes itself 30 s to find out that the
+worker which holds a result is gone."""
 
 LOOK_SECONDS = 2
 """How often the workers are counted: some may have joined or left."""

@@ -13,7 +13,7 @@ MB = 1_000_000
 # versions of constraints.txt).
 BASE_RASTERS = 130 * MB
 """Resident size of a process with its imports: rasterio, zarr, NumPy, SciPy."""
-BASE_NETWORK = 300 * MB
+BASE_NETWORK = 400 * MB
 """torch, the weights, and what its libraries keep after the first call."""
 BASE_DASK = 60 * MB
 """distributed, in every process that takes part."""

@@ -511,7 +511,7 @@ def test_a_scheduler_that_does_not_answer_is_lost_as_well(
     def tell(event: Event) -> None:
         told.append(event)
         if len(told) == 2:  # it has not answered the new client either
-            monkeypatch.setattr(executors, "ANSWER_SECONDS", 30)
+            monkeypatch.setattr(executors, "ANSWER_SECONDS", 60)
             scheduler.send_signal(signal.SIGCONT)
 
     DaskExecutor(programs.address, 0, tmp_path, ONCE, tell).run(
