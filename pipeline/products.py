@@ -216,8 +216,17 @@ def report(out: Folder | Path | str, peak_memory: int | None = None) -> dict[str
 
 
 def recorded(out: Folder | Path | str) -> dict[str, Any]:
-    """What the inference in OUT recorded, as it stands in ``run.json`` before any product."""
-    return Folder.of(out).read_json("work/infer.json")
+    """What the inference in OUT recorded when it ended, as it stands in ``run.json`` before any product.
+
+    Raises:
+        StoreError: no run there, or one whose inference has not ended.
+    """
+    from pipeline.probability_store import KEY
+
+    out = Folder.of(out)
+    if not out.exists("work/infer.json") and out.exists(f"work/{KEY}"):
+        raise StoreError(f"{out}: tiles are not all computed yet; run `ussfc infer` or `ussfc run` again")
+    return out.read_json("work/infer.json")
 
 
 def recorded_config(out: Folder | Path | str) -> dict[str, Any]:
@@ -227,11 +236,9 @@ def recorded_config(out: Folder | Path | str) -> dict[str, Any]:
 
 
 def _finished(out: Folder) -> tuple[ProbabilityStore, dict[str, Any]]:
-    from pipeline.probability_store import KEY, ProbabilityStore
+    from pipeline.probability_store import ProbabilityStore
 
-    if not out.exists("work/infer.json") and out.exists(f"work/{KEY}"):
-        raise StoreError(f"{out}: tiles are not all computed yet; run `ussfc infer` or `ussfc run` again")
-    facts = out.read_json("work/infer.json")
+    facts = recorded(out)
     store = ProbabilityStore(out / "work")
     missing = facts["counts"]["tiles"] - facts["counts"]["tiles_failed"] - len(store.known())
     if missing:
@@ -290,12 +297,25 @@ def stage_clock(name: str, total: int, pixels: int, subscriber: Subscriber) -> I
 
 @contextmanager
 def scratch_folder(out: Folder, config: RunConfig, name: str) -> Iterator[Path]:
-    """A local folder for files that nobody needs later: in OUT/work, or where the configuration says."""
+    """A local folder for files that nobody needs later: in OUT/work, or where the configuration says.
+
+    Raises:
+        StoreError: the folder of the configuration cannot be written.
+    """
     if out.local is not None:
         folder = out.local / "work" / name
         folder.mkdir(parents=True, exist_ok=True)
-        yield folder
-        (out / "work").remove(name)
+        try:
+            yield folder
+        finally:
+            (out / "work").remove(name)
         return
-    with tempfile.TemporaryDirectory(prefix=f"ussfc-{name}-", dir=config.output.scratch) as temporary:
-        yield Path(temporary)
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix=f"ussfc-{name}-", dir=config.output.scratch)
+    except OSError as error:
+        raise StoreError(
+            f"{config.output.scratch or tempfile.gettempdir()}: cannot be written ({error.strerror}); set "
+            "output.scratch to a local folder with room"
+        ) from error
+    with temporary as made:
+        yield Path(made)

@@ -196,6 +196,9 @@ def _compute(
 
     # What failed before is tried again.
     job.store.remove("failed")
+    if len(done) < plan.tiles.tile_count:
+        # It tells of an inference that ended; this one has not.
+        job.store.remove("infer.json")
     remaining: Iterable[tuple[int, int]] = (index for index in plan.tiles.indices() if index not in done)
     if len(done) < plan.tiles.tile_count:
         waits = Waits(attempts=1 if fail_fast else config.compute.retries + 1)

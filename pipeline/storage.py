@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -257,7 +257,9 @@ class Folder:
         finally:
             # Also after an interruption: what was sent of a part-done upload would stay and be paid for.
             if how:
-                self.abort(name)
+                # Who may not list uploads may still write; `ussfc clean` says what is in the way.
+                with suppress(StoreError):
+                    self.abort(name)
 
     @contextmanager
     def local_copies(self, names: Iterable[str]) -> Iterator[Path]:

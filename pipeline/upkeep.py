@@ -62,8 +62,16 @@ def status(out: Folder | Path | str) -> dict[str, Any]:
         "tiles": {"total": total, "done": done, "failed": len(failed), "left": total - done - len(failed)},
         "failed_tiles": failed,
         "products": products,
-        "uploads": [upload.name for upload in out.uploads()],
+        "uploads": _uploads(out),
     }
+
+
+def _uploads(out: Folder) -> list[str]:
+    try:
+        return [upload.name for upload in out.uploads()]
+    except StoreError:
+        # Who may not list uploads may still ask how far a run is.
+        return []
 
 
 def clean(out: Folder | Path | str, dry_run: bool = False) -> dict[str, list[str]]:

@@ -78,6 +78,11 @@ def patient(tmp_path: Path) -> Patient:
     return Patient(tmp_path / "beirut_before.tif")
 
 
+def interrupt(event: Event) -> None:
+    if isinstance(event, Advanced):
+        raise KeyboardInterrupt
+
+
 def test_a_tile_that_keeps_failing_is_nodata_and_listed_and_tried_again(
     patient: Patient, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
@@ -110,6 +115,13 @@ def test_a_tile_that_keeps_failing_is_nodata_and_listed_and_tried_again(
     assert found["state"] == "incomplete"
     assert found["tiles"] == {"total": 36, "done": 20, "failed": 16, "left": 0}
     assert found["failed_tiles"] == failed
+
+    # While the failed ones are tried again, what is there is no result.
+    with pytest.raises(KeyboardInterrupt):
+        run(*pair, out, config(), subscriber=interrupt, detector=DETECTOR)
+    assert status(out)["state"] == "unfinished"
+    with pytest.raises(StoreError, match="not all computed yet"):
+        mosaic(out, config())
 
     # Again, and nothing is better: the same. Then the disk is mended.
     assert run(*pair, out, config(), detector=DETECTOR)["complete"] is False
@@ -174,6 +186,12 @@ def test_memory_is_a_place_as_well(expected: dict[str, bytes]) -> None:
     assert products(out) == expected
     run(*PAIR, out, config("tiling.tile_size=256", "output.keep_work=false"), detector=DETECTOR)
     assert set(Folder.of(out).sizes()) == {*PRODUCTS, "run.json"}
+
+
+def test_a_scratch_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    out = f"memory://{secrets.token_hex(6)}/out"
+    with pytest.raises(StoreError, match=r"absent: cannot be written .*output\.scratch"):
+        run(*PAIR, out, config(f"output.scratch={tmp_path / 'absent'}"), detector=DETECTOR)
 
 
 def test_a_run_that_is_complete_is_not_run_again(tmp_path: Path, expected: dict[str, bytes]) -> None:
