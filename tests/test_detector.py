@@ -77,7 +77,8 @@ def test_predicts_what_the_network_says(
         wanted = load_weights(GOLDEN)(*(torch.from_numpy(x) * 2 - 1 for x in (before, after)))[:, 0].numpy()
     assert found.dtype == np.float32
     assert found.shape == (2, 96, 96)
-    np.testing.assert_allclose(found, wanted, atol=2e-6)
+    # Two layouts, so two kernels of oneDNN: how far they are apart depends on the CPU.
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 @pytest.mark.usefixtures("kept_threads")
