@@ -190,7 +190,8 @@ class DaskExecutor:
                     patience = min(patience, schedule.due_in())
                     break
                 with _asking(client):
-                    future = client.submit(compute_tile, job, index, pure=False)
+                    where = crew.place(job.plan.part(index, self._workers)) if self._workers > 1 else {}
+                    future = client.submit(compute_tile, job, index, pure=False, **where)
                     future.add_done_callback(ended.put)
                 running[future] = index
             if schedule.over:
@@ -236,7 +237,7 @@ class DaskExecutor:
                     "check compute.scheduler"
                 ) from error
             with _closing(client):
-                if not again and not _threads(client):
+                if not again and not _workers(client):
                     raise ClusterError(
                         f"{self._address}: the scheduler has no workers; start some with `dask worker`"
                     )
@@ -270,6 +271,7 @@ class _Crew:
 
     def __init__(self, client: Any, scheduler: str) -> None:
         self.threads = 0
+        self._addresses: list[str] = []
         self._client = client
         self._scheduler = scheduler
         self._looked = -math.inf
@@ -280,7 +282,9 @@ class _Crew:
         now = time.monotonic()
         if now < self._looked + LOOK_SECONDS:
             return
-        self.threads = _threads(self._client)
+        workers = _workers(self._client)
+        self.threads = sum(workers.values())
+        self._addresses = sorted(workers)
         self._looked = now
         if self.threads:
             self._seen = now
@@ -289,6 +293,11 @@ class _Crew:
                 f"{self._scheduler} has been without workers for {NO_WORKERS_SECONDS} s (their logs say why); no "
                 "finished tile is lost: start workers again, and the same command goes on"
             )
+
+    def place(self, part: int) -> dict[str, Any]:
+        """Where a tile of a part of the plan had best be computed: Dask is free to choose otherwise."""
+        address = self._addresses[part % len(self._addresses)]
+        return {"workers": [address], "allow_other_workers": True}
 
 
 class _WorkersLostError(TileError):
@@ -311,13 +320,14 @@ def _asking(client: Any) -> Iterator[None]:
         raise
 
 
-def _threads(client: Any) -> int:
-    """Threads of all workers."""
+def _workers(client: Any) -> dict[str, int]:
+    """Threads of each worker, by its address."""
     with _asking(client):
         if client.status != "running":
             # It may find a scheduler again by itself, but what it was waiting for is gone.
             raise _SchedulerLostError
-        return sum(client.nthreads(callback_timeout=ANSWER_SECONDS).values())
+        found: dict[str, int] = client.nthreads(callback_timeout=ANSWER_SECONDS)
+    return found
 
 
 @contextmanager
@@ -351,7 +361,7 @@ def _outcome(client: Any, future: Any, job: TileJob, index: tuple[int, int]) -> 
         if future.status == "error":
             return error
         if isinstance(error, TimeoutError):
-            _threads(client)  # does not return if it is the scheduler that does not answer
+            _workers(client)  # does not return if it is the scheduler that does not answer
             return TileError(
                 f"{tile}: computed, but its worker was lost before it could hand over the result"
             )

@@ -199,7 +199,9 @@ def _compute(
     if len(done) < plan.tiles.tile_count:
         # It tells of an inference that ended; this one has not.
         job.store.remove("infer.json")
-    remaining: Iterable[tuple[int, int]] = (index for index in plan.tiles.indices() if index not in done)
+    remaining: Iterable[tuple[int, int]] = (
+        index for index in plan.tiles.indices(max(1, plan.processes)) if index not in done
+    )
     if len(done) < plan.tiles.tile_count:
         waits = Waits(attempts=1 if fail_fast else config.compute.retries + 1)
         with scratch_folder(out, config, "dask") as scratch:

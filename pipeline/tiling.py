@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -149,16 +150,35 @@ class TilePlan:
         """Tiles side by side in a strip."""
         return -(-STRIP // self.tile_size)
 
-    def indices(self) -> Iterator[tuple[int, int]]:
+    def indices(self, parts: int = 1) -> Iterator[tuple[int, int]]:
         """All tile indices: one strip after the other, each row by row from the top.
 
         A row of a strip is short enough that a cache holds the blocks which the next row reads again.
+
+        Args:
+            parts: stretches of equal length that this order is cut into, which are then walked side by side: one
+                for each of so many workers, so that neighbouring tiles meet in one cache.
         """
+        stretches = [self._stretch(part, parts) for part in range(parts)]
+        for side_by_side in itertools.zip_longest(*stretches):
+            yield from (index for index in side_by_side if index is not None)
+
+    def part(self, index: tuple[int, int], parts: int) -> int:
+        """Which of :meth:`indices`' stretches a tile is in, from 0."""
+        rows, cols = self.tiles_shape
+        left = index[1] // self.strip_tiles * self.strip_tiles
+        width = min(self.strip_tiles, cols - left)
+        position = rows * left + width * index[0] + index[1] - left
+        # The stretches end at count * k // parts.
+        return ((position + 1) * parts - 1) // self.tile_count
+
+    def _stretch(self, part: int, parts: int) -> Iterator[tuple[int, int]]:
         rows, cols = self.tiles_shape
         width = self.strip_tiles
-        return (
+        order = (
             (r, c)
             for left in range(0, cols, width)
             for r in range(rows)
             for c in range(left, min(left + width, cols))
         )
+        return itertools.islice(order, self.tile_count * part // parts, self.tile_count * (part + 1) // parts)

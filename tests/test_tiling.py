@@ -59,6 +59,34 @@ def test_tiles_come_by_strips_of_at_least_4096_pixels(tile_size: int, width: int
     assert len(set(indices)) == plan.tile_count
 
 
+@given(
+    rows=st.integers(1, 40),
+    cols=st.integers(1, 40),
+    tile=st.sampled_from([512, 2048, 4096]),
+    parts=st.integers(1, 9),
+)
+def test_parts_are_stretches_of_the_one_order_walked_side_by_side(
+    rows: int, cols: int, tile: int, parts: int
+) -> None:
+    plan = TilePlan.of((rows * tile, cols * tile), tile, 64, 0.25)
+    order = list(plan.indices())
+    walked = list(plan.indices(parts))
+    assert sorted(walked) == sorted(order)
+    owners = [plan.part(index, parts) for index in order]
+    # One stretch after the other, of lengths that differ by one at most.
+    assert owners == sorted(owners)
+    lengths = [owners.count(part) for part in range(parts)]
+    assert max(lengths) - min(lengths) <= 1
+    for part in range(parts):
+        own = [index for index in order if plan.part(index, parts) == part]
+        assert [index for index in walked if plan.part(index, parts) == part] == own
+    # Side by side: at any time the parts are one tile apart at most, until the shorter ones end.
+    seen = [0] * parts
+    for index in walked:
+        seen[plan.part(index, parts)] += 1
+        assert max(seen) - min(seen) <= 1
+
+
 @pytest.mark.parametrize("tile_size", [512, 1000, 1024, 2048, 4096])
 @pytest.mark.parametrize("patch_size", [256, 512])
 @pytest.mark.parametrize("offset", [0, 300])
