@@ -224,6 +224,29 @@ def test_products_of_the_same_are_not_made_twice(tmp_path: Path, expected: dict[
     assert products(tmp_path) == expected
 
 
+def test_a_product_without_its_record_is_vouched_for_by_nobody(
+    tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after the product and before its record: of another threshold, and maybe of the same size."""
+    run(*PAIR, tmp_path, config(), detector=DETECTOR)
+    write = Folder.write_json
+
+    def stopped(folder: Folder, name: str, content: Any) -> None:
+        if name == "work/products/change.tif.json":
+            raise KeyboardInterrupt
+        write(folder, name, content)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Folder, "write_json", stopped)
+        run(*PAIR, tmp_path, config("threshold=0.6"), detector=DETECTOR)
+    assert (tmp_path / "change.tif").read_bytes() != expected["change.tif"]
+    assert not (tmp_path / "run.json").exists()
+    assert not (tmp_path / "work" / "products" / "change.tif.json").exists()
+    assert status(tmp_path)["state"] == "unfinished"
+    run(*PAIR, tmp_path, config(), detector=DETECTOR)
+    assert products(tmp_path) == expected
+
+
 def test_an_overwrite_that_was_killed_goes_on(tmp_path: Path, expected: dict[str, bytes]) -> None:
     run(*PAIR, tmp_path, config("tiling.overlap=0.5"), detector=DETECTOR)
     (tmp_path / "work" / KEY).write_text(json.dumps(STARTING))

@@ -212,6 +212,8 @@ def test_requests_are_repeated_while_the_store_is_out(
     proxied: FaultProxy, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "WAITS", (0.2,) * 50)
+    monkeypatch.setattr(remote, "TRIES", 1)
+    remote.forget_connections()
     folder = Folder.of(f"s3://{bucket}/out")
     folder.write("a", b"before")
     proxied.pause()
