@@ -236,9 +236,10 @@ def test_a_product_without_its_record_is_vouched_for_by_nobody(
             raise KeyboardInterrupt
         write(folder, name, content)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Folder, "write_json", stopped)
-        run(*PAIR, tmp_path, config("threshold=0.6"), detector=DETECTOR)
+        with pytest.raises(KeyboardInterrupt):
+            run(*PAIR, tmp_path, config("threshold=0.6"), detector=DETECTOR)
     assert (tmp_path / "change.tif").read_bytes() != expected["change.tif"]
     assert not (tmp_path / "run.json").exists()
     assert not (tmp_path / "work" / "products" / "change.tif.json").exists()
