@@ -224,6 +224,7 @@ def recorded(out: Folder | Path | str) -> dict[str, Any]:
     from pipeline.probability_store import KEY
 
     out = Folder.of(out)
+    out.reach()
     if not out.exists("work/infer.json") and out.exists(f"work/{KEY}"):
         raise StoreError(f"{out}: tiles are not all computed yet; run `ussfc infer` or `ussfc run` again")
     return out.read_json("work/infer.json")

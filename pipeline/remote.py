@@ -97,7 +97,8 @@ def redacted(text: str) -> str:
     """A library's message without secrets: values of credential variables, signed queries, users of URLs."""
     for name in SECRET_VARIABLES:
         value = os.environ.get(name)
-        if value:
+        # What is shorter is no secret, and may be a part of any word.
+        if value and len(value) >= 8:
             text = text.replace(value, f"<{name}>")
     text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1", text)
     # GDAL names a file by the end of its address.
@@ -298,5 +299,5 @@ def reason(error: BaseException) -> tuple[str, str]:
     if isinstance(error, FileNotFoundError) or name == "ResourceNotFoundError":
         return f"not found: {text}", "check the name of the bucket or container"
     if "endpoint" in text.lower() or "connect" in text.lower():
-        return text, "check the endpoint (AWS_ENDPOINT_URL) and the network"
+        return text, "check the address, for S3 the endpoint (AWS_ENDPOINT_URL), and the network"
     return text, "the store may be out for a while: the same command continues"

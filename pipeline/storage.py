@@ -85,6 +85,15 @@ class Folder:
         """The path, None in an object store."""
         return None if remote.is_remote(self.address) else Path(self.address)
 
+    def reach(self) -> None:
+        """A first look at the place: a misspelt one is told at once, not after the patience that an outage gets.
+
+        Raises:
+            StoreError: it cannot be reached.
+        """
+        if self.local is None:
+            self._ask(lambda system, path: system.exists(path), PROBE, "looked at", waits=PROBE_WAITS)
+
     def exists(self, name: str) -> bool:
         """Whether there is a file or folder of that name.
 

@@ -25,6 +25,7 @@ def status(out: Folder | Path | str) -> dict[str, Any]:
     from pipeline.probability_store import KEY, STARTING, ProbabilityStore, run_name
 
     out = Folder.of(out)
+    out.reach()
     work = out / "work"
     key = work.find_json(KEY)
     manifest = out.find_json("run.json")
@@ -88,6 +89,7 @@ def clean(out: Folder | Path | str, dry_run: bool = False) -> dict[str, list[str
         StoreError: OUT cannot be reached, or a run is going on in it.
     """
     out = Folder.of(out)
+    out.reach()
     if not out.exists("work") and not out.exists("run.json"):
         raise StoreError(f"{out}: holds no run of ussfc; check --out")
     with out.alone():

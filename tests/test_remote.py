@@ -389,7 +389,7 @@ def test_an_outage_is_waited_for_and_forgotten(
     reader = opened(scene, grid)
     proxied.pause()
     for request in (lambda: reader.read(BOX), lambda: describe_scene(scene)):
-        with pytest.raises(ReadError, match=r"scene\.tif: cannot be read.*check the endpoint"):
+        with pytest.raises(ReadError, match=r"scene\.tif: cannot be read.*check the address"):
             request()
     monkeypatch.setattr(remote, "WAITS", (0.5,) * 20)
     timer = threading.Timer(1, proxied.resume)

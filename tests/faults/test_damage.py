@@ -95,7 +95,7 @@ def test_a_full_disk_at_every_size_until_it_fits(
     """The disk grows by little until a run comes through: it was full at every stage before."""
     city = City(str(small_disk / "out"), tmp_path / "log")
     refused = 0
-    for kilobytes in range(512, 8192, 192):
+    for kilobytes in range(512, 8192, 320):
         subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", str(small_disk)], check=True)
         told = city.run()
         if told["status"] == 0:

@@ -17,7 +17,7 @@ from city import CALLS_OF_A_TILE, TALLY, City, assert_clean, assert_same, kill_g
 
 Undisturbed = tuple[dict[str, bytes], int, int]
 
-SHORT, LONG = 9, 200
+SHORT, LONG = 6, 200
 """Kill points in CI and in the soak."""
 
 
@@ -88,7 +88,7 @@ def test_a_worker_killed(undisturbed: Undisturbed, city: City) -> None:
     assert_same(city.content(), undisturbed[0])
 
 
-@pytest.mark.parametrize("calls", [20, 150])
+@pytest.mark.parametrize("calls", [pytest.param(20, marks=pytest.mark.soak), 150])
 def test_everything_killed(undisturbed: Undisturbed, city: City, calls: int) -> None:
     city.sets = ("compute.executor=local", "compute.workers=2")
     process = begun(city, calls, seconds=0.02)
