@@ -8,6 +8,7 @@ Among the facts is a checksum of the pixels: what is read is what was written, o
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 import json
@@ -24,6 +25,7 @@ import zarr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from zarr.codecs import ZstdCodec
+from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
 from pipeline import remote
@@ -316,7 +318,12 @@ def _zarr_store(folder: Folder) -> Any:
     if folder.local is not None:
         return folder.local
     system, path = remote.filesystem(folder.address, asynchronous=True)
+    remote.close_at_exit(system, sync(_running_loop()))
     return FsspecStore(system, path=path)
+
+
+async def _running_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.get_running_loop()
 
 
 def _create_group(store: Any, grid: GeoBox, dtype: str, tile_size: int, run: str) -> None:

@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -41,6 +42,8 @@ SECRET_VARIABLES = (
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Seconds before each new try of a request that an outage may have stopped: a minute, beyond the libraries' own."""
+
+CLOSE_SECONDS = 2
 
 TRIES = 4
 """Times that botocore sends one request by itself, within about ten seconds."""
@@ -139,7 +142,31 @@ def _filesystem(scheme: str, asynchronous: bool) -> Any:
     if scheme in ("s3", "s3a"):
         # botocore's tries are enough of them; times five, an outage would be told after minutes.
         system.retries = 1
+        if not asynchronous:
+            close_at_exit(system, system.loop)
     return system
+
+
+@functools.cache
+def close_at_exit(system: Any, loop: Any) -> None:
+    """Close the connections of an S3 system when the process ends: aiohttp complains of those that nobody closed.
+
+    Args:
+        system: of :func:`filesystem`.
+        loop: the running event loop of another thread that its requests go through.
+    """
+    import asyncio
+    import atexit
+
+    def close() -> None:
+        client = getattr(system, "_s3", None)
+        if client is not None and loop.is_running():
+            closing = asyncio.run_coroutine_threadsafe(client.__aexit__(None, None, None), loop)
+            # It is a courtesy: a store that does not answer must not hold the process.
+            with suppress(TimeoutError, OSError):
+                closing.result(CLOSE_SECONDS)
+
+    atexit.register(close)
 
 
 def forget_connections() -> None:
