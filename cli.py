@@ -73,6 +73,12 @@ def _with_config(command: Command) -> Command:
             ),
             click.option("--aoi", metavar="FILE", help="Polygons; pixels outside are nodata."),
             click.option(
+                "--cluster",
+                metavar="NAME|FILE",
+                help="Where tiles are computed: local, local-cuda, slurm, allocation, kubernetes, scheduler, or a YAML "
+                "file.",
+            ),
+            click.option(
                 "--scheduler", metavar="ADDRESS", help="Use the workers of a Dask scheduler, tcp://host:port."
             ),
         )
@@ -705,12 +711,15 @@ def _config(
     model: str | None = None,
     threshold: float | None = None,
     aoi: str | None = None,
+    cluster: str | None = None,
     scheduler: str | None = None,
 ) -> RunConfig:
     from pipeline.config import load_config
 
-    flags = {"model": model, "threshold": threshold, "grid.aoi": aoi, "compute.scheduler": scheduler}
-    return load_config(config_file, sets, os.environ, flags, base)
+    flags = {"model": model, "threshold": threshold, "grid.aoi": aoi, "cluster.address": scheduler}
+    if scheduler is not None:
+        flags["cluster.kind"] = "scheduler"
+    return load_config(config_file, sets, os.environ, flags, base, cluster)
 
 
 @contextmanager

@@ -64,7 +64,7 @@ if __name__ == "__main__":
 def one_run(before: Path, after: Path, out: Path, executor: str, stand_in: bool) -> dict[str, object]:
     # Tiles of 1024 px give two workers two tiles each of the smaller scene.
     tile = 1024 if executor == "local" else 2048
-    sets = [f"compute.executor={executor}", "compute.workers=2", f"tiling.tile_size={tile}", "threshold=0.7"]
+    sets = [f"cluster.kind={executor}", "cluster.workers=2", f"tiling.tile_size={tile}", "threshold=0.7"]
     code = ONE_RUN.format(
         benchmarks=str(Path(__file__).parent), sets=sets, stand_in=stand_in, before=str(before), after=str(after),
         out=str(out),

@@ -43,7 +43,7 @@ def hear(event):
     if isinstance(event, Advanced) and event.stage == "infer" and not first:
         first.append(time.time() - {began})
 if __name__ == "__main__":
-    config = load_config(sets=["tiling.tile_size={tile}", "tiling.patch_size=32", "compute.executor=serial",
+    config = load_config(sets=["tiling.tile_size={tile}", "tiling.patch_size=32", "cluster.kind=serial",
                                "threshold=0.9"])
     m = run({before!r}, {after!r}, {out!r}, config, subscriber=hear, detector=StandIn(32))
     print(json.dumps({{"first": first[0] if first else None, "stages": m["stages"]}}))

@@ -18,6 +18,9 @@ from pipeline.errors import ConfigError
 
 ENV_PREFIX = "USSFC_"
 
+_NAMES = r"^[A-Za-z0-9_.,@+-]+$"
+"""Names that go into a batch script: nothing that a shell would read as more than a name."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(
@@ -79,18 +82,8 @@ class InferenceConfig(_Section):
 
 
 class ComputeConfig(_Section):
-    """Processes and threads. Nothing here moves a single byte of a product."""
+    """Patience and memory. Nothing here moves a single byte of a product."""
 
-    executor: Literal["auto", "serial", "local", "scheduler"] = Field(
-        "auto", description="auto: serial for few tiles, else local Dask processes"
-    )
-    workers: int | None = Field(
-        None, ge=1, description="processes of the local executor; by default one a core"
-    )
-    threads_per_worker: int | None = Field(
-        None, ge=1, description="threads of a worker; by default all cores if serial, else 1"
-    )
-    scheduler: str | None = Field(None, description="address of a Dask scheduler, tcp://host:port")
     retries: int = Field(
         3,
         ge=0,
@@ -99,6 +92,81 @@ class ComputeConfig(_Section):
     memory_gb: float | None = Field(
         None, gt=0, description="memory the run may use, GB (10^9 bytes); by default 90 % of what is free"
     )
+
+
+class ClusterConfig(_Section):
+    """Who computes the tiles. Nothing here moves a single byte of a product."""
+
+    kind: Literal[
+        "auto", "serial", "local", "local-cuda", "slurm", "allocation", "kubernetes", "scheduler"
+    ] = Field("auto", description="auto: this process for few tiles, else one process a core")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="worker processes here, or in each job or pod; by default one a core (local), one a GPU "
+        "(local-cuda), else 1",
+    )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="threads of a worker that run the network; by default all cores if serial, those of a task in an "
+        "allocation, else 1",
+    )
+    gpu: bool = Field(False, description="every job, pod or task has one GPU and computes on it")
+    jobs: int | None = Field(
+        None, ge=1, description="SLURM jobs or pods, always so many; or else minimum_jobs and maximum_jobs"
+    )
+    minimum_jobs: int | None = Field(None, ge=0, description="least number of jobs or pods; 0 if not set")
+    maximum_jobs: int | None = Field(
+        None, ge=1, description="largest number of jobs or pods: as many as the work asks for"
+    )
+    memory: str | None = Field(
+        None, pattern=r"^\d+(\.\d+)?\s?[KMGT]i?B$", description="memory of a job or pod, for example 16GiB"
+    )
+    walltime: str | None = Field(
+        None,
+        pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$",
+        description="time limit of a SLURM job, [days-]hours:minutes:seconds; its workers end a little earlier",
+    )
+    queue: str | None = Field(None, pattern=_NAMES, description="SLURM partition; by default the site's")
+    account: str | None = Field(None, pattern=_NAMES, description="SLURM account; by default the user's")
+    image: str | None = Field(None, description="container image of the pods, with this very version")
+    namespace: str | None = Field(None, description="Kubernetes namespace; by default that of the context")
+    address: str | None = Field(
+        None, description="address of a Dask scheduler, tcp://host:port or tls://host:port"
+    )
+    tls_ca: str | None = Field(None, description="PEM file of the authority that a tls:// scheduler trusts")
+    tls_certificate: str | None = Field(None, description="PEM file of our certificate")
+    tls_key: str | None = Field(None, description="PEM file of our key")
+    options: dict[str, Any] = Field(
+        {},
+        description="handed to the constructor of SLURMCluster, KubeCluster, LocalCluster or LocalCUDACluster",
+    )
+
+    @property
+    def most_jobs(self) -> int:
+        """Jobs or pods at the same time."""
+        return self.jobs or self.maximum_jobs or 1
+
+
+_USED_BY = {
+    "workers": ("auto", "local", "local-cuda", "slurm", "kubernetes"),
+    "threads": ("auto", "serial", "local", "slurm", "allocation", "kubernetes", "scheduler"),
+    "gpu": ("slurm", "allocation", "kubernetes", "scheduler"),
+    **dict.fromkeys(("jobs", "minimum_jobs", "maximum_jobs", "memory"), ("slurm", "kubernetes")),
+    **dict.fromkeys(("walltime", "queue", "account"), ("slurm",)),
+    **dict.fromkeys(("image", "namespace"), ("kubernetes",)),
+    **dict.fromkeys(("address", "tls_ca", "tls_certificate", "tls_key"), ("scheduler",)),
+    "options": ("local", "local-cuda", "slurm", "kubernetes"),
+}
+"""Kinds of cluster by the key that they make something of."""
+
+_NEEDED = {
+    "slurm": (("memory",), ("walltime",), ("jobs", "maximum_jobs")),
+    "kubernetes": (("memory",), ("image",), ("jobs", "maximum_jobs")),
+    "scheduler": (("address",),),
+}
+"""Keys without which a kind cannot start; of each tuple one."""
 
 
 class OutputConfig(_Section):
@@ -142,6 +210,7 @@ class RunConfig(_Section):
     tiling: TilingConfig = TilingConfig()
     inference: InferenceConfig = InferenceConfig()
     compute: ComputeConfig = ComputeConfig()
+    cluster: ClusterConfig = ClusterConfig()
     output: OutputConfig = OutputConfig()
     vector: VectorConfig = VectorConfig()
 
@@ -162,6 +231,7 @@ def load_config(
     environment: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
     base: Mapping[str, Any] | None = None,
+    cluster: str | None = None,
 ) -> RunConfig:
     """The configuration of a run.
 
@@ -171,36 +241,108 @@ def load_config(
         environment: variables; ``USSFC_TILING__TILE_SIZE=1024`` sets ``tiling.tile_size``.
         flags: dotted keys from command line options; None values are left out.
         base: nested mapping instead of the packaged defaults, as an earlier run recorded it.
+        cluster: a packaged preset by its name, or a YAML file: goes before ``file``, but decides the kind.
 
     Raises:
-        ConfigError: unreadable file, unknown key (the nearest known one is named), unusable value.
+        ConfigError: unreadable file, unknown key (the nearest known one is named), unusable value, a key of ``cluster``
+            that its kind makes nothing of, or lacks.
     """
     packaged = base or yaml.safe_load(resources.files("configs").joinpath("default.yaml").read_text("utf-8"))
     flat = _flatten(packaged, "configs/default.yaml")
+    kind = None
+    if cluster is not None:
+        preset = _from_file(_preset(cluster))
+        kind = preset.get("cluster.kind")
+        if kind is None:
+            raise ConfigError(f"--cluster {cluster}: says no cluster.kind; see configs/clusters for examples")
+        _overlay(flat, preset)
     if file is not None:
-        flat |= _from_file(file)
+        _overlay(flat, _from_file(file))
     for name, text in (environment or {}).items():
         if name.startswith(ENV_PREFIX):
             key = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
-            flat |= _flatten(_nest(key, _value(text)), f"environment variable {name}")
+            _overlay(flat, _flatten(_nest(key, _value(text)), f"environment variable {name}"))
     for setting in sets:
         key, equals, text = setting.partition("=")
         if not equals:
             raise ConfigError(f"--set {setting}: wanted key=value, for example --set tiling.tile_size=1024")
-        flat |= _flatten(_nest(key.strip(), _value(text)), f"--set {setting}")
+        _overlay(flat, _flatten(_nest(key.strip(), _value(text)), f"--set {setting}"))
+    if kind is not None:
+        flat["cluster.kind"] = kind
     for key, value in (flags or {}).items():
         if value is not None:
-            flat |= _flatten(_nest(key, value), "the command line")
+            _overlay(flat, _flatten(_nest(key, value), "the command line"))
     nested: dict[str, Any] = {}
     for key, (value, _) in flat.items():
         _merge(nested, _nest(key, value))
     try:
-        return RunConfig.model_validate(nested)
+        config = RunConfig.model_validate(nested)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if isinstance(part, str))
         origin = flat.get(key, (None, "the configuration"))[1]
         raise ConfigError(f"{key} = {first['input']!r} from {origin}: {first['msg'].lower()}") from error
+    _check_cluster(config.cluster, {key: origin for key, (_, origin) in flat.items()})
+    return config
+
+
+def _preset(name: str) -> Path:
+    """The file of a cluster: a packaged one by its name, else the name is a path."""
+    folder = resources.files("configs").joinpath("clusters")
+    names = sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
+    if name in names:
+        return Path(str(folder.joinpath(f"{name}.yaml")))
+    if not Path(name).exists():
+        raise ConfigError(f"--cluster {name}: neither a file nor one of {', '.join(names)}")
+    return Path(name)
+
+
+def _overlay(flat: dict[str, tuple[Any, str]], addition: Mapping[str, tuple[Any, str]]) -> None:
+    """Later settings over earlier ones; a mapping's entries one by one."""
+    for key, (value, origin) in addition.items():
+        earlier = flat.get(key, (None, ""))[0]
+        if isinstance(earlier, dict) and isinstance(value, dict):
+            merged: dict[str, Any] = {}
+            _merge(merged, earlier)
+            _merge(merged, value)
+            value = merged
+        flat[key] = value, origin
+
+
+def _check_cluster(cluster: ClusterConfig, origins: Mapping[str, str]) -> None:
+    defaults = ClusterConfig()
+    for key, kinds in _USED_BY.items():
+        if getattr(cluster, key) != getattr(defaults, key) and cluster.kind not in kinds:
+            raise ConfigError(
+                f"cluster.{key} from {origins.get(f'cluster.{key}', 'the configuration')}: of no use to cluster.kind "
+                f"{cluster.kind}, only to {', '.join(kinds)}; choose one with --cluster, or leave the key out"
+            )
+    for keys in _NEEDED.get(cluster.kind, ()):
+        if all(getattr(cluster, key) is None for key in keys):
+            wanted = " or ".join(f"cluster.{key}" for key in keys)
+            raise ConfigError(
+                f"cluster.kind {cluster.kind}: {wanted} is not set; set it, for example with --set"
+            )
+    if cluster.jobs is not None and (cluster.minimum_jobs is not None or cluster.maximum_jobs is not None):
+        raise ConfigError(
+            "cluster.jobs: is for always the same number, and minimum_jobs and maximum_jobs are for a changing one; "
+            "set the one or the others"
+        )
+    if (cluster.minimum_jobs or 0) > cluster.most_jobs:
+        raise ConfigError(
+            f"cluster.minimum_jobs: {cluster.minimum_jobs} is more than maximum_jobs, {cluster.maximum_jobs}"
+        )
+    tls = (cluster.tls_ca, cluster.tls_certificate, cluster.tls_key)
+    if any(tls) != all(tls):
+        raise ConfigError(
+            "cluster.tls_ca, cluster.tls_certificate and cluster.tls_key go together: set all three"
+        )
+    if cluster.address is not None and cluster.address.startswith("tls://") and not all(tls):
+        raise ConfigError(
+            f"cluster.address {cluster.address}: wants cluster.tls_ca, cluster.tls_certificate and cluster.tls_key"
+        )
 
 
 def _from_file(file: Path) -> dict[str, tuple[Any, str]]:

@@ -6,20 +6,31 @@ connected to anew, and what it had in hand is handed out again.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import logging
 import math
+import os
+import secrets
+import socket
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
+import psutil
+
+from pipeline.cluster import JOB_END, Cluster, Started
 from pipeline.errors import ClusterError, StoreError, TileError
 from pipeline.events import Notice, Subscriber, ignore
-from pipeline.inference import TileJob, compute_tile, tile_name
-from pipeline.retrying import Schedule, Waits
+from pipeline.inference import CannotStart, TileJob, compute_tile, prepare, tile_name
+from pipeline.retrying import Index, Schedule, Waits
 from pipeline.types import TileFailure, TileResult
 
 TASKS_AHEAD = 2
@@ -35,7 +46,23 @@ LOOK_SECONDS = 2
 """How often the workers are counted: some may have joined or left."""
 
 NO_WORKERS_SECONDS = 300
-"""A scheduler may be without workers for so long before the run ends."""
+"""A scheduler that others give workers to may be without for so long before the run ends."""
+
+PATIENT_SECONDS, TELL_SECONDS = 5, 60
+"""Workers that are on their way are waited for in silence so long, and then with a line so often."""
+
+TASK_SECONDS, MOST_TILES = 0.5, 32
+"""Tiles that take less are handed out several at a time, to make up so long a task: a scheduler manages hundreds of
+tasks a second, and a few GPUs compute more tiles than that."""
+
+ENDING_FACTOR, ENDING_SECONDS = 1.5, 2.0
+"""A worker begins no tile unless its time lasts for its longest tile so far, with this margin."""
+
+UNFIT_FAILURES = 3
+"""Tiles in a row that a worker may fail to begin before it is left out, where others are left."""
+
+VERSIONS = ("ussfc", "torch", "zarr")
+"""Distributions of which everybody who takes part must have the same version: they move bytes, or write them."""
 
 RECONNECTS = Waits(attempts=8, first=2, factor=2, longest=60)
 """Attempts to reach a lost scheduler, beginning with a wait; they count anew once it has delivered a tile."""
@@ -106,31 +133,35 @@ class SerialExecutor:
 
 
 class DaskExecutor:
-    """Dask workers: those of a scheduler, or processes started here."""
+    """Dask workers, wherever they come from. As a context it keeps them between runs, which may go side by side."""
 
     def __init__(
-        self,
-        address: str | None,
-        workers: int,
-        scratch: Path,
-        waits: Waits = TILE_WAITS,
-        subscriber: Subscriber = ignore,
+        self, cluster: Cluster, scratch: Path, waits: Waits = TILE_WAITS, subscriber: Subscriber = ignore
     ) -> None:
-        """Describe the cluster; nothing starts before :meth:`run`.
+        """Nothing starts before :meth:`run`, or before the context is entered.
 
         Args:
-            address: ``tcp://host:port`` of a scheduler, or None for processes of our own.
-            workers: own processes; each computes one tile at a time, with the detector's streams.
-            scratch: folder for the own processes' files.
+            cluster: where the workers come from.
+            scratch: local folder for files of processes that are started here.
             waits: attempts of every tile.
-            subscriber: hears of a lost scheduler.
+            subscriber: hears of a lost scheduler, of missing workers, and of workers that are left out.
         """
-        self._address = address
-        self._workers = workers
+        self._cluster = cluster
         self._scratch = scratch
         self._waits = waits
         self._tell = subscriber
-        self._scheduler = f"scheduler {address or 'of this process'}"
+        self._kept = ExitStack()
+        self._started: Started | None = None
+
+    def __enter__(self) -> DaskExecutor:
+        """Start the cluster, for all runs until the end of the context."""
+        self._started = self._kept.enter_context(self._cluster.start(self._scratch))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop it."""
+        self._started = None
+        self._kept.close()
 
     def run(
         self,
@@ -140,6 +171,20 @@ class DaskExecutor:
         on_failure: Callable[[TileFailure], None],
     ) -> None:
         """See :class:`Executor`."""
+        if self._started is not None:
+            self._run(self._started, job, indices, on_result, on_failure)
+            return
+        with self._cluster.start(self._scratch) as started:
+            self._run(started, job, indices, on_result, on_failure)
+
+    def _run(
+        self,
+        started: Started,
+        job: TileJob,
+        indices: Iterable[tuple[int, int]],
+        on_result: Callable[[TileResult], None],
+        on_failure: Callable[[TileFailure], None],
+    ) -> None:
         schedule = Schedule(indices, self._waits)
         losses = 0
 
@@ -150,21 +195,25 @@ class DaskExecutor:
 
         while True:
             try:
-                with self._client(again=losses > 0) as client:
-                    self._work(client, job, schedule, deliver, on_failure)
+                with self._client(started, again=losses > 0) as client:
+                    crew = _Crew(client, self._cluster.name, started, self._tell)
+                    if not self._cluster.ours:
+                        crew.gather()
+                        _inspect(client, self._cluster.name, job, self._tell)
+                    self._work(client, crew, job, schedule, deliver, on_failure)
                 return
             except _SchedulerLostError as error:
                 losses += 1
                 if losses > RECONNECTS.attempts:
                     raise ClusterError(
-                        f"{self._scheduler} lost and not back after {RECONNECTS.attempts} attempts; no finished tile "
-                        "is lost: start it and its workers again, and the same command goes on"
+                        f"{self._cluster.name} lost and not back after {RECONNECTS.attempts} attempts; no finished "
+                        "tile is lost: start it and its workers again, and the same command goes on"
                     ) from error
             schedule.recall()
             wait = RECONNECTS.before(losses + 1)
             self._tell(
                 Notice(
-                    f"{self._scheduler} lost; trying again in {wait:g} s ({losses} of {RECONNECTS.attempts})"
+                    f"{self._cluster.name} lost; trying again in {wait:g} s ({losses} of {RECONNECTS.attempts})"
                 )
             )
             time.sleep(wait)
@@ -172,48 +221,52 @@ class DaskExecutor:
     def _work(
         self,
         client: Any,
+        crew: _Crew,
         job: TileJob,
         schedule: Schedule,
         on_result: Callable[[TileResult], None],
         on_failure: Callable[[TileFailure], None],
     ) -> None:
         """Hand out tiles and hear of them, as long as this client has its scheduler."""
-        crew = _Crew(client, self._scheduler)
-        running: dict[Any, tuple[int, int]] = {}
+        running: dict[Any, tuple[Index, ...]] = {}
         ended: SimpleQueue[Any] = SimpleQueue()
+        pace = _Pace()
+        lanes = self._cluster.lanes
         while True:
             crew.look()
             patience = float(LOOK_SECONDS)
             while len(running) < TASKS_AHEAD * crew.threads:
-                index = schedule.take()
-                if index is None:
+                indices = tuple(itertools.islice(iter(schedule.take, None), pace.tiles))
+                if not indices:
                     patience = min(patience, schedule.due_in())
                     break
+                where = crew.place(job.plan.part(indices[0], lanes)) if lanes > 1 else {}
                 with _asking(client):
-                    where = crew.place(job.plan.part(index, self._workers)) if self._workers > 1 else {}
-                    future = client.submit(compute_tile, job, index, pure=False, **where)
+                    future = client.submit(_compute, job, versions(), indices, pure=False, **where)
                     future.add_done_callback(ended.put)
-                running[future] = index
+                running[future] = indices
             if schedule.over:
                 return
             try:
                 future = ended.get(timeout=patience)
             except Empty:
                 continue
-            index = running.pop(future)
+            indices = running.pop(future)
             with _asking(client):
-                outcome = _outcome(client, future, job, index)
+                outcomes = _outcomes(client, future, job, indices, crew, pace)
                 future.release()
-            if isinstance(outcome, TileResult):
-                schedule.done(index)
-                on_result(outcome)
-            else:
-                _fail(schedule, job, index, outcome, on_failure)
+            for index, outcome in zip(indices, outcomes, strict=True):
+                if isinstance(outcome, TileResult):
+                    schedule.done(index)
+                    on_result(outcome)
+                elif isinstance(outcome, _NotTried):
+                    schedule.back(index)
+                else:
+                    _fail(schedule, job, index, outcome, on_failure)
 
     @contextmanager
-    def _client(self, again: bool) -> Iterator[Any]:
-        import dask
-        from distributed import Client, LocalCluster
+    def _client(self, started: Started, again: bool) -> Iterator[Any]:
+        from distributed import Client
 
         class BoundedClient(Client):
             def start(self, **kwargs: Any) -> None:
@@ -224,42 +277,244 @@ class DaskExecutor:
                     self.status = "closed"  # to close it would wait once more
                     raise
 
-        if self._address is not None:
-            try:
-                client = BoundedClient(  # type: ignore[no-untyped-call]
-                    self._address, timeout=CONNECT_SECONDS, set_as_default=False
-                )
-            except (OSError, ValueError) as error:
-                if again:
-                    raise _SchedulerLostError from error
+        try:
+            client = BoundedClient(  # type: ignore[no-untyped-call]
+                started.target, timeout=CONNECT_SECONDS, set_as_default=False, security=started.security
+            )
+        except (OSError, ValueError) as error:
+            if again:
+                raise _SchedulerLostError from error
+            raise ClusterError(
+                f"{started.target}: no Dask scheduler answers there ({' '.join(str(error).split())}); start one with "
+                "`dask scheduler` or check cluster.address"
+            ) from error
+        with _closing(client):
+            if started.waiting is None and not self._cluster.ours and not again and not _workers(client):
                 raise ClusterError(
-                    f"{self._address}: no Dask scheduler answers there ({error}); start one with `dask scheduler` or "
-                    "check compute.scheduler"
-                ) from error
-            with _closing(client):
-                if not again and not _workers(client):
-                    raise ClusterError(
-                        f"{self._address}: the scheduler has no workers; start some with `dask worker`"
-                    )
-                yield client
-            return
-        with (
-            # Dask gives up a process that takes longer than this to start again, 15 s by default.
-            dask.config.set({"distributed.deploy.lost-worker-timeout": f"{NO_WORKERS_SECONDS} s"}),
-            LocalCluster(
-                n_workers=self._workers,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                # None would open Dask's usual port, on every interface.
-                dashboard_address="127.0.0.1:0",
-                # The run's own projection bounds the memory; Dask's limit would pause or kill at a guess.
-                memory_limit=None,
-                local_directory=str(self._scratch),
-            ) as cluster,
-            _closing(Client(cluster, set_as_default=False)) as client,
-        ):
+                    f"{started.target}: the scheduler has no workers; start some with `dask worker`"
+                )
             yield client
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions that must be the same wherever tiles are computed, by distribution."""
+    return {name: _version(name) for name in VERSIONS}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+@dataclass(frozen=True)
+class _NotTried:
+    """Of a tile that a worker gave back: its time is nearly over, or it is unfit."""
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What comes back of a task."""
+
+    worker: str
+    """Address of the worker."""
+    outcomes: tuple[TileResult | TileError | StoreError | _NotTried, ...]
+    """One for each tile."""
+    unfit: str | None = None
+    """Why this worker can compute no tile at all."""
+    ending: bool = False
+    """It has too little time left for another tile."""
+    seconds: float = 0.0
+    """What a tile took, on average; 0: none was computed."""
+
+
+_busy = threading.Condition()
+_in_hand = 0
+_longest = 0.0
+
+
+def _compute(job: TileJob, wanted: dict[str, str], indices: Sequence[Index]) -> _Report:
+    """Tiles, one after the other, on a worker."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    given_back = (_NotTried(),) * len(indices)
+    if versions() != wanted:
+        return _Report(worker.address, given_back, unfit=_difference(wanted, versions()))
+    start = time.monotonic()
+    outcomes: list[TileResult | TileError | StoreError | _NotTried] = []
+    for index in indices:
+        left = _seconds_left(worker)
+        if left is not None and left < ENDING_FACTOR * _longest + ENDING_SECONDS:
+            _wait_for_others()
+            rest = given_back[len(outcomes) :]
+            return _Report(worker.address, (*outcomes, *rest), ending=True)
+        with _counted():
+            outcomes.append(_one_tile(job, index))
+    return _Report(worker.address, tuple(outcomes), seconds=(time.monotonic() - start) / len(outcomes))
+
+
+def _one_tile(job: TileJob, index: Index) -> TileResult | TileError | StoreError:
+    global _longest
+    start = time.monotonic()
+    try:
+        result = compute_tile(job, index)
+    except (TileError, StoreError) as error:
+        return error
+    _longest = max(_longest, time.monotonic() - start)
+    return result
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    """Around a tile: this process knows how many it has in hand."""
+    global _in_hand
+    with _busy:
+        _in_hand += 1
+    try:
+        yield
+    finally:
+        with _busy:
+            _in_hand -= 1
+            _busy.notify_all()
+
+
+def _wait_for_others() -> None:
+    """Until no other thread of this process has a tile in hand: the worker that reports its end is dismissed."""
+    with _busy:
+        _busy.wait_for(lambda: _in_hand == 0)
+
+
+def _seconds_left(worker: Any) -> float | None:
+    """Until this worker ends, by its lifetime or with its job; None: nobody knows."""
+    ends = []
+    if worker.lifetime:
+        ends.append(psutil.Process().create_time() + worker.lifetime)
+    job_end = os.environ.get(JOB_END, "")
+    if job_end.isdigit():
+        ends.append(float(job_end))
+    return min(ends) - time.time() if ends else None
+
+
+def _difference(wanted: Mapping[str, str], found: Mapping[str, str]) -> str:
+    return ", ".join(
+        f"{name} {found.get(name, 'none')}, here {version}"
+        for name, version in wanted.items()
+        if found.get(name) != version
+    )
+
+
+class _Pace:
+    """How many tiles go into a task: a task that is over at once costs the scheduler more than the worker."""
+
+    def __init__(self) -> None:
+        self._seconds: float | None = None
+
+    def took(self, seconds: float) -> None:
+        """A tile took so long."""
+        self._seconds = seconds if self._seconds is None else 0.9 * self._seconds + 0.1 * seconds
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of the next task."""
+        if self._seconds is None:
+            return 1
+        return max(1, min(MOST_TILES, int(TASK_SECONDS / max(self._seconds, 1e-3))))
+
+
+def _inspect(client: Any, scheduler: str, job: TileJob, tell: Subscriber) -> None:
+    """Have the scheduler and every worker that is there show that they can compute this job.
+
+    They need the versions of here, the store's folder under the same name, both scenes and the model. That also
+    loads the model, on a thread of the worker's own.
+
+    Raises:
+        ClusterError: what they lack, the first by name.
+    """
+    wanted = versions()
+    names = tuple(wanted)
+
+    # A function of no module travels by value, so that it arrives where this package is missing.
+    def found_versions() -> dict[str, str]:
+        from importlib.metadata import PackageNotFoundError, version
+
+        found = {}
+        for name in names:
+            try:
+                found[name] = version(name)
+            except PackageNotFoundError:
+                found[name] = "none"
+        return found
+
+    def said(found: dict[str, str], who: str) -> None:
+        if found != wanted:
+            raise ClusterError(
+                f"{who} has {_difference(wanted, found)}; install the same versions there as here"
+            )
+
+    with _asking(client):
+        said(client.run_on_scheduler(found_versions), scheduler)
+    token = secrets.token_hex(8)
+    probe = f"probe-{token}"
+    job.store.write(probe, token.encode())
+    try:
+        with _asking(client):
+            addresses = list(client.nthreads(callback_timeout=ANSWER_SECONDS))
+            for address, found in _everywhere(client, addresses, found_versions).items():
+                said(found, f"worker {address}")
+            faults = _everywhere(client, addresses, _show, job, probe, token)
+    finally:
+        job.store.remove(probe)
+    broken = {address: fault for address, fault in faults.items() if fault}
+    if broken:
+        address, fault = min(broken.items())
+        raise ClusterError(f"worker {address} ({len(broken)} of {len(faults)} workers): {fault}")
+
+
+def _everywhere(client: Any, addresses: Iterable[str], function: Callable[..., Any], *args: Any) -> Any:
+    """What a function returns on a thread of each worker, by address; workers that left meanwhile are left out."""
+    futures = {
+        address: client.submit(function, *args, workers=[address], allow_other_workers=False, pure=False)
+        for address in addresses
+    }
+    end = time.monotonic() + ANSWER_SECONDS * 5
+    answers: dict[str, Any] = {}
+    while len(answers) < len(futures):
+        here = _workers(client)
+        waiting = [address for address in futures if address not in answers and address in here]
+        if not waiting:
+            break
+        for address in waiting:
+            future = futures[address]
+            if future.status == "error":
+                error = future.exception(timeout=ANSWER_SECONDS)
+                raise _unrunnable(error) from error
+            if future.status == "finished":
+                answers[address] = future.result(timeout=ANSWER_SECONDS)
+        if time.monotonic() > end:
+            raise ClusterError(
+                f"worker {waiting[0]}: does not answer within {ANSWER_SECONDS * 5} s; its log says why"
+            )
+        time.sleep(0.05)
+    return answers
+
+
+def _show(job: TileJob, probe: str, token: str) -> str | None:
+    """On a worker: what keeps it from computing this job; None: nothing."""
+    host = socket.gethostname()
+    # Not find: a folder that is not there is no sign of a store that cannot be reached.
+    try:
+        seen = job.store.read(probe) if job.store.exists(probe) else None
+    except StoreError as error:
+        return f"{error} (on {host})"
+    if seen != token.encode():
+        return (
+            f"{job.store}: a file that was just written there is not seen on {host}; choose an --out on a file system "
+            "that all nodes share, or in an object store"
+        )
+    return prepare(job)
 
 
 class _SchedulerLostError(Exception):
@@ -269,13 +524,17 @@ class _SchedulerLostError(Exception):
 class _Crew:
     """The threads of the workers that are there now."""
 
-    def __init__(self, client: Any, scheduler: str) -> None:
+    def __init__(self, client: Any, scheduler: str, started: Started, tell: Subscriber) -> None:
         self.threads = 0
+        self._present = 0
         self._addresses: list[str] = []
         self._client = client
         self._scheduler = scheduler
-        self._looked = -math.inf
+        self._started = started
+        self._tell = tell
+        self._looked = self._told = -math.inf
         self._seen = time.monotonic()
+        self._failures: dict[str, int] = {}
 
     def look(self) -> None:
         """Count them, if the last time is long enough ago."""
@@ -283,21 +542,72 @@ class _Crew:
         if now < self._looked + LOOK_SECONDS:
             return
         workers = _workers(self._client)
-        self.threads = sum(workers.values())
+        self._present = sum(workers.values())
+        # Whoever starts workers by need must see the need.
+        self.threads = max(self._present, self._started.threads)
         self._addresses = sorted(workers)
         self._looked = now
-        if self.threads:
+        if self._present:
             self._seen = now
+        elif self._started.waiting is not None:
+            self._wait(now, self._started.waiting)
         elif now > self._seen + NO_WORKERS_SECONDS:
             raise ClusterError(
                 f"{self._scheduler} has been without workers for {NO_WORKERS_SECONDS} s (their logs say why); no "
                 "finished tile is lost: start workers again, and the same command goes on"
             )
 
+    def _wait(self, now: float, waiting: Callable[[], str | None]) -> None:
+        """A queue may take hours: say so now and then, and give up only if nothing will come of it."""
+        if now < max(self._seen + PATIENT_SECONDS, self._told + TELL_SECONDS):
+            return
+        reason = waiting()
+        self._told = now
+        if reason is not None:
+            self._tell(Notice(f"waiting for workers: {reason}", warning=False))
+
+    def gather(self) -> None:
+        """Wait for the first worker."""
+        while True:
+            self.look()
+            if self._present:
+                return
+            time.sleep(LOOK_SECONDS)
+
     def place(self, part: int) -> dict[str, Any]:
         """Where a tile of a part of the plan had best be computed: Dask is free to choose otherwise."""
+        if not self._addresses:
+            return {}
         address = self._addresses[part % len(self._addresses)]
         return {"workers": [address], "allow_other_workers": True}
+
+    def heard(self, report: _Report) -> None:
+        """Part with a worker whose time is over, or that can compute nothing while others can."""
+        if report.ending:
+            self._dismiss(report.worker)
+            return
+        failed = [isinstance(outcome, CannotStart) for outcome in report.outcomes]
+        if not all(failed):
+            self._failures.pop(report.worker, None)
+        elif failed:
+            self._failures[report.worker] = self._failures.get(report.worker, 0) + 1
+        unfit = report.unfit
+        if unfit is None and self._failures.get(report.worker, 0) >= UNFIT_FAILURES:
+            unfit = str(report.outcomes[0])
+        if unfit is None:
+            return
+        others = set(self._addresses) - {report.worker}
+        if report.unfit and not others:
+            raise ClusterError(f"worker {report.worker} has {unfit}; install the same versions there as here")
+        if others and report.worker in self._addresses:
+            self._tell(Notice(f"worker {report.worker} is left out: {unfit}"))
+            self._dismiss(report.worker)
+
+    def _dismiss(self, address: str) -> None:
+        if address in self._addresses:
+            self._addresses.remove(address)
+            self._failures.pop(address, None)
+            self._client.retire_workers([address], close_workers=True)
 
 
 class _WorkersLostError(TileError):
@@ -345,28 +655,37 @@ def _closing(client: Any) -> Iterator[Any]:
         log.disabled = False
 
 
-def _outcome(client: Any, future: Any, job: TileJob, index: tuple[int, int]) -> TileResult | Exception:
-    """The result of a task that ended, or its error. What this raises is the connection's."""
+def _outcomes(
+    client: Any, future: Any, job: TileJob, indices: Sequence[Index], crew: _Crew, pace: _Pace
+) -> Sequence[TileResult | _NotTried | Exception]:
+    """What became of each tile of a task that ended. What this raises is the connection's."""
     from distributed.scheduler import KilledWorker
 
-    tile = tile_name(index, job.plan.core(index))
     try:
-        result: TileResult = future.result(timeout=ANSWER_SECONDS)
+        report: _Report = future.result(timeout=ANSWER_SECONDS)
     except Exception as error:
+        names = [tile_name(index, job.plan.core(index)) for index in indices]
         if isinstance(error, KilledWorker):
-            return _WorkersLostError(
-                f"{tile}: lost its worker again and again, most likely for lack of memory; lower compute.workers or "
-                "tiling.tile_size"
-            )
+            return [
+                _WorkersLostError(
+                    f"{name}: lost its worker again and again, most likely for lack of memory; lower cluster.workers "
+                    "or tiling.tile_size"
+                )
+                for name in names
+            ]
         if future.status == "error":
-            return error
+            return [error] * len(indices)
         if isinstance(error, TimeoutError):
             _workers(client)  # does not return if it is the scheduler that does not answer
-            return TileError(
-                f"{tile}: computed, but its worker was lost before it could hand over the result"
-            )
+            return [
+                TileError(f"{name}: computed, but its worker was lost before it could hand over the result")
+                for name in names
+            ]
         raise
-    return result
+    crew.heard(report)
+    if report.seconds:
+        pace.took(report.seconds)
+    return report.outcomes
 
 
 def _fail(
@@ -387,7 +706,11 @@ def _fail(
         raise error
     else:
         # It never came to compute_tile, which raises nothing else.
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ClusterError(
-            f"Dask cannot run a tile ({said}); have the same versions on the scheduler and its workers as here"
-        ) from error
+        raise _unrunnable(error) from error
+
+
+def _unrunnable(error: Exception) -> ClusterError:
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return ClusterError(
+        f"Dask cannot run a tile ({said}); have the same versions on the scheduler and its workers as here"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -64,6 +65,10 @@ class TileJob:
     """The run's ``work`` folder."""
 
 
+class CannotStart(TileError):
+    """What every tile of a run needs cannot be had where it is to be computed: a scene, the model, the store."""
+
+
 @dataclass(frozen=True)
 class _Opened:
     before: SceneReader
@@ -71,26 +76,59 @@ class _Opened:
     detector: Detector
     weights: FloatArray
     store: ProbabilityStore
+    turn: threading.Lock
+    """Held by the tile that has the network: others of this process read meanwhile."""
 
 
-_opened_lock = threading.Lock()
-_opened_last: dict[tuple[str, Folder], _Opened] = {}
+MOST_OPEN = 4
+"""Runs whose scenes a process keeps open: a list of pairs has a few under way at a time."""
+
+_opening = threading.Lock()
+_opened_runs: dict[tuple[str, Folder], _Opened] = {}
+_detectors: dict[DetectorRecipe, tuple[Detector, threading.Lock]] = {}
 
 
 def _open(job: TileJob) -> _Opened:
     # The folder is no part of the key: the same run may be written to two places.
     name = job.key, job.store
-    with _opened_lock:
-        if name not in _opened_last:
-            _opened_last.clear()
-            _opened_last[name] = _Opened(
-                job.before.open(),
-                job.after.open(),
-                job.detector.build(),
-                taper_weights(job.plan.patch_size, job.taper),
-                ProbabilityStore(job.store),
-            )
-        return _opened_last[name]
+    with _opening:
+        if name not in _opened_runs:
+            store = ProbabilityStore(job.store)
+            while len(_opened_runs) >= MOST_OPEN:
+                del _opened_runs[next(iter(_opened_runs))]
+            if job.detector not in _detectors:
+                # One network at a time: two would be twice the memory.
+                _detectors.clear()
+                _detectors[job.detector] = job.detector.build(), threading.Lock()
+            detector, turn = _detectors[job.detector]
+            weights = taper_weights(job.plan.patch_size, job.taper)
+            _opened_runs[name] = _Opened(job.before.open(), job.after.open(), detector, weights, store, turn)
+        return _opened_runs[name]
+
+
+def prepare(job: TileJob) -> str | None:
+    """Open what every tile of a run needs, as the first tile would.
+
+    Returns:
+        What cannot be had here; None: nothing.
+    """
+    try:
+        _opened(job)
+    except (CannotStart, StoreError) as error:
+        return str(error)
+    return None
+
+
+def _opened(job: TileJob) -> _Opened:
+    """Raises CannotStart, or StoreError for what tries again may mend."""
+    try:
+        return _open(job)
+    except StoreError:
+        raise
+    except Exception as error:
+        kind = "" if isinstance(error, PipelineError) else f"{type(error).__name__}: "
+        said = " ".join(f"{kind}{error}".split()).removesuffix(":")
+        raise CannotStart(f"{said} (on {socket.gethostname()})") from error
 
 
 def compute_tile(job: TileJob, index: tuple[int, int]) -> TileResult:
@@ -102,9 +140,11 @@ def compute_tile(job: TileJob, index: tuple[int, int]) -> TileResult:
     """
     core = job.plan.core(index)
     try:
-        return run_tile(job.plan.tile(index), job, _open(job))
+        return run_tile(job.plan.tile(index), job, _opened(job))
     except StoreError:
         raise
+    except CannotStart as error:
+        raise CannotStart(f"{tile_name(index, core)}: {error}") from error
     except PipelineError as error:
         raise TileError(f"{tile_name(index, core)}: {error}") from error
     except Exception as error:
@@ -123,7 +163,10 @@ def run_tile(tile: Tile, job: TileJob, opened: _Opened) -> TileResult:
     clock = _Clock()
     images = read_pair(tile.halo, opened.before, opened.after, job.stretches, job.area)
     clock.lap("read")
-    probability, patches = blend_tile(tile, images, opened.detector, opened.weights)
+    # Patches of two tiles would share the device, and the later tile delay the earlier.
+    with opened.turn:
+        clock.skip()
+        probability, patches = blend_tile(tile, images, opened.detector, opened.weights)
     clock.lap("network")
     valid = images.valid[tile.core.within(tile.halo).slices]
     stored = encode(probability, valid, opened.store.dtype)
@@ -207,6 +250,10 @@ class _Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def skip(self) -> None:
+        """What passed since the last lap is nobody's."""
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:

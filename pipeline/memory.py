@@ -125,5 +125,5 @@ def refuse_beyond(projection: MemoryProjection, allowed: int) -> None:
     if projection.total > allowed:
         raise MemoryRefused(
             f"the run would need about {projection.total / 1e9:.2f} GB and may use {allowed / 1e9:.2f} GB; lower "
-            "tiling.tile_size or compute.workers, or raise compute.memory_gb"
+            "tiling.tile_size or cluster.workers, or raise compute.memory_gb"
         )

@@ -5,18 +5,31 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from odc.geo.geobox import GeoBox
 
 import ussfc
 from pipeline import radiometry
-from pipeline.config import RunConfig
-from pipeline.errors import ConfigError
+from pipeline.cluster import (
+    READ_AHEAD,
+    Cluster,
+    KubernetesPods,
+    LocalGpus,
+    LocalProcesses,
+    SchedulerAt,
+    SlurmAllocation,
+    SlurmJobs,
+    visible_gpus,
+)
+from pipeline.config import ClusterConfig, RunConfig
+from pipeline.errors import ClusterError, ConfigError, MemoryRefused
 from pipeline.grid import common_grid, crop, crs_name, geometry_box, metres_per_pixel
-from pipeline.memory import MemoryProjection, project
+from pipeline.memory import MemoryProjection, project, refuse_beyond
 from pipeline.reading import (
     AreaOfInterest,
     SceneRecipe,
@@ -32,6 +45,9 @@ from pipeline.types import DetectorRecipe, SceneInfo, SceneReader, Stretch
 
 if TYPE_CHECKING:
     from ussfc.recipe import InputSpec
+
+LOCAL = ("local", "local-cuda")
+"""Kinds of cluster whose processes are on this machine."""
 
 RESOLUTION_TOLERANCE = 2.0
 """Factor between the grid's pixel size and the model's beyond which a warning is due."""
@@ -58,11 +74,13 @@ class RunPlan:
     pair: ScenePair
     tiles: TilePlan
     executor: str
-    """serial, local or scheduler."""
+    """A kind of cluster, or serial."""
     processes: int
-    """Worker processes of our own; 0 for serial, and for a scheduler's."""
+    """Worker processes on this machine; 0 where there are none."""
     threads: int
     """Threads of one process that run the network."""
+    cluster: Cluster | None
+    """Where the workers come from; None: this process computes."""
     memory: MemoryProjection
 
     def summary(self) -> dict[str, Any]:
@@ -86,7 +104,7 @@ class RunPlan:
             "workers": self.processes,
             "threads": self.threads,
             "seconds_estimate": round(network_pixels / speed, 1)
-            if speed and self.executor != "scheduler"
+            if speed and self.executor in ("serial", "local")
             else None,
             "warnings": list(self.pair.notices),
         }
@@ -209,7 +227,7 @@ def settled_recipe(
         ssfc=config.inference.ssfc,
         engine=config.inference.engine,
         precision=config.inference.precision,
-        device=config.inference.device,
+        device=_device(config),
         batch_size=config.inference.batch_size,
         streams=plan.threads,
     )
@@ -224,19 +242,21 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
     """The plan for a pair that was looked at; ``network`` is False for a detector that needs no torch."""
     model = pair.model
     tiles = tile_plan(pair.grid, model, config)
-    executor, processes, threads = _choose_executor(tiles, config)
+    executor, cluster, threads = _choose_cluster(tiles, config)
+    processes = cluster.lanes if cluster is not None and executor in LOCAL else 0
     batch = config.inference.batch_size or 1
     raw = sum(tiles.shape[0] * tiles.shape[1] * _raw_bytes(info) for info in (pair.before, pair.after))
-    # One process computes one tile at a time; its threads are the network's.
+    # The network has one tile at a time; where it runs on a GPU, another one is read beside it.
+    ahead = READ_AHEAD if _device(config) == "cuda" and cluster is not None else 1
     local = settled(config, model).inference.ssfc == "local"
     remote = any(over_network(recipe.uri) for recipe in pair.recipes)
-    memory = project(tiles, len(model.bands), raw, processes, 1, batch * threads, network, local, remote)
+    memory = project(tiles, len(model.bands), raw, processes, ahead, batch * threads, network, local, remote)
     before, after = (
         dataclasses.replace(recipe, block_cache=memory.block_cache, identity=info.identity)
         for recipe, info in zip(pair.recipes, (pair.before, pair.after), strict=True)
     )
     pair = dataclasses.replace(pair, recipes=(before, after))
-    return RunPlan(pair, tiles, executor, processes, threads, memory)
+    return RunPlan(pair, tiles, executor, processes, threads, cluster, memory)
 
 
 def tile_plan(grid: GeoBox, model: ussfc.ModelSpec, config: RunConfig) -> TilePlan:
@@ -253,23 +273,132 @@ def _raw_bytes(info: SceneInfo) -> int:
     return np.dtype(info.dtype).itemsize * len(info.bands)
 
 
-def _choose_executor(tiles: TilePlan, config: RunConfig) -> tuple[str, int, int]:
-    """(executor, own worker processes, network threads of a process)."""
-    compute = config.compute
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    executor = compute.executor
-    if compute.scheduler is not None and executor == "auto":
-        executor = "scheduler"
-    if executor == "auto":
-        # Few tiles cannot occupy many workers; one process with a thread a core then does better.
-        executor = "serial" if tiles.tile_count < 4 * cores or cores == 1 else "local"
-    if executor == "scheduler" and compute.scheduler is None:
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def _device(config: RunConfig) -> str:
+    """The device that the workers are to use; ``auto`` is decided here, where it means this machine.
+
+    Raises:
+        ConfigError: workers with a GPU are asked to compute on the CPU.
+    """
+    device, cluster = config.inference.device, config.cluster
+    if cluster.kind != "local-cuda" and not cluster.gpu:
+        return device
+    if device == "cpu":
         raise ConfigError(
-            "compute.executor is scheduler but compute.scheduler is not set; give tcp://host:port"
+            f"inference.device cpu: cluster.kind {cluster.kind} gives every worker a GPU; leave out one of the two"
         )
-    if executor == "local":
-        return executor, compute.workers or cores, compute.threads_per_worker or 1
-    return executor, 0, compute.threads_per_worker or (cores if executor == "serial" else 1)
+    return "cuda"
+
+
+def _choose_cluster(tiles: TilePlan, config: RunConfig) -> tuple[str, Cluster | None, int]:
+    """(kind, where workers come from, network threads of a process)."""
+    wanted = config.cluster
+    kind = wanted.kind
+    if kind == "auto":
+        # Few tiles cannot occupy many workers; one process with a thread a core then does better.
+        kind = "serial" if tiles.tile_count < 4 * cores() or cores() == 1 else "local"
+    if kind == "serial":
+        return kind, None, wanted.threads or cores()
+    if kind == "local-cuda":
+        _device(config)
+        return kind, LocalGpus(_gpus(wanted.workers), wanted.options), 1
+    threads = wanted.threads
+    if kind == "allocation" and threads is None:
+        threads = int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+    return kind, _CLUSTERS[kind](wanted), threads or 1
+
+
+def _gpus(wanted: int | None) -> tuple[str, ...]:
+    count = ussfc.gpus()
+    if not count or (wanted or 0) > count:
+        raise ClusterError(
+            f"cluster.kind local-cuda: {count or 'no'} GPU(s) found here, wanted {wanted or 'at least one'}; "
+            "check that nvidia-smi lists them and that PyTorch is a CUDA build, or choose --cluster local"
+        )
+    return visible_gpus(count)[:wanted]
+
+
+def _between(wanted: ClusterConfig) -> tuple[int, int]:
+    return (wanted.jobs, wanted.jobs) if wanted.jobs else (wanted.minimum_jobs or 0, wanted.most_jobs)
+
+
+def _scheduler(wanted: ClusterConfig) -> Cluster:
+    assert wanted.address is not None
+    files = (wanted.tls_ca, wanted.tls_certificate, wanted.tls_key)
+    tls = tuple(file for file in files if file is not None)
+    return SchedulerAt(wanted.address, (tls[0], tls[1], tls[2]) if len(tls) == len(files) else None)
+
+
+def _slurm(wanted: ClusterConfig) -> Cluster:
+    assert wanted.memory is not None
+    assert wanted.walltime is not None
+    return SlurmJobs(
+        _between(wanted),
+        wanted.workers or 1,
+        wanted.threads or 1,
+        wanted.memory,
+        wanted.walltime,
+        wanted.gpu,
+        wanted.queue,
+        wanted.account,
+        wanted.options,
+    )
+
+
+def _kubernetes(wanted: ClusterConfig) -> Cluster:
+    assert wanted.memory is not None
+    assert wanted.image is not None
+    return KubernetesPods(
+        _between(wanted),
+        wanted.workers or 1,
+        wanted.threads or 1,
+        wanted.memory,
+        wanted.image,
+        wanted.namespace,
+        wanted.gpu,
+        wanted.options,
+    )
+
+
+_CLUSTERS: dict[str, Callable[[ClusterConfig], Cluster]] = {
+    "local": lambda wanted: LocalProcesses(wanted.workers or cores(), wanted.options),
+    "slurm": _slurm,
+    "allocation": lambda wanted: SlurmAllocation(wanted.gpu),
+    "kubernetes": _kubernetes,
+    "scheduler": _scheduler,
+}
+
+
+def refuse_memory(plan: RunPlan, config: RunConfig) -> None:
+    """Refuse a run that does not fit: into this machine, or into the jobs of a cluster.
+
+    Raises:
+        MemoryRefused: names both numbers and the settings that change them.
+    """
+    if plan.executor in ("serial", *LOCAL):
+        refuse_beyond(plan.memory, _allowed_memory(config))
+    elif config.cluster.memory is not None:
+        given, workers = _bytes(config.cluster.memory), config.cluster.workers or 1
+        if workers * plan.memory.worker > given:
+            raise MemoryRefused(
+                f"a job's {workers} worker(s) would need about {workers * plan.memory.worker / 1e9:.2f} GB, and "
+                f"cluster.memory is {given / 1e9:.2f} GB; raise it, or lower tiling.tile_size or cluster.workers"
+            )
+
+
+def _allowed_memory(config: RunConfig) -> int:
+    if config.compute.memory_gb is not None:
+        return int(config.compute.memory_gb * 1e9)
+    return int(0.9 * psutil.virtual_memory().available)
+
+
+def _bytes(text: str) -> int:
+    number, power, binary = re.fullmatch(r"([\d.]+)\s?([KMGT])(i?)B", text).groups()  # type: ignore[union-attr]
+    return int(float(number) * (1024 if binary else 1000) ** ("KMGT".index(power) + 1))
 
 
 def scene_stretches(pair: ScenePair) -> tuple[Stretch, Stretch]:

@@ -48,7 +48,7 @@ def write_rasters(out: Folder, config: RunConfig, subscriber: Subscriber, again:
     options = cog.CogOptions(
         compression=config.output.compression,
         block_size=config.output.block_size,
-        threads=config.compute.threads_per_worker or os.cpu_count() or 1,
+        threads=os.cpu_count() or 1,
     )
     tags, grid = _tags(facts), _grid(facts)
 

@@ -111,6 +111,12 @@ class Schedule:
         heapq.heappush(self._waiting, (self._clock() + self._waits.before(failures + 1), index))
         return None
 
+    def back(self, index: Index) -> None:
+        """One that was handed out was not tried; it is due at once."""
+        self._out.remove(index)
+        self._alone.discard(index)
+        heapq.heappush(self._waiting, (self._clock(), index))
+
     def crashed(self, index: Index) -> int | None:
         """One that was handed out took down what computed it, or another one beside it did.
 

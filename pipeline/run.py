@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import psutil
 
 from pipeline.config import RunConfig
 from pipeline.errors import DamagedTiles, StoreError, TileError
 from pipeline.events import Advanced, Notice, Subscriber, ignore
-from pipeline.memory import refuse_beyond
 from pipeline.meter import MemoryMeter
 from pipeline.planning import (
     RunPlan,
     ScenePair,
     look,
     plan_pair,
+    refuse_memory,
     run_key,
     scene_stretches,
     settled_recipe,
@@ -41,11 +39,12 @@ from pipeline.products import (
     write_rasters,
 )
 from pipeline.reading import shown_uri
-from pipeline.retrying import Waits
+from pipeline.retrying import Index, Waits
 from pipeline.storage import Folder
 from pipeline.types import DetectorRecipe, SceneInfo, Stretch, TileFailure, TileResult
 
 if TYPE_CHECKING:
+    from pipeline.executors import Executor
     from pipeline.inference import TileJob
     from pipeline.probability_store import ProbabilityStore
 
@@ -64,6 +63,7 @@ def infer(
     subscriber: Subscriber = ignore,
     detector: DetectorRecipe | None = None,
     fail_fast: bool = False,
+    executor: Executor | None = None,
 ) -> ProbabilityStore:
     """Run the network over every tile that is not done yet.
 
@@ -77,6 +77,7 @@ def infer(
         subscriber: hears the events.
         detector: another detector than the model's network, with the same patch size.
         fail_fast: stop at the first error of a tile, without trying again.
+        executor: who computes, where it is kept between runs; by default the plan's own choice.
 
     Raises:
         StoreError, MemoryRefused, TileError, ClusterError: see their messages.
@@ -84,7 +85,7 @@ def infer(
     out = Folder.of(out)
     out.prepare()
     with out.alone():
-        return _infer(plan, config, out, overwrite, subscriber, detector, fail_fast)
+        return _infer(plan, config, out, overwrite, subscriber, detector, fail_fast, executor)
 
 
 def _infer(
@@ -95,14 +96,14 @@ def _infer(
     subscriber: Subscriber,
     detector: DetectorRecipe | None,
     fail_fast: bool,
+    executor: Executor | None,
 ) -> ProbabilityStore:
     from pipeline.inference import TileJob
     from pipeline.probability_store import KEY, STARTING, grid_record, run_name, start_store
 
     for notice in (*plan.pair.notices, *space_notices(plan, config, out)):
         subscriber(Notice(notice))
-    if plan.executor != "scheduler":
-        refuse_beyond(plan.memory, _allowed_memory(config))
+    refuse_memory(plan, config)
     config, recipe = settled_recipe(plan, config, detector)
     key = run_key(plan, config, recipe)
     work = out / "work"
@@ -118,7 +119,7 @@ def _infer(
     store.sweep()
     with stage_clock("radiometry", 2, 0, subscriber):
         stretches = _recorded_stretches(plan.pair, work)
-    done = store.done()
+    done, counted = _Counted.of(store.done())
     assert config.tiling.taper is not None
     job = TileJob(
         key=run_name(key),
@@ -138,8 +139,7 @@ def _infer(
         told = f"resuming: {len(done)} of {plan.tiles.tile_count} tiles are done"
         subscriber(Notice(told, warning=False))
     with stage_clock("infer", plan.tiles.tile_count - len(done), fresh, subscriber) as clock:
-        computed, failures = _compute(plan, config, job, done, out, subscriber, fail_fast)
-    done |= computed
+        failures = _compute(plan, config, job, done, counted, out, subscriber, fail_fast, executor)
     facts = {
         "run": run_name(key),
         "complete": not failures,
@@ -157,33 +157,56 @@ def _infer(
         "projected_memory_bytes": plan.memory.total,
         "warnings": list(plan.pair.notices),
         "counts": {"tiles": plan.tiles.tile_count, "tiles_failed": len(failures),
-                   "patches": sum(r.patches for r in done.values()),
-                   "valid_pixels": sum(r.valid_pixels for r in done.values()), "pixels": pixels},
-        "tile_seconds": {name: round(sum(r.seconds.get(name, 0.0) for r in done.values()), 3)
-                         for name in ("read", "network")},
+                   "patches": counted.patches, "valid_pixels": counted.valid_pixels, "pixels": pixels},
+        "tile_seconds": {name: round(counted.seconds[name], 3) for name in ("read", "network")},
         "stages": {"infer": speed(clock, fresh)},
     }  # fmt: skip
     work.write_json("infer.json", facts)
     return store
 
 
+@dataclasses.dataclass
+class _Counted:
+    """Sums over finished tiles: a run may have a million, too many to keep each."""
+
+    tiles: int = 0
+    patches: int = 0
+    valid_pixels: int = 0
+    seconds: dict[str, float] = dataclasses.field(default_factory=lambda: {"read": 0.0, "network": 0.0})
+
+    @classmethod
+    def of(cls, results: Mapping[Index, TileResult]) -> tuple[set[Index], _Counted]:
+        """Which tiles there are, and their sums."""
+        counted = cls()
+        for result in results.values():
+            counted.add(result)
+        return set(results), counted
+
+    def add(self, result: TileResult) -> None:
+        """One more."""
+        self.tiles += 1
+        self.patches += result.patches
+        self.valid_pixels += result.valid_pixels
+        for name in self.seconds:
+            self.seconds[name] += result.seconds.get(name, 0.0)
+
+
 def _compute(
     plan: RunPlan,
     config: RunConfig,
     job: TileJob,
-    done: Mapping[tuple[int, int], Any],
+    done: set[Index],
+    counted: _Counted,
     out: Folder,
     tell: Subscriber,
     fail_fast: bool,
-) -> tuple[dict[tuple[int, int], TileResult], list[TileFailure]]:
-    """Compute what is missing: the results, and the tiles that kept failing."""
-    from pipeline.executors import DaskExecutor, Executor, SerialExecutor
-
-    fresh: dict[tuple[int, int], TileResult] = {}
+    executor: Executor | None,
+) -> list[TileFailure]:
+    """Compute what is missing, count it, and return the tiles that kept failing."""
     failures: list[TileFailure] = []
 
     def on_result(result: TileResult) -> None:
-        fresh[result.index] = result
+        counted.add(result)
         tell(Advanced("infer", 1, plan.tiles.core(result.index).pixels))
 
     def on_failure(failure: TileFailure) -> None:
@@ -191,7 +214,7 @@ def _compute(
         job.store.write_json(_failure_name(failure), _failure_record(failure))
         tell(Notice(f"{failure.error} (tried {failure.attempts} times); the run goes on without it"))
         tell(Advanced("infer", 1, 0))
-        if fail_fast or (not done and not fresh and len(failures) >= HOPELESS):
+        if fail_fast or (not counted.tiles and len(failures) >= HOPELESS):
             raise TileError(failure.error)
 
     # What failed before is tried again.
@@ -199,20 +222,26 @@ def _compute(
     if len(done) < plan.tiles.tile_count:
         # It tells of an inference that ended; this one has not.
         job.store.remove("infer.json")
-    remaining: Iterable[tuple[int, int]] = (
-        index for index in plan.tiles.indices(max(1, plan.processes)) if index not in done
-    )
-    if len(done) < plan.tiles.tile_count:
-        waits = Waits(attempts=1 if fail_fast else config.compute.retries + 1)
+        lanes = plan.cluster.lanes if plan.cluster is not None else 0
+        remaining = (index for index in plan.tiles.indices(max(1, lanes)) if index not in done)
         with scratch_folder(out, config, "dask") as scratch:
-            executor: Executor = SerialExecutor(waits)
-            if plan.executor != "serial":
-                address = config.compute.scheduler if plan.executor == "scheduler" else None
-                executor = DaskExecutor(address, plan.processes, scratch, waits, tell)
+            executor = executor or executor_for(plan, config, scratch, tell, fail_fast)
             executor.run(job, remaining, on_result, on_failure)
-    if failures and not done and not fresh:
+    if failures and not counted.tiles:
         raise TileError(failures[0].error)
-    return fresh, sorted(failures, key=lambda failure: failure.index)
+    return sorted(failures, key=lambda failure: failure.index)
+
+
+def executor_for(
+    plan: RunPlan, config: RunConfig, scratch: Path, tell: Subscriber, fail_fast: bool
+) -> Executor:
+    """Who computes the tiles of a plan."""
+    from pipeline.executors import DaskExecutor, SerialExecutor
+
+    waits = Waits(attempts=1 if fail_fast else config.compute.retries + 1)
+    if plan.cluster is None:
+        return SerialExecutor(waits)
+    return DaskExecutor(plan.cluster, scratch, waits, tell)
 
 
 def _failure_name(failure: TileFailure) -> str:
@@ -244,8 +273,8 @@ def _recorded_stretches(pair: ScenePair, work: Folder) -> tuple[Stretch, Stretch
 
 
 def _shown_config(config: RunConfig) -> dict[str, Any]:
-    """The configuration as a manifest may hold it: addresses without credentials."""
-    shown = config.model_dump(mode="json")
+    """The configuration as a manifest may hold it: addresses without credentials, and not what a cluster was given."""
+    shown = config.model_dump(mode="json", exclude={"cluster"})
     shown["model"] = shown_uri(shown["model"])
     if shown["grid"]["aoi"]:
         shown["grid"]["aoi"] = shown_uri(shown["grid"]["aoi"])
@@ -262,12 +291,6 @@ def _input_record(info: SceneInfo, bands: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def _allowed_memory(config: RunConfig) -> int:
-    if config.compute.memory_gb is not None:
-        return int(config.compute.memory_gb * 1e9)
-    return int(0.9 * psutil.virtual_memory().available)
-
-
 def run(
     before: str,
     after: str,
@@ -277,6 +300,7 @@ def run(
     subscriber: Subscriber = ignore,
     detector: DetectorRecipe | None = None,
     fail_fast: bool = False,
+    executor: Executor | None = None,
 ) -> dict[str, Any]:
     """The whole way: plan, infer, mosaic, vectorise, report.
 
@@ -291,6 +315,7 @@ def run(
         subscriber: hears the events.
         detector: another detector than the model's network, with the same patch size.
         fail_fast: stop at the first error of a tile, without trying again.
+        executor: who computes, where it is kept between runs; by default the plan's own choice.
 
     Returns:
         The content of ``run.json``; ``complete`` is False where tiles kept failing.
@@ -303,7 +328,7 @@ def run(
         with out.alone():
             manifest = None if overwrite else _already(planned, config, out, detector)
             if manifest is None:
-                _infer(planned, config, out, overwrite, subscriber, detector, fail_fast)
+                _infer(planned, config, out, overwrite, subscriber, detector, fail_fast, executor)
                 for attempt in range(ROUNDS):
                     try:
                         write_rasters(out, config, subscriber, again=False)
@@ -313,7 +338,7 @@ def run(
                         if attempt == ROUNDS - 1:
                             raise
                         _forget_damaged(out, error, subscriber)
-                        _infer(planned, config, out, False, subscriber, detector, fail_fast)
+                        _infer(planned, config, out, False, subscriber, detector, fail_fast, executor)
             else:
                 subscriber(Notice("everything is done already", warning=False))
     if manifest is None:

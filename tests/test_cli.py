@@ -122,9 +122,9 @@ def test_validate_accepts_and_finds_damage(finished: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "settings",
     [
-        ("tiling.tile_size=2048", "compute.executor=serial"),
-        ("tiling.tile_size=64", "compute.executor=local", "compute.workers=2"),
-        ("tiling.tile_size=200", "compute.executor=serial", "compute.threads_per_worker=1"),
+        ("tiling.tile_size=2048", "cluster.kind=serial"),
+        ("tiling.tile_size=64", "cluster.kind=local", "cluster.workers=2"),
+        ("tiling.tile_size=200", "cluster.kind=serial", "cluster.threads=1"),
     ],
 )
 def test_same_bytes_whatever_the_machinery(
@@ -156,7 +156,7 @@ def test_scheduler_gives_the_same_bytes(real_pair: tuple[Path, Path], finished: 
         local_directory=str(tmp_path),
     ) as cluster:  # fmt: skip
         result = ussfc("run", *real_pair, "--out", tmp_path / "out", *SMALL, "-q",
-                       "--set", f"compute.scheduler={cluster.scheduler_address}")  # fmt: skip
+                       "--scheduler", cluster.scheduler_address)  # fmt: skip
     assert result.exit_code == 0, result.output
     assert products(tmp_path / "out") == products(finished)
 

@@ -27,7 +27,11 @@ def packaged() -> dict[str, Any]:
 def flattened(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in nested.items():
-        flat |= flattened(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        flat |= (
+            flattened(value, f"{prefix}{name}.")
+            if isinstance(value, dict) and value
+            else {prefix + name: value}
+        )
     return flat
 
 
@@ -100,14 +104,18 @@ def test_values_are_read_as_yaml() -> None:
             "grid.resolution=10",
             "output.keep_work=false",
         ],
-        environment={"USSFC_COMPUTE__SCHEDULER": "tcp://10.0.0.1:8786", "USSFC_BANDS__AFTER": "[1,2,3]"},
+        environment={
+            "USSFC_CLUSTER__KIND": "scheduler",
+            "USSFC_CLUSTER__ADDRESS": "tcp://10.0.0.1:8786",
+            "USSFC_BANDS__AFTER": "[1,2,3]",
+        },
     )
     assert config.bands.before == (3, 2, 1)
     assert config.bands.after == (1, 2, 3)
     assert config.grid.crs == "EPSG:32636"
     assert config.grid.resolution == 10
     assert config.output.keep_work is False
-    assert config.compute.scheduler == "tcp://10.0.0.1:8786"
+    assert config.cluster.address == "tcp://10.0.0.1:8786"
 
 
 def test_a_base_stands_in_for_the_packaged_defaults() -> None:
@@ -124,7 +132,7 @@ def test_a_base_stands_in_for_the_packaged_defaults() -> None:
         ("treshold", "threshold"),
         ("grid.resampeling", "grid.resampling"),
         ("vector.min_area", "vector.min_area_m2"),
-        ("compute.worker", "compute.workers"),
+        ("cluster.worker", "cluster.workers"),
     ],
 )
 def test_an_unknown_key_names_the_nearest_and_where_it_was_found(
@@ -163,8 +171,8 @@ def test_a_key_like_no_other_gets_no_hint() -> None:
         "bands.before=red",
         "bands.before=[one]",
         "inference.batch_size=0",
-        "compute.executor=magic",
-        "compute.workers=0",
+        "cluster.kind=magic",
+        "cluster.workers=0",
         "compute.memory_gb=0",
         "output.probability_dtype=int8",
         "output.block_size=500",

@@ -24,6 +24,7 @@ from odc.geo.geobox import GeoBox
 from stubs import Killing, StubRecipe, StubScene, Transient, Witness, damaged, store_bytes, stub_job
 
 from pipeline import executors
+from pipeline.cluster import LocalProcesses, SchedulerAt
 from pipeline.errors import ClusterError, ReadError, StoreError
 from pipeline.events import Event, Notice
 from pipeline.executors import TASKS_AHEAD, DaskExecutor, Executor, SerialExecutor
@@ -80,9 +81,9 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
         return SerialExecutor
     if request.param == "local":
         request.getfixturevalue("importable")
-        return lambda waits: DaskExecutor(None, 2, tmp_path / "scratch", waits)
+        return lambda waits: DaskExecutor(LocalProcesses(2), tmp_path / "scratch", waits)
     address = request.getfixturevalue("address")
-    return lambda waits: DaskExecutor(address, 0, tmp_path / "scratch", waits)
+    return lambda waits: DaskExecutor(SchedulerAt(address), tmp_path / "scratch", waits)
 
 
 @pytest.fixture
@@ -174,7 +175,13 @@ def started(importable: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture
-def programs(started: Programs) -> Programs:
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However quick tiles are, a task is one tile."""
+    monkeypatch.setattr(executors, "MOST_TILES", 1)
+
+
+@pytest.fixture
+def programs(started: Programs, one_by_one: None) -> Programs:
     """A scheduler and one worker."""
     started.settle()
     return started
@@ -351,6 +358,7 @@ def test_nothing_to_do_is_done_at_once(executor: Executor, tmp_path: Path) -> No
 
 
 @both_kinds
+@pytest.mark.usefixtures("one_by_one")
 def test_tiles_are_taken_from_the_list_only_a_few_ahead(executor: Executor, tmp_path: Path) -> None:
     results: list[TileResult] = []
     ahead: list[int] = []
@@ -364,7 +372,7 @@ def test_a_tile_whose_worker_dies_is_computed_by_another(address: str, tmp_path:
     fault = Killing(tmp_path / "lives").give(1)
     job = job_in(tmp_path / "work", after=unlucky(fault))
     results: list[TileResult] = []
-    DaskExecutor(address, 0, tmp_path, ONCE).run(job, shuffled(2), results.append, unwanted)
+    DaskExecutor(SchedulerAt(address), tmp_path, ONCE).run(job, shuffled(2), results.append, unwanted)
     assert fault.left() == 0
     assert store_bytes(job.store) == expected
     assert indices_of(results) == list(PLAN.indices())
@@ -386,11 +394,11 @@ def test_a_tile_that_takes_every_worker_down_is_listed_and_those_beside_it_are_c
     }
     with dask.config.set(settings):
         # One worker: the next tile waits there when the unlucky one takes it down, and is suspected as well.
-        executor = DaskExecutor(None, 1, tmp_path / "scratch", WAITS)
+        executor = DaskExecutor(LocalProcesses(1), tmp_path / "scratch", WAITS)
         executor.run(job, [UNLUCKY, *LUCKY], results.append, failures.append)
     error = (
         "tile 0,1 (rows 0..32, columns 32..64): lost its worker again and again, most likely for lack of memory; "
-        "lower compute.workers or tiling.tile_size"
+        "lower cluster.workers or tiling.tile_size"
     )
     assert failures == [TileFailure(UNLUCKY, PLAN.core(UNLUCKY), error, 1)]
     assert fault.left() == 98
@@ -403,7 +411,7 @@ def test_a_tile_that_takes_every_worker_down_is_listed_and_those_beside_it_are_c
 def test_a_scheduler_without_the_program_is_a_cluster_error(programs: Programs, tmp_path: Path) -> None:
     job = job_in(tmp_path / "work", detector=OnlyHere(16))
     with pytest.raises(ClusterError) as caught:
-        DaskExecutor(programs.address, 0, tmp_path, WAITS).run(
+        DaskExecutor(SchedulerAt(programs.address), tmp_path, WAITS).run(
             job, PLAN.indices(), lambda result: pytest.fail("it cannot"), unwanted
         )
     message = str(caught.value)
@@ -424,7 +432,7 @@ def test_results_that_die_with_their_worker_are_computed_again(programs: Program
         lambda: programs.kill(programs.workers),
         programs.start_worker,
     )
-    DaskExecutor(programs.address, 0, tmp_path, ONCE).run(job, PLAN.indices(), act, unwanted)
+    DaskExecutor(SchedulerAt(programs.address), tmp_path, ONCE).run(job, PLAN.indices(), act, unwanted)
     assert indices_of(results) == list(PLAN.indices())
     assert store_bytes(job.store) == expected
     assert len(set(seen.processes())) == 2
@@ -439,7 +447,7 @@ def test_workers_that_join_late_get_their_share(
     results: list[TileResult] = []
     ahead: list[int] = []
     act = at(1, results, programs.start_worker, lambda: programs.wait_for_workers(2))
-    DaskExecutor(programs.address, 0, tmp_path, ONCE).run(
+    DaskExecutor(SchedulerAt(programs.address), tmp_path, ONCE).run(
         job_in(tmp_path / "work", area=seen), watched(results, ahead), act, unwanted
     )
     assert max(ahead) == TASKS_AHEAD * 2
@@ -462,7 +470,9 @@ def test_a_scheduler_that_stays_without_workers_is_a_cluster_error(
         lambda: monkeypatch.setattr(executors, "ANSWER_SECONDS", 5),
     )
     with pytest.raises(ClusterError) as caught:
-        DaskExecutor(programs.address, 0, tmp_path, ONCE).run(job, PLAN.indices(), act, failures.append)
+        DaskExecutor(SchedulerAt(programs.address), tmp_path, ONCE).run(
+            job, PLAN.indices(), act, failures.append
+        )
     assert str(caught.value) == (
         f"scheduler {programs.address} has been without workers for 2 s (their logs say why); no finished tile is "
         "lost: start workers again, and the same command goes on"
@@ -488,7 +498,9 @@ def test_a_scheduler_that_comes_back_loses_nothing(
         programs.start_scheduler,
         programs.start_worker,
     )
-    DaskExecutor(programs.address, 0, tmp_path, ONCE, told.append).run(job, PLAN.indices(), act, unwanted)
+    DaskExecutor(SchedulerAt(programs.address), tmp_path, ONCE, told.append).run(
+        job, PLAN.indices(), act, unwanted
+    )
     assert indices_of(results) == list(PLAN.indices())
     assert store_bytes(job.store) == expected
     assert told[0] == Notice(f"scheduler {programs.address} lost; trying again in 0.1 s (1 of 9)")
@@ -514,7 +526,7 @@ def test_a_scheduler_that_does_not_answer_is_lost_as_well(
             monkeypatch.setattr(executors, "ANSWER_SECONDS", 60)
             scheduler.send_signal(signal.SIGCONT)
 
-    DaskExecutor(programs.address, 0, tmp_path, ONCE, tell).run(
+    DaskExecutor(SchedulerAt(programs.address), tmp_path, ONCE, tell).run(
         job, PLAN.indices(), at(3, results, programs.wait_until_all_is_computed, freeze), unwanted
     )
     assert indices_of(results) == list(PLAN.indices())
@@ -534,7 +546,7 @@ def test_a_scheduler_that_does_not_come_back_ends_the_run_and_the_next_one_goes_
         patch.setattr(executors, "RECONNECTS", Waits(attempts=2, first=0.1, factor=2, longest=1))
         act = at(3, results, programs.end_scheduler)
         with pytest.raises(ClusterError) as caught:
-            DaskExecutor(programs.address, 0, tmp_path, ONCE, told.append).run(
+            DaskExecutor(SchedulerAt(programs.address), tmp_path, ONCE, told.append).run(
                 job, PLAN.indices(), act, unwanted
             )
     assert str(caught.value) == (
@@ -551,7 +563,7 @@ def test_a_scheduler_that_does_not_come_back_ends_the_run_and_the_next_one_goes_
     programs.start_worker()
     programs.wait_for_workers(1)
     remaining = [index for index in PLAN.indices() if index not in done]
-    DaskExecutor(programs.address, 0, tmp_path).run(job, remaining, lambda result: None, unwanted)
+    DaskExecutor(SchedulerAt(programs.address), tmp_path).run(job, remaining, lambda result: None, unwanted)
     assert store_bytes(job.store) == expected
 
 
@@ -561,10 +573,12 @@ def test_a_scheduler_out_of_reach_is_a_cluster_error(
 ) -> None:
     monkeypatch.setattr(executors, "CONNECT_SECONDS", 1)
     with pytest.raises(ClusterError) as caught:
-        DaskExecutor(address, 0, tmp_path).run(job_in(tmp_path), [(0, 0)], lambda result: None, unwanted)
+        DaskExecutor(SchedulerAt(address), tmp_path).run(
+            job_in(tmp_path), [(0, 0)], lambda result: None, unwanted
+        )
     message = str(caught.value)
     assert message.startswith(f"{address}: no Dask scheduler answers there")
-    assert "compute.scheduler" in message
+    assert "cluster.address" in message
     assert "\n" not in message
 
 
@@ -573,7 +587,7 @@ def test_a_scheduler_without_workers_is_a_cluster_error(tmp_path: Path) -> None:
         LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
         pytest.raises(ClusterError, match="the scheduler has no workers; start some with `dask worker`"),
     ):
-        DaskExecutor(cluster.scheduler_address, 0, tmp_path).run(
+        DaskExecutor(SchedulerAt(cluster.scheduler_address), tmp_path).run(
             job_in(tmp_path), [(0, 0)], lambda result: None, unwanted
         )
 
@@ -586,5 +600,7 @@ def test_another_program_on_the_usual_port_is_no_cause_for_a_warning(tmp_path: P
             taken.bind(("0.0.0.0", 8787))
             taken.listen()
         results: list[TileResult] = []
-        DaskExecutor(None, 1, tmp_path / "scratch").run(job_in(tmp_path), [(0, 1)], results.append, unwanted)
+        DaskExecutor(LocalProcesses(1), tmp_path / "scratch").run(
+            job_in(tmp_path), [(0, 1)], results.append, unwanted
+        )
     assert [result.index for result in results] == [(0, 1)]

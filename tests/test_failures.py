@@ -27,7 +27,7 @@ from pipeline.upkeep import clean, status
 from pipeline.validation import validate
 
 PAIR = str(DEMO / "beirut_before.tif"), str(DEMO / "beirut_after.tif")
-SETS = ("tiling.tile_size=128", "tiling.patch_size=32", "threshold=0.3", "compute.executor=serial")
+SETS = ("tiling.tile_size=128", "tiling.patch_size=32", "threshold=0.3", "cluster.kind=serial")
 DETECTOR = StubRecipe(32, 4, 1, 3)
 PRODUCTS = ("change.tif", "probability.tif", "changes.parquet")
 
@@ -293,7 +293,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_exit_status_says_incomplete(patient: Patient, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["run", patient.path, PAIR[1], "--out", out, "--model", model]
-    for setting in ("tiling.tile_size=128", "compute.retries=0", "compute.executor=serial"):
+    for setting in ("tiling.tile_size=128", "compute.retries=0", "cluster.kind=serial"):
         arguments += ["--set", setting]
     result = ussfc(*arguments)
     assert result.exit_code == cli.EXIT_INCOMPLETE

@@ -25,6 +25,7 @@ from stubs import (
     window,
 )
 
+from pipeline import inference
 from pipeline.blending import TAPERS, Taper, taper_weights
 from pipeline.errors import StoreError, TileError
 from pipeline.inference import blend_tile, compute_tile, read_pair
@@ -280,6 +281,7 @@ def test_the_stores_errors_and_an_interrupt_are_not_the_tiles(
 
 def test_scenes_and_weights_are_opened_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
+    monkeypatch.setattr(inference, "_detectors", {})
     build = StubRecipe.build
     monkeypatch.setattr(StubRecipe, "build", lambda recipe: built.append(1) or build(recipe))
     job = stub_job(ProbabilityStore.create(tmp_path, GRID, "uint8", 32), PLAN, f"once-{tmp_path}")

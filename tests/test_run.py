@@ -51,8 +51,8 @@ def test_refusal_names_both_numbers() -> None:
     ("sets", "executor"),
     [
         (["tiling.tile_size=2048"], "serial"),
-        (["compute.executor=local"], "local"),
-        (["compute.scheduler=tcp://127.0.0.1:1"], "scheduler"),
+        (["cluster.kind=local"], "local"),
+        (["cluster.kind=scheduler", "cluster.address=tcp://127.0.0.1:1"], "scheduler"),
     ],
 )
 def test_the_executor_is_chosen_from_plan_and_machine(sets: list[str], executor: str) -> None:
@@ -60,8 +60,8 @@ def test_the_executor_is_chosen_from_plan_and_machine(sets: list[str], executor:
 
 
 def test_a_scheduler_wants_its_address() -> None:
-    with pytest.raises(ConfigError, match=r"compute\.scheduler is not set"):
-        plan(*PAIR, load_config(sets=["compute.executor=scheduler"]))
+    with pytest.raises(ConfigError, match=r"cluster\.address is not set"):
+        load_config(sets=["cluster.kind=scheduler"])
 
 
 def test_a_grid_far_from_the_training_resolution_is_told() -> None:
@@ -76,7 +76,7 @@ def test_nothing_to_mosaic(tmp_path: Path) -> None:
 
 def test_another_detector_and_its_record(tmp_path: Path) -> None:
     detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
-    config = load_config(sets=["threshold=0.4", "compute.executor=serial"])
+    config = load_config(sets=["threshold=0.4", "cluster.kind=serial"])
     manifest = run(*PAIR, tmp_path / "out", config, detector=detector)
     assert manifest["detector"] == detector.identity
     assert manifest["thresholds"] == {"mosaic": 0.4, "vectorise": 0.4}

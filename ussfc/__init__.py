@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ussfc.detector import detector_recipe as detector_recipe
+    from ussfc.detector import gpus as gpus
     from ussfc.errors import ModelError as ModelError
     from ussfc.network import USSFCNet as USSFCNet
     from ussfc.spec import ModelSpec as ModelSpec
@@ -25,6 +26,7 @@ _HOME = {
     "USSFCNet": "ussfc.network",
     "detector_recipe": "ussfc.detector",
     "find_model": "ussfc.spec",
+    "gpus": "ussfc.detector",
     "list_models": "ussfc.spec",
     "load_weights": "ussfc.weights",
 }
@@ -36,6 +38,7 @@ __all__ = [
     "__version__",
     "detector_recipe",
     "find_model",
+    "gpus",
     "list_models",
     "load_weights",
 ]

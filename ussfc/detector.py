@@ -245,10 +245,15 @@ def detector_recipe(
     )
 
 
-def _kind_here() -> str:
+def gpus() -> int:
+    """CUDA devices that this process may use."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _kind_here() -> str:
+    return "cuda" if gpus() else "cpu"
 
 
 def _cores() -> int:

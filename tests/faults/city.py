@@ -50,7 +50,7 @@ class City:
 
     out: str
     log: Path
-    sets: tuple[str, ...] = ("compute.executor=serial",)
+    sets: tuple[str, ...] = ("cluster.kind=serial",)
     environment: Mapping[str, str] = field(default_factory=dict)
     pair: tuple[str, str] = PAIR
 

@@ -78,7 +78,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def test_a_worker_killed(undisturbed: Undisturbed, city: City) -> None:
-    city.sets = ("compute.executor=local", "compute.workers=2")
+    city.sets = ("cluster.kind=local", "cluster.workers=2")
     process = begun(city, 40, seconds=0.02)
     victim = workers_of(process)[0]
     victim.kill()
@@ -90,7 +90,7 @@ def test_a_worker_killed(undisturbed: Undisturbed, city: City) -> None:
 
 @pytest.mark.parametrize("calls", [pytest.param(20, marks=pytest.mark.soak), 150])
 def test_everything_killed(undisturbed: Undisturbed, city: City, calls: int) -> None:
-    city.sets = ("compute.executor=local", "compute.workers=2")
+    city.sets = ("cluster.kind=local", "cluster.workers=2")
     process = begun(city, calls, seconds=0.02)
     kill_group(process)
     process.communicate()
@@ -105,7 +105,7 @@ def test_everything_killed(undisturbed: Undisturbed, city: City, calls: int) -> 
 
 def test_the_main_process_killed_while_its_workers_live(undisturbed: Undisturbed, city: City) -> None:
     """They may still write; it is what the next run writes too."""
-    city.sets = ("compute.executor=local", "compute.workers=2")
+    city.sets = ("cluster.kind=local", "cluster.workers=2")
     process = begun(city, 60, seconds=0.02)
     os.kill(process.pid, signal.SIGKILL)
     TALLY.injected("kill -9 of the main process")

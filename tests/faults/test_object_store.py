@@ -70,7 +70,7 @@ def test_a_bucket_is_a_folder(undisturbed: Undisturbed, far: City, proxied: Faul
 
 
 def test_two_workers_write_into_a_bucket(undisturbed: Undisturbed, far: City) -> None:
-    far.sets = ("compute.executor=local", "compute.workers=2")
+    far.sets = ("cluster.kind=local", "cluster.workers=2")
     finished(far, undisturbed[0])
 
 
@@ -184,7 +184,7 @@ def test_a_killed_upload_is_no_product_and_is_cleaned_away(
 ) -> None:
     """Probabilities of float32 noise do not compress: two parts and more."""
     far.sets = (
-        "compute.executor=serial", "output.probability_dtype=float32", "grid.resolution=3.6e-5",
+        "cluster.kind=serial", "output.probability_dtype=float32", "grid.resolution=3.6e-5",
         "tiling.tile_size=1024",
     )  # fmt: skip
     rule = proxied.inject("delay", method="PUT", path=r"probability\.tif\?.*partNumber=2", seconds=2.0)
@@ -287,7 +287,7 @@ def test_interrupted_within_an_upload(
 ) -> None:
     """Ctrl-C is no kill: what was sent is taken back at once."""
     far.sets = (
-        "compute.executor=serial", "output.probability_dtype=float32", "grid.resolution=3.6e-5",
+        "cluster.kind=serial", "output.probability_dtype=float32", "grid.resolution=3.6e-5",
         "tiling.tile_size=1024",
     )  # fmt: skip
     rule = proxied.inject("delay", method="PUT", path=r"probability\.tif\?.*partNumber=2", seconds=3.0)

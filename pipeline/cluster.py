@@ -1,0 +1,565 @@
+"""Where Dask's workers come from: processes of this machine, SLURM, Kubernetes, or a scheduler that is there already.
+
+The engine is Dask's own; here is only what makes the same command work everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import dask
+
+from pipeline import slurm
+from pipeline.errors import ClusterError, ConfigError
+
+LOCAL_RESTART_SECONDS = 300
+"""A process that dies may take so long to start again before Dask gives it up; its own 15 s are short for torch."""
+
+LOGS = "~/.cache/ussfc/slurm"
+"""Where SLURM jobs write what they say: a home is on all nodes, and its name is harmless in a batch script."""
+
+END_SHARE, END_MOST = 0.1, 300
+"""Workers of a SLURM job end before its time limit: by this share of it, and at most by so many seconds."""
+
+JOB_END = "USSFC_JOB_END"
+"""Environment variable of a worker: when its job is ended by force, seconds since 1970."""
+
+READ_AHEAD = 2
+"""Tiles in hand of a worker with a GPU: one is read while the other has the GPU."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """A scheduler that is up."""
+
+    target: Any
+    """Address or cluster object: what a client connects to."""
+    threads: int = 0
+    """Threads of all workers once all have come; 0: nobody knows."""
+    security: Any = None
+    """Certificates of the connection."""
+    waiting: Callable[[], str | None] | None = None
+    """What keeps workers away; raises ClusterError if none will come. None: workers must be there from the start."""
+
+
+class Cluster(Protocol):
+    """Where workers come from."""
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+
+    @property
+    def lanes(self) -> int:
+        """Workers that walk a stretch of the tiles each; 0 where their number is not known."""
+
+    @property
+    def ours(self) -> bool:
+        """Whether its workers are started from the very Python that runs here."""
+
+    def start(self, scratch: Path) -> AbstractContextManager[Started]:
+        """Start it, and stop it at the end.
+
+        Args:
+            scratch: local folder for the files of processes that are started here.
+
+        Raises:
+            ClusterError, ConfigError: it cannot be started; each says why and what to do.
+        """
+
+
+@dataclass(frozen=True)
+class SchedulerAt:
+    """A Dask scheduler that somebody else started, with its workers."""
+
+    address: str
+    tls: tuple[str, str, str] | None = None
+    """PEM files: authority, certificate, key."""
+    lanes: int = 0
+    ours: bool = False
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return f"scheduler {self.address}"
+
+    @contextmanager
+    def start(self, scratch: Path) -> Iterator[Started]:
+        """See :meth:`Cluster.start`."""
+        yield Started(self.address, security=self._security())
+
+    def _security(self) -> Any:
+        if self.tls is None:
+            return None
+        from distributed.security import Security
+
+        for key, file in zip(("tls_ca", "tls_certificate", "tls_key"), self.tls, strict=True):
+            try:
+                Path(file).read_bytes()
+            except OSError as error:
+                raise ConfigError(f"cluster.{key} {file}: cannot be read ({error.strerror})") from error
+        ca, certificate, key = self.tls
+        return Security(
+            tls_ca_file=ca, tls_client_cert=certificate, tls_client_key=key, require_encryption=True
+        )
+
+
+@dataclass(frozen=True)
+class LocalProcesses:
+    """Processes of this machine; each computes one tile at a time."""
+
+    workers: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """For LocalCluster."""
+    ours: bool = True
+    name: str = "scheduler of this process"
+
+    @property
+    def lanes(self) -> int:
+        """Each has a stretch."""
+        return self.workers
+
+    @contextmanager
+    def start(self, scratch: Path) -> Iterator[Started]:
+        """See :meth:`Cluster.start`."""
+        from distributed import LocalCluster
+
+        settings = _local_settings(scratch) | {"n_workers": self.workers, "threads_per_worker": 1}
+        with _patient(), _made(LocalCluster, {**settings, "processes": True}, self.options) as cluster:
+            yield Started(cluster, self.workers)
+
+
+@dataclass(frozen=True)
+class LocalGpus:
+    """One process for each GPU of this machine."""
+
+    devices: tuple[str, ...]
+    """Entries of CUDA_VISIBLE_DEVICES: numbers or identifiers."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """For LocalCUDACluster where dask-cuda is installed, else for LocalCluster."""
+    ours: bool = True
+    name: str = "scheduler of this process"
+
+    @property
+    def lanes(self) -> int:
+        """Each has a stretch."""
+        return len(self.devices)
+
+    @contextmanager
+    def start(self, scratch: Path) -> Iterator[Started]:
+        """See :meth:`Cluster.start`."""
+        count = len(self.devices)
+        settings = _local_settings(scratch) | {"n_workers": count, "threads_per_worker": READ_AHEAD}
+        try:
+            from dask_cuda import LocalCUDACluster
+
+            kind: Any = LocalCUDACluster
+            settings |= {"CUDA_VISIBLE_DEVICES": ",".join(self.devices), "device_memory_limit": None}
+        except ImportError:
+            from distributed import LocalCluster
+
+            devices = self.devices
+
+            class PinnedCluster(LocalCluster):
+                """Each of its processes sees one device alone."""
+
+                def new_worker_spec(self) -> dict[Any, Any]:
+                    specs: dict[Any, Any] = super().new_worker_spec()  # type: ignore[no-untyped-call]
+                    for name, spec in specs.items():
+                        device = devices[int(name) % count]
+                        options = {**spec["options"], "env": {"CUDA_VISIBLE_DEVICES": device}}
+                        specs[name] = {**spec, "options": options}
+                    return specs
+
+            kind = PinnedCluster
+            settings |= {"processes": True}
+        with _patient(), _made(kind, settings, self.options) as cluster:
+            yield Started(cluster, READ_AHEAD * count)
+
+
+def visible_gpus(count: int) -> tuple[str, ...]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them.
+
+    Args:
+        count: how many the process sees.
+    """
+    named = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    named = [entry for entry in named if entry]
+    return tuple(named[:count]) if len(named) >= count else tuple(str(number) for number in range(count))
+
+
+def _local_settings(scratch: Path) -> dict[str, Any]:
+    return {
+        "host": "127.0.0.1",
+        # None would open Dask's usual port, on every interface.
+        "dashboard_address": "127.0.0.1:0",
+        # The run's own projection bounds the memory; Dask's limit would pause or kill at a guess.
+        "memory_limit": None,
+        "local_directory": str(scratch),
+    }
+
+
+def _patient() -> AbstractContextManager[Any]:
+    limit = {"distributed.deploy.lost-worker-timeout": f"{LOCAL_RESTART_SECONDS} s"}
+    return dask.config.set(limit)
+
+
+def _made(kind: Any, settings: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """An object of a library's class, with the user's options over our settings; lists are joined.
+
+    Raises:
+        ConfigError: the library does not take the options.
+    """
+    merged = dict(settings)
+    for key, value in options.items():
+        ours = merged.get(key)
+        merged[key] = [*ours, *value] if isinstance(ours, list) and isinstance(value, list) else value
+    try:
+        return kind(**merged)
+    except (TypeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        # jobqueue repeats every option, credentials in the environment included.
+        said = said.partition(" Very likely this unexpected")[0]
+        raise ConfigError(
+            f"cluster.options: {kind.__name__} does not take them ({said}); see its documentation"
+        ) from error
+
+
+@dataclass(frozen=True)
+class SlurmJobs:
+    """SLURM jobs of workers, submitted from here; the scheduler lives in this process."""
+
+    jobs: tuple[int, int]
+    """Least and largest number."""
+    workers: int
+    """Processes of a job."""
+    threads: int
+    """Cores of a process."""
+    memory: str
+    """Of a job."""
+    walltime: str
+    gpu: bool = False
+    queue: str | None = None
+    account: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """For SLURMCluster."""
+    ours: bool = False
+    name: str = "scheduler of this process, with workers in SLURM jobs"
+
+    @property
+    def lanes(self) -> int:
+        """Workers, if their number does not change."""
+        return self.jobs[0] * self.workers if self.jobs[0] == self.jobs[1] else 0
+
+    @contextmanager
+    def start(self, scratch: Path) -> Iterator[Started]:
+        """See :meth:`Cluster.start`."""
+        slurm.require("sbatch")
+        with _extra("slurm", "dask-jobqueue"):
+            from dask_jobqueue import SLURMCluster
+        logs = Path(str(self.options.get("log_directory", LOGS))).expanduser()
+        for what, path in (("sys.executable", sys.executable), ("log_directory", str(logs))):
+            _refuse_shell(what, path)
+        logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        early = int(min(END_MOST, END_SHARE * slurm.seconds(self.walltime)))
+        threads = READ_AHEAD if self.gpu else 1
+        settings: dict[str, Any] = {
+            # Dask's threads are tiles in hand; the network's threads are the engine's own.
+            "cores": self.workers * threads,
+            "processes": self.workers,
+            "job_cpu": self.workers * self.threads,
+            "memory": self.memory,
+            "walltime": self.walltime,
+            "queue": self.queue,
+            "account": self.account,
+            "job_name": "ussfc",
+            "python": sys.executable,
+            "log_directory": str(logs),
+            # Seconds since 1970; also for processes that a nanny starts later.
+            "job_script_prologue": [f"export {JOB_END}=$(($(date +%s) + {slurm.seconds(self.walltime)}))"],
+            "job_extra_directives": ["--gres=gpu:1"] if self.gpu else [],
+            "worker_extra_args": [
+                "--no-dashboard",
+                # The last one counts. SLURM bounds the job's memory; Dask's limit would pause or kill at a guess.
+                *("--memory-limit", "0"),
+                # Not all at once, or nobody would be left to go on.
+                *("--lifetime", f"{slurm.seconds(self.walltime) - early}s"),
+                *("--lifetime-stagger", f"{early // 2}s"),
+            ],
+            "scheduler_options": {"dashboard_address": "127.0.0.1:0"},
+        }
+        options = {key: value for key, value in self.options.items() if key != "log_directory"}
+        scheduler = {**settings["scheduler_options"], **options.pop("scheduler_options", {})}
+        least, most = self.jobs
+        with _made(SLURMCluster, {**settings, "scheduler_options": scheduler}, options) as cluster:
+            submitted = _Submitted(cluster, logs)
+            try:
+                cluster.scale(jobs=max(1, least))
+                cluster.sync(submitted.settled)
+            except RuntimeError as error:
+                said = re.search(r"stderr:\n(.*)", str(error), re.DOTALL)
+                raise slurm.rejected(said[1] if said else str(error)) from error
+            # To scale once does not replace a job that ends; adapting between equal bounds does.
+            cluster.adapt(minimum_jobs=least, maximum_jobs=most, interval="5s")
+            yield Started(cluster, most * self.workers * threads, waiting=submitted.waiting)
+
+
+class _Submitted:
+    """The jobs of a SLURMCluster."""
+
+    def __init__(self, cluster: Any, logs: Path) -> None:
+        self._cluster = cluster
+        self._logs = logs
+        self._jobs: set[str] = set()
+
+    async def settled(self) -> None:
+        """Wait until the jobs are submitted."""
+        await self._cluster
+
+    def waiting(self) -> str | None:
+        """Where the jobs are, while no worker is there.
+
+        Raises:
+            ClusterError: all that were ever submitted ended.
+        """
+        self._jobs |= {str(job.job_id) for job in self._cluster.workers.values() if job.job_id}
+        found = slurm.states(sorted(self._jobs))
+        if found:
+            queued = ", ".join(f"job {job} {state}" for job, state in sorted(found.items())[:4])
+            return f"{len(found)} SLURM job(s) in the queue ({queued})"
+        if not self._jobs:
+            return "no SLURM job is submitted yet"
+        last = max(self._jobs, key=lambda job: int(job.partition("_")[0]))
+        raise ClusterError(
+            f"SLURM job {last} ended before its worker reached the scheduler{self._last_words(last)}; see "
+            f"{self._logs}; often the nodes need another cluster.options.interface, or python"
+        )
+
+    def _last_words(self, job: str) -> str:
+        try:
+            lines = (self._logs / f"ussfc-{job}.err").read_text("utf-8", "replace").split("\n")
+        except OSError:
+            return ""
+        said = [line.strip() for line in lines if line.strip()]
+        return f" ({said[-1][:200]})" if said else ""
+
+
+def _refuse_shell(what: str, text: str) -> None:
+    """dask-jobqueue writes these into a shell script as they are."""
+    if not re.fullmatch(r"[A-Za-z0-9_./@%+=:,-]+", text):
+        raise ConfigError(
+            f"{what} {text!r}: goes into a batch script, and a shell would read it as more than a name; give one "
+            "without spaces and special characters"
+        )
+
+
+@contextmanager
+def _extra(extra: str, package: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise ClusterError(
+            f"{package} is not installed here; install it with pip install 'ussfc[{extra}]'"
+        ) from error
+
+
+@dataclass(frozen=True)
+class SlurmAllocation:
+    """The SLURM allocation that this process runs in: a worker for each of its tasks, started by srun."""
+
+    gpu: bool = False
+    ours: bool = True
+    name: str = "scheduler of this allocation"
+
+    @property
+    def tasks(self) -> int:
+        """Tasks of the allocation.
+
+        Raises:
+            ClusterError: this process is in no allocation.
+        """
+        text = os.environ.get("SLURM_NTASKS") or os.environ.get("SLURM_NNODES")
+        if "SLURM_JOB_ID" not in os.environ or not text:
+            raise ClusterError(
+                "this process is in no SLURM allocation (SLURM_JOB_ID is not set); start it with `ussfc submit`, or "
+                "with sbatch or salloc"
+            )
+        return int(text)
+
+    @property
+    def lanes(self) -> int:
+        """Each task has a stretch."""
+        return self.tasks
+
+    @contextmanager
+    def start(self, scratch: Path) -> Iterator[Started]:
+        """See :meth:`Cluster.start`."""
+        from distributed import Scheduler, SpecCluster
+
+        slurm.require("srun")
+        tasks, threads = self.tasks, READ_AHEAD if self.gpu else 1
+        host = os.environ.get("SLURMD_NODENAME", socket.gethostname())
+        options = {"host": _address_of(host), "port": 0, "dashboard_address": "127.0.0.1:0"}
+        with SpecCluster(
+            workers={}, scheduler={"cls": Scheduler, "options": options}, name=f"ussfc-{secrets.token_hex(4)}"
+        ) as cluster:
+            command = [
+                "srun",
+                # Beside this process, which has the allocation's first node.
+                "--overlap",
+                f"--ntasks={tasks}",
+                f"--cpus-per-task={os.environ.get('SLURM_CPUS_PER_TASK', '1')}",
+                # A node or a worker that is lost is no reason to end the others.
+                "--no-kill",
+                "--kill-on-bad-exit=0",
+                "--wait=0",
+                *(("--gpus-per-task=1",) if self.gpu else ()),
+                *(sys.executable, "-m", "dask", "worker", cluster.scheduler_address),
+                *("--nthreads", str(threads), "--no-dashboard", "--memory-limit", "0"),
+            ]
+            with _program(command) as srun:
+
+                def waiting() -> str:
+                    if srun.poll() is not None:
+                        raise ClusterError(
+                            f"srun ended with status {srun.returncode} and no worker is left; what it said stands "
+                            "above; the same command continues where it stopped"
+                        )
+                    return "srun is starting workers"
+
+                yield Started(cluster, tasks * threads, waiting=waiting)
+
+
+def _address_of(host: str) -> str:
+    try:
+        return socket.gethostbyname(host)
+    except OSError as error:
+        raise ClusterError(
+            f"{host}: this node's name has no address; the other nodes could not reach its scheduler"
+        ) from error
+
+
+@contextmanager
+def _program(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as program:  # noqa: S603 - a list, no shell
+        try:
+            yield program
+        finally:
+            program.terminate()
+            try:
+                program.wait(10)
+            except subprocess.TimeoutExpired:
+                program.kill()
+
+
+@dataclass(frozen=True)
+class KubernetesPods:
+    """Worker pods of the Dask operator; the scheduler is a pod as well."""
+
+    jobs: tuple[int, int]
+    """Least and largest number of worker pods."""
+    workers: int
+    """Processes of a pod."""
+    threads: int
+    """Cores of a process."""
+    memory: str
+    """Of a pod."""
+    image: str
+    namespace: str | None = None
+    gpu: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """For KubeCluster."""
+    ours: bool = False
+    name: str = "scheduler of the Kubernetes cluster"
+
+    @property
+    def lanes(self) -> int:
+        """Workers, if their number does not change."""
+        return self.jobs[0] * self.workers if self.jobs[0] == self.jobs[1] else 0
+
+    def spec(self, name: str) -> dict[str, Any]:
+        """The DaskCluster resource.
+
+        Raises:
+            ClusterError: dask-kubernetes is not installed.
+        """
+        with _extra("kubernetes", "dask-kubernetes"):
+            from dask_kubernetes.operator import make_cluster_spec
+        threads = READ_AHEAD if self.gpu else 1
+        wanted = {"cpu": str(self.workers * self.threads), "memory": self.memory.removesuffix("B")}
+        if self.gpu:
+            wanted["nvidia.com/gpu"] = "1"
+        made: dict[str, Any] = make_cluster_spec(
+            name=name,
+            image=self.image,
+            n_workers=max(1, self.jobs[0]),
+            resources={"requests": wanted, "limits": wanted},
+            env=self.options.get("env", {}),
+            worker_command=[
+                *("dask", "worker", "--nworkers", str(self.workers), "--nthreads", str(threads)),
+                *("--memory-limit", "0"),
+            ],
+        )
+        for part in ("scheduler", "worker"):
+            (container,) = made["spec"][part]["spec"]["containers"]
+            # Else the image's own entry point would be given these words.
+            container["command"], container["args"] = container["args"][:1], container["args"][1:]
+        # The scheduler computes nothing, and sees no GPU.
+        (container,) = made["spec"]["scheduler"]["spec"]["containers"]
+        container["resources"] = {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "2Gi"}}
+        return made
+
+    @contextmanager
+    def start(self, scratch: Path) -> Iterator[Started]:
+        """See :meth:`Cluster.start`."""
+        with _extra("kubernetes", "dask-kubernetes"):
+            from dask_kubernetes.operator import KubeCluster
+        name = f"ussfc-{secrets.token_hex(4)}"
+        settings = {"custom_cluster_spec": self.spec(name), "namespace": self.namespace, "quiet": True}
+        options = {key: value for key, value in self.options.items() if key != "env"}
+        least, most = self.jobs
+        since = time.monotonic()
+        with _kubernetes_errors():
+            made = _made(KubeCluster, settings, options)
+        with made as cluster:
+            if least != most:
+                cluster.adapt(minimum=least, maximum=most)
+
+            def waiting() -> str:
+                return f"no worker pod after {time.monotonic() - since:.0f} s (`kubectl get pods` says why)"
+
+            threads = READ_AHEAD if self.gpu else 1
+            yield Started(cluster, most * self.workers * threads, waiting=waiting)
+
+
+@contextmanager
+def _kubernetes_errors() -> Iterator[None]:
+    """Around the start: no configuration, no operator, no permission, no answer."""
+    import kr8s
+
+    refusals = (
+        kr8s.APITimeoutError,
+        kr8s.ConnectionClosedError,
+        kr8s.NotFoundError,
+        kr8s.ServerError,
+        ValueError,
+    )
+    try:
+        yield
+    except refusals as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ClusterError(
+            f"Kubernetes refuses ({said}); check the context (`kubectl config current-context`), the Dask operator "
+            "(`kubectl get crd daskclusters.kubernetes.dask.org`) and the role of deploy/kubernetes"
+        ) from error
