@@ -167,6 +167,45 @@ def run(
 
 
 @main.command()
+@_with_pair
+@OUT_OPTION
+@OVERWRITE
+@FAIL_FAST
+@click.option("-n", "--dry-run", is_flag=True, help="Print the batch script, submit nothing.")
+@_with_config
+@click.option("--json", "as_json", is_flag=True, help="Print the job as JSON.")
+def submit(
+    before: str,
+    after: str,
+    out: str,
+    overwrite: bool,
+    fail_fast: bool,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Run as one SLURM job that holds scheduler, client and workers: one batch script, submitted with sbatch.
+
+    With --cluster slurm or a file of that kind, as `ussfc run` takes it: cluster.jobs times cluster.workers tasks
+    of cluster.threads cores. Prints the job's id; `ussfc status OUT --follow` follows it from the folder alone.
+    Given again after the job's end, it continues.
+    """
+    from pipeline.submission import submit as submit_run
+
+    with _errors():
+        flags = (*(("--overwrite",) if overwrite else ()), *(("--fail-fast",) if fail_fast else ()))
+        submission = submit_run(before, after, out, _config(**options), flags, dry_run)
+        if as_json:
+            shown = dataclasses.asdict(submission) | {"file": submission.file and str(submission.file)}
+            click.echo(json.dumps(shown | {"log": str(submission.log)}, indent=1))
+        elif dry_run:
+            click.echo(submission.script, nl=False)
+        else:
+            log = str(submission.log).replace("%j", submission.job or "")
+            click.echo(f"job {submission.job}, script {submission.file}, log {log}")
+
+
+@main.command()
 @click.argument("out", default="ussfc-demo")
 @_with_output
 def demo(out: str, quiet: bool, verbose: bool, as_json: bool) -> None:
@@ -337,10 +376,18 @@ def validate(out: str, as_json: bool) -> None:
             sys.exit(EXIT_INVALID)
 
 
+FOLLOW_SECONDS = 5
+"""Distance of two looks of `ussfc status --follow`."""
+
+STALLED_SECONDS = 300
+"""Without a new tile for so long, a run that is followed may have ended."""
+
+
 @main.command()
 @OUT
+@click.option("-f", "--follow", is_flag=True, help="Look again every few seconds until the run has ended.")
 @click.option("--json", "as_json", is_flag=True, help="Print the status as JSON.")
-def status(out: str, as_json: bool) -> None:
+def status(out: str, follow: bool, as_json: bool) -> None:
     """Say what is done in OUT, what failed and what is left, from the folder alone.
 
     Exit status 0 where the run is complete, else 8; so a script can wait for it.
@@ -348,7 +395,7 @@ def status(out: str, as_json: bool) -> None:
     from pipeline.upkeep import status as status_of
 
     with _errors():
-        found = status_of(out)
+        found = _follow(out) if follow else status_of(out)
         if as_json:
             click.echo(json.dumps(found, indent=1))
         else:
@@ -363,6 +410,35 @@ def status(out: str, as_json: bool) -> None:
                 click.echo(f"  unfinished upload of {name}; if no run is going on, `ussfc clean` removes it")
         if found["state"] != "complete":
             sys.exit(EXIT_INCOMPLETE)
+
+
+def _follow(out: str) -> dict[str, Any]:
+    """The status once the run has ended; a line on standard error whenever tiles were added."""
+    from pipeline.upkeep import status as status_of
+
+    first = last = time.monotonic()
+    begun = done = None
+    while True:
+        found = status_of(out, waiting=True)
+        if found["state"] in ("complete", "incomplete"):
+            return found
+        now, tiles = time.monotonic(), found["tiles"]
+        begun = tiles["done"] if begun is None else begun
+        if tiles["done"] != done:
+            done, last = tiles["done"], now
+            added = done - begun
+            left = f", {_duration((now - first) / added * tiles['left'])} left" if added else ""
+            click.echo(
+                f"{found['state']}: {done} of {tiles['total']} tiles{left if tiles['left'] else ''}", err=True
+            )
+        elif now - last >= STALLED_SECONDS:
+            last = now
+            click.echo(
+                f"no new tile for {_duration(STALLED_SECONDS)}; the job may wait in its queue or have ended (squeue "
+                "says which); the same `ussfc run` or `ussfc submit` continues it",
+                err=True,
+            )
+        time.sleep(FOLLOW_SECONDS)
 
 
 @main.command()

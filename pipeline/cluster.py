@@ -11,6 +11,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -270,7 +271,7 @@ class SlurmJobs:
             from dask_jobqueue import SLURMCluster
         logs = Path(str(self.options.get("log_directory", LOGS))).expanduser()
         for what, path in (("sys.executable", sys.executable), ("log_directory", str(logs))):
-            _refuse_shell(what, path)
+            refuse_shell(what, path)
         logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         early = int(min(END_MOST, END_SHARE * slurm.seconds(self.walltime)))
         threads = READ_AHEAD if self.gpu else 1
@@ -302,14 +303,27 @@ class SlurmJobs:
         options = {key: value for key, value in self.options.items() if key != "log_directory"}
         scheduler = {**settings["scheduler_options"], **options.pop("scheduler_options", {})}
         least, most = self.jobs
-        with _made(SLURMCluster, {**settings, "scheduler_options": scheduler}, options) as cluster:
-            submitted = _Submitted(cluster, logs)
-            try:
-                cluster.scale(jobs=max(1, least))
-                cluster.sync(submitted.settled)
-            except RuntimeError as error:
-                said = re.search(r"stderr:\n(.*)", str(error), re.DOTALL)
-                raise slurm.rejected(said[1] if said else str(error)) from error
+        submitted = _Submitted(logs)
+
+        class Job(SLURMCluster.job_cls):  # type: ignore[misc]
+            """Keeps what sbatch says: the cluster itself only logs it."""
+
+            async def _submit_job(self, script_filename: str) -> Any:
+                try:
+                    return await super()._submit_job(script_filename)
+                except RuntimeError as error:
+                    submitted.refusals.append(str(error))
+                    raise
+
+        settings |= {"job_cls": Job, "scheduler_options": scheduler}
+        with _made(SLURMCluster, settings, options) as cluster:
+            submitted.cluster = cluster
+            with tempfile.TemporaryDirectory(prefix="ussfc-") as folder:
+                script = Path(folder) / "job.sh"
+                script.write_text(cluster.job_script(), "utf-8")
+                slurm.try_out(script)
+            cluster.scale(jobs=max(1, least))
+            submitted.settle(max(1, least))
             # To scale once does not replace a job that ends; adapting between equal bounds does.
             cluster.adapt(minimum_jobs=least, maximum_jobs=most, interval="5s")
             yield Started(cluster, most * self.workers * threads, waiting=submitted.waiting)
@@ -318,28 +332,49 @@ class SlurmJobs:
 class _Submitted:
     """The jobs of a SLURMCluster."""
 
-    def __init__(self, cluster: Any, logs: Path) -> None:
-        self._cluster = cluster
+    def __init__(self, logs: Path) -> None:
+        self.cluster: Any = None
+        self.refusals: list[str] = []
+        """What sbatch said to jobs that it did not take."""
         self._logs = logs
         self._jobs: set[str] = set()
 
-    async def settled(self) -> None:
-        """Wait until the jobs are submitted."""
-        await self._cluster
+    def settle(self, count: int) -> None:
+        """Wait until so many jobs are submitted.
+
+        Raises:
+            ClusterError: the queue rejects one.
+        """
+        end = time.monotonic() + slurm.ANSWER_SECONDS
+        while len(self._look()) < count:
+            self._refuse()
+            if time.monotonic() > end:
+                raise ClusterError(
+                    f"sbatch: no answer within {slurm.ANSWER_SECONDS} s; `scontrol ping` says why"
+                )
+            time.sleep(0.05)
+
+    def _look(self) -> set[str]:
+        # A copy: the cluster's own thread changes it.
+        self._jobs |= {str(job.job_id) for job in list(self.cluster.workers.values()) if job.job_id}
+        return self._jobs
+
+    def _refuse(self) -> None:
+        if self.refusals:
+            said = re.search(r"stderr:\n(.*)", self.refusals[0], re.DOTALL)
+            raise slurm.rejected(said[1] if said else self.refusals[0])
 
     def waiting(self) -> str | None:
         """Where the jobs are, while no worker is there.
 
         Raises:
-            ClusterError: all that were ever submitted ended.
+            ClusterError: all that were ever submitted ended, or the queue takes no more.
         """
-        self._jobs |= {str(job.job_id) for job in self._cluster.workers.values() if job.job_id}
-        found = slurm.states(sorted(self._jobs))
+        found = slurm.states(sorted(self._look()))
         if found:
             queued = ", ".join(f"job {job} {state}" for job, state in sorted(found.items())[:4])
             return f"{len(found)} SLURM job(s) in the queue ({queued})"
-        if not self._jobs:
-            return "no SLURM job is submitted yet"
+        self._refuse()
         last = max(self._jobs, key=lambda job: int(job.partition("_")[0]))
         raise ClusterError(
             f"SLURM job {last} ended before its worker reached the scheduler{self._last_words(last)}; see "
@@ -355,8 +390,12 @@ class _Submitted:
         return f" ({said[-1][:200]})" if said else ""
 
 
-def _refuse_shell(what: str, text: str) -> None:
-    """dask-jobqueue writes these into a shell script as they are."""
+def refuse_shell(what: str, text: str) -> None:
+    """Refuse what goes into a batch script as it is and would be more than a name there.
+
+    Raises:
+        ConfigError: it holds spaces or special characters.
+    """
     if not re.fullmatch(r"[A-Za-z0-9_./@%+=:,-]+", text):
         raise ConfigError(
             f"{what} {text!r}: goes into a batch script, and a shell would read it as more than a name; give one "

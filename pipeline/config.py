@@ -6,6 +6,7 @@ Order of precedence: flags, ``--set``, environment ``USSFC_...``, user file, pac
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -20,6 +21,9 @@ ENV_PREFIX = "USSFC_"
 
 _NAMES = r"^[A-Za-z0-9_.,@+-]+$"
 """Names that go into a batch script: nothing that a shell would read as more than a name."""
+
+
+_SIZE = r"(\d+(?:\.\d+)?)\s?([KMGT])(i?)B"
 
 
 class _Section(BaseModel):
@@ -121,7 +125,7 @@ class ClusterConfig(_Section):
         None, ge=1, description="largest number of jobs or pods: as many as the work asks for"
     )
     memory: str | None = Field(
-        None, pattern=r"^\d+(\.\d+)?\s?[KMGT]i?B$", description="memory of a job or pod, for example 16GiB"
+        None, pattern=f"^{_SIZE}$", description="memory of a job or pod, for example 16GiB"
     )
     walltime: str | None = Field(
         None,
@@ -213,6 +217,12 @@ class RunConfig(_Section):
     cluster: ClusterConfig = ClusterConfig()
     output: OutputConfig = OutputConfig()
     vector: VectorConfig = VectorConfig()
+
+
+def size_in_bytes(text: str) -> int:
+    """Bytes of ``16GiB`` or ``16GB``, as ``cluster.memory`` has it."""
+    number, power, binary = re.fullmatch(_SIZE, text).groups()  # type: ignore[union-attr]
+    return int(float(number) * (1024 if binary else 1000) ** ("KMGT".index(power) + 1))
 
 
 def documented_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, Any, str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from pipeline.cluster import (
     SlurmJobs,
     visible_gpus,
 )
-from pipeline.config import ClusterConfig, RunConfig
+from pipeline.config import ClusterConfig, RunConfig, size_in_bytes
 from pipeline.errors import ClusterError, ConfigError, MemoryRefused
 from pipeline.grid import common_grid, crop, crs_name, geometry_box, metres_per_pixel
 from pipeline.memory import MemoryProjection, project, refuse_beyond
@@ -382,7 +381,7 @@ def refuse_memory(plan: RunPlan, config: RunConfig) -> None:
     if plan.executor in ("serial", *LOCAL):
         refuse_beyond(plan.memory, _allowed_memory(config))
     elif config.cluster.memory is not None:
-        given, workers = _bytes(config.cluster.memory), config.cluster.workers or 1
+        given, workers = size_in_bytes(config.cluster.memory), config.cluster.workers or 1
         if workers * plan.memory.worker > given:
             raise MemoryRefused(
                 f"a job's {workers} worker(s) would need about {workers * plan.memory.worker / 1e9:.2f} GB, and "
@@ -394,11 +393,6 @@ def _allowed_memory(config: RunConfig) -> int:
     if config.compute.memory_gb is not None:
         return int(config.compute.memory_gb * 1e9)
     return int(0.9 * psutil.virtual_memory().available)
-
-
-def _bytes(text: str) -> int:
-    number, power, binary = re.fullmatch(r"([\d.]+)\s?([KMGT])(i?)B", text).groups()  # type: ignore[union-attr]
-    return int(float(number) * (1024 if binary else 1000) ** ("KMGT".index(power) + 1))
 
 
 def scene_stretches(pair: ScenePair) -> tuple[Stretch, Stretch]:

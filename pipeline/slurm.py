@@ -44,6 +44,17 @@ def sbatch(script: Path, *options: str) -> str:
     return done.stdout.strip().partition(";")[0]
 
 
+def try_out(script: Path) -> None:
+    """Have SLURM look at a batch script without taking it.
+
+    Raises:
+        ClusterError: it would reject it.
+    """
+    done = _call(["sbatch", "--test-only", str(script)])
+    if done.returncode:
+        raise rejected(done.stderr)
+
+
 def rejected(said: str) -> ClusterError:
     """The error of a job that the queue does not take."""
     said = "; ".join(line.strip() for line in said.splitlines() if line.strip())

@@ -11,11 +11,16 @@ from pipeline.storage import Folder
 from pipeline.tiling import TilePlan
 
 
-def status(out: Folder | Path | str) -> dict[str, Any]:
+def status(out: Folder | Path | str, waiting: bool = False) -> dict[str, Any]:
     """What is done in OUT, what failed, what is left; from the folder alone.
 
+    Args:
+        out: output folder.
+        waiting: a folder without a run is no error: its job may still be in a queue.
+
     Returns:
-        ``state`` (``complete``; ``incomplete``: done but for tiles that kept failing; ``unfinished``), ``run``,
+        ``state`` (``complete``; ``incomplete``: done but for tiles that kept failing; ``unfinished``; ``waiting``: no
+        run is there yet), ``run``,
         ``tiles`` (total, done, failed, left), ``failed_tiles``, ``products`` (bytes by name), ``uploads``
         (unfinished ones, by name).
 
@@ -29,7 +34,7 @@ def status(out: Folder | Path | str) -> dict[str, Any]:
     work = out / "work"
     key = work.find_json(KEY)
     manifest = out.find_json("run.json")
-    if key is None and manifest is None:
+    if key is None and manifest is None and not waiting:
         raise StoreError(f"{out}: holds no run of ussfc; check --out")
     total = done = 0
     failed: list[dict[str, Any]] = []
@@ -56,7 +61,7 @@ def status(out: Folder | Path | str) -> dict[str, Any]:
     elif finished and done + len(failed) == total:
         state = "incomplete"
     else:
-        state = "unfinished"
+        state = "waiting" if key is None and manifest is None else "unfinished"
     return {
         "state": state,
         "run": name,
