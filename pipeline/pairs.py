@@ -408,7 +408,10 @@ def _text(address: str, shown: str, waits: tuple[float, ...] | None = None) -> s
                 content = _bounded(file)
     except StoreError as error:
         raise ReadError(f"{shown}: cannot be read ({error})") from error
-    except (*remote.trouble(), ValueError) as error:  # ValueError: a host or path that cannot be
+    except ValueError as error:
+        # A host or port that cannot be.
+        raise ReadError(f"{shown}: cannot be read ({_quoted(error)}); check the address") from error
+    except remote.trouble() as error:
         what, remedy = remote.reason(error)
         if not remote.is_remote(address):
             what, remedy = getattr(error, "strerror", None) or what, "check the path"

@@ -87,8 +87,6 @@ def pair_item(name: str, manifest: Mapping[str, Any], made: datetime) -> dict[st
         shape=list(grid.shape),
         transform=list(grid.affine)[:6],
     )
-    # Null says that there is no CRS, or none with a code; pystac leaves it out.
-    item.properties["proj:code"] = code
     for file in manifest.get("products", {}):
         path = PurePosixPath(file)
         if path.stem in TITLES:
