@@ -430,14 +430,11 @@ def _text(address: str, shown: str, waits: tuple[float, ...] | None = None) -> s
 
 
 def _fetched(uri: str) -> bytes:
-    system, path = remote.filesystem(uri)
-    how: dict[str, Any] = {}
     if uri.lower().startswith(("http://", "https://")):
         # fsspec calls a server that is out "not found".
         remote.stat(uri)
-        # As a stream: not every server sends parts of a file.
-        how = {"block_size": 0}
-    with system.open(path, "rb", **how) as file:
+    system, path = remote.filesystem(uri)
+    with system.open(path, "rb") as file:
         return _bounded(file)
 
 

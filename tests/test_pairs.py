@@ -259,7 +259,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_list_on_the_web(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # This server gives files whole, and fsspec would ask for this one in two parts.
+    # This server gives files whole, and this one is larger than the parts that fsspec asks for.
     empty = f"{' ' * 100_000},\n" * 60
     (tmp_path / "pairs.csv").write_text(f"before,after\n{empty}scenes/a.tif,/root.tif\n")
     assert read_pairs(f"http://{server}/pairs.csv?signature=1") == (
