@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -203,6 +203,70 @@ def submit(
         else:
             log = str(submission.log).replace("%j", submission.job or "")
             click.echo(f"job {submission.job}, script {submission.file}, log {log}")
+
+
+@main.command()
+@click.argument("pairs")
+@OUT_OPTION
+@OVERWRITE
+@FAIL_FAST
+@click.option(
+    "--at-once", type=click.IntRange(1), help="Pairs under way at a time; default 2 with workers, else 1."
+)
+@_with_config
+@_with_output
+def batch(
+    pairs: str,
+    out: str,
+    overwrite: bool,
+    fail_fast: bool,
+    at_once: int | None,
+    quiet: bool,
+    verbose: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Run a list of PAIRS with one pool of workers, each into a folder of its own under --out.
+
+    PAIRS is a CSV (columns before, after, and perhaps name and configuration keys), a GeoJSON with the same
+    properties, or a STAC collection whose items have assets before and after. A pair that fails does not stop the
+    rest. --out gets results.csv, one row a pair, and collection.json, a STAC collection of the products. Given
+    again after any stop, it continues. Exit status 8 if a pair failed or is incomplete.
+    """
+    from pipeline.batch import run_batch
+    from pipeline.pairs import read_pairs
+
+    with _errors():
+        config = _config(**options)
+        entries = read_pairs(pairs)
+        with _progress(quiet, verbose, as_json) as subscriber:
+            results = run_batch(
+                entries,
+                out,
+                config,
+                lambda settings: _config(**options, own=settings),
+                overwrite,
+                subscriber,
+                fail_fast,
+                at_once,
+            )
+        failed = [result for result in results if result.manifest is None]
+        incomplete = [result for result in results if result.manifest and not result.manifest["complete"]]
+        if as_json:
+            click.echo(
+                json.dumps([dataclasses.asdict(result) for result in results], indent=1, sort_keys=True)
+            )
+        elif not quiet:
+            done = len(results) - len(failed) - len(incomplete)
+            click.echo(
+                f"{done} of {len(results)} pairs complete, {len(incomplete)} incomplete, {len(failed)} failed"
+            )
+            for name in ("results.csv", "collection.json"):
+                click.echo(f"  {out.rstrip('/')}/{name}")
+        for result in failed:
+            click.echo(f"failed: {result.name}: {result.error}", err=True)
+        if failed or incomplete:
+            sys.exit(EXIT_INCOMPLETE)
 
 
 @main.command()
@@ -789,12 +853,14 @@ def _config(
     aoi: str | None = None,
     cluster: str | None = None,
     scheduler: str | None = None,
+    own: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     from pipeline.config import load_config
 
     flags = {"model": model, "threshold": threshold, "grid.aoi": aoi, "cluster.address": scheduler}
     if scheduler is not None:
         flags["cluster.kind"] = "scheduler"
+    flags |= own or {}
     return load_config(config_file, sets, os.environ, flags, base, cluster)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from pipeline.inference import TileJob
     from pipeline.probability_store import ProbabilityStore
 
+ExecutorOf = Callable[[RunPlan], "Executor"]
+
 HOPELESS = 8
 """Failing tiles after which a run without one good tile ends: it is not the tiles."""
 
@@ -63,7 +65,7 @@ def infer(
     subscriber: Subscriber = ignore,
     detector: DetectorRecipe | None = None,
     fail_fast: bool = False,
-    executor: Executor | None = None,
+    executor_of: ExecutorOf | None = None,
 ) -> ProbabilityStore:
     """Run the network over every tile that is not done yet.
 
@@ -77,7 +79,7 @@ def infer(
         subscriber: hears the events.
         detector: another detector than the model's network, with the same patch size.
         fail_fast: stop at the first error of a tile, without trying again.
-        executor: who computes, where it is kept between runs; by default the plan's own choice.
+        executor_of: who computes a plan, where workers are kept between runs; by default they are the run's own.
 
     Raises:
         StoreError, MemoryRefused, TileError, ClusterError: see their messages.
@@ -85,7 +87,7 @@ def infer(
     out = Folder.of(out)
     out.prepare()
     with out.alone():
-        return _infer(plan, config, out, overwrite, subscriber, detector, fail_fast, executor)
+        return _infer(plan, config, out, overwrite, subscriber, detector, fail_fast, executor_of)
 
 
 def _infer(
@@ -96,7 +98,7 @@ def _infer(
     subscriber: Subscriber,
     detector: DetectorRecipe | None,
     fail_fast: bool,
-    executor: Executor | None,
+    executor_of: ExecutorOf | None,
 ) -> ProbabilityStore:
     from pipeline.inference import TileJob
     from pipeline.probability_store import KEY, STARTING, grid_record, run_name, start_store
@@ -139,7 +141,7 @@ def _infer(
         told = f"resuming: {len(done)} of {plan.tiles.tile_count} tiles are done"
         subscriber(Notice(told, warning=False))
     with stage_clock("infer", plan.tiles.tile_count - len(done), fresh, subscriber) as clock:
-        failures = _compute(plan, config, job, done, counted, out, subscriber, fail_fast, executor)
+        failures = _compute(plan, config, job, done, counted, out, subscriber, fail_fast, executor_of)
     facts = {
         "run": run_name(key),
         "complete": not failures,
@@ -200,7 +202,7 @@ def _compute(
     out: Folder,
     tell: Subscriber,
     fail_fast: bool,
-    executor: Executor | None,
+    executor_of: ExecutorOf | None,
 ) -> list[TileFailure]:
     """Compute what is missing, count it, and return the tiles that kept failing."""
     failures: list[TileFailure] = []
@@ -225,7 +227,9 @@ def _compute(
         lanes = plan.cluster.lanes if plan.cluster is not None else 0
         remaining = (index for index in plan.tiles.indices(max(1, lanes)) if index not in done)
         with scratch_folder(out, config, "dask") as scratch:
-            executor = executor or executor_for(plan, config, scratch, tell, fail_fast)
+            executor = (
+                executor_of(plan) if executor_of else executor_for(plan, config, scratch, tell, fail_fast)
+            )
             executor.run(job, remaining, on_result, on_failure)
     if failures and not counted.tiles:
         raise TileError(failures[0].error)
@@ -300,7 +304,7 @@ def run(
     subscriber: Subscriber = ignore,
     detector: DetectorRecipe | None = None,
     fail_fast: bool = False,
-    executor: Executor | None = None,
+    executor_of: ExecutorOf | None = None,
 ) -> dict[str, Any]:
     """The whole way: plan, infer, mosaic, vectorise, report.
 
@@ -315,7 +319,7 @@ def run(
         subscriber: hears the events.
         detector: another detector than the model's network, with the same patch size.
         fail_fast: stop at the first error of a tile, without trying again.
-        executor: who computes, where it is kept between runs; by default the plan's own choice.
+        executor_of: who computes a plan, where workers are kept between runs; by default they are the run's own.
 
     Returns:
         The content of ``run.json``; ``complete`` is False where tiles kept failing.
@@ -328,7 +332,7 @@ def run(
         with out.alone():
             manifest = None if overwrite else _already(planned, config, out, detector)
             if manifest is None:
-                _infer(planned, config, out, overwrite, subscriber, detector, fail_fast, executor)
+                _infer(planned, config, out, overwrite, subscriber, detector, fail_fast, executor_of)
                 for attempt in range(ROUNDS):
                     try:
                         write_rasters(out, config, subscriber, again=False)
@@ -338,7 +342,7 @@ def run(
                         if attempt == ROUNDS - 1:
                             raise
                         _forget_damaged(out, error, subscriber)
-                        _infer(planned, config, out, False, subscriber, detector, fail_fast, executor)
+                        _infer(planned, config, out, False, subscriber, detector, fail_fast, executor_of)
             else:
                 subscriber(Notice("everything is done already", warning=False))
     if manifest is None:

@@ -1,0 +1,232 @@
+"""The index of a batch: a STAC Collection with one Item for each pair, as plain dictionaries ready for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pystac
+import shapely
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from pyproj.exceptions import ProjError
+from pystac.extensions.projection import ProjectionExtension
+from pystac.utils import str_to_datetime
+
+COLLECTION = "ussfc-batch"
+"""Id of the collection."""
+
+ITEM_FILE = "item.json"
+"""Of each pair, in its folder."""
+
+COLLECTION_FILE = "collection.json"
+"""Beside the folders of the pairs."""
+
+WORLD = [-180.0, -90.0, 180.0, 90.0]
+
+SIDE_POINTS = 16
+"""Points on each side of a footprint: a side of 100 km is bent by projections, by centimetres between two points."""
+
+DIGITS = 7
+"""Decimals of a degree, a centimetre: beyond lies the noise of PROJ's versions."""
+
+MEDIA_TYPES = {
+    ".tif": pystac.MediaType.COG,
+    ".parquet": "application/vnd.apache.parquet",
+    ".gpkg": pystac.MediaType.GEOPACKAGE,
+    ".fgb": pystac.MediaType.FLATGEOBUF,
+}
+
+TITLES = {
+    "change": "Change: 1 changed, 0 unchanged",
+    "probability": "Probability of change",
+    "changes": "Polygons of change",
+}
+"""Of the assets, by the stem of their file."""
+
+
+def pair_item(name: str, manifest: Mapping[str, Any], made: datetime) -> dict[str, Any]:
+    """The Item of a pair, for the file ``NAME/item.json`` beside its products.
+
+    Its time is the span from one image to the other where both say when they were taken, else ``made``. Its
+    geometry is the outline of the grid; null where the grid has no CRS, or an outline that longitudes and latitudes
+    cannot draw (around a pole, or beyond what its projection is made for).
+
+    Args:
+        name: of the pair.
+        manifest: content of its ``run.json``.
+        made: when the products were made, with its time zone.
+
+    Returns:
+        JSON of a STAC Item with relative links.
+    """
+    grid = _grid(manifest["grid"])
+    geometry, bbox = _footprint(grid)
+    taken = [_moment(manifest["inputs"][date]["acquired"]) for date in ("before", "after")]
+    times = sorted(moment for moment in taken if moment is not None)
+    start, end = times if len(times) == 2 else (None, None)
+    item = pystac.Item(
+        name,
+        geometry,
+        bbox,
+        made if start is None else None,
+        _properties(manifest),
+        start,
+        end,
+        collection=COLLECTION,
+    )
+    code = f"EPSG:{grid.crs.epsg}" if grid.crs is not None and grid.crs.epsg else None
+    ProjectionExtension.ext(item, add_if_missing=True).apply(
+        code=code,
+        wkt2=grid.crs.to_wkt() if grid.crs is not None and code is None else None,
+        shape=list(grid.shape),
+        transform=list(grid.affine)[:6],
+    )
+    for file in manifest.get("products", {}):
+        path = PurePosixPath(file)
+        if path.stem in TITLES:
+            item.add_asset(
+                path.stem,
+                pystac.Asset(f"./{file}", TITLES[path.stem], None, MEDIA_TYPES[path.suffix], ["data"]),
+            )
+    for relation in ("root", "parent", "collection"):
+        item.add_link(pystac.Link(relation, f"../{COLLECTION_FILE}", pystac.MediaType.JSON))
+    return item.to_dict(include_self_link=False, transform_hrefs=False)
+
+
+def collection(title: str, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The Collection of a batch, for the file ``collection.json`` beside the folders of its pairs.
+
+    Args:
+        title: of the batch.
+        items: of :func:`pair_item`.
+
+    Returns:
+        JSON of a STAC Collection, self-contained: its links are relative. Its extents are those of the items; the
+        world and no end where no item says where or when.
+    """
+    described = pystac.Collection(
+        COLLECTION,
+        "Changes between two images of each place, found by ussfc; one item for each pair of images.",
+        pystac.Extent(
+            pystac.SpatialExtent([_hull([item["bbox"] for item in items if "bbox" in item])]),
+            pystac.TemporalExtent([_span(items)]),
+        ),
+        title,
+        license="other",
+        catalog_type=pystac.CatalogType.SELF_CONTAINED,
+    )
+    described.clear_links()
+    described.add_link(pystac.Link("root", f"./{COLLECTION_FILE}", pystac.MediaType.JSON))
+    for item in items:
+        href = f"./{item['id']}/{ITEM_FILE}"
+        described.add_link(pystac.Link("item", href, pystac.MediaType.GEOJSON, item["id"]))
+    return described.to_dict(include_self_link=False, transform_hrefs=False)
+
+
+def _properties(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    properties = {"ussfc:model": manifest["model"]["name"], "ussfc:complete": manifest["complete"]}
+    counts = manifest["counts"]
+    valid = counts.get("changed_pixels", 0) + counts.get("unchanged_pixels", 0)
+    if valid:
+        properties["ussfc:changed_share"] = counts["changed_pixels"] / valid
+    return properties
+
+
+def _grid(record: Mapping[str, Any]) -> GeoBox:
+    return GeoBox(tuple(record["shape"]), Affine.from_gdal(*record["transform"]), record["crs"])
+
+
+def _moment(text: str | None) -> datetime | None:
+    """A time as image files state it, UTC where they name no zone; None where it is none."""
+    if text is None:
+        return None
+    try:
+        # TIFF separates dates by colons.
+        moment = datetime.strptime(text.strip(), "%Y:%m:%d %H:%M:%S")  # noqa: DTZ007
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(text.strip())
+        except ValueError:
+            return None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+def _footprint(grid: GeoBox) -> tuple[dict[str, Any] | None, list[float] | None]:
+    """The outline of a grid and its bounds (west, south, east, north), degrees.
+
+    Over the antimeridian the outline is cut in two and west is greater than east, as GeoJSON wants it.
+    """
+    ring = _ring(grid)
+    if ring is None:
+        return None, None
+    whole = shapely.Polygon(ring)
+    if not whole.is_valid:
+        return None, None
+    turned = [shapely.transform(whole, partial(np.add, (turn, 0))) for turn in (0, -360, 360)]
+    cut = [shapely.intersection(outline, shapely.box(*WORLD)) for outline in turned]
+    parts = [part for part in cut if part.area > 0]
+    geometry = parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+    geometry = shapely.simplify(shapely.orient_polygons(geometry), 10**-DIGITS)
+    geometry = shapely.transform(geometry, partial(np.round, decimals=DIGITS))
+    west, south, east, north = geometry.bounds
+    if len(parts) > 1 and np.ptp(ring[:, 0]) < 360:
+        sides = [part.bounds for part in geometry.geoms]
+        west, east = max(side[0] for side in sides), min(side[2] for side in sides)
+    return shapely.geometry.mapping(geometry), [west, south, east, north]
+
+
+def _ring(grid: GeoBox) -> npt.NDArray[np.float64] | None:
+    """The corners of a grid and points between them, (points, 2) longitudes and latitudes without leaps.
+
+    Returns:
+        None where there is no CRS of this planet, a point lies outside what the projection is made for, or a pole
+        is inside.
+    """
+    if grid.crs is None:
+        return None
+    rows, cols = grid.shape
+    ahead = np.arange(SIDE_POINTS) / SIDE_POINTS
+    start, end = np.zeros(SIDE_POINTS), np.ones(SIDE_POINTS)
+    x = cols * np.concatenate([ahead, end, 1 - ahead, start])
+    y = rows * np.concatenate([start, ahead, end, 1 - ahead])
+    to_grid = grid.affine
+    try:
+        lon, lat = grid.crs.transformer_to_crs("EPSG:4326", always_xy=True)(
+            to_grid.a * x + to_grid.b * y + to_grid.c, to_grid.d * x + to_grid.e * y + to_grid.f
+        )
+    except ProjError:
+        # A site's own coordinates, or another planet's.
+        return None
+    if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
+        return None
+    lon = np.unwrap(np.append(lon, lon[0]), period=360)
+    if abs(lon[-1] - lon[0]) > 180:
+        return None
+    return np.stack([lon[:-1], lat], axis=1)
+
+
+def _hull(boxes: Sequence[Sequence[float]]) -> list[float]:
+    """Bounds around bounds: all longitudes as soon as one goes over the antimeridian."""
+    if not boxes:
+        return WORLD
+    west, south, east, north = zip(*boxes, strict=True)
+    if any(w > e for w, e in zip(west, east, strict=True)):
+        west, east = (WORLD[0],), (WORLD[2],)
+    return [min(west), min(south), max(east), max(north)]
+
+
+def _span(items: Sequence[Mapping[str, Any]]) -> list[datetime | None]:
+    """The first and the last time of any item; None where there is no item."""
+    told = [
+        item["properties"].get(name)
+        for item in items
+        for name in ("start_datetime", "datetime", "end_datetime")
+    ]
+    times = [str_to_datetime(text) for text in told if text is not None]
+    return [min(times, default=None), max(times, default=None)]
