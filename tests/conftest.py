@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clusters import SLURM_VARIABLES, Slurm
 from hypothesis import settings
 from servers import Azurite, FaultProxy, SeaweedFS
 
@@ -94,6 +95,24 @@ def azure_environment(azurite: Azurite, monkeypatch: pytest.MonkeyPatch) -> Iter
     adlfs.AzureBlobFileSystem.clear_instance_cache()
     yield variables
     adlfs.AzureBlobFileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    """A SLURM of one node for all tests."""
+    with Slurm(tmp_path_factory.mktemp("slurm") / "slurm") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def slurm_environment(slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """The process's environment leads `sbatch` and its like to it; no job outlives the test."""
+    for name in [name for name in os.environ if name.startswith(SLURM_VARIABLES)]:
+        monkeypatch.delenv(name)
+    for name, value in slurm.environment.items():
+        monkeypatch.setenv(name, value)
+    yield slurm.environment
+    slurm.cancel_all()
 
 
 def _set_environment(monkeypatch: pytest.MonkeyPatch, prefix: str, variables: dict[str, str]) -> None:
