@@ -471,6 +471,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("needs root and debootstrap")
     root = tmp_path_factory.mktemp("debian")
     subprocess.run(["debootstrap", "--variant=minbase", BARE, str(root)], check=True, capture_output=True)
+    root.chmod(0o755)  # pytest's folders are the user's alone, and this one becomes everybody's /
     (root / "etc/pip.conf").write_text("[global]\nno-index = true\nfind-links = /wheels\n")
     return root
 
