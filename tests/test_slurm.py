@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import rasterio
 from click.testing import CliRunner, Result
 from clusters import Slurm
 from faults.city import PAIR, PRODUCTS, SETS, City, assert_same, kill_group
+from rasterio.windows import Window
 
 import cli
 
@@ -173,15 +175,21 @@ def test_a_submitted_run_that_is_cancelled_is_finished_by_the_next_one(
     slurm: Slurm, job_sets: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The packaged network over a real pair, in an allocation of two tasks."""
-    small = ("tiling.tile_size=128", "tiling.patch_size=32")
+    small = ("tiling.tile_size=64", "tiling.patch_size=64")
+    for name, path in zip(("before.tif", "after.tif"), PAIR, strict=True):
+        with rasterio.open(path) as source:
+            profile = source.profile | {"width": 384, "height": 384}
+            with rasterio.open(tmp_path / name, "w", **profile) as target:
+                target.write(source.read(window=Window(0, 0, 384, 384)))
     alone, out = tmp_path / "alone", tmp_path / "out"
-    assert (
-        ussfc("run", *PAIR, "--out", alone, *settings((*small, "cluster.kind=serial")), "-q").exit_code == 0
-    )
+    serial = settings((*small, "cluster.kind=serial"))
+    pair = tmp_path / "before.tif", tmp_path / "after.tif"
+    assert ussfc("run", *pair, "--out", alone, *serial, "-q").exit_code == 0
     monkeypatch.chdir(tmp_path)
 
     def submit() -> str:
-        result = ussfc("submit", *PAIR, "--out", "out", *settings((*job_sets, *small, "cluster.jobs=2")))
+        sets = settings((*job_sets, *small, "cluster.jobs=2"))
+        result = ussfc("submit", "before.tif", "after.tif", "--out", "out", *sets)
         assert result.exit_code == 0, result.output
         return result.stdout.split()[1].rstrip(",")
 
