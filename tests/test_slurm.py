@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import rasterio
 from click.testing import CliRunner, Result
-from clusters import Slurm
+from clusters import Slurm, wait_until
 from faults.city import PAIR, PRODUCTS, SETS, City, assert_same, kill_group
 from rasterio.windows import Window
 
@@ -43,13 +42,6 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     city = City(str(folder / "out"), folder / "log")
     assert city.run()["complete"]
     return city.content()
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def workers(slurm: Slurm) -> list[str]:
