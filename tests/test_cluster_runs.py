@@ -132,49 +132,38 @@ def test_workers_that_are_cut_off_late_and_slow_give_the_same_bytes(
     assert len(set(seen.processes())) >= 3
 
 
+@pytest.mark.parametrize("limit", ["lifetime", "job"])
 def test_a_worker_whose_time_is_nearly_over_finishes_its_tile_and_begins_no_other(
-    programs: Programs, tmp_path: Path, expected: dict[str, bytes]
+    limit: str,
+    programs: Programs,
+    tmp_path: Path,
+    expected: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen = witness(tmp_path / "seen", 0.15)
+    """The tiles take longer than the first worker has; the next one comes when it has gone."""
+    with monkeypatch.context() as patch:
+        if limit == "job":
+            patch.setenv("USSFC_JOB_END", str(int(time.time()) + 10))
+        programs.start_worker(*(("--lifetime", "10s") if limit == "lifetime" else ()))
+    programs.wait_for_workers(1)
+    (first,) = programs.workers
+
+    def relieve() -> None:
+        first.wait()
+        programs.start_worker()
+
+    relief = threading.Thread(target=relieve)
+    relief.start()
+    seen = witness(tmp_path / "seen", 0.2)
     job = job_in(tmp_path / "work", area=seen)
     results: list[TileResult] = []
-    # Less than the tiles take, and the first worker's time runs out in the midst of one.
-    programs.start_worker("--lifetime", "7s")
-    programs.wait_for_workers(1)
-
-    def on_result(result: TileResult) -> None:
-        results.append(result)
-        if len(results) == 3:
-            programs.start_worker()
-
-    DaskExecutor(SchedulerAt(programs.address), tmp_path, ONCE).run(job, PLAN.indices(), on_result, unwanted)
+    DaskExecutor(SchedulerAt(programs.address), tmp_path, ONCE).run(
+        job, PLAN.indices(), results.append, unwanted
+    )
+    relief.join()
     assert_all(job, results, expected)
     # No tile was begun twice.
     assert len(seen.processes()) == PLAN.tile_count
-    assert len(set(seen.processes())) == 2
-    programs.workers[0].wait(20)
-
-
-def test_a_job_that_ends_by_force_is_left_before(
-    programs: Programs, tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setenv("USSFC_JOB_END", str(int(time.time()) + 8))
-        programs.start_worker()
-    programs.wait_for_workers(1)
-    seen = witness(tmp_path / "seen", 0.15)
-    job = job_in(tmp_path / "work", area=seen)
-    results: list[TileResult] = []
-
-    def on_result(result: TileResult) -> None:
-        results.append(result)
-        if len(results) == 3:
-            programs.start_worker()
-
-    DaskExecutor(SchedulerAt(programs.address), tmp_path, ONCE).run(job, PLAN.indices(), on_result, unwanted)
-    assert_all(job, results, expected)
-    assert len(seen.processes()) == PLAN.tile_count
-    assert len(set(seen.processes())) == 2
 
 
 @pytest.mark.parametrize("name", ["ussfc", "torch", "zarr"])
