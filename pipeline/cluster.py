@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import dask
 
 from pipeline import slurm
+from pipeline.config import size_in_bytes
 from pipeline.errors import ClusterError, ConfigError
 
 LOCAL_RESTART_SECONDS = 300
@@ -516,11 +517,9 @@ class KubernetesPods:
     """Worker pods of the Dask operator; the scheduler is a pod as well."""
 
     jobs: tuple[int, int]
-    """Least and largest number of worker pods."""
-    workers: int
-    """Processes of a pod."""
+    """Least and largest number of worker pods. A pod is one process: the operator knows workers by their pods."""
     threads: int
-    """Cores of a process."""
+    """Cores of a pod."""
     memory: str
     """Of a pod."""
     image: str
@@ -534,7 +533,7 @@ class KubernetesPods:
     @property
     def lanes(self) -> int:
         """Workers, if their number does not change."""
-        return self.jobs[0] * self.workers if self.jobs[0] == self.jobs[1] else 0
+        return self.jobs[0] if self.jobs[0] == self.jobs[1] else 0
 
     def spec(self, name: str) -> dict[str, Any]:
         """The DaskCluster resource.
@@ -545,7 +544,7 @@ class KubernetesPods:
         with _extra("kubernetes", "dask-kubernetes"):
             from dask_kubernetes.operator import make_cluster_spec
         threads = READ_AHEAD if self.gpu else 1
-        wanted = {"cpu": str(self.workers * self.threads), "memory": self.memory.removesuffix("B")}
+        wanted = {"cpu": str(self.threads), "memory": str(size_in_bytes(self.memory))}
         if self.gpu:
             wanted["nvidia.com/gpu"] = "1"
         made: dict[str, Any] = make_cluster_spec(
@@ -554,15 +553,23 @@ class KubernetesPods:
             n_workers=max(1, self.jobs[0]),
             resources={"requests": wanted, "limits": wanted},
             env=self.options.get("env", {}),
-            worker_command=[
-                *("dask", "worker", "--nworkers", str(self.workers), "--nthreads", str(threads)),
-                *("--memory-limit", "0"),
-            ],
+            worker_command=["dask", "worker", "--nthreads", str(threads), "--memory-limit", "0"],
+            # KubeCluster itself makes nothing of it where it is given a whole specification.
+            idle_timeout=self.options.get("idle_timeout", 0),
         )
         for part in ("scheduler", "worker"):
             (container,) = made["spec"][part]["spec"]["containers"]
             # Else the image's own entry point would be given these words.
             container["command"], container["args"] = container["args"][:1], container["args"][1:]
+            # What the strictest namespaces ask of a pod.
+            container["securityContext"] = {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            made["spec"][part]["spec"]["securityContext"] = {
+                "runAsNonRoot": True,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            }
         # The scheduler computes nothing, and sees no GPU.
         (container,) = made["spec"]["scheduler"]["spec"]["containers"]
         container["resources"] = {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "2Gi"}}
@@ -573,9 +580,10 @@ class KubernetesPods:
         """See :meth:`Cluster.start`."""
         with _extra("kubernetes", "dask-kubernetes"):
             from dask_kubernetes.operator import KubeCluster
-        name = f"ussfc-{secrets.token_hex(4)}"
+        # Kubernetes makes environment variables of the name; one that begins with ours would be taken for a setting.
+        name = f"change-{secrets.token_hex(4)}"
         settings = {"custom_cluster_spec": self.spec(name), "namespace": self.namespace, "quiet": True}
-        options = {key: value for key, value in self.options.items() if key != "env"}
+        options = {key: value for key, value in self.options.items() if key not in ("env", "idle_timeout")}
         least, most = self.jobs
         since = time.monotonic()
         with _kubernetes_errors():
@@ -588,7 +596,7 @@ class KubernetesPods:
                 return f"no worker pod after {time.monotonic() - since:.0f} s (`kubectl get pods` says why)"
 
             threads = READ_AHEAD if self.gpu else 1
-            yield Started(cluster, most * self.workers * threads, waiting=waiting)
+            yield Started(cluster, most * threads, waiting=waiting)
 
 
 @contextmanager

@@ -121,7 +121,7 @@ class ClusterConfig(_Section):
     workers: int | None = Field(
         None,
         ge=1,
-        description="worker processes here, or in each job or pod; by default one a core (local), one a GPU "
+        description="worker processes here, or in each SLURM job; by default one a core (local), one a GPU "
         "(local-cuda), else 1",
     )
     threads: int | None = Field(
@@ -175,7 +175,7 @@ class ClusterConfig(_Section):
 
 
 _USED_BY = {
-    "workers": ("auto", "local", "local-cuda", "slurm", "kubernetes"),
+    "workers": ("auto", "local", "local-cuda", "slurm"),
     "threads": ("auto", "serial", "local", "slurm", "allocation", "kubernetes", "scheduler"),
     "gpu": ("slurm", "allocation", "kubernetes", "scheduler"),
     **dict.fromkeys(("jobs", "minimum_jobs", "maximum_jobs", "memory"), ("slurm", "kubernetes")),
@@ -362,6 +362,10 @@ def _check_cluster(cluster: ClusterConfig, origins: Mapping[str, str]) -> None:
         raise ConfigError(
             "cluster.jobs: is for always the same number, and minimum_jobs and maximum_jobs are for a changing one; "
             "set the one or the others"
+        )
+    if cluster.gpu and (cluster.workers or 1) > 1:
+        raise ConfigError(
+            f"cluster.gpu: is for one worker to a job, and cluster.workers is {cluster.workers}; ask for more jobs"
         )
     if (cluster.minimum_jobs or 0) > cluster.most_jobs:
         raise ConfigError(

@@ -228,30 +228,38 @@ class DaskExecutor:
         on_failure: Callable[[TileFailure], None],
     ) -> None:
         """Hand out tiles and hear of them, as long as this client has its scheduler."""
-        running: dict[Any, tuple[Index, ...]] = {}
+        running: dict[Any, _Handed] = {}
         ended: SimpleQueue[Any] = SimpleQueue()
         pace = _Pace()
         lanes = self._cluster.lanes
         while True:
-            crew.look()
+            if crew.look():
+                for future in _stranded(client, running, crew):
+                    handed = running.pop(future)
+                    future.cancel()
+                    for index in handed.indices:
+                        schedule.back(index)
             patience = float(LOOK_SECONDS)
             while len(running) < TASKS_AHEAD * crew.threads:
                 indices = tuple(itertools.islice(iter(schedule.take, None), pace.tiles))
                 if not indices:
                     patience = min(patience, schedule.due_in())
                     break
-                where = crew.place(job.plan.part(indices[0], lanes)) if lanes > 1 else {}
+                address = crew.place(job.plan.part(indices[0], lanes)) if lanes > 1 else None
+                where = {"workers": [address], "allow_other_workers": True} if address else {}
                 with _asking(client):
                     future = client.submit(_compute, job, versions(), indices, pure=False, **where)
                     future.add_done_callback(ended.put)
-                running[future] = indices
+                running[future] = _Handed(indices, address)
             if schedule.over:
                 return
             try:
                 future = ended.get(timeout=patience)
             except Empty:
                 continue
-            indices = running.pop(future)
+            if future not in running:
+                continue  # it was taken back
+            indices = running.pop(future).indices
             with _asking(client):
                 outcomes = _outcomes(client, future, job, indices, crew, pace)
                 future.release()
@@ -307,6 +315,38 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "none"
+
+
+@dataclass(frozen=True)
+class _Handed:
+    """A task that is out."""
+
+    indices: tuple[Index, ...]
+    address: str | None
+    """The worker that it had best go to."""
+
+
+def _stranded(client: Any, running: Mapping[Any, _Handed], crew: _Crew) -> list[Any]:
+    """Tasks that Dask will never run.
+
+    Those for a worker that left in a moment without any other wait for it alone, though they may go elsewhere.
+    """
+    lost = {
+        future.key: future
+        for future, handed in running.items()
+        if handed.address and not crew.here(handed.address)
+    }
+    if not lost:
+        return []
+    keys = list(lost)
+
+    # A function of no module travels by value.
+    def waiting(dask_scheduler: Any) -> list[str]:
+        tasks = dask_scheduler.tasks
+        return [key for key in keys if key in tasks and tasks[key].state == "no-worker"]
+
+    with _asking(client):
+        return [lost[key] for key in client.run_on_scheduler(waiting)]
 
 
 @dataclass(frozen=True)
@@ -536,11 +576,11 @@ class _Crew:
         self._seen = time.monotonic()
         self._failures: dict[str, int] = {}
 
-    def look(self) -> None:
-        """Count them, if the last time is long enough ago."""
+    def look(self) -> bool:
+        """Count them, if the last time is long enough ago; whether that was so."""
         now = time.monotonic()
         if now < self._looked + LOOK_SECONDS:
-            return
+            return False
         workers = _workers(self._client)
         self._present = sum(workers.values())
         # Whoever starts workers by need must see the need.
@@ -556,6 +596,7 @@ class _Crew:
                 f"{self._scheduler} has been without workers for {NO_WORKERS_SECONDS} s (their logs say why); no "
                 "finished tile is lost: start workers again, and the same command goes on"
             )
+        return True
 
     def _wait(self, now: float, waiting: Callable[[], str | None]) -> None:
         """A queue may take hours: say so now and then, and give up only if nothing will come of it."""
@@ -574,12 +615,13 @@ class _Crew:
                 return
             time.sleep(LOOK_SECONDS)
 
-    def place(self, part: int) -> dict[str, Any]:
+    def here(self, address: str) -> bool:
+        """Whether this worker was there at the last look."""
+        return address in self._addresses
+
+    def place(self, part: int) -> str | None:
         """Where a tile of a part of the plan had best be computed: Dask is free to choose otherwise."""
-        if not self._addresses:
-            return {}
-        address = self._addresses[part % len(self._addresses)]
-        return {"workers": [address], "allow_other_workers": True}
+        return self._addresses[part % len(self._addresses)] if self._addresses else None
 
     def heard(self, report: _Report) -> None:
         """Part with a worker whose time is over, or that can compute nothing while others can."""

@@ -356,7 +356,6 @@ def _kubernetes(wanted: ClusterConfig) -> Cluster:
     assert wanted.image is not None
     return KubernetesPods(
         _between(wanted),
-        wanted.workers or 1,
         wanted.threads or 1,
         wanted.memory,
         wanted.image,

@@ -18,10 +18,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import psutil
 import pytest
+from distributed import Client
 from servers import PATIENCE, free_port
 
 if TYPE_CHECKING:  # SLURM's keeper starts faster without
@@ -332,11 +333,15 @@ class Namespaces:
         _ip(*inside, "address", "add", f"{address}/24", "dev", end)
         _ip(*inside, "link", "set", end, "up")
 
+    def door(self, where: int) -> list[str]:
+        """The command that starts the command behind it on a machine."""
+        return ["nsenter", f"--net=/run/netns/{self._names[where]}", "--"]
+
     def start(self, command: Sequence[str], where: int) -> subprocess.Popen[bytes]:
         """Start a program on a machine; what it prints goes to `WHERE-N.log` in the folder."""
         with (self.folder / f"{where}-{len(self._programs)}.log").open("wb") as log:
             program = subprocess.Popen(
-                ["nsenter", f"--net=/run/netns/{self._names[where]}", "--", *command],
+                [*self.door(where), *command],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -488,3 +493,105 @@ class Certificates:
             tls_client_cert=str(self.certificate),
             tls_client_key=str(self.key),
         )
+
+
+class Programs:
+    """A scheduler and workers, each started by its command, as on machines of their own."""
+
+    def __init__(
+        self, folder: Path, certificates: Certificates | None = None, host: str = "127.0.0.1"
+    ) -> None:
+        self._host = host
+        self._port = str(free_port())
+        self._options = [] if certificates is None else certificates.options()
+        self._security = None if certificates is None else certificates.security()
+        self.address = f"{'tcp' if certificates is None else 'tls'}://{host}:{self._port}"
+        self._folder = folder
+        self._logs = 0
+        self.schedulers: list[subprocess.Popen[bytes]] = []
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    def start_scheduler(self) -> None:
+        """Start it, always at the same address; who needs it waits for it."""
+        self.schedulers.append(
+            self._start("scheduler", "--host", self._host, "--port", self._port, "--no-show")
+        )
+
+    def start_worker(
+        self, *options: str, host: str = "127.0.0.1", path: Path | None = None, through: Sequence[str] = ()
+    ) -> None:
+        """Start one with one thread, which waits for its scheduler.
+
+        Args:
+            options: more of `dask worker`.
+            host: the address that it listens at.
+            path: Python finds modules and distributions there before all others.
+            through: a command that starts the command that follows, as nsenter does.
+        """
+        common = ("--nthreads", "1", "--no-nanny", "--death-timeout", "60", "--host", host)
+        self.workers.append(
+            self._start("worker", self.address, *common, *options, path=path, through=through)
+        )
+
+    def _start(
+        self, *command: str, path: Path | None = None, through: Sequence[str] = ()
+    ) -> subprocess.Popen[bytes]:
+        self._logs += 1
+        first = [str(path)] if path else []
+        paths = {"PYTHONPATH": os.pathsep.join([*first, os.environ.get("PYTHONPATH", "")])}
+        with (self._folder / f"{self._logs}-{command[0]}.log").open("wb") as log:
+            return subprocess.Popen(
+                [*through, sys.executable, "-m", "dask", *command, "--no-dashboard", *self._options],
+                cwd=self._folder,
+                env=os.environ | paths,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_for_workers(self, count: int) -> None:
+        """Until so many are there."""
+        with Client(self.address, timeout=60, set_as_default=False, security=self._security) as client:
+            client.wait_for_workers(count, timeout=60)
+
+    def wait_until_all_is_computed(self) -> None:
+        """Until the results of all tasks wait to be fetched."""
+        with Client(self.address, timeout=60, set_as_default=False) as client:
+            wait_until(lambda: set(client.run_on_scheduler(task_states)) == {"memory"})
+
+    def end_scheduler(self) -> None:
+        """As an administrator ends it."""
+        for scheduler in self.schedulers:
+            scheduler.terminate()
+            scheduler.wait()
+        self.schedulers.clear()
+
+    def kill(self, programs: list[subprocess.Popen[bytes]]) -> None:
+        """SIGKILL for all of these."""
+        for program in programs:
+            program.kill()
+            program.wait()
+        programs.clear()
+
+    def settle(self) -> None:
+        """A scheduler and one worker, whatever happened before."""
+        if not self.schedulers:
+            self.start_scheduler()
+        # Those that lost a scheduler end by themselves; the last one started has the scheduler of now.
+        surplus, self.workers = self.workers[:-1], self.workers[-1:]
+        self.kill(surplus)
+        if not self.workers:
+            self.start_worker()
+        with Client(self.address, timeout=60, set_as_default=False) as client:
+            wait_until(lambda: len(client.nthreads()) == 1)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Fails after so many seconds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def task_states(dask_scheduler: Any) -> list[str]:
+    return [task.state for task in dask_scheduler.tasks.values()]

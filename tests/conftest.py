@@ -28,6 +28,17 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def importable() -> Iterator[None]:
+    """Worker processes find the stubs."""
+    with pytest.MonkeyPatch.context() as patch:
+        here = Path(__file__).parent
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+        )
+        yield
+
+
 @pytest.fixture(scope="session")
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
     """A server of S3 for all tests; whoever stops it starts it again."""

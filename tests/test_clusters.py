@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from clusters import Certificates, Namespaces, Slurm
+from clusters import Certificates, Namespaces, Slurm, wait_until
 from distributed import Client
 from servers import free_port
 
@@ -31,14 +31,6 @@ def batch(folder: Path, *lines: str, options: str = "--ntasks=1 --mem=100M --tim
         ["sbatch", "--parsable", script], cwd=folder, capture_output=True, text=True, check=True
     )
     return done.stdout.strip()
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """Fails after half a minute."""
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def lines(path: Path, count: int) -> list[str]:

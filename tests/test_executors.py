@@ -7,18 +7,15 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import dask
 import pytest
 from affine import Affine
+from clusters import Programs, task_states, wait_until
 from distributed import Client, LocalCluster
 from odc.geo.geobox import GeoBox
 from stubs import Killing, StubRecipe, StubScene, Transient, Witness, damaged, store_bytes, stub_job
@@ -43,17 +40,6 @@ LUCKY = [index for index in PLAN.indices() if index != UNLUCKY]
 EXECUTORS = ["serial", "local", "scheduler"]
 WAITS = Waits(attempts=3, first=0.1, factor=2, longest=1)
 ONCE = Waits(attempts=1)
-
-
-@pytest.fixture(scope="module")
-def importable() -> Iterator[None]:
-    """Worker processes find the stubs."""
-    with pytest.MonkeyPatch.context() as patch:
-        here = Path(__file__).parent
-        patch.setenv(
-            "PYTHONPATH", os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
-        )
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -96,75 +82,6 @@ every_executor = pytest.mark.parametrize("make", EXECUTORS, indirect=True)
 both_kinds = pytest.mark.parametrize("make", ["serial", "scheduler"], indirect=True)
 
 
-class Programs:
-    """A scheduler and workers, each started by its command, as on machines of their own."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = str(free.getsockname()[1])
-        self.address = f"tcp://127.0.0.1:{self._port}"
-        self._folder = folder
-        self._logs = 0
-        self.schedulers: list[subprocess.Popen[bytes]] = []
-        self.workers: list[subprocess.Popen[bytes]] = []
-
-    def start_scheduler(self) -> None:
-        """Start it, always at the same address; who needs it waits for it."""
-        self.schedulers.append(self._start("scheduler", "--port", self._port, "--no-show"))
-
-    def start_worker(self) -> None:
-        """Start one with one thread, which waits for its scheduler."""
-        options = ("--nthreads", "1", "--no-nanny", "--death-timeout", "60")
-        self.workers.append(self._start("worker", self.address, *options))
-
-    def _start(self, *command: str) -> subprocess.Popen[bytes]:
-        self._logs += 1
-        with (self._folder / f"{self._logs}-{command[0]}.log").open("wb") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "dask", *command, "--host", "127.0.0.1", "--no-dashboard"],
-                cwd=self._folder,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def wait_for_workers(self, count: int) -> None:
-        """Until so many are there."""
-        with Client(self.address, timeout=60, set_as_default=False) as client:
-            client.wait_for_workers(count, timeout=60)
-
-    def wait_until_all_is_computed(self) -> None:
-        """Until the results of all tasks wait to be fetched."""
-        with Client(self.address, timeout=60, set_as_default=False) as client:
-            wait_until(lambda: set(client.run_on_scheduler(task_states)) == {"memory"})
-
-    def end_scheduler(self) -> None:
-        """As an administrator ends it."""
-        for scheduler in self.schedulers:
-            scheduler.terminate()
-            scheduler.wait()
-        self.schedulers.clear()
-
-    def kill(self, programs: list[subprocess.Popen[bytes]]) -> None:
-        """SIGKILL for all of these."""
-        for program in programs:
-            program.kill()
-            program.wait()
-        programs.clear()
-
-    def settle(self) -> None:
-        """A scheduler and one worker, whatever happened before."""
-        if not self.schedulers:
-            self.start_scheduler()
-        # Those that lost a scheduler end by themselves; the last one started has the scheduler of now.
-        surplus, self.workers = self.workers[:-1], self.workers[-1:]
-        self.kill(surplus)
-        if not self.workers:
-            self.start_worker()
-        with Client(self.address, timeout=60, set_as_default=False) as client:
-            wait_until(lambda: len(client.nthreads()) == 1)
-
-
 @pytest.fixture(scope="module")
 def started(importable: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
     """Programs of all tests, ended after the last one."""
@@ -185,18 +102,6 @@ def programs(started: Programs, one_by_one: None) -> Programs:
     """A scheduler and one worker."""
     started.settle()
     return started
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Fails after a minute."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def task_states(dask_scheduler: Any) -> list[str]:
-    return [task.state for task in dask_scheduler.tasks.values()]
 
 
 @dataclass(frozen=True)
