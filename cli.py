@@ -235,6 +235,7 @@ def batch(
     """
     from pipeline.batch import run_batch
     from pipeline.pairs import read_pairs
+    from pipeline.remote import shown_uri
 
     with _errors():
         config = _config(**options)
@@ -262,7 +263,7 @@ def batch(
                 f"{done} of {len(results)} pairs complete, {len(incomplete)} incomplete, {len(failed)} failed"
             )
             for name in ("results.csv", "collection.json"):
-                click.echo(f"  {out.rstrip('/')}/{name}")
+                click.echo(f"  {shown_uri(out).rstrip('/')}/{name}")
         for result in failed:
             click.echo(f"failed: {result.name}: {result.error}", err=True)
         if failed or incomplete:

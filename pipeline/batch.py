@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -231,7 +232,9 @@ class _Index:
         if result.manifest is None:
             return
         folder = self._out / result.name
-        item = pair_item(result.name, result.manifest, datetime.now(UTC).replace(microsecond=0))
+        made = pair_item(result.name, result.manifest, datetime.now(UTC).replace(microsecond=0))
+        # As it comes back from its file: coordinates are tuples, which JSON does not know.
+        item = json.loads(json.dumps(made))
         earlier = folder.find_json(ITEM_FILE)
         if earlier is not None and _timeless(earlier) == _timeless(item):
             item = earlier

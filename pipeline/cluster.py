@@ -176,13 +176,22 @@ class LocalGpus:
             class PinnedCluster(LocalCluster):
                 """Each of its processes sees one device alone."""
 
+                async def _start(self) -> None:
+                    # The first ones are not asked of new_worker_spec.
+                    self.worker_spec = self._pinned(self.worker_spec)
+                    await super()._start()  # type: ignore[no-untyped-call]
+
                 def new_worker_spec(self) -> dict[Any, Any]:
-                    specs: dict[Any, Any] = super().new_worker_spec()  # type: ignore[no-untyped-call]
+                    return self._pinned(super().new_worker_spec())  # type: ignore[no-untyped-call]
+
+                @staticmethod
+                def _pinned(specs: dict[Any, Any]) -> dict[Any, Any]:
+                    pinned = {}
                     for name, spec in specs.items():
                         device = devices[int(name) % count]
                         options = {**spec["options"], "env": {"CUDA_VISIBLE_DEVICES": device}}
-                        specs[name] = {**spec, "options": options}
-                    return specs
+                        pinned[name] = {**spec, "options": options}
+                    return pinned
 
             kind = PinnedCluster
             settings |= {"processes": True}

@@ -5,6 +5,7 @@ Order of precedence: flags, ``--set``, environment ``USSFC_...``, user file, pac
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.errors import ConfigError
 
@@ -23,7 +24,20 @@ _NAMES = r"^[A-Za-z0-9_.,@+-]+$"
 """Names that go into a batch script: nothing that a shell would read as more than a name."""
 
 
-_SIZE = r"(\d+(?:\.\d+)?)\s?([KMGT])(i?)B"
+_SIZE = r"([0-9]+(?:\.[0-9]+)?) ?([KMGT])(i?)B"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose whole numbers are decimal: 12:00:00 is a time, not of base 60, and 0123 an account, not octal."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, words) for tag, words in resolvers if tag != "tag:yaml.org,2002:int"]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789")
+)
 
 
 class _Section(BaseModel):
@@ -129,7 +143,7 @@ class ClusterConfig(_Section):
     )
     walltime: str | None = Field(
         None,
-        pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$",
+        pattern=r"^([0-9]+-)?[0-9]{1,2}:[0-9]{2}:[0-9]{2}$",
         description="time limit of a SLURM job, [days-]hours:minutes:seconds; its workers end a little earlier",
     )
     queue: str | None = Field(None, pattern=_NAMES, description="SLURM partition; by default the site's")
@@ -146,6 +160,13 @@ class ClusterConfig(_Section):
         {},
         description="handed to the constructor of SLURMCluster, KubeCluster, LocalCluster or LocalCUDACluster",
     )
+
+    @field_validator("memory", "walltime")
+    @classmethod
+    def _no_zero(cls, text: str | None) -> str | None:
+        if text is not None and not re.search("[1-9]", text):
+            raise ValueError("nothing, which SLURM takes for no limit; give what a job needs")
+        return text
 
     @property
     def most_jobs(self) -> int:
@@ -262,8 +283,8 @@ def load_config(
     kind = None
     if cluster is not None:
         preset = _from_file(_preset(cluster))
-        kind = preset.get("cluster.kind")
-        if kind is None:
+        kind = preset.get("cluster.kind", (None, ""))
+        if kind[0] is None:
             raise ConfigError(f"--cluster {cluster}: says no cluster.kind; see configs/clusters for examples")
         _overlay(flat, preset)
     if file is not None:
@@ -290,8 +311,11 @@ def load_config(
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if isinstance(part, str))
+        said = first["msg"].removeprefix("Value error, ")
         origin = flat.get(key, (None, "the configuration"))[1]
-        raise ConfigError(f"{key} = {first['input']!r} from {origin}: {first['msg'].lower()}") from error
+        raise ConfigError(
+            f"{key} = {first['input']!r} from {origin}: {said[:1].lower()}{said[1:]}"
+        ) from error
     _check_cluster(config.cluster, {key: origin for key, (_, origin) in flat.items()})
     return config
 
@@ -314,8 +338,7 @@ def _overlay(flat: dict[str, tuple[Any, str]], addition: Mapping[str, tuple[Any,
     for key, (value, origin) in addition.items():
         earlier = flat.get(key, (None, ""))[0]
         if isinstance(earlier, dict) and isinstance(value, dict):
-            merged: dict[str, Any] = {}
-            _merge(merged, earlier)
+            merged = copy.deepcopy(earlier)
             _merge(merged, value)
             value = merged
         flat[key] = value, origin
@@ -361,7 +384,7 @@ def _check_cluster(cluster: ClusterConfig, origins: Mapping[str, str]) -> None:
 
 def _from_file(file: Path) -> dict[str, tuple[Any, str]]:
     try:
-        loaded = yaml.safe_load(file.read_text("utf-8"))
+        loaded = yaml.load(file.read_text("utf-8"), _Loader)  # noqa: S506 - a SafeLoader
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: cannot be read as YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(loaded, dict):
@@ -371,7 +394,7 @@ def _from_file(file: Path) -> dict[str, tuple[Any, str]]:
 
 def _value(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError:
         return text
 

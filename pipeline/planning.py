@@ -28,7 +28,7 @@ from pipeline.cluster import (
 from pipeline.config import ClusterConfig, RunConfig, size_in_bytes
 from pipeline.errors import ClusterError, ConfigError, MemoryRefused
 from pipeline.grid import common_grid, crop, crs_name, geometry_box, metres_per_pixel
-from pipeline.memory import MemoryProjection, project, refuse_beyond
+from pipeline.memory import BASE_DASK, MemoryProjection, project, refuse_beyond
 from pipeline.reading import (
     AreaOfInterest,
     SceneRecipe,
@@ -250,6 +250,9 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
     local = settled(config, model).inference.ssfc == "local"
     remote = any(over_network(recipe.uri) for recipe in pair.recipes)
     memory = project(tiles, len(model.bands), raw, processes, ahead, batch * threads, network, local, remote)
+    if cluster is not None and not processes:
+        # Workers elsewhere are Dask's as well; only the sum over them is not this machine's matter.
+        memory = dataclasses.replace(memory, worker=memory.worker + BASE_DASK)
     before, after = (
         dataclasses.replace(recipe, block_cache=memory.block_cache, identity=info.identity)
         for recipe, info in zip(pair.recipes, (pair.before, pair.after), strict=True)

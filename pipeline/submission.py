@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import secrets
 import sys
 from dataclasses import dataclass
@@ -118,7 +119,8 @@ def _script(arguments: list[str], config: RunConfig, log: Path) -> str:
             f"cluster.options.job_extra_directives {broken[0]!r}: wanted one printable line each"
         )
     lines = "\n".join(f"#SBATCH {directive}" for directive in directives)
-    called = json.dumps(arguments, indent=4)
+    # Literals of ASCII: any name is a word of Python, and neither ends a line nor depends on an encoding.
+    called = "".join(f"    {argument!a},\n" for argument in arguments)
     return f"""#!{python}
 {lines}
 # Written by `ussfc submit`. Given again after any stop, it continues.
@@ -130,7 +132,8 @@ for name in [name for name in os.environ if name.startswith("{ENV_PREFIX}")]:
 
 from cli import main
 
-main({called})
+main([
+{called}])
 """
 
 
@@ -145,12 +148,18 @@ def _settings(config: RunConfig) -> list[str]:
             value = getattr(value, part)
         if value == default or key.startswith("cluster."):
             continue
-        if key in ("model", "grid.aoi"):
+        # The name of a packaged model may be that of a folder here as well.
+        if key == "grid.aoi" or (key == "model" and Path(value).suffix):
             value = _absolute(value)
-        arguments += ["--set", f"{key}={json.dumps(value)}"]
+        arguments += ["--set", f"{key}={_as_yaml(value)}"]
     return arguments
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as ``--set`` reads it: JSON, but without surrogate pairs, which YAML does not know."""
+    return re.sub(r"[^ -~]", lambda found: f"\\U{ord(found[0]):08x}", json.dumps(value, ensure_ascii=False))
 
 
 def _absolute(uri: str) -> str:
     """A job's working directory may be another."""
-    return str(Path(uri).absolute()) if Path(uri).exists() else uri
+    return uri if is_remote(uri) or not Path(uri).exists() else str(Path(uri).absolute())

@@ -56,9 +56,11 @@ def status(out: Folder | Path | str, waiting: bool = False) -> dict[str, Any]:
         if size is not None:
             products[product] = size
     finished = manifest is not None and manifest.get("run") == name and "products" in manifest
-    if finished and done == total:
+    # Products that lack tiles which are there by now are still to be made again.
+    whole = manifest is not None and manifest["complete"]
+    if finished and whole and done == total:
         state = "complete"
-    elif finished and done + len(failed) == total:
+    elif finished and failed and done + len(failed) == total:
         state = "incomplete"
     else:
         state = "waiting" if key is None and manifest is None else "unfinished"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +21,7 @@ from stubs import (
     UNIT,
     StubArea,
     StubDetector,
+    StubReader,
     StubRecipe,
     StubScene,
     lattice_patches,
@@ -27,13 +33,13 @@ from stubs import (
 
 from pipeline import inference
 from pipeline.blending import TAPERS, Taper, taper_weights
-from pipeline.errors import StoreError, TileError
-from pipeline.inference import blend_tile, compute_tile, read_pair
+from pipeline.errors import ReadError, StoreError, TileError
+from pipeline.inference import CannotStart, TileJob, blend_tile, compute_tile, read_pair
 from pipeline.probability_store import ProbabilityStore
 from pipeline.radiometry import MIDDLE
 from pipeline.thresholding import encode
 from pipeline.tiling import TilePlan
-from pipeline.types import Box, PixelPair, TileResult
+from pipeline.types import Box, PixelPair, Pixels, TileResult
 
 law = settings(deadline=None, max_examples=60)
 GRID = GeoBox((70, 100), Affine(1, 0, 0, 0, -1, 70), "EPSG:32636")
@@ -295,3 +301,212 @@ def test_the_same_run_into_two_folders_fills_both(tmp_path: Path) -> None:
         store = ProbabilityStore.create(tmp_path / name, GRID, "uint8", 32)
         compute_tile(stub_job(store, PLAN, f"folders-{tmp_path}"), (0, 1))
         assert set(store.done()) == {(0, 1)}
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where two tiles of one process meet: events that each waits for, so that nothing hangs on the clock."""
+
+    in_network: threading.Event = field(default_factory=threading.Event)
+    """The first tile is inside the network."""
+    has_read: threading.Event = field(default_factory=threading.Event)
+    """The second tile has read its pixels."""
+    at_the_door: threading.Event = field(default_factory=threading.Event)
+    """Some tile wants the network while another one has it."""
+
+    def wait(self, event: threading.Event) -> None:
+        assert event.wait(30), "never happened"
+
+
+@dataclass(frozen=True)
+class MeetingScene(StubScene):
+    """Tells of reads, and keeps the second tile's until the first one is inside the network."""
+
+    meeting: Meeting = field(default_factory=Meeting)
+    second: Box | None = None
+
+    def open(self) -> MeetingReader:  # type: ignore[override]
+        plain = super().open()
+        return MeetingReader(plain.values, plain.valid, meeting=self.meeting, second=self.second)
+
+
+@dataclass(frozen=True)
+class MeetingReader(StubReader):
+    meeting: Meeting = field(default_factory=Meeting)
+    second: Box | None = None
+
+    def read(self, box: Box) -> Pixels:
+        if box == self.second:
+            self.meeting.wait(self.meeting.in_network)
+        pixels = super().read(box)
+        if box == self.second:
+            self.meeting.has_read.set()
+        return pixels
+
+
+@dataclass
+class MeetingDetector(StubDetector):
+    """Stays in its first call until the second tile has read and stands at the door."""
+
+    meeting: Meeting = field(default_factory=Meeting)
+    callers: list[int] = field(default_factory=list)
+
+    def predict(
+        self, before: npt.NDArray[np.float32], after: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        self.callers.append(threading.get_ident())
+        if len(self.callers) == 1:
+            self.meeting.in_network.set()
+            self.meeting.wait(self.meeting.has_read)
+            self.meeting.wait(self.meeting.at_the_door)
+        return super().predict(before, after)
+
+
+class Door:
+    """A lock that tells when somebody has to wait for it."""
+
+    def __init__(self, meeting: Meeting) -> None:
+        self._lock = threading.Lock()
+        self._meeting = meeting
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            self._meeting.at_the_door.set()
+            self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
+def test_one_tile_has_the_network_while_another_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meeting = Meeting()
+    detector = MeetingDetector(16, 3, meeting=meeting)
+    recipe = StubRecipe(16, 3)
+    monkeypatch.setattr(inference, "_detectors", {recipe: (detector, Door(meeting))})
+    monkeypatch.setattr(inference, "_opened_runs", {})
+    store = ProbabilityStore.create(tmp_path / "two", GRID, "uint8", 32)
+    first, second = (0, 1), (2, 2)
+    after = MeetingScene(PLAN.shape, 2, meeting=meeting, second=PLAN.tile(second).halo)
+    job = stub_job(store, PLAN, f"meeting-{tmp_path}", after=after)
+    with ThreadPoolExecutor(2) as threads:
+        for tile in [threads.submit(compute_tile, job, index) for index in (first, second)]:
+            tile.result(timeout=60)
+    # All calls of the one, then all calls of the other.
+    assert len(set(detector.callers)) == 2
+    assert sum(a != b for a, b in pairwise(detector.callers)) == 1
+    alone = ProbabilityStore.create(tmp_path / "alone", GRID, "uint8", 32)
+    monkeypatch.setattr(inference, "_detectors", {})
+    for index in (first, second):
+        compute_tile(stub_job(alone, PLAN, f"alone-{tmp_path}", after=StubScene(PLAN.shape, 2)), index)
+    np.testing.assert_array_equal(
+        stored(tmp_path / "two", PLAN.shape), stored(tmp_path / "alone", PLAN.shape)
+    )
+
+
+def test_waiting_for_the_network_is_no_time_of_a_tile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow:
+        """A queue of an hour before the network."""
+
+        def __enter__(self) -> None:
+            now = time.perf_counter
+            monkeypatch.setattr(time, "perf_counter", lambda: now() + 3600)
+
+        def __exit__(self, *error: object) -> None: ...
+
+    monkeypatch.setattr(inference, "_detectors", {StubRecipe(16): (StubDetector(16), Slow())})
+    store = ProbabilityStore.create(tmp_path, GRID, "uint8", 32)
+    result = compute_tile(stub_job(store, PLAN, f"slow-{tmp_path}"), (1, 1))
+    assert sum(result.seconds.values()) < 1000
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
+    """What this process opens and builds from now on, beginning with nothing open."""
+    told: list[tuple[str, object]] = []
+    open_, build = StubScene.open, StubRecipe.build
+    monkeypatch.setattr(inference, "_detectors", {})
+    monkeypatch.setattr(inference, "_opened_runs", {})
+    monkeypatch.setattr(StubScene, "open", lambda scene: told.append(("scene", scene.seed)) or open_(scene))
+    monkeypatch.setattr(
+        StubRecipe, "build", lambda recipe: told.append(("detector", recipe.batch_size)) or build(recipe)
+    )
+    return told
+
+
+def runs_of(tmp_path: Path, count: int) -> list[TileJob]:
+    """Jobs over scenes of their own; the before scene of the n-th has the seed 10 n."""
+    return [
+        stub_job(
+            ProbabilityStore.create(tmp_path / str(number), GRID, "uint8", 32),
+            PLAN,
+            f"{number}-{tmp_path}",
+            before=StubScene(PLAN.shape, 10 * number),
+            after=StubScene(PLAN.shape, 10 * number + 1),
+        )
+        for number in range(count)
+    ]
+
+
+def test_four_runs_take_turns_with_one_detector_and_a_fifth_closes_the_oldest(
+    tmp_path: Path, opened: list[tuple[str, object]]
+) -> None:
+    jobs = runs_of(tmp_path, 5)
+    for index in PLAN.indices():
+        for job in jobs[:4]:
+            compute_tile(job, index)
+    assert opened.count(("detector", 3)) == 1
+    assert sorted(seed for what, seed in opened if what == "scene") == [0, 1, 10, 11, 20, 21, 30, 31]
+    opened.clear()
+    compute_tile(jobs[4], (0, 1))
+    assert opened == [("scene", 40), ("scene", 41)]
+    opened.clear()
+    for job in jobs[1:]:
+        compute_tile(job, (0, 2))
+    assert opened == []
+    compute_tile(jobs[0], (0, 2))
+    assert opened == [("scene", 0), ("scene", 1)]
+    # Each has its own pixels.
+    rasters = {stored(tmp_path / str(number), PLAN.shape).tobytes() for number in range(4)}
+    assert len(rasters) == 4
+
+
+def test_another_network_takes_the_place_of_the_first(
+    tmp_path: Path, opened: list[tuple[str, object]]
+) -> None:
+    one, two = runs_of(tmp_path, 2)
+    two = replace(two, detector=StubRecipe(16, 5))
+    for job in (one, two, one, two):
+        compute_tile(job, (0, 1))
+    assert [size for what, size in opened if what == "detector"] == [3, 5]
+    assert list(inference._detectors) == [StubRecipe(16, 5)]
+
+
+def test_what_every_tile_needs_and_cannot_be_had_is_no_fault_of_a_tile(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Nowhere:
+        error: Exception
+
+        def open(self) -> StubReader:
+            raise self.error
+
+    for number, (error, said) in enumerate(
+        (
+            (ReadError("after.tif: no such file"), "after.tif: no such file"),
+            (ImportError("no\n  torch"), "ImportError: no torch"),
+        )
+    ):
+        store = ProbabilityStore.create(tmp_path / str(number), GRID, "uint8", 32)
+        job = stub_job(store, PLAN, f"nowhere-{number}-{tmp_path}", after=Nowhere(error))
+        here = f"{said} (on {socket.gethostname()})"
+        with pytest.raises(CannotStart) as caught:
+            compute_tile(job, (2, 3))
+        assert str(caught.value) == f"tile 2,3 (rows 64..70, columns 96..100): {here}"
+        assert inference.prepare(job) == here
+    # What could not be opened is tried again.
+    job = stub_job(store, PLAN, f"nowhere-{number}-{tmp_path}")
+    assert inference.prepare(job) is None
+    compute_tile(job, (2, 3))
