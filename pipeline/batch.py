@@ -218,17 +218,24 @@ class _Pool:
 
 
 class _Index:
-    """The table and the collection over what has ended so far."""
+    """The table and the collection over what has ended so far, in this call or an earlier one."""
 
     def __init__(self, out: Folder, pairs: Sequence[PairEntry]) -> None:
         self._out = out
         self._pairs = pairs
         self._results: dict[str, PairResult] = {}
         self._items: dict[str, dict[str, Any]] = {}
+        for pair in pairs:
+            manifest = (out / pair.name).find_json("run.json")
+            item = (out / pair.name).find_json(ITEM_FILE) if manifest and "products" in manifest else None
+            if item is not None:
+                self._results[pair.name] = PairResult(pair.name, manifest, None)
+                self._items[pair.name] = item
 
     def add(self, result: PairResult) -> None:
         """A pair has ended."""
         self._results[result.name] = result
+        self._items.pop(result.name, None)
         if result.manifest is None:
             return
         folder = self._out / result.name

@@ -51,7 +51,7 @@ NO_WORKERS_SECONDS = 300
 PATIENT_SECONDS, TELL_SECONDS = 5, 60
 """Workers that are on their way are waited for in silence so long, and then with a line so often."""
 
-TASK_SECONDS, MOST_TILES = 0.5, 32
+TASK_SECONDS, MOST_TILES = 2.0, 32
 """Tiles that take less are handed out several at a time, to make up so long a task: a scheduler manages hundreds of
 tasks a second, and a few GPUs compute more tiles than that."""
 

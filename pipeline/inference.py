@@ -80,7 +80,7 @@ class _Opened:
     """Held by the tile that has the network: others of this process read meanwhile."""
 
 
-MOST_OPEN = 4
+MOST_OPEN = 8
 """Runs whose scenes a process keeps open: a list of pairs has a few under way at a time."""
 
 _opening = threading.Lock()
@@ -103,7 +103,9 @@ def _open(job: TileJob) -> _Opened:
             detector, turn = _detectors[job.detector]
             weights = taper_weights(job.plan.patch_size, job.taper)
             _opened_runs[name] = _Opened(job.before.open(), job.after.open(), detector, weights, store, turn)
-        return _opened_runs[name]
+        # The one used longest ago is the first to go.
+        _opened_runs[name] = opened = _opened_runs.pop(name)
+        return opened
 
 
 def prepare(job: TileJob) -> str | None:

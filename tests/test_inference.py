@@ -452,8 +452,9 @@ def runs_of(tmp_path: Path, count: int) -> list[TileJob]:
 
 
 def test_four_runs_take_turns_with_one_detector_and_a_fifth_closes_the_oldest(
-    tmp_path: Path, opened: list[tuple[str, object]]
+    tmp_path: Path, opened: list[tuple[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(inference, "MOST_OPEN", 4)
     jobs = runs_of(tmp_path, 5)
     for index in PLAN.indices():
         for job in jobs[:4]:
