@@ -23,8 +23,8 @@ SIDES = (4096, 16384)
 NETWORK_SIDE = 2048
 
 
-def repeat(source: Path, target: Path, side: int) -> None:
-    """A VRT of side x side pixels that repeats a raster without a copy."""
+def repeat(source: Path, target: Path, width: int, height: int) -> None:
+    """A VRT of this size that repeats a raster without a copy."""
     with rasterio.open(source) as src:
         rows, cols, count = src.height, src.width, src.count
         wkt, transform = src.crs.to_wkt(), ", ".join(repr(v) for v in src.transform.to_gdal())
@@ -32,15 +32,15 @@ def repeat(source: Path, target: Path, side: int) -> None:
     for band in range(1, count + 1):
         parts = "".join(
             f'<SimpleSource><SourceFilename relativeToVRT="0">{source}</SourceFilename><SourceBand>{band}</SourceBand>'
-            f'<SrcRect xOff="0" yOff="0" xSize="{min(cols, side - x)}" ySize="{min(rows, side - y)}"/>'
-            f'<DstRect xOff="{x}" yOff="{y}" xSize="{min(cols, side - x)}" ySize="{min(rows, side - y)}"/>'
+            f'<SrcRect xOff="0" yOff="0" xSize="{min(cols, width - x)}" ySize="{min(rows, height - y)}"/>'
+            f'<DstRect xOff="{x}" yOff="{y}" xSize="{min(cols, width - x)}" ySize="{min(rows, height - y)}"/>'
             "</SimpleSource>"
-            for y in range(0, side, rows)
-            for x in range(0, side, cols)
+            for y in range(0, height, rows)
+            for x in range(0, width, cols)
         )
         bands.append(f'<VRTRasterBand dataType="UInt16" band="{band}">{parts}</VRTRasterBand>')
     target.write_text(
-        f'<VRTDataset rasterXSize="{side}" rasterYSize="{side}"><SRS>{wkt.replace("<", "&lt;")}</SRS>'
+        f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}"><SRS>{wkt.replace("<", "&lt;")}</SRS>'
         f"<GeoTransform>{transform}</GeoTransform>{''.join(bands)}</VRTDataset>",
         "utf-8",
     )
@@ -88,7 +88,7 @@ def main() -> None:
     for side in (NETWORK_SIDE, *SIDES):
         repeated = folder / f"before_{side}.vrt", folder / f"after_{side}.vrt"
         for source, target in zip(pair, repeated, strict=True):
-            repeat(source, target, side)
+            repeat(source, target, side, side)
         if side == NETWORK_SIDE:
             runs.append((f"network, 2 workers, {side} x {side}", repeated, "local", False))
         else:

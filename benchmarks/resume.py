@@ -119,7 +119,7 @@ def main() -> None:
         scratch = Path(folder)
         pair = scratch / "before.vrt", scratch / "after.vrt"
         for date, target in zip(("before", "after"), pair, strict=True):
-            repeat(demo / f"beirut_{date}.tif", target, arguments.tiles_a_side * TILE)
+            repeat(demo / f"beirut_{date}.tif", target, *[arguments.tiles_a_side * TILE] * 2)
         count = max(1, arguments.tiles_a_side**2 // 100)
         for place in arguments.places or [str(scratch / "out")]:
             restart(place, *pair, scratch, count)

@@ -4,9 +4,10 @@
     python benchmarks/scaling.py tiles [COUNT] [FOLDER]
     python benchmarks/scaling.py plan
 
-`workers`: the packaged network over the demo pair repeated to 6144 x 6144 px, nine tiles of 2048 px, in this process
+`workers`: the packaged network over the demo pair repeated to 4096 x 6144 px, six tiles of 2048 px, in this process
 with one thread, with one worker process, and with two. `tiles`: a scheduler, many workers in one process, and
-the client, each a program of its own; tiles are small and the detector is a stand-in, so that what remains is the handing out.
+the client, each a program of its own; tiles are small and the detector is a stand-in, so that what remains is the
+handing out.
 `plan`: the plan of 10^6 x 10^6 px.
 """
 
@@ -87,7 +88,7 @@ def workers(folder: Path) -> None:
     pair = []
     for date in ("before", "after"):
         pair.append(folder / f"{date}.vrt")
-        repeat(demo / f"beirut_{date}.tif", pair[-1], 6144)
+        repeat(demo / f"beirut_{date}.tif", pair[-1], 6144, 4096)
     ways = {"plain loop": ("serial", 1), "one worker": ("local", 1), "two workers": ("local", 2)}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(int(os.environ.get("ROUNDS", "3"))):
