@@ -6,9 +6,11 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from clusters import SLURM_VARIABLES, Slurm
+from faults.city import TALLY
 from hypothesis import settings
 from servers import Azurite, FaultProxy, SeaweedFS
 
@@ -133,3 +135,28 @@ def _set_environment(monkeypatch: pytest.MonkeyPatch, prefix: str, variables: di
         monkeypatch.delenv(name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of pytest-xdist sends what its fault tests did to the one that prints."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["faults"] = {"runs": TALLY.runs, "kinds": TALLY.kinds}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """That one adds it up."""
+    sent = getattr(node, "workeroutput", {}).get("faults", {"runs": 0, "kinds": {}})
+    TALLY.runs += sent["runs"]
+    for kind, count in sent["kinds"].items():
+        TALLY.injected(kind, count)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the fault tests did."""
+    if TALLY.faults:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(TALLY.kinds.items()))
+        terminalreporter.write_line(
+            f"faults injected: {TALLY.faults} ({kinds}); results compared byte for byte: {TALLY.runs}"
+        )

@@ -1,11 +1,11 @@
-"""Fixtures of the fault tests, and the summary of what they did."""
+"""Fixtures of the fault tests."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from city import TALLY, City
+from faults.city import City
 
 
 @pytest.fixture(scope="session")
@@ -22,11 +22,3 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, byt
 def city(tmp_path: Path) -> City:
     """A run into a fresh folder."""
     return City(str(tmp_path / "out"), tmp_path / "log")
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if TALLY.faults:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(TALLY.kinds.items()))
-        terminalreporter.write_line(
-            f"faults injected: {TALLY.faults} ({kinds}); results compared byte for byte: {TALLY.runs}"
-        )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from city import CALLS_OF_A_TILE, TALLY, TILES, City, assert_clean, assert_same
+from faults.city import CALLS_OF_A_TILE, TALLY, TILES, City, assert_clean, assert_same
 
 Undisturbed = tuple[dict[str, bytes], int, int]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from city import CALLS_OF_A_TILE, TALLY, City, assert_clean, assert_same, kill_group
+from faults.city import CALLS_OF_A_TILE, TALLY, City, assert_clean, assert_same, kill_group
 
 Undisturbed = tuple[dict[str, bytes], int, int]
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from city import CALLS_OF_A_TILE, PAIR, PRODUCTS, TALLY, City, assert_same, kill_group
+from faults.city import CALLS_OF_A_TILE, PAIR, PRODUCTS, TALLY, City, assert_same, kill_group
 from servers import Azurite, FaultProxy, SeaweedFS
 
 from pipeline.storage import PART_BYTES, Folder
