@@ -313,7 +313,7 @@ def plan(before: str, after: str, as_json: bool, **options: Any) -> None:
             ("memory", f"{summary['memory_bytes'] / 1e9:.2f} GB peak, all processes"),
             (
                 "executor",
-                f"{summary['executor']}, {max(1, summary['workers'])} process(es) x {summary['threads']}",
+                f"{summary['executor']}, {summary['workers'] or 'any number of'} process(es) x {summary['threads']}",
             ),
             (
                 "time",

@@ -80,13 +80,16 @@ class RunPlan:
     """Threads of one process that run the network."""
     cluster: Cluster | None
     """Where the workers come from; None: this process computes."""
+    on_gpu: bool
+    """Whether it was asked for that every worker computes on a GPU."""
     memory: MemoryProjection
 
     def summary(self) -> dict[str, Any]:
         """The plan as numbers, for people and programs."""
         tiles, model = self.tiles, self.pair.model
         pixels = tiles.shape[0] * tiles.shape[1]
-        cores = max(1, self.processes) * self.threads
+        workers = self.cluster.lanes if self.cluster is not None else 1
+        cores = workers * self.threads
         speed = (model.cpu_mpx_per_s or 0) * 1e6 * cores
         network_pixels = tiles.computed_patches * tiles.patch_size**2
         infos = (self.pair.before, self.pair.after)
@@ -100,11 +103,11 @@ class RunPlan:
             "memory_bytes": self.memory.total,
             "memory_per_worker_bytes": self.memory.worker,
             "executor": self.executor,
-            "workers": self.processes,
+            # None: as many as there will be.
+            "workers": workers or None,
             "threads": self.threads,
-            "seconds_estimate": round(network_pixels / speed, 1)
-            if speed and self.executor in ("serial", "local")
-            else None,
+            # What a GPU does is not in the card.
+            "seconds_estimate": round(network_pixels / speed, 1) if speed and not self.on_gpu else None,
             "warnings": list(self.pair.notices),
         }
 
@@ -258,7 +261,7 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
         for recipe, info in zip(pair.recipes, (pair.before, pair.after), strict=True)
     )
     pair = dataclasses.replace(pair, recipes=(before, after))
-    return RunPlan(pair, tiles, executor, processes, threads, cluster, memory)
+    return RunPlan(pair, tiles, executor, processes, threads, cluster, _device(config) == "cuda", memory)
 
 
 def tile_plan(grid: GeoBox, model: ussfc.ModelSpec, config: RunConfig) -> TilePlan:
