@@ -34,6 +34,10 @@ LOGS = "~/.cache/ussfc/slurm"
 END_SHARE, END_MOST = 0.1, 300
 """Workers of a SLURM job end before its time limit: by this share of it, and at most by so many seconds."""
 
+REPLACE_SECONDS = 45
+"""So long after the last SLURM job ended, others have been submitted: Dask misses a worker after 15 s, and looks every
+few seconds."""
+
 JOB_END = "USSFC_JOB_END"
 """Environment variable of a worker: when its job is ended by force, seconds since 1970."""
 
@@ -287,6 +291,8 @@ class SlurmJobs:
         threads = READ_AHEAD if self.gpu else 1
         settings: dict[str, Any] = {
             # Dask's threads are tiles in hand; the network's threads are the engine's own.
+        from distributed import SchedulerPlugin
+
             "cores": self.workers * threads,
             "processes": self.workers,
             "job_cpu": self.workers * self.threads,
@@ -336,9 +342,16 @@ class SlurmJobs:
             submitted.settle(max(1, least))
             # To scale once does not replace a job that ends; adapting between equal bounds does.
             cluster.adapt(minimum_jobs=least, maximum_jobs=most, interval="5s")
+        class Arrivals(SchedulerPlugin):
+            """Tells of every worker."""
+
+            def add_worker(self, scheduler: Any, worker: str) -> None:
+                submitted.arrived()
+
             yield Started(cluster, most * self.workers * threads, waiting=submitted.waiting)
 
 
+            cluster.scheduler.add_plugin(Arrivals())
 class _Submitted:
     """The jobs of a SLURMCluster."""
 
@@ -359,6 +372,12 @@ class _Submitted:
         while len(self._look()) < count:
             self._refuse()
             if time.monotonic() > end:
+        self._came = False
+        self._gone: float | None = None
+
+    def arrived(self) -> None:
+        """A worker has reached the scheduler."""
+        self._came, self._gone = True, None
                 raise ClusterError(
                     f"sbatch: no answer within {slurm.ANSWER_SECONDS} s; `scontrol ping` says why"
                 )
@@ -378,9 +397,13 @@ class _Submitted:
         """Where the jobs are, while no worker is there.
 
         Raises:
-            ClusterError: all that were ever submitted ended, or the queue takes no more.
+            ClusterError: all that were ever submitted ended and none follows, or the queue takes no more.
         """
-        found = slurm.states(sorted(self._look()))
+        try:
+            found = slurm.states(sorted(self._look()))
+        except ClusterError as error:
+            # Jobs may wait for days, and a controller be restarted meanwhile.
+            return str(error)
         if found:
             queued = ", ".join(f"job {job} {state}" for job, state in sorted(found.items())[:4])
             return f"{len(found)} SLURM job(s) in the queue ({queued})"
@@ -393,9 +416,14 @@ class _Submitted:
 
     def _last_words(self, job: str) -> str:
         try:
+            self._gone = None
             lines = (self._logs / f"ussfc-{job}.err").read_text("utf-8", "replace").split("\n")
         except OSError:
             return ""
+        now = time.monotonic()
+        self._gone = now if self._gone is None else self._gone
+        if self._came and now < self._gone + REPLACE_SECONDS:
+            return "all SLURM jobs have ended; others are about to be submitted"
         said = [line.strip() for line in lines if line.strip()]
         return f" ({said[-1][:200]})" if said else ""
 
