@@ -58,6 +58,8 @@ tasks a second, and a few GPUs compute more tiles than that."""
 ENDING_FACTOR, ENDING_SECONDS = 1.5, 2.0
 """A worker begins no tile unless its time lasts for its longest tile so far, with this margin."""
 
+STOPPED = "stopped; no finished tile is lost, the same command goes on"
+
 UNFIT_FAILURES = 3
 """Tiles in a row that a worker may fail to begin before it is left out, where others are left."""
 
@@ -136,7 +138,12 @@ class DaskExecutor:
     """Dask workers, wherever they come from. As a context it keeps them between runs, which may go side by side."""
 
     def __init__(
-        self, cluster: Cluster, scratch: Path, waits: Waits = TILE_WAITS, subscriber: Subscriber = ignore
+        self,
+        cluster: Cluster,
+        scratch: Path,
+        waits: Waits = TILE_WAITS,
+        subscriber: Subscriber = ignore,
+        stop: threading.Event | None = None,
     ) -> None:
         """Nothing starts before :meth:`run`, or before the context is entered.
 
@@ -145,7 +152,9 @@ class DaskExecutor:
             scratch: local folder for files of processes that are started here.
             waits: attempts of every tile.
             subscriber: hears of a lost scheduler, of missing workers, and of workers that are left out.
+            stop: once it is set, from another thread, all runs end with a ClusterError within seconds.
         """
+        self._stop = threading.Event() if stop is None else stop
         self._cluster = cluster
         self._scratch = scratch
         self._waits = waits
@@ -196,7 +205,7 @@ class DaskExecutor:
         while True:
             try:
                 with self._client(started, again=losses > 0) as client:
-                    crew = _Crew(client, self._cluster.name, started, self._tell)
+                    crew = _Crew(client, self._cluster.name, started, self._tell, self._stop)
                     if not self._cluster.ours:
                         crew.gather()
                         _inspect(client, self._cluster.name, job, self._tell)
@@ -216,7 +225,8 @@ class DaskExecutor:
                     f"{self._cluster.name} lost; trying again in {wait:g} s ({losses} of {RECONNECTS.attempts})"
                 )
             )
-            time.sleep(wait)
+            if self._stop.wait(wait):
+                raise ClusterError(STOPPED)
 
     def _work(
         self,
@@ -516,7 +526,10 @@ def _inspect(client: Any, scheduler: str, job: TileJob, tell: Subscriber) -> Non
 def _everywhere(client: Any, addresses: Iterable[str], function: Callable[..., Any], *args: Any) -> Any:
     """What a function returns on a thread of each worker, by address; workers that left meanwhile are left out."""
     futures = {
-        address: client.submit(function, *args, workers=[address], allow_other_workers=False, pure=False)
+        # Before the tiles of other runs that wait there: these may take longer than is waited here.
+        address: client.submit(
+            function, *args, workers=[address], allow_other_workers=False, pure=False, priority=1
+        )
         for address in addresses
     }
     end = time.monotonic() + ANSWER_SECONDS * 5
@@ -564,7 +577,9 @@ class _SchedulerLostError(Exception):
 class _Crew:
     """The threads of the workers that are there now."""
 
-    def __init__(self, client: Any, scheduler: str, started: Started, tell: Subscriber) -> None:
+    def __init__(
+        self, client: Any, scheduler: str, started: Started, tell: Subscriber, stop: threading.Event
+    ) -> None:
         self.threads = 0
         self._present = 0
         self._addresses: list[str] = []
@@ -572,12 +587,15 @@ class _Crew:
         self._scheduler = scheduler
         self._started = started
         self._tell = tell
+        self._stop = stop
         self._looked = self._told = -math.inf
         self._seen = time.monotonic()
         self._failures: dict[str, int] = {}
 
     def look(self) -> bool:
         """Count them, if the last time is long enough ago; whether that was so."""
+        if self._stop.is_set():
+            raise ClusterError(STOPPED)
         now = time.monotonic()
         if now < self._looked + LOOK_SECONDS:
             return False
@@ -609,11 +627,17 @@ class _Crew:
 
     def gather(self) -> None:
         """Wait for the first worker."""
+        needs: list[Any] = []
         while True:
             self.look()
             if self._present:
                 return
-            time.sleep(LOOK_SECONDS)
+            if not needs:
+                # An adaptive cluster takes back jobs and pods that nobody has a task for.
+                count = TASKS_AHEAD * max(1, self.threads)
+                with _asking(self._client):
+                    needs = [self._client.submit(lambda: None, pure=False) for _ in range(count)]
+            self._stop.wait(LOOK_SECONDS)
 
     def here(self, address: str) -> bool:
         """Whether this worker was there at the last look."""
