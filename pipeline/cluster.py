@@ -72,7 +72,7 @@ class Cluster(Protocol):
 
     @property
     def ours(self) -> bool:
-        """Whether its workers are started from the very Python that runs here."""
+        """Whether its workers are processes of this machine, which need not show what they have and see."""
 
     def start(self, scratch: Path) -> AbstractContextManager[Started]:
         """Start it, and stop it at the end.
@@ -456,7 +456,8 @@ class SlurmAllocation:
     """The SLURM allocation that this process runs in: a worker for each of its tasks, started by srun."""
 
     gpu: bool = False
-    ours: bool = True
+    ours: bool = False
+    """The Python is that of here, but other nodes may see other folders."""
     name: str = "scheduler of this allocation"
 
     @property
@@ -487,7 +488,11 @@ class SlurmAllocation:
         slurm.require("srun")
         tasks, threads = self.tasks, READ_AHEAD if self.gpu else 1
         host = os.environ.get("SLURMD_NODENAME", socket.gethostname())
-        options = {"host": _address_of(host), "port": 0, "dashboard_address": "127.0.0.1:0"}
+        options = {
+            "host": _address_of(host, int(os.environ.get("SLURM_NNODES", "1"))),
+            "port": 0,
+            "dashboard_address": "127.0.0.1:0",
+        }
         with SpecCluster(
             workers={}, scheduler={"cls": Scheduler, "options": options}, name=f"ussfc-{secrets.token_hex(4)}"
         ) as cluster:
@@ -518,9 +523,9 @@ class SlurmAllocation:
                 yield Started(cluster, tasks * threads, waiting=waiting)
 
 
-def _address_of(host: str) -> str:
+def _address_of(host: str, nodes: int) -> str:
     try:
-        return socket.gethostbyname(host)
+        address = socket.gethostbyname(host)
     except OSError as error:
         raise ClusterError(
             f"{host}: this node's name has no address; the other nodes could not reach its scheduler"
@@ -551,6 +556,12 @@ class KubernetesPods:
     memory: str
     """Of a pod."""
     image: str
+    if nodes > 1 and address.startswith("127."):
+        # Debian gives a machine's own name such an address.
+        from distributed.utils import get_ip
+
+        address = get_ip()
+    return address
     namespace: str | None = None
     gpu: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
