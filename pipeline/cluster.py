@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -230,11 +230,17 @@ def _patient() -> AbstractContextManager[Any]:
     return dask.config.set(limit)
 
 
-def _made(kind: Any, settings: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+def _made(
+    kind: Any,
+    settings: Mapping[str, Any],
+    options: Mapping[str, Any],
+    refusals: tuple[type[Exception], ...] = (TypeError, ValueError),
+) -> Any:
     """An object of a library's class, with the user's options over our settings; lists are joined.
 
     Raises:
         ConfigError: the library does not take the options.
+        ClusterError: it cannot start with them.
     """
     merged = dict(settings)
     for key, value in options.items():
@@ -242,12 +248,17 @@ def _made(kind: Any, settings: Mapping[str, Any], options: Mapping[str, Any]) ->
         merged[key] = [*ours, *value] if isinstance(ours, list) and isinstance(value, list) else value
     try:
         return kind(**merged)
-    except (TypeError, ValueError) as error:
+    except refusals as error:
         said = " ".join(str(error).split())
         # jobqueue repeats every option, credentials in the environment included.
         said = said.partition(" Very likely this unexpected")[0]
         raise ConfigError(
             f"cluster.options: {kind.__name__} does not take them ({said}); see its documentation"
+        ) from error
+    except RuntimeError as error:
+        # An interface that this machine does not have, a port that is taken.
+        raise ClusterError(
+            f"{kind.__name__}: {' '.join(str(error).split())}; check cluster.options"
         ) from error
 
 
@@ -280,19 +291,19 @@ class SlurmJobs:
     @contextmanager
     def start(self, scratch: Path) -> Iterator[Started]:
         """See :meth:`Cluster.start`."""
+        from distributed import SchedulerPlugin
+
         slurm.require("sbatch")
         with _extra("slurm", "dask-jobqueue"):
             from dask_jobqueue import SLURMCluster
         logs = Path(str(self.options.get("log_directory", LOGS))).expanduser()
         for what, path in (("sys.executable", sys.executable), ("log_directory", str(logs))):
             refuse_shell(what, path)
-        logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_logs(logs)
         early = int(min(END_MOST, END_SHARE * slurm.seconds(self.walltime)))
         threads = READ_AHEAD if self.gpu else 1
         settings: dict[str, Any] = {
             # Dask's threads are tiles in hand; the network's threads are the engine's own.
-        from distributed import SchedulerPlugin
-
             "cores": self.workers * threads,
             "processes": self.workers,
             "job_cpu": self.workers * self.threads,
@@ -331,9 +342,16 @@ class SlurmJobs:
                     submitted.refusals.append(str(error))
                     raise
 
+        class Arrivals(SchedulerPlugin):
+            """Tells of every worker."""
+
+            def add_worker(self, scheduler: Any, worker: str) -> None:
+                submitted.arrived()
+
         settings |= {"job_cls": Job, "scheduler_options": scheduler}
         with _made(SLURMCluster, settings, options) as cluster:
             submitted.cluster = cluster
+            cluster.scheduler.add_plugin(Arrivals())
             with tempfile.TemporaryDirectory(prefix="ussfc-") as folder:
                 script = Path(folder) / "job.sh"
                 script.write_text(cluster.job_script(), "utf-8")
@@ -342,16 +360,9 @@ class SlurmJobs:
             submitted.settle(max(1, least))
             # To scale once does not replace a job that ends; adapting between equal bounds does.
             cluster.adapt(minimum_jobs=least, maximum_jobs=most, interval="5s")
-        class Arrivals(SchedulerPlugin):
-            """Tells of every worker."""
-
-            def add_worker(self, scheduler: Any, worker: str) -> None:
-                submitted.arrived()
-
             yield Started(cluster, most * self.workers * threads, waiting=submitted.waiting)
 
 
-            cluster.scheduler.add_plugin(Arrivals())
 class _Submitted:
     """The jobs of a SLURMCluster."""
 
@@ -361,6 +372,12 @@ class _Submitted:
         """What sbatch said to jobs that it did not take."""
         self._logs = logs
         self._jobs: set[str] = set()
+        self._came = False
+        self._gone: float | None = None
+
+    def arrived(self) -> None:
+        """A worker has reached the scheduler."""
+        self._came, self._gone = True, None
 
     def settle(self, count: int) -> None:
         """Wait until so many jobs are submitted.
@@ -372,12 +389,6 @@ class _Submitted:
         while len(self._look()) < count:
             self._refuse()
             if time.monotonic() > end:
-        self._came = False
-        self._gone: float | None = None
-
-    def arrived(self) -> None:
-        """A worker has reached the scheduler."""
-        self._came, self._gone = True, None
                 raise ClusterError(
                     f"sbatch: no answer within {slurm.ANSWER_SECONDS} s; `scontrol ping` says why"
                 )
@@ -405,9 +416,14 @@ class _Submitted:
             # Jobs may wait for days, and a controller be restarted meanwhile.
             return str(error)
         if found:
+            self._gone = None
             queued = ", ".join(f"job {job} {state}" for job, state in sorted(found.items())[:4])
             return f"{len(found)} SLURM job(s) in the queue ({queued})"
         self._refuse()
+        now = time.monotonic()
+        self._gone = now if self._gone is None else self._gone
+        if self._came and now < self._gone + REPLACE_SECONDS:
+            return "all SLURM jobs have ended; others are about to be submitted"
         last = max(self._jobs, key=lambda job: int(job.partition("_")[0]))
         raise ClusterError(
             f"SLURM job {last} ended before its worker reached the scheduler{self._last_words(last)}; see "
@@ -416,16 +432,26 @@ class _Submitted:
 
     def _last_words(self, job: str) -> str:
         try:
-            self._gone = None
             lines = (self._logs / f"ussfc-{job}.err").read_text("utf-8", "replace").split("\n")
         except OSError:
             return ""
-        now = time.monotonic()
-        self._gone = now if self._gone is None else self._gone
-        if self._came and now < self._gone + REPLACE_SECONDS:
-            return "all SLURM jobs have ended; others are about to be submitted"
         said = [line.strip() for line in lines if line.strip()]
         return f" ({said[-1][:200]})" if said else ""
+
+
+def make_logs(logs: Path) -> None:
+    """The folder of what jobs say.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{logs}: the jobs' logs go there, and it cannot be made ({error.strerror}); set "
+            "cluster.options.log_directory to a folder that all nodes see"
+        ) from error
 
 
 def refuse_shell(what: str, text: str) -> None:
@@ -530,6 +556,12 @@ def _address_of(host: str, nodes: int) -> str:
         raise ClusterError(
             f"{host}: this node's name has no address; the other nodes could not reach its scheduler"
         ) from error
+    if nodes > 1 and address.startswith("127."):
+        # Debian gives a machine's own name such an address.
+        from distributed.utils import get_ip
+
+        address = get_ip()
+    return address
 
 
 @contextmanager
@@ -556,12 +588,6 @@ class KubernetesPods:
     memory: str
     """Of a pod."""
     image: str
-    if nodes > 1 and address.startswith("127."):
-        # Debian gives a machine's own name such an address.
-        from distributed.utils import get_ip
-
-        address = get_ip()
-    return address
     namespace: str | None = None
     gpu: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -626,10 +652,12 @@ class KubernetesPods:
         least, most = self.jobs
         since = time.monotonic()
         with _kubernetes_errors():
-            made = _made(KubeCluster, settings, options)
+            # kr8s says with a ValueError that there is no context or no credential.
+            made = _made(KubeCluster, settings, options, (TypeError,))
         with made as cluster:
             if least != most:
-                cluster.adapt(minimum=least, maximum=most)
+                with _kubernetes_errors():
+                    cluster.adapt(minimum=least, maximum=most)
 
             def waiting() -> str:
                 return f"no worker pod after {time.monotonic() - since:.0f} s (`kubectl get pods` says why)"
@@ -641,9 +669,15 @@ class KubernetesPods:
 @contextmanager
 def _kubernetes_errors() -> Iterator[None]:
     """Around the start: no configuration, no operator, no permission, no answer."""
+    import httpx
     import kr8s
+    from dask_kubernetes.exceptions import CrashLoopBackOffError, SchedulerStartupError
 
     refusals = (
+        CrashLoopBackOffError,
+        OSError,
+        SchedulerStartupError,
+        httpx.HTTPError,
         kr8s.APITimeoutError,
         kr8s.ConnectionClosedError,
         kr8s.NotFoundError,
@@ -653,8 +687,22 @@ def _kubernetes_errors() -> Iterator[None]:
     try:
         yield
     except refusals as error:
+        _reap()
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise ClusterError(
             f"Kubernetes refuses ({said}); check the context (`kubectl config current-context`), the Dask operator "
             "(`kubectl get crd daskclusters.kubernetes.dask.org`) and the role of deploy/kubernetes"
         ) from error
+
+
+def _reap() -> None:
+    """Take down what a start that failed has left: Dask does it at the process's end, and shows the traceback."""
+    from dask_kubernetes.operator import KubeCluster
+    from distributed import Status
+
+    for cluster in list(KubeCluster._instances):
+        if cluster.status != Status.running:
+            # The server that refused may refuse this as well.
+            with suppress(Exception):
+                cluster.close(timeout=10)
+            KubeCluster._instances.discard(cluster)

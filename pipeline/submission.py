@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import slurm
-from pipeline.cluster import LOGS, refuse_shell
+from pipeline.cluster import LOGS, make_logs, refuse_shell
 from pipeline.config import ENV_PREFIX, RunConfig, documented_keys, size_in_bytes
 from pipeline.errors import ConfigError
 from pipeline.planning import plan, refuse_memory
@@ -80,7 +80,7 @@ def submit(
         return Submission(script, None, None, log)
     slurm.require("sbatch")
     Folder.of(out).prepare()
-    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_logs(logs)
     file = logs / f"ussfc-{secrets.token_hex(4)}.py"
     # Addresses of images may hold a signature.
     file.touch(mode=0o600)
