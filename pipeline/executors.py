@@ -58,6 +58,10 @@ tasks a second, and a few GPUs compute more tiles than that."""
 ENDING_FACTOR, ENDING_SECONDS = 1.5, 2.0
 """A worker begins no tile unless its time lasts for its longest tile so far, with this margin."""
 
+MOST_GENERATIONS = 5
+"""So often all workers may be replaced by others without a tile in between. A worker that ends in good order takes
+no blame for its tile: Dask would hand one that takes longer than any of them lasts out for ever."""
+
 STOPPED = "stopped; no finished tile is lost, the same command goes on"
 
 UNFIT_FAILURES = 3
@@ -591,6 +595,8 @@ class _Crew:
         self._looked = self._told = -math.inf
         self._seen = time.monotonic()
         self._failures: dict[str, int] = {}
+        self._generation: set[str] = set()
+        self._generations = 0
 
     def look(self) -> bool:
         """Count them, if the last time is long enough ago; whether that was so."""
@@ -607,6 +613,7 @@ class _Crew:
         self._looked = now
         if self._present:
             self._seen = now
+            self._count_generations()
         elif self._started.waiting is not None:
             self._wait(now, self._started.waiting)
         elif now > self._seen + NO_WORKERS_SECONDS:
@@ -615,6 +622,22 @@ class _Crew:
                 "finished tile is lost: start workers again, and the same command goes on"
             )
         return True
+
+    def _count_generations(self) -> None:
+        here = set(self._addresses)
+        if here & self._generation:
+            return
+        self._generation = here
+        self._generations += 1
+        if self._generations > MOST_GENERATIONS:
+            raise ClusterError(
+                f"{self._scheduler}: {MOST_GENERATIONS} times in a row all workers ended before one had finished a "
+                "tile; give them more time (cluster.walltime, or --lifetime of dask worker), or lower tiling.tile_size"
+            )
+
+    def ended(self) -> None:
+        """A tile has ended, however it did: workers last long enough for that."""
+        self._generations = 0
 
     def _wait(self, now: float, waiting: Callable[[], str | None]) -> None:
         """A queue may take hours: say so now and then, and give up only if nothing will come of it."""
@@ -732,6 +755,7 @@ def _outcomes(
     except Exception as error:
         names = [tile_name(index, job.plan.core(index)) for index in indices]
         if isinstance(error, KilledWorker):
+            crew.ended()
             return [
                 _WorkersLostError(
                     f"{name}: lost its worker again and again, most likely for lack of memory; lower cluster.workers "
@@ -750,6 +774,7 @@ def _outcomes(
         raise
     crew.heard(report)
     if report.seconds:
+        crew.ended()
         pace.took(report.seconds)
     return report.outcomes
 
