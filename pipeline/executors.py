@@ -253,8 +253,10 @@ class DaskExecutor:
                     future.cancel()
                     for index in handed.indices:
                         schedule.back(index)
-            patience = float(LOOK_SECONDS)
-            while len(running) < TASKS_AHEAD * crew.threads:
+            if not running:
+                crew.part()
+            patience = LOOK_SECONDS if not crew.leaving else 0.1
+            while not crew.leaving and len(running) < TASKS_AHEAD * crew.threads:
                 indices = tuple(itertools.islice(iter(schedule.take, None), pace.tiles))
                 if not indices:
                     patience = min(patience, schedule.due_in())
@@ -595,6 +597,9 @@ class _Crew:
         self._looked = self._told = -math.inf
         self._seen = time.monotonic()
         self._failures: dict[str, int] = {}
+        self.leaving: set[str] = set()
+        """The last worker, whose time is over. Dask refuses to let go of the only one that holds a result, and one that
+        was refused may be sent no task ever again; so it is first relieved of all."""
         self._generation: set[str] = set()
         self._generations = 0
 
@@ -610,6 +615,7 @@ class _Crew:
         # Whoever starts workers by need must see the need.
         self.threads = max(self._present, self._started.threads)
         self._addresses = sorted(workers)
+        self.leaving &= set(workers)
         self._looked = now
         if self._present:
             self._seen = now
@@ -696,7 +702,23 @@ class _Crew:
         if address in self._addresses:
             self._addresses.remove(address)
             self._failures.pop(address, None)
-            self._client.retire_workers([address], close_workers=True)
+            if self._addresses:
+                self._client.retire_workers([address], close_workers=True)
+            else:
+                self.leaving.add(address)
+
+    def part(self) -> None:
+        """Dismiss the last worker: no task is out, so all that is left of it is on its way out."""
+        for address in list(self.leaving):
+            # A function of no module travels by value.
+            def holds(dask_scheduler: Any, address: str = address) -> bool:
+                worker = dask_scheduler.workers.get(address)
+                return worker is not None and bool(worker.has_what)
+
+            with _asking(self._client):
+                if not self._client.run_on_scheduler(holds):
+                    self.leaving.discard(address)
+                    self._client.retire_workers([address], close_workers=True)
 
 
 class _WorkersLostError(TileError):
