@@ -104,7 +104,7 @@ def run_batch(
     stop = threading.Event()
     with (
         tempfile.TemporaryDirectory(prefix="ussfc-batch-", dir=config.output.scratch) as scratch,
-        _Pool(config, Path(scratch), subscriber, fail_fast) as pool,
+        _Pool(config, Path(scratch), subscriber, fail_fast, stop) as pool,
         stage_clock("batch", len(pairs), 0, subscriber),
     ):
 
@@ -151,7 +151,7 @@ def _side_by_side(
             for future in as_completed(futures):
                 ended(future.result())
         except BaseException:
-            # Also when interrupted: those under way stop at what they tell next.
+            # Also when interrupted: those under way stop at what they tell next, or where they wait for workers.
             stop.set()
             for future in futures:
                 future.cancel()
@@ -191,11 +191,14 @@ class _Named:
 class _Pool:
     """Workers, started by the first pair that wants them and kept to the end."""
 
-    def __init__(self, config: RunConfig, scratch: Path, tell: Subscriber, fail_fast: bool) -> None:
+    def __init__(
+        self, config: RunConfig, scratch: Path, tell: Subscriber, fail_fast: bool, stop: threading.Event
+    ) -> None:
         self._config = config
         self._scratch = scratch
         self._tell = tell
         self._fail_fast = fail_fast
+        self._stop = stop
         self._kept = ExitStack()
         self._starting = threading.Lock()
         self._workers: Executor | None = None
@@ -208,7 +211,7 @@ class _Pool:
 
     def executor(self, plan: RunPlan) -> Executor:
         """Who computes a plan: the workers, or the process itself where the plan is too small for them."""
-        made = executor_for(plan, self._config, self._scratch, self._tell, self._fail_fast)
+        made = executor_for(plan, self._config, self._scratch, self._tell, self._fail_fast, self._stop)
         if not isinstance(made, DaskExecutor):
             return made
         with self._starting:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +33,10 @@ LOGS = "~/.cache/ussfc/slurm"
 
 END_SHARE, END_MOST = 0.1, 300
 """Workers of a SLURM job end before its time limit: by this share of it, and at most by so many seconds."""
+
+REPLACE_SECONDS = 45
+"""So long after the last SLURM job ended, others have been submitted: Dask misses a worker after 15 s, and looks every
+few seconds."""
 
 JOB_END = "USSFC_JOB_END"
 """Environment variable of a worker: when its job is ended by force, seconds since 1970."""
@@ -68,7 +72,7 @@ class Cluster(Protocol):
 
     @property
     def ours(self) -> bool:
-        """Whether its workers are started from the very Python that runs here."""
+        """Whether its workers are processes of this machine, which need not show what they have and see."""
 
     def start(self, scratch: Path) -> AbstractContextManager[Started]:
         """Start it, and stop it at the end.
@@ -226,11 +230,17 @@ def _patient() -> AbstractContextManager[Any]:
     return dask.config.set(limit)
 
 
-def _made(kind: Any, settings: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+def _made(
+    kind: Any,
+    settings: Mapping[str, Any],
+    options: Mapping[str, Any],
+    refusals: tuple[type[Exception], ...] = (TypeError, ValueError),
+) -> Any:
     """An object of a library's class, with the user's options over our settings; lists are joined.
 
     Raises:
         ConfigError: the library does not take the options.
+        ClusterError: it cannot start with them.
     """
     merged = dict(settings)
     for key, value in options.items():
@@ -238,12 +248,17 @@ def _made(kind: Any, settings: Mapping[str, Any], options: Mapping[str, Any]) ->
         merged[key] = [*ours, *value] if isinstance(ours, list) and isinstance(value, list) else value
     try:
         return kind(**merged)
-    except (TypeError, ValueError) as error:
+    except refusals as error:
         said = " ".join(str(error).split())
         # jobqueue repeats every option, credentials in the environment included.
         said = said.partition(" Very likely this unexpected")[0]
         raise ConfigError(
             f"cluster.options: {kind.__name__} does not take them ({said}); see its documentation"
+        ) from error
+    except RuntimeError as error:
+        # An interface that this machine does not have, a port that is taken.
+        raise ClusterError(
+            f"{kind.__name__}: {' '.join(str(error).split())}; check cluster.options"
         ) from error
 
 
@@ -276,13 +291,15 @@ class SlurmJobs:
     @contextmanager
     def start(self, scratch: Path) -> Iterator[Started]:
         """See :meth:`Cluster.start`."""
+        from distributed import SchedulerPlugin
+
         slurm.require("sbatch")
         with _extra("slurm", "dask-jobqueue"):
             from dask_jobqueue import SLURMCluster
         logs = Path(str(self.options.get("log_directory", LOGS))).expanduser()
         for what, path in (("sys.executable", sys.executable), ("log_directory", str(logs))):
             refuse_shell(what, path)
-        logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_logs(logs)
         early = int(min(END_MOST, END_SHARE * slurm.seconds(self.walltime)))
         threads = READ_AHEAD if self.gpu else 1
         settings: dict[str, Any] = {
@@ -325,9 +342,16 @@ class SlurmJobs:
                     submitted.refusals.append(str(error))
                     raise
 
+        class Arrivals(SchedulerPlugin):
+            """Tells of every worker."""
+
+            def add_worker(self, scheduler: Any, worker: str) -> None:
+                submitted.arrived()
+
         settings |= {"job_cls": Job, "scheduler_options": scheduler}
         with _made(SLURMCluster, settings, options) as cluster:
             submitted.cluster = cluster
+            cluster.scheduler.add_plugin(Arrivals())
             with tempfile.TemporaryDirectory(prefix="ussfc-") as folder:
                 script = Path(folder) / "job.sh"
                 script.write_text(cluster.job_script(), "utf-8")
@@ -348,6 +372,12 @@ class _Submitted:
         """What sbatch said to jobs that it did not take."""
         self._logs = logs
         self._jobs: set[str] = set()
+        self._came = False
+        self._gone: float | None = None
+
+    def arrived(self) -> None:
+        """A worker has reached the scheduler."""
+        self._came, self._gone = True, None
 
     def settle(self, count: int) -> None:
         """Wait until so many jobs are submitted.
@@ -378,13 +408,22 @@ class _Submitted:
         """Where the jobs are, while no worker is there.
 
         Raises:
-            ClusterError: all that were ever submitted ended, or the queue takes no more.
+            ClusterError: all that were ever submitted ended and none follows, or the queue takes no more.
         """
-        found = slurm.states(sorted(self._look()))
+        try:
+            found = slurm.states(sorted(self._look()))
+        except ClusterError as error:
+            # Jobs may wait for days, and a controller be restarted meanwhile.
+            return str(error)
         if found:
+            self._gone = None
             queued = ", ".join(f"job {job} {state}" for job, state in sorted(found.items())[:4])
             return f"{len(found)} SLURM job(s) in the queue ({queued})"
         self._refuse()
+        now = time.monotonic()
+        self._gone = now if self._gone is None else self._gone
+        if self._came and now < self._gone + REPLACE_SECONDS:
+            return "all SLURM jobs have ended; others are about to be submitted"
         last = max(self._jobs, key=lambda job: int(job.partition("_")[0]))
         raise ClusterError(
             f"SLURM job {last} ended before its worker reached the scheduler{self._last_words(last)}; see "
@@ -398,6 +437,21 @@ class _Submitted:
             return ""
         said = [line.strip() for line in lines if line.strip()]
         return f" ({said[-1][:200]})" if said else ""
+
+
+def make_logs(logs: Path) -> None:
+    """The folder of what jobs say.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{logs}: the jobs' logs go there, and it cannot be made ({error.strerror}); set "
+            "cluster.options.log_directory to a folder that all nodes see"
+        ) from error
 
 
 def refuse_shell(what: str, text: str) -> None:
@@ -428,7 +482,8 @@ class SlurmAllocation:
     """The SLURM allocation that this process runs in: a worker for each of its tasks, started by srun."""
 
     gpu: bool = False
-    ours: bool = True
+    ours: bool = False
+    """The Python is that of here, but other nodes may see other folders."""
     name: str = "scheduler of this allocation"
 
     @property
@@ -459,7 +514,11 @@ class SlurmAllocation:
         slurm.require("srun")
         tasks, threads = self.tasks, READ_AHEAD if self.gpu else 1
         host = os.environ.get("SLURMD_NODENAME", socket.gethostname())
-        options = {"host": _address_of(host), "port": 0, "dashboard_address": "127.0.0.1:0"}
+        options = {
+            "host": _address_of(host, int(os.environ.get("SLURM_NNODES", "1"))),
+            "port": 0,
+            "dashboard_address": "127.0.0.1:0",
+        }
         with SpecCluster(
             workers={}, scheduler={"cls": Scheduler, "options": options}, name=f"ussfc-{secrets.token_hex(4)}"
         ) as cluster:
@@ -490,13 +549,19 @@ class SlurmAllocation:
                 yield Started(cluster, tasks * threads, waiting=waiting)
 
 
-def _address_of(host: str) -> str:
+def _address_of(host: str, nodes: int) -> str:
     try:
-        return socket.gethostbyname(host)
+        address = socket.gethostbyname(host)
     except OSError as error:
         raise ClusterError(
             f"{host}: this node's name has no address; the other nodes could not reach its scheduler"
         ) from error
+    if nodes > 1 and address.startswith("127."):
+        # Debian gives a machine's own name such an address.
+        from distributed.utils import get_ip
+
+        address = get_ip()
+    return address
 
 
 @contextmanager
@@ -587,10 +652,12 @@ class KubernetesPods:
         least, most = self.jobs
         since = time.monotonic()
         with _kubernetes_errors():
-            made = _made(KubeCluster, settings, options)
+            # kr8s says with a ValueError that there is no context or no credential.
+            made = _made(KubeCluster, settings, options, (TypeError,))
         with made as cluster:
             if least != most:
-                cluster.adapt(minimum=least, maximum=most)
+                with _kubernetes_errors():
+                    cluster.adapt(minimum=least, maximum=most)
 
             def waiting() -> str:
                 return f"no worker pod after {time.monotonic() - since:.0f} s (`kubectl get pods` says why)"
@@ -602,9 +669,15 @@ class KubernetesPods:
 @contextmanager
 def _kubernetes_errors() -> Iterator[None]:
     """Around the start: no configuration, no operator, no permission, no answer."""
+    import httpx
     import kr8s
+    from dask_kubernetes.exceptions import CrashLoopBackOffError, SchedulerStartupError
 
     refusals = (
+        CrashLoopBackOffError,
+        OSError,
+        SchedulerStartupError,
+        httpx.HTTPError,
         kr8s.APITimeoutError,
         kr8s.ConnectionClosedError,
         kr8s.NotFoundError,
@@ -614,8 +687,22 @@ def _kubernetes_errors() -> Iterator[None]:
     try:
         yield
     except refusals as error:
+        _reap()
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise ClusterError(
             f"Kubernetes refuses ({said}); check the context (`kubectl config current-context`), the Dask operator "
             "(`kubectl get crd daskclusters.kubernetes.dask.org`) and the role of deploy/kubernetes"
         ) from error
+
+
+def _reap() -> None:
+    """Take down what a start that failed has left: Dask does it at the process's end, and shows the traceback."""
+    from dask_kubernetes.operator import KubeCluster
+    from distributed import Status
+
+    for cluster in list(KubeCluster._instances):
+        if cluster.status != Status.running:
+            # The server that refused may refuse this as well.
+            with suppress(Exception):
+                cluster.close(timeout=10)
+            KubeCluster._instances.discard(cluster)

@@ -280,13 +280,15 @@ def load_config(
     """
     packaged = base or yaml.safe_load(resources.files("configs").joinpath("default.yaml").read_text("utf-8"))
     flat = _flatten(packaged, "configs/default.yaml")
-    kind = None
+    kind = preset_jobs = None
     if cluster is not None:
         preset = _from_file(_preset(cluster))
         kind = preset.get("cluster.kind", (None, ""))
         if kind[0] is None:
             raise ConfigError(f"--cluster {cluster}: says no cluster.kind; see configs/clusters for examples")
         _overlay(flat, preset)
+        # A packaged file says a number so that it works as it is; it is no wish that a user's own would contradict.
+        preset_jobs = preset.get("cluster.jobs")
     if file is not None:
         _overlay(flat, _from_file(file))
     for name, text in (environment or {}).items():
@@ -303,6 +305,13 @@ def load_config(
     for key, value in (flags or {}).items():
         if value is not None:
             _overlay(flat, _flatten(_nest(key, value), "the command line"))
+    between = [flat.get(f"cluster.{end}_jobs", (None, "")) for end in ("minimum", "maximum")]
+    if (
+        preset_jobs is not None
+        and flat["cluster.jobs"] == preset_jobs
+        and any(value is not None and origin != preset_jobs[1] for value, origin in between)
+    ):
+        flat["cluster.jobs"] = (None, preset_jobs[1])
     nested: dict[str, Any] = {}
     for key, (value, _) in flat.items():
         _merge(nested, _nest(key, value))

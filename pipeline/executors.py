@@ -58,6 +58,12 @@ tasks a second, and a few GPUs compute more tiles than that."""
 ENDING_FACTOR, ENDING_SECONDS = 1.5, 2.0
 """A worker begins no tile unless its time lasts for its longest tile so far, with this margin."""
 
+MOST_GENERATIONS = 5
+"""So often all workers may be replaced by others without a tile in between. A worker that ends in good order takes
+no blame for its tile: Dask would hand one that takes longer than any of them lasts out for ever."""
+
+STOPPED = "stopped; no finished tile is lost, the same command goes on"
+
 UNFIT_FAILURES = 3
 """Tiles in a row that a worker may fail to begin before it is left out, where others are left."""
 
@@ -136,7 +142,12 @@ class DaskExecutor:
     """Dask workers, wherever they come from. As a context it keeps them between runs, which may go side by side."""
 
     def __init__(
-        self, cluster: Cluster, scratch: Path, waits: Waits = TILE_WAITS, subscriber: Subscriber = ignore
+        self,
+        cluster: Cluster,
+        scratch: Path,
+        waits: Waits = TILE_WAITS,
+        subscriber: Subscriber = ignore,
+        stop: threading.Event | None = None,
     ) -> None:
         """Nothing starts before :meth:`run`, or before the context is entered.
 
@@ -145,7 +156,9 @@ class DaskExecutor:
             scratch: local folder for files of processes that are started here.
             waits: attempts of every tile.
             subscriber: hears of a lost scheduler, of missing workers, and of workers that are left out.
+            stop: once it is set, from another thread, all runs end with a ClusterError within seconds.
         """
+        self._stop = threading.Event() if stop is None else stop
         self._cluster = cluster
         self._scratch = scratch
         self._waits = waits
@@ -196,7 +209,7 @@ class DaskExecutor:
         while True:
             try:
                 with self._client(started, again=losses > 0) as client:
-                    crew = _Crew(client, self._cluster.name, started, self._tell)
+                    crew = _Crew(client, self._cluster.name, started, self._tell, self._stop)
                     if not self._cluster.ours:
                         crew.gather()
                         _inspect(client, self._cluster.name, job, self._tell)
@@ -216,7 +229,8 @@ class DaskExecutor:
                     f"{self._cluster.name} lost; trying again in {wait:g} s ({losses} of {RECONNECTS.attempts})"
                 )
             )
-            time.sleep(wait)
+            if self._stop.wait(wait):
+                raise ClusterError(STOPPED)
 
     def _work(
         self,
@@ -239,8 +253,10 @@ class DaskExecutor:
                     future.cancel()
                     for index in handed.indices:
                         schedule.back(index)
-            patience = float(LOOK_SECONDS)
-            while len(running) < TASKS_AHEAD * crew.threads:
+            if not running:
+                crew.part()
+            patience = LOOK_SECONDS if not crew.leaving else 0.1
+            while not crew.leaving and len(running) < TASKS_AHEAD * crew.threads:
                 indices = tuple(itertools.islice(iter(schedule.take, None), pace.tiles))
                 if not indices:
                     patience = min(patience, schedule.due_in())
@@ -516,7 +532,10 @@ def _inspect(client: Any, scheduler: str, job: TileJob, tell: Subscriber) -> Non
 def _everywhere(client: Any, addresses: Iterable[str], function: Callable[..., Any], *args: Any) -> Any:
     """What a function returns on a thread of each worker, by address; workers that left meanwhile are left out."""
     futures = {
-        address: client.submit(function, *args, workers=[address], allow_other_workers=False, pure=False)
+        # Before the tiles of other runs that wait there: these may take longer than is waited here.
+        address: client.submit(
+            function, *args, workers=[address], allow_other_workers=False, pure=False, priority=1
+        )
         for address in addresses
     }
     end = time.monotonic() + ANSWER_SECONDS * 5
@@ -564,7 +583,9 @@ class _SchedulerLostError(Exception):
 class _Crew:
     """The threads of the workers that are there now."""
 
-    def __init__(self, client: Any, scheduler: str, started: Started, tell: Subscriber) -> None:
+    def __init__(
+        self, client: Any, scheduler: str, started: Started, tell: Subscriber, stop: threading.Event
+    ) -> None:
         self.threads = 0
         self._present = 0
         self._addresses: list[str] = []
@@ -572,12 +593,20 @@ class _Crew:
         self._scheduler = scheduler
         self._started = started
         self._tell = tell
+        self._stop = stop
         self._looked = self._told = -math.inf
         self._seen = time.monotonic()
         self._failures: dict[str, int] = {}
+        self.leaving: set[str] = set()
+        """The last worker, whose time is over. Dask refuses to let go of the only one that holds a result, and one that
+        was refused may be sent no task ever again; so it is first relieved of all."""
+        self._generation: set[str] = set()
+        self._generations = 0
 
     def look(self) -> bool:
         """Count them, if the last time is long enough ago; whether that was so."""
+        if self._stop.is_set():
+            raise ClusterError(STOPPED)
         now = time.monotonic()
         if now < self._looked + LOOK_SECONDS:
             return False
@@ -586,9 +615,11 @@ class _Crew:
         # Whoever starts workers by need must see the need.
         self.threads = max(self._present, self._started.threads)
         self._addresses = sorted(workers)
+        self.leaving &= set(workers)
         self._looked = now
         if self._present:
             self._seen = now
+            self._count_generations()
         elif self._started.waiting is not None:
             self._wait(now, self._started.waiting)
         elif now > self._seen + NO_WORKERS_SECONDS:
@@ -597,6 +628,22 @@ class _Crew:
                 "finished tile is lost: start workers again, and the same command goes on"
             )
         return True
+
+    def _count_generations(self) -> None:
+        here = set(self._addresses)
+        if here & self._generation:
+            return
+        self._generation = here
+        self._generations += 1
+        if self._generations > MOST_GENERATIONS:
+            raise ClusterError(
+                f"{self._scheduler}: {MOST_GENERATIONS} times in a row all workers ended before one had finished a "
+                "tile; give them more time (cluster.walltime, or --lifetime of dask worker), or lower tiling.tile_size"
+            )
+
+    def ended(self) -> None:
+        """A tile has ended, however it did: workers last long enough for that."""
+        self._generations = 0
 
     def _wait(self, now: float, waiting: Callable[[], str | None]) -> None:
         """A queue may take hours: say so now and then, and give up only if nothing will come of it."""
@@ -609,11 +656,17 @@ class _Crew:
 
     def gather(self) -> None:
         """Wait for the first worker."""
+        needs: list[Any] = []
         while True:
             self.look()
             if self._present:
                 return
-            time.sleep(LOOK_SECONDS)
+            if not needs:
+                # An adaptive cluster takes back jobs and pods that nobody has a task for.
+                count = TASKS_AHEAD * max(1, self.threads)
+                with _asking(self._client):
+                    needs = [self._client.submit(lambda: None, pure=False) for _ in range(count)]
+            self._stop.wait(LOOK_SECONDS)
 
     def here(self, address: str) -> bool:
         """Whether this worker was there at the last look."""
@@ -649,7 +702,23 @@ class _Crew:
         if address in self._addresses:
             self._addresses.remove(address)
             self._failures.pop(address, None)
-            self._client.retire_workers([address], close_workers=True)
+            if self._addresses:
+                self._client.retire_workers([address], close_workers=True)
+            else:
+                self.leaving.add(address)
+
+    def part(self) -> None:
+        """Dismiss the last worker: no task is out, so all that is left of it is on its way out."""
+        for address in list(self.leaving):
+            # A function of no module travels by value.
+            def holds(dask_scheduler: Any, address: str = address) -> bool:
+                worker = dask_scheduler.workers.get(address)
+                return worker is not None and bool(worker.has_what)
+
+            with _asking(self._client):
+                if not self._client.run_on_scheduler(holds):
+                    self.leaving.discard(address)
+                    self._client.retire_workers([address], close_workers=True)
 
 
 class _WorkersLostError(TileError):
@@ -708,6 +777,7 @@ def _outcomes(
     except Exception as error:
         names = [tile_name(index, job.plan.core(index)) for index in indices]
         if isinstance(error, KilledWorker):
+            crew.ended()
             return [
                 _WorkersLostError(
                     f"{name}: lost its worker again and again, most likely for lack of memory; lower cluster.workers "
@@ -726,6 +796,7 @@ def _outcomes(
         raise
     crew.heard(report)
     if report.seconds:
+        crew.ended()
         pace.took(report.seconds)
     return report.outcomes
 

@@ -76,16 +76,17 @@ class _Opened:
     detector: Detector
     weights: FloatArray
     store: ProbabilityStore
-    turn: threading.Lock
-    """Held by the tile that has the network: others of this process read meanwhile."""
 
+
+_turn = threading.Lock()
+"""Held by the tile that has the device, whatever its network: others of this process read meanwhile."""
 
 MOST_OPEN = 8
 """Runs whose scenes a process keeps open: a list of pairs has a few under way at a time."""
 
 _opening = threading.Lock()
 _opened_runs: dict[tuple[str, Folder], _Opened] = {}
-_detectors: dict[DetectorRecipe, tuple[Detector, threading.Lock]] = {}
+_detectors: dict[DetectorRecipe, Detector] = {}
 
 
 def _open(job: TileJob) -> _Opened:
@@ -99,10 +100,10 @@ def _open(job: TileJob) -> _Opened:
             if job.detector not in _detectors:
                 # One network at a time: two would be twice the memory.
                 _detectors.clear()
-                _detectors[job.detector] = job.detector.build(), threading.Lock()
-            detector, turn = _detectors[job.detector]
+                _detectors[job.detector] = job.detector.build()
+            detector = _detectors[job.detector]
             weights = taper_weights(job.plan.patch_size, job.taper)
-            _opened_runs[name] = _Opened(job.before.open(), job.after.open(), detector, weights, store, turn)
+            _opened_runs[name] = _Opened(job.before.open(), job.after.open(), detector, weights, store)
         # The one used longest ago is the first to go.
         _opened_runs[name] = opened = _opened_runs.pop(name)
         return opened
@@ -166,7 +167,7 @@ def run_tile(tile: Tile, job: TileJob, opened: _Opened) -> TileResult:
     images = read_pair(tile.halo, opened.before, opened.after, job.stretches, job.area)
     clock.lap("read")
     # Patches of two tiles would share the device, and the later tile delay the earlier.
-    with opened.turn:
+    with _turn:
         clock.skip()
         probability, patches = blend_tile(tile, images, opened.detector, opened.weights)
     clock.lap("network")

@@ -44,6 +44,8 @@ from pipeline.storage import Folder
 from pipeline.types import DetectorRecipe, SceneInfo, Stretch, TileFailure, TileResult
 
 if TYPE_CHECKING:
+    import threading
+
     from pipeline.executors import Executor
     from pipeline.inference import TileJob
     from pipeline.probability_store import ProbabilityStore
@@ -237,15 +239,20 @@ def _compute(
 
 
 def executor_for(
-    plan: RunPlan, config: RunConfig, scratch: Path, tell: Subscriber, fail_fast: bool
+    plan: RunPlan,
+    config: RunConfig,
+    scratch: Path,
+    tell: Subscriber,
+    fail_fast: bool,
+    stop: threading.Event | None = None,
 ) -> Executor:
-    """Who computes the tiles of a plan."""
+    """Who computes the tiles of a plan; ``stop`` ends workers' runs from another thread."""
     from pipeline.executors import DaskExecutor, SerialExecutor
 
     waits = Waits(attempts=1 if fail_fast else config.compute.retries + 1)
     if plan.cluster is None:
         return SerialExecutor(waits)
-    return DaskExecutor(plan.cluster, scratch, waits, tell)
+    return DaskExecutor(plan.cluster, scratch, waits, tell, stop)
 
 
 def _failure_name(failure: TileFailure) -> str:

@@ -75,9 +75,7 @@ def states(jobs: Sequence[str]) -> dict[str, str]:
     done = _call(["squeue", "--noheader", "--format=%i %T %r", f"--jobs={','.join(jobs)}"])
     # It fails with "Invalid job id specified" if it remembers none of them.
     if done.returncode and "Invalid job id" not in done.stderr:
-        raise ClusterError(
-            f"squeue fails ({' '.join(done.stderr.split())}); the same command continues where it stopped"
-        )
+        raise ClusterError(f"squeue fails ({' '.join(done.stderr.split())})")
     found = {}
     for line in done.stdout.splitlines():
         job, _, state = line.strip().partition(" ")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import slurm
-from pipeline.cluster import LOGS, refuse_shell
+from pipeline.cluster import LOGS, make_logs, refuse_shell
 from pipeline.config import ENV_PREFIX, RunConfig, documented_keys, size_in_bytes
 from pipeline.errors import ConfigError
 from pipeline.planning import plan, refuse_memory
@@ -80,8 +80,10 @@ def submit(
         return Submission(script, None, None, log)
     slurm.require("sbatch")
     Folder.of(out).prepare()
-    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_logs(logs)
     file = logs / f"ussfc-{secrets.token_hex(4)}.py"
+    # Addresses of images may hold a signature.
+    file.touch(mode=0o600)
     file.write_text(script, "utf-8")
     return Submission(script, file, slurm.sbatch(file), log)
 
@@ -106,8 +108,9 @@ def _script(arguments: list[str], config: RunConfig, log: Path) -> str:
         f"--mem-per-cpu={math.ceil(size_in_bytes(cluster.memory) / (workers * threads) / 2**20)}M",
         f"--time={cluster.walltime}",
         f"--output={log}",
-        # A job that lost its node goes on where it stopped.
-        *("--requeue", "--open-mode=append"),
+        # A job that lost its node goes on where it stopped; --overwrite would begin anew.
+        "--no-requeue" if "--overwrite" in arguments else "--requeue",
+        "--open-mode=append",
         *((f"--partition={cluster.queue}",) if cluster.queue else ()),
         *((f"--account={cluster.account}",) if cluster.account else ()),
         *(("--gpus-per-task=1",) if cluster.gpu else ()),

@@ -49,7 +49,9 @@ def status(out: Folder | Path | str, waiting: bool = False) -> dict[str, Any]:
         tile_size, patch_size, stride, _ = key["tiling"]
         total = TilePlan(tuple(key["grid"]["shape"]), tile_size, patch_size, stride).tile_count
         done = len(ProbabilityStore(work).done())
-        failed = [work.read_json(f"failed/{file}") for file in sorted(work.sizes("failed"))]
+        # A run that begins removes them meanwhile.
+        found = (work.find_json(f"failed/{file}") for file in sorted(work.sizes("failed")))
+        failed = [record for record in found if record is not None]
     products = {}
     for product in PRODUCTS[:-1]:
         size = out.size(product)

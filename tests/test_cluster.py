@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from distributed import Client
 from scenes import write_scene, write_toy_model
+from servers import free_port
 
 import cli
 import ussfc
@@ -188,3 +192,36 @@ def test_a_task_of_an_allocation_uses_all_its_cores(place: Path, monkeypatch: py
     assert made.cluster is not None
     assert (made.threads, made.cluster.lanes, made.processes) == (5, 6, 0)
     assert planned(place, "allocation", cluster__threads=2)[0].threads == 2
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_kubernetes_that_does_not_answer_is_told_in_one_line(
+    place: Path, tmp_path: Path, there: bool
+) -> None:
+    pytest.importorskip("dask_kubernetes")
+    context = {
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{free_port()}"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "n"}}],
+        "current-context": "x",
+    }
+    if there:
+        (tmp_path / "config").write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", **context}))
+    # In a process of its own: what a failed start leaves is taken down at its end.
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "cli", "run", str(place / "a_before.tif"), str(place / "a_after.tif")),
+            *("--out", str(tmp_path / "out"), "--model", str(place / "toy.yaml")),
+            *("--cluster", "kubernetes", "--set", "cluster.image=here:1", "-q"),
+        ],
+        cwd=Path(cli.__file__).parent,
+        env=os.environ | {"KUBECONFIG": str(tmp_path / "config"), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 7, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: Kubernetes refuses (")
+    assert "kubectl config current-context" in line

@@ -226,6 +226,33 @@ def test_a_late_worker_with_another_version_is_left_out(
     programs.workers[1].wait(20)
 
 
+def test_a_tile_that_takes_longer_than_any_worker_lasts_ends_the_run(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "MOST_GENERATIONS", 1)
+    over = threading.Event()
+
+    def replace() -> None:
+        while not over.wait(0.1):
+            if not programs.workers or programs.workers[-1].poll() is not None:
+                programs.start_worker("--lifetime", "4s")
+
+    keeper = threading.Thread(target=replace)
+    keeper.start()
+    try:
+        programs.wait_for_workers(1)
+        job = job_in(tmp_path / "work", area=witness(tmp_path / "seen", 7))
+        with pytest.raises(
+            ClusterError, match="1 times in a row all workers ended before one had finished a tile"
+        ):
+            DaskExecutor(SchedulerAt(programs.address), tmp_path, ONCE).run(
+                job, [(0, 0)], lambda result: pytest.fail("there was no time for it"), unwanted
+            )
+    finally:
+        over.set()
+        keeper.join()
+
+
 def test_a_worker_that_does_not_see_the_store_is_told_at_the_start(
     programs: Programs, tmp_path: Path
 ) -> None:

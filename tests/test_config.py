@@ -315,6 +315,15 @@ def test_options_are_laid_over_each_other_entry_by_entry(tmp_path: Path) -> None
     assert config.cluster.options == {"a": 5, "b": {"c": 1, "d": 2, "h": 3}, "e": [3], "f": 6, "g": 4}
 
 
+def test_the_fixed_number_of_a_preset_gives_way_to_a_changing_one(tmp_path: Path) -> None:
+    found = load_config(sets=["cluster.maximum_jobs=20"], cluster="slurm").cluster
+    assert (found.jobs, found.minimum_jobs, found.maximum_jobs) == (None, None, 20)
+    file = tmp_path / "user.yaml"
+    file.write_text("cluster: {jobs: 3}")
+    with pytest.raises(ConfigError, match="is for always the same number"):
+        load_config(file, ["cluster.maximum_jobs=20"], cluster="slurm")
+
+
 def test_laying_options_over_a_base_leaves_the_base_as_it_is() -> None:
     base = RunConfig().model_dump() | {"cluster": {"kind": "local", "options": {"a": {"b": 1}}}}
     assert load_config(base=base, sets=["cluster.options.a.c=2"]).cluster.options == {"a": {"b": 1, "c": 2}}
@@ -324,7 +333,7 @@ def test_laying_options_over_a_base_leaves_the_base_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("kind", "setting", "kinds"),
     [
-        ("serial", "cluster.workers=2", "auto, local, local-cuda, slurm, kubernetes"),
+        ("serial", "cluster.workers=2", "auto, local, local-cuda, slurm"),
         ("local", "cluster.memory=8GiB", "slurm, kubernetes"),
         ("local", "cluster.gpu=true", "slurm, allocation, kubernetes, scheduler"),
         ("local-cuda", "cluster.threads=2", "auto, serial, local, slurm, allocation, kubernetes, scheduler"),

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import socket
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from odc.geo.geobox import GeoBox
 from stubs import Killing, StubRecipe, StubScene, Transient, Witness, damaged, store_bytes, stub_job
 
 from pipeline import executors
-from pipeline.cluster import LocalProcesses, SchedulerAt
+from pipeline.cluster import LocalProcesses, SchedulerAt, Started
 from pipeline.errors import ClusterError, ReadError, StoreError
 from pipeline.events import Event, Notice
 from pipeline.executors import TASKS_AHEAD, DaskExecutor, Executor, SerialExecutor
@@ -485,6 +486,43 @@ def test_a_scheduler_out_of_reach_is_a_cluster_error(
     assert message.startswith(f"{address}: no Dask scheduler answers there")
     assert "cluster.address" in message
     assert "\n" not in message
+
+
+class Nobody:
+    """A scheduler whose workers never come."""
+
+    name, lanes, ours = "nobody", 0, False
+
+    @contextlib.contextmanager
+    def start(self, scratch: Path) -> Iterator[Started]:
+        with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
+            yield Started(cluster, 1, waiting=lambda: "they take their time")
+
+
+def test_who_waits_for_workers_can_be_stopped_and_shows_a_need_of_them(tmp_path: Path) -> None:
+    stop = threading.Event()
+    targets: list[int] = []
+
+    class Watched(Nobody):
+        @contextlib.contextmanager
+        def start(self, scratch: Path) -> Iterator[Started]:
+            with super().start(scratch) as started:
+
+                def look() -> None:
+                    scheduler = started.target.scheduler
+                    wait_until(lambda: scheduler.adaptive_target() > 0, 10)
+                    targets.append(scheduler.adaptive_target())
+                    stop.set()
+
+                thread = threading.Thread(target=look)
+                thread.start()
+                yield started
+                thread.join()
+
+    executor = DaskExecutor(Watched(), tmp_path, stop=stop)
+    with pytest.raises(ClusterError, match=r"^stopped; "):
+        executor.run(job_in(tmp_path / "work"), [(0, 0)], lambda result: None, unwanted)
+    assert targets == [1]
 
 
 def test_a_scheduler_without_workers_is_a_cluster_error(tmp_path: Path) -> None:

@@ -362,6 +362,18 @@ class MeetingDetector(StubDetector):
         return super().predict(before, after)
 
 
+@dataclass(frozen=True)
+class MeetingRecipe(StubRecipe):
+    """One of several, all of which build the same detector."""
+
+    number: int = 0
+    made: MeetingDetector | None = field(default=None, compare=False)
+
+    def build(self) -> StubDetector:
+        assert self.made is not None
+        return self.made
+
+
 class Door:
     """A lock that tells when somebody has to wait for it."""
 
@@ -378,20 +390,24 @@ class Door:
         self._lock.release()
 
 
+@pytest.mark.parametrize("networks", [1, 2])
 def test_one_tile_has_the_network_while_another_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, networks: int
 ) -> None:
     meeting = Meeting()
     detector = MeetingDetector(16, 3, meeting=meeting)
-    recipe = StubRecipe(16, 3)
-    monkeypatch.setattr(inference, "_detectors", {recipe: (detector, Door(meeting))})
+    monkeypatch.setattr(inference, "_detectors", {})
+    monkeypatch.setattr(inference, "_turn", Door(meeting))
     monkeypatch.setattr(inference, "_opened_runs", {})
     store = ProbabilityStore.create(tmp_path / "two", GRID, "uint8", 32)
     first, second = (0, 1), (2, 2)
     after = MeetingScene(PLAN.shape, 2, meeting=meeting, second=PLAN.tile(second).halo)
-    job = stub_job(store, PLAN, f"meeting-{tmp_path}", after=after)
+    jobs = []
+    for number in (0, networks - 1):
+        recipe = MeetingRecipe(16, 3, number=number, made=detector)
+        jobs.append(stub_job(store, PLAN, f"meeting-{number}-{tmp_path}", after=after, detector=recipe))
     with ThreadPoolExecutor(2) as threads:
-        for tile in [threads.submit(compute_tile, job, index) for index in (first, second)]:
+        for tile in list(map(threads.submit, [compute_tile] * 2, jobs, (first, second))):
             tile.result(timeout=60)
     # All calls of the one, then all calls of the other.
     assert len(set(detector.callers)) == 2
@@ -417,7 +433,7 @@ def test_waiting_for_the_network_is_no_time_of_a_tile(
 
         def __exit__(self, *error: object) -> None: ...
 
-    monkeypatch.setattr(inference, "_detectors", {StubRecipe(16): (StubDetector(16), Slow())})
+    monkeypatch.setattr(inference, "_turn", Slow())
     store = ProbabilityStore.create(tmp_path, GRID, "uint8", 32)
     result = compute_tile(stub_job(store, PLAN, f"slow-{tmp_path}"), (1, 1))
     assert sum(result.seconds.values()) < 1000

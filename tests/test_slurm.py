@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +80,42 @@ def test_a_cancelled_job_costs_no_byte_and_is_replaced(
     assert slurm.jobs() == []
 
 
+def test_the_only_job_is_replaced_when_it_ends(
+    slurm: Slurm, job_sets: tuple[str, ...], expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    city = City(str(tmp_path / "out"), tmp_path / "log", (*job_sets, "cluster.jobs=1"))
+    with city.start(seconds=0.05) as process:
+        try:
+            wait_until(lambda: city.calls >= 20)
+            slurm.cancel(workers(slurm)[0])
+            _, error = process.communicate(timeout=PATIENCE)
+        finally:
+            kill_group(process)
+    assert process.returncode == 0, error
+    assert_same(city.content(), expected)
+
+
+def test_a_job_that_waits_in_the_queue_is_not_taken_back_where_none_need_be_there(
+    slurm: Slurm, job_sets: tuple[str, ...], expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    other = slurm.run("sbatch", "--parsable", "--exclusive", "--output=/dev/null", "--wrap=sleep 300").strip()
+    slurm.wait_for(other, "RUNNING")
+    between = ("cluster.minimum_jobs=0", "cluster.maximum_jobs=1")
+    city = City(str(tmp_path / "out"), tmp_path / "log", (*job_sets, *between))
+    with city.start() as process:
+        try:
+            wait_until(lambda: any(job.name == "ussfc" for job in slurm.jobs()))
+            # Longer than an adaptive cluster keeps what it has no use for.
+            time.sleep(22)
+            assert [job.state for job in slurm.jobs() if job.name == "ussfc"] == ["PENDING"]
+            slurm.cancel(other)
+            _, error = process.communicate(timeout=PATIENCE)
+        finally:
+            kill_group(process)
+    assert process.returncode == 0, error
+    assert_same(city.content(), expected)
+
+
 def test_jobs_are_as_many_as_the_work_asks_for(
     slurm: Slurm, job_sets: tuple[str, ...], expected: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -139,6 +176,26 @@ def test_options_that_the_library_does_not_know_are_refused(
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error")]
     assert "cluster.options: SLURMCluster does not take them" in line
     assert "colour" in line
+
+
+@pytest.mark.parametrize(
+    ("option", "status", "said"),
+    [
+        (
+            "interface=nosuch0",
+            7,
+            "SLURMCluster: Cluster failed to start: 'nosuch0' is not a valid network interface",
+        ),
+        ("log_directory=/proc/logs", 2, "/proc/logs: the jobs' logs go there, and it cannot be made ("),
+    ],
+)
+def test_options_with_which_nothing_can_start_are_told(
+    job_sets: tuple[str, ...], tmp_path: Path, option: str, status: int, said: str
+) -> None:
+    sets = (*(text for text in job_sets if "scheduler_options" not in text), f"cluster.options.{option}")
+    result = ussfc("run", *PAIR, "--out", tmp_path / "out", *settings((*sets, "cluster.jobs=1")))
+    assert result.exit_code == status
+    assert said in result.stderr
 
 
 def test_jobs_that_end_before_their_workers_come_end_the_run_with_their_last_words(

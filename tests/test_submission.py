@@ -134,6 +134,12 @@ def test_a_script_asks_for_what_the_configuration_says(place: Path, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
+def test_a_job_that_overwrites_is_not_begun_anew_by_itself(place: Path) -> None:
+    script = submit(*pair_of(place), "out", config_of(place), ("--overwrite",), dry_run=True).script
+    assert "--no-requeue" in directives(script)
+    assert "--requeue" not in directives(script)
+
+
 def test_without_queue_account_and_gpu_nothing_is_said_of_them(place: Path) -> None:
     before, after = pair_of(place)
     found = directives(submit(before, after, "out", config_of(place), dry_run=True).script)
