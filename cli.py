@@ -195,6 +195,8 @@ def submit(
     with _errors():
         flags = (*(("--overwrite",) if overwrite else ()), *(("--fail-fast",) if fail_fast else ()))
         submission = submit_run(before, after, out, _config(**options), flags, dry_run)
+        for note in submission.notes:
+            click.echo(f"warning: {note}", err=True)
         if as_json:
             shown = dataclasses.asdict(submission) | {"file": submission.file and str(submission.file)}
             click.echo(json.dumps(shown | {"log": str(submission.log)}, indent=1))

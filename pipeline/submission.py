@@ -15,9 +15,14 @@ from pipeline import slurm
 from pipeline.cluster import LOGS, make_logs, refuse_shell
 from pipeline.config import ENV_PREFIX, RunConfig, documented_keys, size_in_bytes
 from pipeline.errors import ConfigError
+from pipeline.memory import BASE_DASK, BASE_RASTERS, FINISHING
 from pipeline.planning import plan, refuse_memory
 from pipeline.remote import is_remote
 from pipeline.storage import Folder
+
+CLIENT = BASE_RASTERS + BASE_DASK + FINISHING
+"""Bytes of the scheduler and of the writing of products, which share a node with workers. Asked for with every job's
+worth of memory, since nobody knows which node that will be."""
 
 SHEBANG_LENGTH = 127
 """What every kernel takes of a script's first line."""
@@ -35,6 +40,8 @@ class Submission:
     """Id of the job; None: it was not submitted."""
     log: Path
     """What the job prints goes here; ``%j`` stands for its id."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of it."""
 
 
 def submit(
@@ -76,8 +83,14 @@ def submit(
     logs = Path(str(config.cluster.options.get("log_directory", LOGS))).expanduser()
     log = logs / "ussfc-%j.out"
     script = _script(arguments, config, log)
+    notes: tuple[str, ...] = ()
+    if config.cluster.options.get("job_script_prologue"):
+        notes = (
+            "cluster.options.job_script_prologue is for jobs of workers alone and is left out of this script; sbatch "
+            "hands on the environment of this shell, so run these lines here before",
+        )
     if dry_run:
-        return Submission(script, None, None, log)
+        return Submission(script, None, None, log, notes)
     slurm.require("sbatch")
     Folder.of(out).prepare()
     make_logs(logs)
@@ -85,7 +98,7 @@ def submit(
     # Addresses of images may hold a signature.
     file.touch(mode=0o600)
     file.write_text(script, "utf-8")
-    return Submission(script, file, slurm.sbatch(file), log)
+    return Submission(script, file, slurm.sbatch(file), log, notes)
 
 
 def _script(arguments: list[str], config: RunConfig, log: Path) -> str:
@@ -105,7 +118,7 @@ def _script(arguments: list[str], config: RunConfig, log: Path) -> str:
         "--job-name=ussfc",
         f"--ntasks={cluster.most_jobs * workers}",
         f"--cpus-per-task={threads}",
-        f"--mem-per-cpu={math.ceil(size_in_bytes(cluster.memory) / (workers * threads) / 2**20)}M",
+        f"--mem-per-cpu={math.ceil((size_in_bytes(cluster.memory) + CLIENT) / (workers * threads) / 2**20)}M",
         f"--time={cluster.walltime}",
         f"--output={log}",
         # A job that lost its node goes on where it stopped; --overwrite would begin anew.
