@@ -379,7 +379,12 @@ def test_what_a_kind_cannot_start_without_is_named(kind: str, given: dict[str, s
 
 def test_a_number_of_jobs_is_either_fixed_or_between_two() -> None:
     for setting in ("cluster.minimum_jobs=0", "cluster.maximum_jobs=8"):
-        assert "set the one or the others" in refused(cluster="slurm", sets=[setting])
+        sets = ["cluster.jobs=3", setting]
+        assert "set the one or the others" in refused(cluster="slurm", sets=sets)
+    # The preset's own number gives way.
+    changing = load_config(cluster="slurm", sets=["cluster.maximum_jobs=8"]).cluster
+    assert (changing.jobs, changing.most_jobs) == (None, 8)
+    assert "cluster.maximum_jobs is not set" in refused(cluster="slurm", sets=["cluster.minimum_jobs=0"])
     between = ["cluster.jobs=null", "cluster.minimum_jobs=3", "cluster.maximum_jobs=8"]
     assert load_config(cluster="slurm", sets=between).cluster.most_jobs == 8
     assert load_config(cluster="slurm").cluster.most_jobs == 2
