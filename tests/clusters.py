@@ -553,6 +553,11 @@ class Programs:
         with Client(self.address, timeout=60, set_as_default=False, security=self._security) as client:
             client.wait_for_workers(count, timeout=60)
 
+    def wait_for_worker_at(self, host: str) -> None:
+        """Until one of this address is there."""
+        with Client(self.address, timeout=60, set_as_default=False, security=self._security) as client:
+            wait_until(lambda: any(f"//{host}:" in address for address in client.nthreads()))
+
     def wait_until_all_is_computed(self) -> None:
         """Until the results of all tasks wait to be fetched."""
         with Client(self.address, timeout=60, set_as_default=False) as client:

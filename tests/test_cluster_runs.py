@@ -113,7 +113,7 @@ def test_workers_that_are_cut_off_late_and_slow_give_the_same_bytes(
                 slow.start()
                 programs.start_worker(host=network.addresses[2], through=network.door(2))
                 # It comes late, but in time: however slow this machine is.
-                programs.wait_for_workers(3)
+                programs.wait_for_worker_at(network.addresses[2])
             if len(results) == 30:
                 # It finds that the scheduler has forgotten it, and ends; whoever looks after it starts it again.
                 network.restore(0)
