@@ -137,6 +137,20 @@ def _set_environment(monkeypatch: pytest.MonkeyPatch, prefix: str, variables: di
         monkeypatch.setenv(name, value)
 
 
+LONGEST = (
+    "test_kills.py",
+    "test_slurm.py",
+    "test_object_store.py",
+    "test_executors.py",
+    "test_cluster_runs.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes come first, or one process would end with them while the others have nothing left."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A process of pytest-xdist sends what its fault tests did to the one that prints."""
     output = getattr(session.config, "workeroutput", None)
