@@ -1,13 +1,13 @@
 """What workers and the scheduler cost: two workers beside one, Dask beside a plain loop, and a run of 100,000 tiles.
 
-    python benchmarks/scaling.py workers [FOLDER]
+    python benchmarks/scaling.py workers [TILES] [ROUNDS]
     python benchmarks/scaling.py tiles [COUNT] [FOLDER]
     python benchmarks/scaling.py plan
 
-`workers`: the packaged network over the demo pair repeated to 4096 x 6144 px, six tiles of 2048 px, in this process
-with one thread, with one worker process, and with two. `tiles`: a scheduler, many workers in one process, and
-the client, each a program of its own; tiles are small and the detector is a stand-in, so that what remains is the
-handing out.
+`workers`: the packaged network over the demo pair repeated to TILES tiles of 2048 px (an even number, 6 by default), in
+this process with one thread, with one worker process, and with two, in turn.
+`tiles`: a scheduler, many workers in one process, and the client, each a program of its own; tiles are small and the
+detector is a stand-in, so that what remains is the handing out.
 `plan`: the plan of 10^6 x 10^6 px.
 """
 
@@ -82,19 +82,19 @@ def cpu_seconds(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-def workers(folder: Path) -> None:
-    """Network-bound runs, each way in turn, three times."""
+def workers(folder: Path, count: int, rounds: int) -> None:
+    """Network-bound runs, each way in turn."""
     demo = Path(str(resources.files("configs").joinpath("demo")))
     pair = []
     for date in ("before", "after"):
         pair.append(folder / f"{date}.vrt")
-        repeat(demo / f"beirut_{date}.tif", pair[-1], 6144, 4096)
+        repeat(demo / f"beirut_{date}.tif", pair[-1], 2048 * count // 2, 4096)
     ways = {"plain loop": ("serial", 1), "one worker": ("local", 1), "two workers": ("local", 2)}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(int(os.environ.get("ROUNDS", "3"))):
-        for name, (kind, count) in ways.items():
+    for _ in range(rounds):
+        for name, (kind, processes) in ways.items():
             sets = [f"cluster.kind={kind}", "cluster.threads=1", "tiling.tile_size=2048"]
-            sets += [f"cluster.workers={count}"] if kind == "local" else []
+            sets += [f"cluster.workers={processes}"] if kind == "local" else []
             config = load_config(sets=sets)
             planned = plan_run(str(pair[0]), str(pair[1]), config)
             out = folder / "out"
@@ -207,8 +207,9 @@ def main() -> None:
     if what == "plan":
         plan_of_all()
     elif what == "workers":
-        with tempfile.TemporaryDirectory(dir=sys.argv[2] if len(sys.argv) > 2 else None) as folder:
-            workers(Path(folder))
+        numbers = [int(text) for text in sys.argv[2:4]]
+        with tempfile.TemporaryDirectory() as folder:
+            workers(Path(folder), *(numbers + [6, 3][len(numbers) :]))
     else:
         count = int(sys.argv[2]) if len(sys.argv) > 2 else 100_000
         with tempfile.TemporaryDirectory(dir=sys.argv[3] if len(sys.argv) > 3 else None) as folder:
