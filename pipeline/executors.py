@@ -7,7 +7,6 @@ connected to anew, and what it had in hand is handed out again.
 from __future__ import annotations
 
 import functools
-import itertools
 import logging
 import math
 import os
@@ -246,6 +245,7 @@ class DaskExecutor:
         ended: SimpleQueue[Any] = SimpleQueue()
         pace = _Pace()
         lanes = self._cluster.lanes
+        drawn = _Drawn(schedule, lambda index: job.plan.part(index, lanes) if lanes > 1 else 0)
         while True:
             if crew.look():
                 for future in _stranded(client, running, crew):
@@ -257,7 +257,7 @@ class DaskExecutor:
                 crew.part()
             patience = LOOK_SECONDS if not crew.leaving else 0.1
             while not crew.leaving and len(running) < TASKS_AHEAD * crew.threads:
-                indices = tuple(itertools.islice(iter(schedule.take, None), pace.tiles))
+                indices = drawn.next(pace.tiles)
                 if not indices:
                     patience = min(patience, schedule.due_in())
                     break
@@ -478,6 +478,27 @@ class _Pace:
         if self._seconds is None:
             return 1
         return max(1, min(MOST_TILES, int(TASK_SECONDS / max(self._seconds, 1e-3))))
+
+
+class _Drawn:
+    """Tiles drawn from the schedule, several at a time of the same stretch of the plan: neighbours share blocks."""
+
+    def __init__(self, schedule: Schedule, stretch: Callable[[Index], int]) -> None:
+        self._schedule = schedule
+        self._stretch = stretch
+        self._kept: dict[int, list[Index]] = {}
+
+    def next(self, count: int) -> tuple[Index, ...]:
+        """So many tiles of one stretch, fewer where the schedule has no more for now; none if it has none at all."""
+        while (index := self._schedule.take()) is not None:
+            stretch = self._stretch(index)
+            kept = self._kept.setdefault(stretch, [])
+            kept.append(index)
+            if len(kept) >= count:
+                return tuple(self._kept.pop(stretch))
+        if not self._kept:
+            return ()
+        return tuple(self._kept.pop(max(self._kept, key=lambda stretch: len(self._kept[stretch]))))
 
 
 def _inspect(client: Any, scheduler: str, job: TileJob, tell: Subscriber) -> None:

@@ -24,8 +24,12 @@ PATIENCE = 120
 
 
 @pytest.fixture
-def job_sets(slurm: Slurm, slurm_environment: dict[str, str], tmp_path: Path) -> tuple[str, ...]:
+def job_sets(
+    slurm: Slurm, slurm_environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, ...]:
     """What a run on this SLURM sets; its jobs come by the tests' modules through the environment."""
+    # Dask gives up a worker after fifteen seconds, and only then has another job submitted.
+    monkeypatch.setenv("DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT", "3s")
     return (
         "cluster.kind=slurm",
         "cluster.memory=1GiB",
@@ -63,7 +67,7 @@ def test_a_cancelled_job_costs_no_byte_and_is_replaced(
     slurm: Slurm, job_sets: tuple[str, ...], expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     city = City(str(tmp_path / "out"), tmp_path / "log", (*job_sets, "cluster.jobs=2"))
-    with city.start(seconds=0.15) as process:
+    with city.start(seconds=0.1) as process:
         try:
             wait_until(lambda: city.calls >= 40)
             first = workers(slurm)

@@ -253,7 +253,9 @@ def gpus() -> int:
 
 
 def _kind_here() -> str:
-    return "cuda" if gpus() else "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _cores() -> int:
