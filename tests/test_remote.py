@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import re
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -564,6 +566,14 @@ def compressed_bytes(path: Path, roi: Box) -> int:
         )
 
 
+def read_by_tiles(recipes: list[SceneRecipe], plan: TilePlan) -> None:
+    """As a worker reads a pair, in the plan's order."""
+    readers = [recipe.open() for recipe in recipes]
+    for index in plan.indices():
+        for reader in readers:
+            reader.read(plan.tile(index).halo)
+
+
 def test_requests_and_bytes_of_a_pair(
     proxied: FaultProxy, seaweed: SeaweedFS, bucket: str, large: Path
 ) -> None:
@@ -576,13 +586,11 @@ def test_requests_and_bytes_of_a_pair(
         grid = crop(whole, roi)
         plan = TilePlan.of((grid.shape[0], grid.shape[1]), 2048, 256, 0.125)
         cache = block_cache(plan, 2 * 3 * 2)
-        readers = [
-            SceneRecipe(f"s3://{bucket}/{name}", grid, (1, 2, 3), "bilinear", cache).open() for name in names
-        ]
+        recipes = [SceneRecipe(f"s3://{bucket}/{name}", grid, (1, 2, 3), "bilinear", cache) for name in names]
         proxied.reset()
-        for index in plan.indices():
-            for reader in readers:
-                reader.read(plan.tile(index).halo)
+        # In a process of its own, as a worker is: GDAL's cache belongs to the process, and other tests have used it.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            process.submit(read_by_tiles, recipes, plan).result()
         for name in names:
             # Two, which must agree; the mask and the blocks' positions ask for nothing more.
             assert header_requests(proxied, name) == 2
