@@ -211,7 +211,7 @@ class DaskExecutor:
                     crew = _Crew(client, self._cluster.name, started, self._tell, self._stop)
                     if not self._cluster.ours:
                         crew.gather()
-                        _inspect(client, self._cluster.name, job, self._tell)
+                        _inspect(client, self._cluster.name, job)
                     self._work(client, crew, job, schedule, deliver, on_failure)
                 return
             except _SchedulerLostError as error:
@@ -501,7 +501,7 @@ class _Drawn:
         return tuple(self._kept.pop(max(self._kept, key=lambda stretch: len(self._kept[stretch]))))
 
 
-def _inspect(client: Any, scheduler: str, job: TileJob, tell: Subscriber) -> None:
+def _inspect(client: Any, scheduler: str, job: TileJob) -> None:
     """Have the scheduler and every worker that is there show that they can compute this job.
 
     They need the versions of here, the store's folder under the same name, both scenes and the model. That also
@@ -584,7 +584,6 @@ def _everywhere(client: Any, addresses: Iterable[str], function: Callable[..., A
 def _show(job: TileJob, probe: str, token: str) -> str | None:
     """On a worker: what keeps it from computing this job; None: nothing."""
     host = socket.gethostname()
-    # Not find: a folder that is not there is no sign of a store that cannot be reached.
     try:
         seen = job.store.read(probe) if job.store.exists(probe) else None
     except StoreError as error:
