@@ -92,8 +92,12 @@ class InferenceConfig(_Section):
         None, ge=1, description="patches of one call; by default 1 on CPU, 16 on CUDA"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
-    engine: Literal["torch"] = Field("torch", description="what runs the network")
-    precision: Literal["float32"] = Field("float32", description="arithmetic of the network")
+    engine: Literal["auto", "openvino", "torch", "triton"] = Field(
+        "auto", description="what runs the network; auto: the fastest, measured once on a machine"
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="arithmetic of the network; auto: the fastest likewise"
+    )
     ssfc: Literal["patch", "local"] | None = Field(
         None, description="SSFC means over the patch, or local over the training size; by default the model's"
     )

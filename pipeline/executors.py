@@ -6,6 +6,7 @@ connected to anew, and what it had in hand is handed out again.
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import logging
 import math
@@ -15,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -102,15 +103,17 @@ class Executor(Protocol):
 
 
 class SerialExecutor:
-    """One tile after the other in this process."""
+    """This process: one tile after the other in the network, others read and written beside it."""
 
-    def __init__(self, waits: Waits = TILE_WAITS) -> None:
+    def __init__(self, waits: Waits = TILE_WAITS, at_once: int = 1) -> None:
         """Nothing is done before :meth:`run`.
 
         Args:
             waits: attempts of every tile.
+            at_once: tiles under way, the one in the network included.
         """
         self._waits = waits
+        self._at_once = at_once
 
     def run(
         self,
@@ -121,20 +124,37 @@ class SerialExecutor:
     ) -> None:
         """See :class:`Executor`."""
         schedule = Schedule(indices, self._waits)
-        while True:
-            index = schedule.take()
-            if index is None:
-                if schedule.over:
-                    return
-                time.sleep(schedule.due_in())
-                continue
+        stop = threading.Event()
+        under_way: dict[Future[TileResult], Index] = {}
+        with ThreadPoolExecutor(self._at_once, "ussfc-tile") as pool:
             try:
-                result = compute_tile(job, index)
-            except (TileError, StoreError) as error:
-                _fail(schedule, job, index, error, on_failure)
-            else:
-                schedule.done(index)
-                on_result(result)
+                while True:
+                    while len(under_way) < self._at_once and (index := schedule.take()) is not None:
+                        under_way[pool.submit(compute_tile, job, index, stop)] = index
+                    if not under_way:
+                        if schedule.over:
+                            return
+                        time.sleep(schedule.due_in())
+                        continue
+                    patience = schedule.due_in() if len(under_way) < self._at_once else math.inf
+                    for future in _first(under_way, patience):
+                        index = under_way.pop(future)
+                        try:
+                            result = future.result()
+                        except (TileError, StoreError) as error:
+                            _fail(schedule, job, index, error, on_failure)
+                        else:
+                            schedule.done(index)
+                            on_result(result)
+            finally:
+                # Whatever ended the run, its threads must not go on for minutes.
+                stop.set()
+
+
+def _first(futures: Iterable[Future[TileResult]], patience: float) -> Iterable[Future[TileResult]]:
+    """Those that are done, waiting for the first, or for so many seconds."""
+    timeout = None if patience == math.inf else patience
+    return concurrent.futures.wait(futures, timeout, concurrent.futures.FIRST_COMPLETED).done
 
 
 class DaskExecutor:

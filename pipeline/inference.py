@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.blending import Blender, Taper, taper_weights
 from pipeline.errors import PipelineError, StoreError, TileError
+from pipeline.memory import PATCH_MEMORY
 from pipeline.probability_store import ProbabilityStore
 from pipeline.radiometry import MIDDLE, pair
 from pipeline.storage import Folder
@@ -29,6 +30,7 @@ from pipeline.types import (
     SceneReader,
     Stretch,
     Tile,
+    TileDetector,
     TileResult,
 )
 
@@ -69,6 +71,41 @@ class CannotStart(TileError):
     """What every tile of a run needs cannot be had where it is to be computed: a scene, the model, the store."""
 
 
+class Abandoned(Exception):
+    """A tile was given up between two batches."""
+
+
+class PatchMemory:
+    """Predictions of patches that reach into several tiles, so that a tile finds what its neighbour computed.
+
+    A patch's probabilities depend on its pixels alone, so they are the same whoever computes them.
+    """
+
+    def __init__(self, room: int = PATCH_MEMORY) -> None:
+        """Begin empty.
+
+        Args:
+            room: bytes of probabilities that are kept, the last used ones.
+        """
+        self._room = room
+        self._used = 0
+        self._kept: dict[Box, FloatArray] = {}
+
+    def find(self, patch: Box) -> FloatArray | None:
+        """(rows, cols) of a patch, where it is still known."""
+        found = self._kept.pop(patch, None)
+        if found is not None:
+            self._kept[patch] = found
+        return found
+
+    def keep(self, patch: Box, probability: FloatArray) -> None:
+        """Remember a patch and forget those that were not asked for longest."""
+        self._kept[patch] = probability
+        self._used += probability.nbytes
+        while self._used > self._room:
+            self._used -= self._kept.pop(next(iter(self._kept))).nbytes
+
+
 @dataclass(frozen=True)
 class _Opened:
     before: SceneReader
@@ -76,6 +113,7 @@ class _Opened:
     detector: Detector
     weights: FloatArray
     store: ProbabilityStore
+    memory: PatchMemory
 
 
 _turn = threading.Lock()
@@ -103,7 +141,9 @@ def _open(job: TileJob) -> _Opened:
                 _detectors[job.detector] = job.detector.build()
             detector = _detectors[job.detector]
             weights = taper_weights(job.plan.patch_size, job.taper)
-            _opened_runs[name] = _Opened(job.before.open(), job.after.open(), detector, weights, store)
+            _opened_runs[name] = _Opened(
+                job.before.open(), job.after.open(), detector, weights, store, PatchMemory()
+            )
         # The one used longest ago is the first to go.
         _opened_runs[name] = opened = _opened_runs.pop(name)
         return opened
@@ -134,17 +174,23 @@ def _opened(job: TileJob) -> _Opened:
         raise CannotStart(f"{said} (on {socket.gethostname()})") from error
 
 
-def compute_tile(job: TileJob, index: tuple[int, int]) -> TileResult:
+def compute_tile(job: TileJob, index: tuple[int, int], stop: threading.Event | None = None) -> TileResult:
     """Compute one tile and write it to the store; what every executor runs.
 
+    Args:
+        job: the run.
+        index: (row, column) of the tile.
+        stop: when set, the tile is given up before its next batch.
+
     Raises:
+        Abandoned: ``stop`` was set.
         TileError: it failed, for whatever reason; names the tile, its bounds and the cause.
         StoreError: the store cannot be used, which is no matter of this tile.
     """
     core = job.plan.core(index)
     try:
-        return run_tile(job.plan.tile(index), job, _opened(job))
-    except StoreError:
+        return run_tile(job.plan.tile(index), job, _opened(job), stop)
+    except (StoreError, Abandoned):
         raise
     except CannotStart as error:
         raise CannotStart(f"{tile_name(index, core)}: {error}") from error
@@ -161,16 +207,22 @@ def tile_name(index: tuple[int, int], core: Box) -> str:
     return f"tile {index[0]},{index[1]} (rows {core.y0}..{core.y1}, columns {core.x0}..{core.x1})"
 
 
-def run_tile(tile: Tile, job: TileJob, opened: _Opened) -> TileResult:
+def run_tile(tile: Tile, job: TileJob, opened: _Opened, stop: threading.Event | None) -> TileResult:
     """Read, predict, blend, write."""
     clock = _Clock()
     images = read_pair(tile.halo, opened.before, opened.after, job.stretches, job.area)
     clock.lap("read")
-    # Patches of two tiles would share the device, and the later tile delay the earlier.
-    with _turn:
-        clock.skip()
-        probability, patches = blend_tile(tile, images, opened.detector, opened.weights)
-    clock.lap("network")
+    detector = opened.detector
+    if isinstance(detector, TileDetector):
+        # The device has a queue of its own: the next tile joins it while this one is computed.
+        probability, patches, seconds = _blend_on_device(tile, images, detector, opened.weights)
+        clock.seconds["network"] = round(seconds, 3)
+    else:
+        # Patches of two tiles would share the cores, and the later tile delay the earlier.
+        with _turn:
+            clock.skip()
+            probability, patches = blend_tile(tile, images, detector, opened.weights, opened.memory, stop)
+            clock.lap("network")
     valid = images.valid[tile.core.within(tile.halo).slices]
     stored = encode(probability, valid, opened.store.dtype)
     result = TileResult(tile.index, patches, int(valid.sum()), clock.seconds)
@@ -189,7 +241,12 @@ def read_pair(
 
 
 def blend_tile(
-    tile: Tile, images: PixelPair, detector: Detector, weights: FloatArray
+    tile: Tile,
+    images: PixelPair,
+    detector: Detector,
+    weights: FloatArray,
+    memory: PatchMemory | None = None,
+    stop: threading.Event | None = None,
 ) -> tuple[FloatArray, int]:
     """Change probability of a tile's core.
 
@@ -200,28 +257,81 @@ def blend_tile(
         images: both dates over ``tile.halo``.
         detector: of the plan's patch size.
         weights: blend weights of a patch.
+        memory: what neighbouring tiles of the same run left; takes what this one leaves.
+        stop: when set, the tile is given up before its next batch.
 
     Returns:
-        (rows, cols) float32 in [0, 1], and the number of patches that went through the network.
+        (rows, cols) float32 in [0, 1], and the number of patches that it is made of.
+
+    Raises:
+        Abandoned: ``stop`` was set.
     """
+    if isinstance(detector, TileDetector):
+        probability, count, _ = _blend_on_device(tile, images, detector, weights)
+        return probability, count
     blender = Blender(tile.core, weights)
-    wanted = [
-        patch
-        for patch in tile.patches
-        if images.valid[patch.intersect(tile.core).within(tile.halo).slices].any()
-    ]
+    wanted = _wanted(tile, images)
+    memory = memory or PatchMemory(room=0)
+    # Held by this list until they are blended, whatever the memory drops meanwhile.
+    known = {patch: found for patch in wanted if (found := memory.find(patch)) is not None}
+    new = [patch for patch in wanted if patch not in known]
     size = detector.batch_size
-    batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+    batches = [new[start : start + size] for start in range(0, len(new), size)]
 
     def predict(batch: Sequence[Box]) -> FloatArray:
+        if stop is not None and stop.is_set():
+            raise Abandoned
         return detector.predict(
             _gather(images.before, tile.halo, batch, size), _gather(images.after, tile.halo, batch, size)
         )
 
-    for batch, predicted in zip(batches, _in_order(predict, batches, detector.streams), strict=True):
-        for patch, probability in zip(batch, predicted, strict=False):  # a batch may be padded
-            blender.add(patch, probability)
+    computed = (
+        probability
+        for batch, predicted in zip(batches, _in_order(predict, batches, detector.streams), strict=True)
+        for probability in predicted[: len(batch)]  # a batch may be padded
+    )
+    for patch in wanted:
+        if patch in known:
+            probability = known.pop(patch)
+        else:
+            probability = next(computed)
+            if patch.intersect(tile.core) != patch:
+                memory.keep(patch, probability.copy())
+        blender.add(patch, probability)
     return blender.result(), len(wanted)
+
+
+def _wanted(tile: Tile, images: PixelPair) -> list[Box]:
+    """The patches that can move a valid pixel of the core."""
+    if images.valid.all():
+        return list(tile.patches)
+    return [
+        patch
+        for patch in tile.patches
+        if images.valid[patch.intersect(tile.core).within(tile.halo).slices].any()
+    ]
+
+
+def _blend_on_device(
+    tile: Tile, images: PixelPair, detector: TileDetector, weights: FloatArray
+) -> tuple[FloatArray, int, float]:
+    """:func:`blend_tile` on a device, and the seconds that this took it."""
+    wanted = _wanted(tile, images)
+    if not wanted:
+        return np.zeros(tile.core.shape, np.float32), 0, 0.0
+    # Only a scene smaller than a patch: its mirror image fills the rest.
+    missing = [max(0, detector.patch_size - side) for side in tile.halo.shape]
+    before, after = (
+        np.pad(image, ((0, 0), (0, missing[0]), (0, missing[1])), "reflect") if any(missing) else image
+        for image in (images.before, images.after)
+    )
+    uploaded = detector.upload(before, after)
+    core = tile.core.within(tile.halo)
+    corners = [(patch.y0 - tile.halo.y0, patch.x0 - tile.halo.x0) for patch in wanted]
+    pending = detector.blend(uploaded, corners, (core.y0, core.x0, core.y1, core.x1), weights)
+    del uploaded
+    probability = pending.result()
+    return probability, len(wanted), pending.seconds
 
 
 def _in_order(

@@ -15,6 +15,10 @@ BASE_RASTERS = 130 * MB
 """Resident size of a process with its imports: rasterio, zarr, NumPy, SciPy."""
 BASE_NETWORK = 400 * MB
 """torch, the weights, and what its libraries keep after the first call."""
+BASE_CUDA = 1500 * MB
+"""The same with a CUDA device: torch's CUDA libraries, the driver's context, the compiled kernels."""
+PATCH_MEMORY = 64 * MB
+"""Predictions of patches that reach into several tiles, kept for the next of them."""
 BASE_DASK = 60 * MB
 """distributed, in every process that takes part."""
 BASE_STORES = 40 * MB
@@ -74,6 +78,7 @@ def project(
     network: bool,
     local: bool = False,
     remote: bool = False,
+    on_gpu: bool = False,
 ) -> MemoryProjection:
     """Project the peak of a run.
 
@@ -82,11 +87,12 @@ def project(
         bands: bands of each date.
         source_bytes: uncompressed bytes of both dates, which bounds GDAL's cache.
         processes: worker processes; 0 when the run's own process computes the tiles.
-        threads: tiles that one process computes at the same time.
+        threads: tiles that one process has under way; one of them is in the network.
         patches_in_flight: patches inside the network at the same time, in one process.
         network: whether the detector is the network (a stand-in needs no torch).
         local: whether its SSFC means are local.
         remote: whether a scene is read over a network.
+        on_gpu: whether the network and its activations are on a GPU.
     """
     tile = min(plan.shape[0], plan.tile_size), min(plan.shape[1], plan.tile_size)
     reach = 2 * (plan.patch_size - 1)
@@ -97,16 +103,24 @@ def project(
     # Weighted sum, weight, mean, and the encoded levels.
     blending = core * 20
     kept = halo * (2 * bands * 4 + 2)
-    live = ACTIVATION_BYTES_LOCAL if local else ACTIVATION_BYTES_PER_PIXEL
-    activations = patches_in_flight * plan.patch_size**2 * (live if network else 4 * bands * 3)
-    tiles = int(threads * FRAGMENTATION * (max(reading, kept + blending) + activations))
+    if on_gpu:
+        # The tile once more in pinned memory, on its way to the device.
+        activations, base = halo * 2 * bands * 4, BASE_CUDA
+    else:
+        live = ACTIVATION_BYTES_LOCAL if local else ACTIVATION_BYTES_PER_PIXEL
+        pixel = live if network else 4 * bands * 3
+        activations, base = patches_in_flight * plan.patch_size**2 * pixel, BASE_NETWORK
+    # What a tile leaves for its neighbours is less than its own blending at most.
+    memory = min(PATCH_MEMORY, core * 4)
+    one = max(reading, kept + blending)
+    tiles = int(FRAGMENTATION * (threads * one + activations * (threads if on_gpu else 1)) + memory)
     allowed = block_cache(plan, source_bytes / (plan.shape[0] * plan.shape[1])) if remote else GDAL_CACHE
     cache = min(allowed, source_bytes)
     if remote:
         cache += BASE_STORES + threads * min(FETCHED, source_bytes)
-    worker = BASE_RASTERS + (BASE_NETWORK if network else 0) + cache + tiles
+    worker = BASE_RASTERS + (base if network else 0) + cache + tiles
     if processes == 0:
-        total = max(worker, BASE_RASTERS + (BASE_NETWORK if network else 0) + cache + FINISHING)
+        total = max(worker, BASE_RASTERS + (base if network else 0) + cache + FINISHING)
         return MemoryProjection(worker, total, allowed)
     worker += BASE_DASK
     return MemoryProjection(worker, processes * worker + BASE_RASTERS + BASE_DASK, allowed)

@@ -48,6 +48,16 @@ if TYPE_CHECKING:
 LOCAL = ("local", "local-cuda")
 """Kinds of cluster whose processes are on this machine."""
 
+ELSEWHERE = ("slurm", "kubernetes", "scheduler")
+"""Kinds of cluster whose workers run on machines that this one may be unlike."""
+
+ONE_PROCESS_CORES = 8
+"""Cores that one process keeps at work by itself; beyond, processes side by side do better."""
+
+TILES_AT_ONCE = {"cpu": 2, "cuda": 12}
+"""Tiles that one process has under way. Beside a CPU's network another tile is read; a GPU takes as many readers as
+there are cores, up to this."""
+
 RESOLUTION_TOLERANCE = 2.0
 """Factor between the grid's pixel size and the model's beyond which a warning is due."""
 
@@ -78,6 +88,8 @@ class RunPlan:
     """Worker processes on this machine; 0 where there are none."""
     threads: int
     """Threads of one process that run the network."""
+    at_once: int
+    """Tiles that one process has under way: one in the network, others read or written beside it."""
     cluster: Cluster | None
     """Where the workers come from; None: this process computes."""
     on_gpu: bool
@@ -219,20 +231,34 @@ def settled(config: RunConfig, model: ussfc.ModelSpec) -> RunConfig:
 
 
 def settled_recipe(
-    plan: RunPlan, config: RunConfig, detector: DetectorRecipe | None
+    plan: RunPlan, config: RunConfig, detector: DetectorRecipe | None, begun: str | None = None
 ) -> tuple[RunConfig, DetectorRecipe]:
-    """The configuration without gaps, and the detector that it means."""
+    """The configuration without gaps, and the detector that it means.
+
+    Args:
+        plan: of the run.
+        config: that made it.
+        detector: another detector than the model's network.
+        begun: identity of the detector that the run in the output folder began with, if there is one: what
+            the configuration leaves to the machine is then as it was there.
+    """
     config = settled(config, plan.pair.model)
-    return config, detector or ussfc.detector_recipe(
+    if detector is not None:
+        return config, detector
+    chosen = config.inference.model_dump(include={"engine", "precision"}) | {"device": _device(config)}
+    for name, value in ussfc.detector_choices(begun or "").items():
+        if chosen[name] == "auto":
+            chosen[name] = value
+    recipe = ussfc.detector_recipe(
         plan.pair.model,
         patch_size=config.tiling.patch_size,
         ssfc=config.inference.ssfc,
-        engine=config.inference.engine,
-        precision=config.inference.precision,
-        device=_device(config),
         batch_size=config.inference.batch_size,
         streams=plan.threads,
+        elsewhere=plan.executor in ELSEWHERE,
+        **chosen,
     )
+    return config, recipe
 
 
 def plan(before: str, after: str, config: RunConfig) -> RunPlan:
@@ -244,15 +270,20 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
     """The plan for a pair that was looked at; ``network`` is False for a detector that needs no torch."""
     model = pair.model
     tiles = tile_plan(pair.grid, model, config)
-    executor, cluster, threads = _choose_cluster(tiles, config)
+    on_gpu = _device(config) == "cuda"
+    executor, cluster, threads = _choose_cluster(tiles, config, on_gpu)
     processes = cluster.lanes if cluster is not None and executor in LOCAL else 0
     batch = config.inference.batch_size or 1
     raw = sum(tiles.shape[0] * tiles.shape[1] * _raw_bytes(info) for info in (pair.before, pair.after))
-    # The network has one tile at a time; where it runs on a GPU, another one is read beside it.
-    ahead = READ_AHEAD if _device(config) == "cuda" and cluster is not None else 1
+    if cluster is not None:
+        ahead = READ_AHEAD if on_gpu else 1
+    else:
+        ahead = min(tiles.tile_count, max(2, cores()), TILES_AT_ONCE["cuda" if on_gpu else "cpu"])
     local = settled(config, model).inference.ssfc == "local"
     remote = any(over_network(recipe.uri) for recipe in pair.recipes)
-    memory = project(tiles, len(model.bands), raw, processes, ahead, batch * threads, network, local, remote)
+    memory = project(
+        tiles, len(model.bands), raw, processes, ahead, batch * threads, network, local, remote, on_gpu
+    )
     if cluster is not None and not processes:
         # Workers elsewhere are Dask's as well; only the sum over them is not this machine's matter.
         memory = dataclasses.replace(memory, worker=memory.worker + BASE_DASK)
@@ -261,7 +292,7 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
         for recipe, info in zip(pair.recipes, (pair.before, pair.after), strict=True)
     )
     pair = dataclasses.replace(pair, recipes=(before, after))
-    return RunPlan(pair, tiles, executor, processes, threads, cluster, _device(config) == "cuda", memory)
+    return RunPlan(pair, tiles, executor, processes, threads, ahead, cluster, on_gpu, memory)
 
 
 def tile_plan(grid: GeoBox, model: ussfc.ModelSpec, config: RunConfig) -> TilePlan:
@@ -291,6 +322,9 @@ def _device(config: RunConfig) -> str:
     """
     device, cluster = config.inference.device, config.cluster
     if cluster.kind != "local-cuda" and not cluster.gpu:
+        if device == "auto" and cluster.kind not in ELSEWHERE:
+            # Its driver's file first: where there is none, planning need not wait for torch.
+            return "cuda" if Path("/dev/nvidiactl").exists() and ussfc.gpus() else "cpu"
         return device
     if device == "cpu":
         raise ConfigError(
@@ -299,15 +333,17 @@ def _device(config: RunConfig) -> str:
     return "cuda"
 
 
-def _choose_cluster(tiles: TilePlan, config: RunConfig) -> tuple[str, Cluster | None, int]:
+def _choose_cluster(tiles: TilePlan, config: RunConfig, on_gpu: bool) -> tuple[str, Cluster | None, int]:
     """(kind, where workers come from, network threads of a process)."""
     wanted = config.cluster
     kind = wanted.kind
-    if kind == "auto":
-        # Few tiles cannot occupy many workers; one process with a thread a core then does better.
-        kind = "serial" if tiles.tile_count < 4 * cores() or cores() == 1 else "local"
+    if kind == "auto" and on_gpu:
+        kind = "local-cuda" if ussfc.gpus() > 1 else "serial"
+    elif kind == "auto":
+        # Few tiles cannot occupy many workers, and every process has libraries and a cache of its own in memory.
+        kind = "serial" if tiles.tile_count < 4 * cores() or cores() <= ONE_PROCESS_CORES else "local"
     if kind == "serial":
-        return kind, None, wanted.threads or cores()
+        return kind, None, 1 if on_gpu else wanted.threads or cores()
     if kind == "local-cuda":
         _device(config)
         return kind, LocalGpus(_gpus(wanted.workers), wanted.options), 1

@@ -108,9 +108,10 @@ def _infer(
     for notice in (*plan.pair.notices, *space_notices(plan, config, out)):
         subscriber(Notice(notice))
     refuse_memory(plan, config)
-    config, recipe = settled_recipe(plan, config, detector)
-    key = run_key(plan, config, recipe)
     work = out / "work"
+    begun = None if overwrite else work.find_json(KEY)
+    config, recipe = settled_recipe(plan, config, detector, begun.get("model") if begun else None)
+    key = run_key(plan, config, recipe)
     _refuse_taken(out, overwrite)
     if overwrite:
         # First, so that the folder stays known as ours whenever we are stopped.
@@ -142,6 +143,7 @@ def _infer(
     if done:
         told = f"resuming: {len(done)} of {plan.tiles.tile_count} tiles are done"
         subscriber(Notice(told, warning=False))
+    subscriber(Notice(f"network: {recipe.identity}", warning=False))
     with stage_clock("infer", plan.tiles.tile_count - len(done), fresh, subscriber) as clock:
         failures = _compute(plan, config, job, done, counted, out, subscriber, fail_fast, executor_of)
     facts = {
@@ -251,7 +253,7 @@ def executor_for(
 
     waits = Waits(attempts=1 if fail_fast else config.compute.retries + 1)
     if plan.cluster is None:
-        return SerialExecutor(waits)
+        return SerialExecutor(waits, plan.at_once)
     return DaskExecutor(plan.cluster, scratch, waits, tell, stop)
 
 
@@ -369,7 +371,7 @@ def _already(
     manifest = out.find_json("run.json")
     if not manifest or not manifest.get("complete") or "products" not in manifest:
         return None
-    settled_config, recipe = settled_recipe(plan, config, detector)
+    settled_config, recipe = settled_recipe(plan, config, detector, manifest["detector"])
     if manifest["run"] != run_name(run_key(plan, settled_config, recipe)):
         return None
     products = manifest["products"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -204,6 +204,41 @@ class Detector(Protocol):
 
         Returns:
             ``(batch_size, patch_size, patch_size)`` in [0, 1].
+        """
+
+
+class Pending(Protocol):
+    """A tile that a device is still computing."""
+
+    @property
+    def seconds(self) -> float:
+        """What the device took for it; known once there is a result."""
+
+    def result(self) -> FloatArray:
+        """Wait for it: (rows, cols) float32 in [0, 1]."""
+
+
+@runtime_checkable
+class TileDetector(Detector, Protocol):
+    """A detector on a device with memory of its own: tiles go there once and come back blended."""
+
+    def upload(self, before: FloatArray, after: FloatArray) -> object:
+        """Begin to copy both dates of a tile, (bands, rows, cols) in [0, 1], while the device computes another."""
+
+    def blend(
+        self,
+        uploaded: object,
+        corners: Sequence[tuple[int, int]],
+        core: tuple[int, int, int, int],
+        weights: FloatArray,
+    ) -> Pending:
+        """Begin to compute the weighted mean of patches.
+
+        Args:
+            uploaded: of :meth:`upload`.
+            corners: (row, column) in the tile of each patch's first pixel, in lattice order.
+            core: ``(y0, x0, y1, x1)`` in the tile of the pixels that are wanted.
+            weights: ``(patch_size, patch_size)`` blend weights.
         """
 
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ussfc.detector import detector_choices as detector_choices
     from ussfc.detector import detector_recipe as detector_recipe
     from ussfc.detector import gpus as gpus
     from ussfc.errors import ModelError as ModelError
@@ -24,6 +25,7 @@ _HOME = {
     "ModelError": "ussfc.errors",
     "ModelSpec": "ussfc.spec",
     "USSFCNet": "ussfc.network",
+    "detector_choices": "ussfc.detector",
     "detector_recipe": "ussfc.detector",
     "find_model": "ussfc.spec",
     "gpus": "ussfc.detector",
@@ -36,6 +38,7 @@ __all__ = [
     "ModelSpec",
     "USSFCNet",
     "__version__",
+    "detector_choices",
     "detector_recipe",
     "find_model",
     "gpus",

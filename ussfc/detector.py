@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from typing import TypeVar
 
 import numpy as np
 
-from ussfc.engines import PRECISIONS, Engine, FloatArray, OutOfMemory
+from ussfc.engines import DEVICES as ENGINE_DEVICES
+from ussfc.engines import PRECISIONS, Engine, FloatArray, OutOfMemory, Pending, TileEngine
 from ussfc.errors import ModelError
 from ussfc.files import shown
-from ussfc.preprocessing import to_network_range
 from ussfc.spec import ModelSpec
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -28,8 +30,16 @@ STRIDE = 16
 BATCH_SIZE = {"cpu": 1, "cuda": 16}
 """A CPU gains nothing from a batch and loses cache; a CUDA device is idle without one."""
 
+ANYWHERE = {
+    "cpu": (("openvino", "float32"), ("torch", "float32"), ("openvino", "bfloat16")),
+    "cuda": (("torch", "float16"), ("torch", "float32")),
+}
+"""Engines and precisions that every machine with such a device has, the fastest first."""
 
-class TorchDetector:
+Result = TypeVar("Result")
+
+
+class PatchDetector:
     """Change probability of patches of one size.
 
     Where the device has no room for a batch, half as many patches go through the network at a time from then
@@ -93,11 +103,13 @@ class TorchDetector:
         for name, image in (("before", before), ("after", after)):
             if image.shape != wanted or image.dtype != "float32":
                 raise ValueError(f"{name} is {image.dtype} {image.shape}, wanted float32 {wanted}")
-        pair = to_network_range(before), to_network_range(after)
+        return self._as_many_as_fit(lambda at_once: self._in_parts((before, after), at_once))
+
+    def _as_many_as_fit(self, compute: Callable[[int], Result]) -> Result:
         while True:
             at_once = self._patches_at_once
             try:
-                return self._in_parts(pair, at_once)
+                return compute(at_once)
             except OutOfMemory as error:
                 if at_once == 1:
                     raise ModelError(
@@ -121,6 +133,48 @@ class TorchDetector:
         return np.concatenate(predicted)
 
 
+class TileDetector(PatchDetector):
+    """A detector on a device with memory of its own, which cuts and blends whole tiles there.
+
+    Args:
+        engine: the network, ready to run.
+        bands: bands of each date.
+        patch_size: side of a patch, pixels.
+        batch_size: patches that go through the network together.
+    """
+
+    def __init__(self, engine: TileEngine, bands: int, patch_size: int, batch_size: int) -> None:
+        super().__init__(engine, bands, patch_size, batch_size)
+        self._tiles = engine
+
+    def upload(self, before: FloatArray, after: FloatArray) -> object:
+        """Begin to copy a tile to the device, see :meth:`ussfc.engines.TileEngine.upload`.
+
+        Raises:
+            ModelError: the device has no room for it.
+        """
+        try:
+            return self._tiles.upload(before, after)
+        except OutOfMemory as error:
+            raise ModelError(f"{error}; take a smaller tiling.tile_size or fewer cluster.threads") from error
+
+    def blend(
+        self,
+        uploaded: object,
+        corners: Sequence[tuple[int, int]],
+        core: tuple[int, int, int, int],
+        weights: FloatArray,
+    ) -> Pending:
+        """Begin to compute a tile, see :meth:`ussfc.engines.TileEngine.blend`.
+
+        Raises:
+            ModelError: the device has no room for a single patch.
+        """
+        return self._as_many_as_fit(
+            lambda at_once: self._tiles.blend(uploaded, corners, core, weights, at_once)
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class DetectorRecipe:
     """How a worker makes its detector: small, picklable, hashable. See :func:`detector_recipe`."""
@@ -138,17 +192,17 @@ class DetectorRecipe:
     ssfc_window: int | None
     """Side of the window of the SSFC means, pixels; None: the whole patch."""
     engine: str
-    """``torch``."""
+    """``torch``, ``openvino`` or ``triton``."""
     precision: str
-    """``float32``."""
+    """``float32``, ``bfloat16`` or ``float16``."""
     device: str
     """``cpu`` or ``cuda``, the same on every worker."""
     batch_size: int
     """Patches of one call."""
     streams: int | None
     """Calls at the same time; None: one a core that the process may use, 1 on CUDA. Moves no probability."""
-    torch_version: str
-    """Version of PyTorch where the recipe was made."""
+    engine_version: str
+    """Version of the engine where the recipe was made; every worker must have the same."""
 
     @property
     def identity(self) -> str:
@@ -156,20 +210,25 @@ class DetectorRecipe:
         return (
             f"weights={self.weights_sha256} engine={self.engine} precision={self.precision} "
             f"device={self.device} batch={self.batch_size} patch={self.patch_size} "
-            f"ssfc={self.ssfc_window or 'patch'} torch={self.torch_version}"
+            f"ssfc={self.ssfc_window or 'patch'} version={self.engine_version}"
         )
 
-    def build(self) -> TorchDetector:
+    def build(self) -> PatchDetector:
         """Load the weights and return the detector.
 
         Raises:
             ModelError: the weights cannot be used or are not what the model card says, or this machine has
-                no such device.
+                no such device or engine, or not in the version that the recipe was made with.
         """
-        # torch is imported where a network runs, not where a run is planned.
-        from ussfc.engines.torch_engine import TorchEngine
+        # Engines are imported where a network runs, not where a run is planned.
         from ussfc.weights import load_weights
 
+        found = engine_version(self.engine)
+        if found != self.engine_version:
+            raise ModelError(
+                f"engine {self.engine}: version {found} here, {self.engine_version} where the run began; every worker "
+                "needs the same"
+            )
         network = load_weights(self.weights_uri, sha256=self.weights_sha256)
         where = f"weights {shown(self.weights_uri)}"
         if network.bands != self.bands:
@@ -180,9 +239,36 @@ class DetectorRecipe:
             raise ModelError(f"{where}: ratio {network.ratio}, the model card says {self.ratio}; correct it")
         if self.ssfc_window is not None:
             network.use_local_statistics(self.ssfc_window)
-        streams = self.streams if self.streams is not None else 1 if self.device == "cuda" else _cores()
-        engine = TorchEngine(network, self.device, self.precision, streams)
-        return TorchDetector(engine, self.bands, self.patch_size, self.batch_size)
+        shape = (self.batch_size, self.bands, self.patch_size, self.patch_size)
+        of_detector = self.bands, self.patch_size, self.batch_size
+        if self.device == "cuda":
+            from ussfc.engines.cuda_engine import CudaEngine
+
+            return TileDetector(CudaEngine(network, shape, self.engine, self.precision), *of_detector)
+        streams = self.streams if self.streams is not None else _cores()
+        if self.engine == "openvino":
+            from ussfc.engines.openvino_engine import OpenVINOEngine
+
+            return PatchDetector(OpenVINOEngine(network, shape, self.precision, streams), *of_detector)
+        from ussfc.engines.torch_engine import TorchEngine
+        from ussfc.folded import FoldedUSSFCNet
+
+        return PatchDetector(TorchEngine(FoldedUSSFCNet(network), streams), *of_detector)
+
+
+def engine_version(engine: str) -> str:
+    """The version of what an engine computes with.
+
+    Raises:
+        ModelError: it is not installed.
+    """
+    versions = []
+    for name in dict.fromkeys((engine, "torch") if engine == "triton" else (engine,)):
+        try:
+            versions.append(version(name))
+        except PackageNotFoundError as error:
+            raise ModelError(f"engine {engine}: not installed here; choose another --engine") from error
+    return "+".join(versions)
 
 
 def detector_recipe(
@@ -190,11 +276,12 @@ def detector_recipe(
     *,
     patch_size: int | None = None,
     ssfc: str | None = None,
-    engine: str = "torch",
-    precision: str = "float32",
+    engine: str = "auto",
+    precision: str = "auto",
     device: str = "auto",
     batch_size: int | None = None,
     streams: int | None = None,
+    elsewhere: bool = False,
 ) -> DetectorRecipe:
     """The recipe of a model's detector, every choice that moves a probability made here and now.
 
@@ -202,12 +289,14 @@ def detector_recipe(
         spec: the model card.
         patch_size: side of a patch, pixels, a multiple of 16; None: what the card recommends.
         ssfc: ``patch`` or ``local``; None: what the card recommends.
-        engine: ``torch``.
-        precision: ``float32``.
+        engine: ``torch``, ``openvino``, ``triton``, or ``auto``: the fastest of this machine, see
+            :func:`ussfc.choice.fastest`.
+        precision: ``float32``, ``bfloat16``, ``float16``, or ``auto``: the fastest likewise.
         device: ``cpu``, ``cuda``, or ``auto``: CUDA where this machine has it. Whether a named device exists
             shows where the recipe is built, which may be another machine.
         batch_size: patches of one call; None: 1 on the CPU, 16 on CUDA.
         streams: calls at the same time; None: one a core that the building process may use, 1 on CUDA.
+        elsewhere: the network runs on other machines than this one; ``auto`` takes what any machine has.
 
     Raises:
         ModelError: an engine, precision, device, patch or batch size or number of streams that there is not.
@@ -216,9 +305,10 @@ def detector_recipe(
     ssfc = ssfc or spec.tiling.ssfc
     if patch_size < STRIDE or patch_size % STRIDE:
         raise ModelError(f"patch_size {patch_size}: wanted a positive multiple of {STRIDE}")
+    every_precision = tuple(dict.fromkeys(name for names in PRECISIONS.values() for name in names))
     for what, value, known in (
-        ("engine", engine, tuple(PRECISIONS)),
-        ("precision", precision, PRECISIONS.get(engine, ())),
+        ("engine", engine, ("auto", *PRECISIONS)),
+        ("precision", precision, ("auto", *(PRECISIONS.get(engine, every_precision)))),
         ("device", device, DEVICES),
         ("ssfc", ssfc, SSFC),
     ):
@@ -229,20 +319,43 @@ def detector_recipe(
         raise ModelError(f"batch_size {batch_size}: wanted at least 1")
     if streams is not None and (streams < 1 or (kind == "cuda" and streams > 1)):
         raise ModelError(f"streams {streams}: wanted {'1 on cuda' if kind == 'cuda' else 'at least 1'}")
-    return DetectorRecipe(
-        weights_uri=spec.weights_path(),
-        weights_sha256=spec.weights.sha256,
-        bands=len(spec.bands),
-        ratio=spec.network.ratio,
-        patch_size=patch_size,
-        ssfc_window=spec.patch_size if ssfc == "local" else None,
-        engine=engine,
-        precision=precision,
-        device=kind,
-        batch_size=BATCH_SIZE[kind] if batch_size is None else batch_size,
-        streams=streams,
-        torch_version=version("torch"),
-    )
+    candidates = [
+        (name, numbers)
+        for (name, numbers), kinds in ENGINE_DEVICES.items()
+        if kind in kinds and engine in ("auto", name) and precision in ("auto", numbers)
+    ]
+    if not candidates:
+        raise ModelError(f"engine {engine}, precision {precision}: there is no such thing on device {kind}")
+
+    def recipe(engine: str, precision: str) -> DetectorRecipe:
+        return DetectorRecipe(
+            weights_uri=spec.weights_path(),
+            weights_sha256=spec.weights.sha256,
+            bands=len(spec.bands),
+            ratio=spec.network.ratio,
+            patch_size=patch_size,
+            ssfc_window=spec.patch_size if ssfc == "local" else None,
+            engine=engine,
+            precision=precision,
+            device=kind,
+            batch_size=BATCH_SIZE[kind] if batch_size is None else batch_size,
+            streams=streams,
+            engine_version=engine_version(engine),
+        )
+
+    if len(candidates) == 1:
+        return recipe(*candidates[0])
+    if elsewhere:
+        return recipe(*next(choice for choice in ANYWHERE[kind] if choice in candidates))
+    from ussfc.choice import fastest
+
+    return fastest(candidates, recipe)
+
+
+def detector_choices(identity: str) -> dict[str, str]:
+    """What :attr:`DetectorRecipe.identity` says of engine, precision and device, by these names; {} of none."""
+    facts = dict(part.split("=", 1) for part in identity.split() if "=" in part)
+    return {name: facts[name] for name in ("engine", "precision", "device") if name in facts}
 
 
 def gpus() -> int:

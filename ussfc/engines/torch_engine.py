@@ -1,4 +1,4 @@
-"""The network run by PyTorch, on the CPU or on a CUDA device."""
+"""The network run by PyTorch on the CPU."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from torch import nn
 
-from ussfc.engines import PRECISIONS, FloatArray, OutOfMemory
+from ussfc.engines import FloatArray, OutOfMemory
 from ussfc.errors import ModelError
-from ussfc.network import USSFCNet
+from ussfc.preprocessing import to_network_range
 
 
 class TorchEngine:
@@ -24,38 +25,19 @@ class TorchEngine:
     setting, its autocast and its denormal mode stay as they are and have no say here.
 
     Args:
-        network: taken over: moved to ``device``, set to eval mode and to channels-last memory format.
-        device: ``cpu`` or ``cuda``.
-        precision: ``float32``, the only one there is.
-        streams: forwards at the same time; 1 on CUDA, where one forward fills the device.
+        network: takes two images in the network's range and gives ``(N, 1, H, W)``; taken over: set to eval mode
+            and to channels-last memory format.
+        streams: forwards at the same time.
 
     Raises:
-        ModelError: an unknown device or precision, a CUDA device where there is none, or streams that the
-            device cannot have.
+        ModelError: fewer than one stream.
     """
 
-    def __init__(
-        self, network: USSFCNet, device: str = "cpu", precision: str = "float32", streams: int = 1
-    ) -> None:
-        if precision not in PRECISIONS["torch"]:
-            raise ModelError(
-                f"precision {precision!r}: the torch engine has {', '.join(PRECISIONS['torch'])}"
-            )
-        if device not in ("cpu", "cuda"):
-            raise ModelError(f"device {device!r}: the torch engine has cpu, cuda")
-        if streams < 1 or (device == "cuda" and streams > 1):
-            wanted = "1 on cuda" if device == "cuda" else "at least 1"
-            raise ModelError(f"streams {streams}: wanted {wanted}")
-        if device == "cuda" and not torch.cuda.is_available():
-            built = torch.version.cuda or "none"
-            raise ModelError(
-                f"device cuda: none found here (PyTorch {torch.__version__}, built for CUDA {built}); "
-                "install a CUDA build of PyTorch and check that nvidia-smi lists a device, or take device cpu"
-            )
-        if device == "cpu":
-            _keep_freed_memory()
-        self._device = torch.device(device)
-        self._network = network.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def __init__(self, network: nn.Module, streams: int = 1) -> None:
+        if streams < 1:
+            raise ModelError(f"streams {streams}: wanted at least 1")
+        _keep_freed_memory()
+        self._network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._streams = streams
         self._threads = _single_threaded_pool(streams)
 
@@ -68,27 +50,22 @@ class TorchEngine:
         """Change probability of a batch, see :meth:`ussfc.engines.Engine.run`."""
         try:
             return self._threads.submit(self._forward, before_NBHW, after_NBHW).result()
-        except torch.cuda.OutOfMemoryError as error:
+        except torch.OutOfMemoryError as error:
             # The next sentences tell how to debug an allocator.
             said = ". ".join(" ".join(str(error).split()).split(". ")[:3])
         # Not in the except clause: the error's traceback holds the forward's tensors.
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        raise OutOfMemory(f"device {self._device.type}: {said}")
+        raise OutOfMemory(f"device cpu: {said}")
 
     @torch.inference_mode()
     def _forward(self, before_NBHW: FloatArray, after_NBHW: FloatArray) -> FloatArray:
         before, after = (
             # Contiguous first: of one band, any strides pass for channels-last and another kernel runs.
-            torch.from_numpy(np.ascontiguousarray(image_NBHW))
-            .to(self._device)
-            .contiguous(memory_format=torch.channels_last)
+            to_network_range(torch.from_numpy(np.ascontiguousarray(image_NBHW))).contiguous(
+                memory_format=torch.channels_last
+            )
             for image_NBHW in (before_NBHW, after_NBHW)
         )
-        # By default cuDNN computes float32 convolutions in TF32 (10 bits) and picks algorithms as it likes.
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            probability_N1HW = self._network(before, after)
-        probability: FloatArray = probability_N1HW[:, 0].cpu().numpy()
+        probability: FloatArray = self._network(before, after)[:, 0].numpy()
         return probability
 
 

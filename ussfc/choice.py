@@ -1,0 +1,143 @@
+"""Which engine and precision a machine computes a network fastest with, measured once and remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from ussfc.detector import DetectorRecipe, PatchDetector
+from ussfc.errors import ModelError
+
+Choice = tuple[str, str]
+"""Engine and precision."""
+
+CUDA_ORDER: tuple[Choice, ...] = (("triton", "float16"), ("torch", "float16"), ("torch", "float32"))
+"""What is fastest on a CUDA device, where it runs at all: factors apart on every one measured."""
+
+TIMES = 2
+"""Batches that are timed, after one that warms up; the best counts."""
+
+
+def fastest(candidates: Sequence[Choice], recipe: Callable[[str, str], DetectorRecipe]) -> DetectorRecipe:
+    """The recipe of the fastest candidate that this machine can build.
+
+    On a CPU each runs a few patches, about a second in all; what was found is kept in ``ussfc/engines.json`` under
+    ``XDG_CACHE_HOME`` (``~/.cache``), for this processor, these versions and a network of this shape.
+
+    Args:
+        candidates: engines and precisions to choose from.
+        recipe: makes the recipe of a choice.
+
+    Raises:
+        ModelError: none can be built; tells why, of the last.
+    """
+    error: ModelError | None = None
+    usable = []
+    for choice in candidates:
+        try:
+            usable.append(recipe(*choice))
+        except ModelError as found:
+            error = found
+    remembered = _Memory(usable)
+    known = remembered.choice()
+    if known is not None and known in candidates:
+        return recipe(*known)
+    seconds: dict[Choice, float] = {}
+    for made in sorted(usable, key=_preference):
+        try:
+            detector = replace(made, streams=1).build()
+        except ModelError as found:
+            error = found
+            continue
+        seconds[made.engine, made.precision] = _seconds(detector) if made.device == "cpu" else 0.0
+        if made.device != "cpu":
+            break
+    if not seconds:
+        assert error is not None
+        raise error
+    choice = min(seconds, key=lambda each: seconds[each])
+    remembered.keep(choice)
+    return recipe(*choice)
+
+
+def _preference(recipe: DetectorRecipe) -> int:
+    choice = recipe.engine, recipe.precision
+    return CUDA_ORDER.index(choice) if choice in CUDA_ORDER else len(CUDA_ORDER)
+
+
+def _seconds(detector: PatchDetector) -> float:
+    shape = (detector.batch_size, detector.bands, detector.patch_size, detector.patch_size)
+    pair = np.random.default_rng(0).random((2, *shape), np.float32)
+    times = []
+    for _ in range(TIMES + 1):
+        start = perf_counter()
+        detector.predict(*pair)
+        times.append(perf_counter() - start)
+    return min(times[1:])
+
+
+class _Memory:
+    """What earlier processes found out."""
+
+    def __init__(self, recipes: Sequence[DetectorRecipe]) -> None:
+        moving = (
+            "engine",
+            "precision",
+            "engine_version",
+            "device",
+            "bands",
+            "ratio",
+            "patch_size",
+            "ssfc_window",
+        )
+        shown = sorted(str([getattr(each, name) for name in (*moving, "batch_size")]) for each in recipes)
+        facts = json.dumps([_processor(), version("ussfc"), shown])
+        self._name = hashlib.sha256(facts.encode()).hexdigest()[:16]
+        folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        self._file = Path(folder) / "ussfc" / "engines.json"
+
+    def _all(self) -> dict[str, list[str]]:
+        # Missing, unreadable or torn: it is measured again.
+        with suppress(OSError, ValueError):
+            found = json.loads(self._file.read_text())
+            if isinstance(found, dict):
+                return found
+        return {}
+
+    def choice(self) -> Choice | None:
+        found = self._all().get(self._name)
+        return (str(found[0]), str(found[1])) if isinstance(found, list) and len(found) == 2 else None
+
+    def keep(self, choice: Choice) -> None:
+        # A machine without a home that can be written measures every time.
+        with suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            part = self._file.with_suffix(f".{os.getpid()}.part")
+            part.write_text(json.dumps({**self._all(), self._name: list(choice)}))
+            part.replace(self._file)
+
+
+def _processor() -> list[str]:
+    """What tells a processor, and a GPU if there is one, from others."""
+    import torch
+
+    facts = [platform.machine()]
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("model name", "flags", "Features")):
+                facts.append(line)
+            if not line:
+                break
+    if torch.cuda.is_available():
+        facts.append(torch.cuda.get_device_name())
+    return facts

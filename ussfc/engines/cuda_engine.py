@@ -1,0 +1,234 @@
+"""The network on a CUDA device: tiles go there once and come back blended."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ussfc.engines import PRECISIONS, FloatArray, OutOfMemory
+from ussfc.errors import ModelError
+from ussfc.folded import FoldedUSSFCNet
+from ussfc.network import USSFCNet
+from ussfc.preprocessing import to_network_range
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+class Forward(Protocol):
+    """The network over a batch of patches of a tile that is on the device."""
+
+    def __call__(self, tile_2BHW: Tensor, corners: Sequence[tuple[int, int]], patch: int) -> Tensor:
+        """``(N, patch, patch)`` float32; it may be overwritten by the next call."""
+
+
+@dataclass(frozen=True)
+class _Uploaded:
+    tile: Tensor
+    """``(2, bands, rows, cols)``."""
+    there: torch.cuda.Event
+
+
+class _Pending:
+    """A result on its way to the host."""
+
+    def __init__(self, probability: Tensor, begun: torch.cuda.Event, there: torch.cuda.Event) -> None:
+        self._probability = probability
+        self._begun = begun
+        self._there = there
+
+    @property
+    def seconds(self) -> float:
+        """What the device took for it; known once there is a result."""
+        return float(self._begun.elapsed_time(self._there)) / 1000
+
+    def result(self) -> FloatArray:
+        """Wait for it.
+
+        Raises:
+            ModelError: float16 was too narrow for the network's features.
+        """
+        self._there.synchronize()
+        found: FloatArray = self._probability.numpy()
+        # One NaN makes the sum NaN, and no sum of probabilities overflows.
+        if not np.isfinite(found.sum()):
+            raise ModelError(
+                "the network's features left the range of float16; take --precision float32 for these weights"
+            )
+        return found
+
+
+class CudaEngine:
+    """A network on the CUDA device of this process, as an :class:`ussfc.engines.TileEngine`.
+
+    Copies to and from the device run beside the arithmetic, on a stream of their own.
+
+    Args:
+        network: copied.
+        shape: ``(N, bands, patch, patch)`` of a batch.
+        engine: ``torch``: cuDNN and PyTorch's own kernels; ``triton``: :mod:`ussfc.engines.kernels`, which are
+            compiled at the first start on a machine and need a C compiler for that.
+        precision: ``float32`` (not ``triton``) or ``float16``: features and weights; sums, the statistics of
+            SSFC and the blending are float32.
+
+    Raises:
+        ModelError: there is no device, or not for this engine, precision or network.
+        OutOfMemory: the device has no room for a batch.
+    """
+
+    def __init__(
+        self,
+        network: USSFCNet,
+        shape: tuple[int, int, int, int],
+        engine: str = "torch",
+        precision: str = "float32",
+    ) -> None:
+        if engine not in ("torch", "triton") or precision not in PRECISIONS[engine]:
+            raise ModelError(f"engine {engine}, precision {precision}: not there on a CUDA device")
+        if not torch.cuda.is_available():
+            built = torch.version.cuda or "none"
+            raise ModelError(
+                f"device cuda: none found here (PyTorch {torch.__version__}, built for CUDA {built}); "
+                "install a CUDA build of PyTorch and check that nvidia-smi lists a device, or take device cpu"
+            )
+        self._patch = shape[-1]
+        self._computing, self._copying = torch.cuda.Stream(), torch.cuda.Stream()
+        self._turn = threading.Lock()
+        self._weights: tuple[FloatArray, Tensor] | None = None
+        dtype = DTYPES[precision]
+        with self._on(self._computing):
+            folded = FoldedUSSFCNet(network)
+            self._forward: Forward = (
+                _fused(folded, shape, dtype) if engine == "triton" else _Library(folded, dtype)
+            )
+
+    @property
+    def streams(self) -> int:
+        """Batches that may run at the same time: one fills the device."""
+        return 1
+
+    def run(self, before_NBHW: FloatArray, after_NBHW: FloatArray) -> FloatArray:
+        """Change probability of a batch, see :meth:`ussfc.engines.Engine.run`."""
+        count, _, rows, _ = before_NBHW.shape
+        # The patches one above the other are a tile.
+        stacked = [np.concatenate(list(image), axis=1) for image in (before_NBHW, after_NBHW)]
+        uploaded = self.upload(*stacked)
+        with self._turn, self._on(self._computing):
+            self._computing.wait_event(uploaded.there)
+            begun = _now()
+            corners = [(number * rows, 0) for number in range(count)]
+            probability = self._forward(uploaded.tile, corners, rows)
+            return self._download(probability, begun).result()
+
+    def upload(self, before_BHW: FloatArray, after_BHW: FloatArray) -> _Uploaded:
+        """See :meth:`ussfc.engines.TileEngine.upload`."""
+        with self._on(self._copying):
+            pinned = torch.empty((2, *before_BHW.shape), dtype=torch.float32, pin_memory=True)
+            for target, image in zip(pinned.numpy(), (before_BHW, after_BHW), strict=True):
+                target[:] = image
+            return _Uploaded(pinned.to("cuda", non_blocking=True), _now())
+
+    def blend(
+        self,
+        uploaded: object,
+        corners: Sequence[tuple[int, int]],
+        core: tuple[int, int, int, int],
+        weights: FloatArray,
+        batch_size: int,
+    ) -> _Pending:
+        """See :meth:`ussfc.engines.TileEngine.blend`."""
+        given = cast("_Uploaded", uploaded)
+        y0, x0, y1, x1 = core
+        with self._turn, self._on(self._computing):
+            self._computing.wait_event(given.there)
+            # The tile was made on another stream: its memory must not be given away before this one is through.
+            given.tile.record_stream(self._computing)
+            begun = _now()
+            taper = self._taper(weights)
+            total = torch.zeros((y1 - y0, x1 - x0), device="cuda")
+            weight = torch.zeros_like(total)
+            for start in range(0, len(corners), batch_size):
+                batch = list(corners[start : start + batch_size])
+                filled = batch + batch[:1] * (batch_size - len(batch))
+                probability = self._forward(given.tile, filled, self._patch)
+                for (y, x), patch in zip(batch, probability, strict=False):
+                    top, left = max(y, y0), max(x, x0)
+                    bottom, right = min(y + self._patch, y1), min(x + self._patch, x1)
+                    inside = slice(top - y, bottom - y), slice(left - x, right - x)
+                    target = slice(top - y0, bottom - y0), slice(left - x0, right - x0)
+                    total[target].addcmul_(taper[inside], patch[inside])
+                    weight[target].add_(taper[inside])
+            # 0 / 0 where no patch lies.
+            mean = torch.where(weight > 0, total / weight, 0.0).clamp_(0, 1)
+            return self._download(mean, begun)
+
+    def _taper(self, weights: FloatArray) -> Tensor:
+        if self._weights is None or self._weights[0] is not weights:
+            self._weights = weights, torch.from_numpy(weights).cuda()
+        return self._weights[1]
+
+    def _download(self, found: Tensor, begun: torch.cuda.Event) -> _Pending:
+        host = torch.empty(found.shape, dtype=torch.float32, pin_memory=True)
+        host.copy_(found, non_blocking=True)
+        return _Pending(host, begun, _now())
+
+    @contextmanager
+    def _on(self, stream: torch.cuda.Stream) -> Iterator[None]:
+        try:
+            # By default cuDNN computes float32 convolutions in TF32 (10 bits) and picks algorithms as it likes.
+            with (
+                torch.inference_mode(),
+                torch.cuda.stream(stream),
+                torch.backends.cudnn.flags(
+                    enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+                ),
+            ):
+                yield
+            return
+        except torch.cuda.OutOfMemoryError as error:
+            # The next sentences tell how to debug an allocator.
+            said = ". ".join(" ".join(str(error).split()).split(". ")[:3])
+        # Not in the except clause: the error's traceback holds the forward's tensors.
+        torch.cuda.empty_cache()
+        raise OutOfMemory(f"device cuda: {said}")
+
+
+def _now() -> torch.cuda.Event:
+    """An event on the current stream."""
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+class _Library:
+    """PyTorch's own kernels."""
+
+    def __init__(self, network: FoldedUSSFCNet, dtype: torch.dtype) -> None:
+        # The matrix units want channels last; without them (float32) the plain layout is quicker.
+        self._layout = torch.channels_last if dtype == torch.float16 else torch.contiguous_format
+        self._network = network.to("cuda", dtype).to(memory_format=self._layout)  # type: ignore[call-overload]
+        self._dtype = dtype
+
+    def __call__(self, tile_2BHW: Tensor, corners: Sequence[tuple[int, int]], patch: int) -> Tensor:
+        cut = torch.stack([tile_2BHW[:, :, y : y + patch, x : x + patch] for y, x in corners], 1)
+        before, after = to_network_range(cut).to(self._dtype)
+        probability: Tensor = self._network(
+            before.contiguous(memory_format=self._layout), after.contiguous(memory_format=self._layout)
+        )
+        return probability[:, 0]
+
+
+def _fused(network: FoldedUSSFCNet, shape: tuple[int, int, int, int], dtype: torch.dtype) -> Forward:
+    try:
+        from ussfc.engines.fused import FusedForward
+    except ImportError as error:
+        raise ModelError(
+            f"engine triton: {error}; it comes with CUDA builds of PyTorch, or take --engine torch"
+        ) from error
+    return FusedForward(network, shape, dtype)

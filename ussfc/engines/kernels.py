@@ -1,0 +1,382 @@
+"""Triton kernels of USSFC-Net for CUDA devices, 16-bit features, float32 sums.
+
+The network moves far more bytes than it computes, so each kernel reads a feature map once and applies on the way in
+what stands before it (SSFC, norm, ReLU) and on the way out what follows (bias, ReLU, the sums that SSFC needs, the
+difference of the dates, the pooling). All sums are made in a fixed order: the same input gives the same bytes.
+
+Layouts, innermost last: features ``(images, rows, cols, channels)``; "images" are the patches of the before date and
+then those of the after date in the encoders, patches in the decoder. ``native`` and ``aux`` are the two halves of an
+MSDConv's output (see :mod:`ussfc.layers`), kept apart. Statistics ``(images, channels, 2)`` float32: the mean of
+``aux`` and ``1 / (2 variance + eps)``.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _activated(x, scale, shift):
+    """Norm and ReLU; (pixels, channels)."""
+    return tl.maximum(x.to(tl.float32) * scale[None, :] + shift[None, :], 0.0)
+
+
+@triton.jit
+def _cooperated(x, mean, inverse):
+    """SSFC with known statistics."""
+    x = x.to(tl.float32)
+    deviation = x - mean[None, :]
+    return x * tl.sigmoid(deviation * deviation * inverse[None, :] + 0.5)
+
+
+@triton.jit
+def stem(
+    image, base, weight, bias, out, patches, height, width, band_stride, row_stride,
+    BANDS: tl.constexpr, TAPS: tl.constexpr, OUT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """First 3x3 convolution and ReLU, read straight from the images.
+
+    ``image`` holds float32 in [0, 1]; ``base[n]`` is the element where patch n begins. ``weight`` is
+    (2, TAPS, OUT), row ``9 band + 3 y + x``, zero beyond ``9 BANDS``.
+    """
+    n = tl.program_id(1)
+    encoder = n // patches
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    y, x = pixel // width, pixel % width
+    tap = tl.arange(0, TAPS)
+    band, row, col = tap // 9, tap % 9 // 3 - 1, tap % 3 - 1
+    at_y, at_x = y[:, None] + row[None, :], x[:, None] + col[None, :]
+    there = (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width)
+    there = there & (pixel < height * width)[:, None] & (tap < 9 * BANDS)[None, :]
+    start = image + tl.load(base + n)
+    values = tl.load(start + band[None, :] * band_stride + at_y * row_stride + at_x, mask=there, other=0.5)
+    # What lies outside a patch is 0 in the network's range, 0.5 in the images'.
+    values = (values * 2 - 1).to(out.dtype.element_ty)
+    channel = tl.arange(0, OUT)
+    weights = tl.load(weight + (encoder * TAPS + tap[:, None]) * OUT + channel[None, :])
+    sums = tl.dot(values, weights) + tl.load(bias + encoder * OUT + channel)[None, :]
+    target = out + (n.to(tl.int64) * height * width + pixel)[:, None] * OUT + channel[None, :]
+    tl.store(target, tl.maximum(sums, 0.0).to(out.dtype.element_ty), mask=(pixel < height * width)[:, None])
+
+
+@triton.jit
+def first_level(
+    features, weight, bias, skip, pooled, patches, height, width,
+    C: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """Second 3x3 convolution and ReLU of both encoders; writes their absolute difference and their 2x2 maxima.
+
+    A program has ROWS x COLS pixels of the pooled map. ``weight`` is (2, 9, C, C): in, out.
+    """
+    n = tl.program_id(1)
+    low_height, low_width = height // 2, width // 2
+    across = tl.cdiv(low_width, COLS)
+    index = tl.arange(0, ROWS * COLS)
+    low_y = tl.program_id(0) // across * ROWS + index // COLS
+    low_x = tl.program_id(0) % across * COLS + index % COLS
+    inside = (low_y < low_height) & (low_x < low_width)
+    channel = tl.arange(0, C)
+    size = height * width
+    one = features + n.to(tl.int64) * size * C
+    other = features + (n + patches).to(tl.int64) * size * C
+    bias_one = tl.load(bias + channel)
+    bias_other = tl.load(bias + C + channel)
+    kind = skip.dtype.element_ty
+    most_one = tl.zeros((ROWS * COLS, C), tl.float32)
+    most_other = tl.zeros((ROWS * COLS, C), tl.float32)
+    for quad in range(4):
+        y, x = 2 * low_y + quad // 2, 2 * low_x + quad % 2
+        sum_one = tl.zeros((ROWS * COLS, C), tl.float32)
+        sum_other = tl.zeros((ROWS * COLS, C), tl.float32)
+        for tap in tl.static_range(9):
+            at_y, at_x = y + tap // 3 - 1, x + tap % 3 - 1
+            there = inside & (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width)
+            offset = (at_y * width + at_x)[:, None] * C + channel[None, :]
+            matrix = weight + tap * C * C + channel[:, None] * C + channel[None, :]
+            sum_one += tl.dot(tl.load(one + offset, mask=there[:, None], other=0.0), tl.load(matrix))
+            sum_other += tl.dot(
+                tl.load(other + offset, mask=there[:, None], other=0.0), tl.load(matrix + 9 * C * C)
+            )
+        sum_one = tl.maximum(sum_one + bias_one[None, :], 0.0)
+        sum_other = tl.maximum(sum_other + bias_other[None, :], 0.0)
+        most_one, most_other = tl.maximum(most_one, sum_one), tl.maximum(most_other, sum_other)
+        target = skip + (n.to(tl.int64) * size + y * width + x)[:, None] * C + channel[None, :]
+        tl.store(target, tl.abs(sum_one - sum_other).to(kind), mask=inside[:, None])
+    low = (low_y * low_width + low_x)[:, None] * C + channel[None, :]
+    low_size = low_height * low_width * C
+    tl.store(pooled + n.to(tl.int64) * low_size + low, most_one.to(kind), mask=inside[:, None])
+    tl.store(pooled + (n + patches).to(tl.int64) * low_size + low, most_other.to(kind), mask=inside[:, None])
+
+
+@triton.jit
+def native_plain(
+    features, weight, bias, out, per_set, pixels,
+    IN: tl.constexpr, OUT: tl.constexpr, BLOCK: tl.constexpr, BLOCK_IN: tl.constexpr, BLOCK_OUT: tl.constexpr,
+):  # fmt: skip
+    """1x1 convolution and ReLU of a map that is ready. ``weight`` is (sets, IN, OUT), image n uses set n // per_set."""
+    n = tl.program_id(2)
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    column = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    inside = (pixel < pixels)[:, None]
+    row = (n.to(tl.int64) * pixels + pixel)[:, None]
+    weight += n // per_set * IN * OUT
+    sums = tl.zeros((BLOCK, BLOCK_OUT), tl.float32)
+    for start in range(0, IN, BLOCK_IN):
+        channel = start + tl.arange(0, BLOCK_IN)
+        values = tl.load(features + row * IN + channel[None, :], mask=inside, other=0.0)
+        sums += tl.dot(values, tl.load(weight + channel[:, None] * OUT + column[None, :]))
+    sums = tl.maximum(sums + tl.load(bias + n // per_set * OUT + column)[None, :], 0.0)
+    tl.store(out + row * OUT + column[None, :], sums.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def native_activated(
+    native, aux, statistics, affine, weight, bias, out, per_set, pixels,
+    HALF: tl.constexpr, OUT: tl.constexpr, BLOCK: tl.constexpr, BLOCK_IN: tl.constexpr, BLOCK_OUT: tl.constexpr,
+):  # fmt: skip
+    """1x1 convolution and ReLU of an MSDConv's halves. ``affine`` is (sets, 2, 2 HALF), scale and shift."""
+    n = tl.program_id(2)
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    column = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    inside = (pixel < pixels)[:, None]
+    row = (n.to(tl.int64) * pixels + pixel)[:, None]
+    weight += n // per_set * 2 * HALF * OUT
+    affine += n // per_set * 4 * HALF
+    kind = out.dtype.element_ty
+    sums = tl.zeros((BLOCK, BLOCK_OUT), tl.float32)
+    for start in range(0, HALF, BLOCK_IN):
+        channel = start + tl.arange(0, BLOCK_IN)
+        values = tl.load(native + row * HALF + channel[None, :], mask=inside, other=0.0)
+        values = _activated(values, tl.load(affine + channel), tl.load(affine + 2 * HALF + channel))
+        sums += tl.dot(values.to(kind), tl.load(weight + channel[:, None] * OUT + column[None, :]))
+    affine += HALF
+    weight += HALF * OUT
+    statistics += n * HALF * 2
+    for start in range(0, HALF, BLOCK_IN):
+        channel = start + tl.arange(0, BLOCK_IN)
+        values = tl.load(aux + row * HALF + channel[None, :], mask=inside, other=0.0)
+        values = _cooperated(values, tl.load(statistics + channel * 2), tl.load(statistics + channel * 2 + 1))
+        values = _activated(values, tl.load(affine + channel), tl.load(affine + 2 * HALF + channel))
+        sums += tl.dot(values.to(kind), tl.load(weight + channel[:, None] * OUT + column[None, :]))
+    sums = tl.maximum(sums + tl.load(bias + n // per_set * OUT + column)[None, :], 0.0)
+    tl.store(out + row * OUT + column[None, :], sums.to(kind), mask=inside)
+
+
+@triton.jit
+def native_upsampled(
+    skip, native, aux, statistics, affine, weight_skip, weight_up, bias, out, height, width,
+    SKIP: tl.constexpr, HALF: tl.constexpr, PLAIN: tl.constexpr, OUT: tl.constexpr,
+    BLOCK: tl.constexpr, BLOCK_IN: tl.constexpr, BLOCK_SKIP: tl.constexpr, BLOCK_OUT: tl.constexpr,
+):  # fmt: skip
+    """The decoder's first ``native``: 1x1 convolution of the skip plus transposed convolution of the deeper level.
+
+    A program has BLOCK pixels of the deeper level and one of the four places under each. ``weight_up`` is
+    (4, 2 HALF, OUT). PLAIN: the deeper level is one ready map of 2 HALF channels at ``native``.
+    """
+    n = tl.program_id(2).to(tl.int64)
+    quad, part = tl.program_id(1) % 4, tl.program_id(1) // 4
+    low_height, low_width = height // 2, width // 2
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    column = part * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    inside = (pixel < low_height * low_width)[:, None]
+    y, x = 2 * (pixel // low_width) + quad // 2, 2 * (pixel % low_width) + quad % 2
+    row = (n * height * width + y * width + x)[:, None]
+    low = (n * low_height * low_width + pixel)[:, None]
+    weight_up += quad * 2 * HALF * OUT
+    kind = out.dtype.element_ty
+    sums = tl.zeros((BLOCK, BLOCK_OUT), tl.float32)
+    for start in range(0, SKIP, BLOCK_SKIP):
+        channel = start + tl.arange(0, BLOCK_SKIP)
+        values = tl.load(skip + row * SKIP + channel[None, :], mask=inside, other=0.0)
+        sums += tl.dot(values, tl.load(weight_skip + channel[:, None] * OUT + column[None, :]))
+    if PLAIN:
+        for start in range(0, 2 * HALF, BLOCK_IN):
+            channel = start + tl.arange(0, BLOCK_IN)
+            values = tl.load(native + low * 2 * HALF + channel[None, :], mask=inside, other=0.0)
+            sums += tl.dot(values, tl.load(weight_up + channel[:, None] * OUT + column[None, :]))
+    else:
+        for start in range(0, HALF, BLOCK_IN):
+            channel = start + tl.arange(0, BLOCK_IN)
+            values = tl.load(native + low * HALF + channel[None, :], mask=inside, other=0.0)
+            values = _activated(values, tl.load(affine + channel), tl.load(affine + 2 * HALF + channel))
+            sums += tl.dot(values.to(kind), tl.load(weight_up + channel[:, None] * OUT + column[None, :]))
+        affine += HALF
+        weight_up += HALF * OUT
+        statistics += n * HALF * 2
+        for start in range(0, HALF, BLOCK_IN):
+            channel = start + tl.arange(0, BLOCK_IN)
+            values = tl.load(aux + low * HALF + channel[None, :], mask=inside, other=0.0)
+            values = _cooperated(
+                values, tl.load(statistics + channel * 2), tl.load(statistics + channel * 2 + 1)
+            )
+            values = _activated(values, tl.load(affine + channel), tl.load(affine + 2 * HALF + channel))
+            sums += tl.dot(values.to(kind), tl.load(weight_up + channel[:, None] * OUT + column[None, :]))
+    sums = tl.maximum(sums + tl.load(bias + column)[None, :], 0.0)
+    tl.store(out + row * OUT + column[None, :], sums.to(kind), mask=inside)
+
+
+@triton.jit
+def cyclic(
+    native, weight, near, far, bias, aux, partial, per_set, height, width,
+    HALF: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """CMConv, norm and ReLU, with the sums and sums of squares that SSFC needs.
+
+    The convolution of dilation 1 goes to the matrix units by blocks of C channels, the middles of all three with it:
+    ``weight`` is (sets, HALF / C, 9, C, C), in, out. ``near`` and ``far`` are (sets, 9, HALF) float32, by the
+    channel that is read, of dilations 3 and 6; their middles are not looked at. A program has ROWS x COLS pixels of
+    C channels; ``partial`` is (images, programs along pixels, HALF, 2).
+    """
+    n = tl.program_id(2)
+    part = tl.program_id(1)
+    across = tl.cdiv(width, COLS)
+    index = tl.arange(0, ROWS * COLS)
+    y = tl.program_id(0) // across * ROWS + index // COLS
+    x = tl.program_id(0) % across * COLS + index % COLS
+    inside = (y < height) & (x < width)
+    channel = tl.arange(0, C)
+    image = native + n.to(tl.int64) * height * width * HALF + part * C
+    matrix = (
+        weight + (n // per_set * (HALF // C) + part) * 9 * C * C + channel[:, None] * C + channel[None, :]
+    )
+    near += n // per_set * 9 * HALF + part * C
+    far += n // per_set * 9 * HALF + part * C
+    sums = tl.zeros((ROWS * COLS, C), tl.float32)
+    near_sums = tl.zeros((ROWS * COLS, C), tl.float32)
+    far_sums = tl.zeros((ROWS * COLS, C), tl.float32)
+    for tap in tl.static_range(9):
+        row, col = tap // 3 - 1, tap % 3 - 1
+        there = inside & (y + row >= 0) & (y + row < height) & (x + col >= 0) & (x + col < width)
+        at = ((y + row) * width + x + col)[:, None] * HALF + channel[None, :]
+        values = tl.load(image + at, mask=there[:, None], other=0.0)
+        sums += tl.dot(values, tl.load(matrix + tap * C * C))
+    for tap in tl.static_range(9):
+        if tap != 4:
+            row, col = 3 * (tap // 3 - 1), 3 * (tap % 3 - 1)
+            there = inside & (y + row >= 0) & (y + row < height) & (x + col >= 0) & (x + col < width)
+            at = ((y + row) * width + x + col)[:, None] * HALF + channel[None, :]
+            values = tl.load(image + at, mask=there[:, None], other=0.0)
+            near_sums += values.to(tl.float32) * tl.load(near + tap * HALF + channel)[None, :]
+    for tap in tl.static_range(9):
+        if tap != 4:
+            row, col = 6 * (tap // 3 - 1), 6 * (tap % 3 - 1)
+            there = inside & (y + row >= 0) & (y + row < height) & (x + col >= 0) & (x + col < width)
+            at = ((y + row) * width + x + col)[:, None] * HALF + channel[None, :]
+            values = tl.load(image + at, mask=there[:, None], other=0.0)
+            far_sums += values.to(tl.float32) * tl.load(far + tap * HALF + channel)[None, :]
+    # Channel c reads channel c ^ 2 at dilation 6. A matrix product moves the sums there, in two halves of 16 bits.
+    swap = (channel[:, None] == (channel[None, :] ^ 2)).to(native.dtype.element_ty)
+    upper = far_sums.to(native.dtype.element_ty)
+    lower = (far_sums - upper.to(tl.float32)).to(native.dtype.element_ty)
+    sums += tl.dot(upper, swap) + tl.dot(lower, swap)
+    sums += near_sums + tl.load(bias + n // per_set * HALF + part * C + channel)[None, :]
+    sums = tl.maximum(sums, 0.0)
+    target = aux + n.to(tl.int64) * height * width * HALF + part * C
+    tl.store(
+        target + (y * width + x)[:, None] * HALF + channel[None, :],
+        sums.to(aux.dtype.element_ty),
+        mask=inside[:, None],
+    )
+    sums = tl.where(inside[:, None], sums, 0.0)
+    place = partial + ((n * tl.num_programs(0) + tl.program_id(0)) * HALF + part * C + channel) * 2
+    tl.store(place, tl.sum(sums, 0))
+    tl.store(place + 1, tl.sum(sums * sums, 0))
+
+
+@triton.jit
+def finish_statistics(
+    partial, statistics, parts, pixels, eps, HALF: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr
+):
+    """From the partial sums of :func:`cyclic` to mean and ``1 / (2 variance + eps)``."""
+    n = tl.program_id(0)
+    channel = tl.program_id(1) * C + tl.arange(0, C)
+    total = tl.zeros((BLOCK, C), tl.float32)
+    squares = tl.zeros((BLOCK, C), tl.float32)
+    for start in range(0, parts, BLOCK):
+        part = start + tl.arange(0, BLOCK)
+        place = partial + ((n * parts + part)[:, None] * HALF + channel[None, :]) * 2
+        total += tl.load(place, mask=(part < parts)[:, None], other=0.0)
+        squares += tl.load(place + 1, mask=(part < parts)[:, None], other=0.0)
+    mean = tl.sum(total, 0) / pixels
+    variance = tl.maximum(tl.sum(squares, 0) / pixels - mean * mean, 0.0)
+    tl.store(statistics + (n * HALF + channel) * 2, mean)
+    tl.store(statistics + (n * HALF + channel) * 2 + 1, 1 / (2 * variance + eps))
+
+
+@triton.jit
+def encoder_output(
+    native, aux, statistics, affine, skip, pooled, patches, height, width,
+    HALF: tl.constexpr, POOL: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """End of a level: the absolute difference of the dates, and the 2x2 maxima of each where a deeper level follows."""
+    n = tl.program_id(2).to(tl.int64)
+    second: tl.constexpr = HALF // C
+    part = tl.program_id(1)
+    low_height, low_width = height // 2, width // 2
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = (pixel < low_height * low_width)[:, None]
+    channel = part % second * C + tl.arange(0, C)
+    out_channel = part * C + tl.arange(0, C)
+    kind = skip.dtype.element_ty
+    scale_one, shift_one = tl.load(affine + out_channel), tl.load(affine + 2 * HALF + out_channel)
+    scale_other, shift_other = (
+        tl.load(affine + 4 * HALF + out_channel),
+        tl.load(affine + 6 * HALF + out_channel),
+    )
+    most_one = tl.zeros((BLOCK, C), tl.float32)
+    most_other = tl.zeros((BLOCK, C), tl.float32)
+    size = height * width
+    for quad in range(4):
+        y, x = 2 * (pixel // low_width) + quad // 2, 2 * (pixel % low_width) + quad % 2
+        at = (y * width + x)[:, None]
+        one = (n * size + at) * HALF + channel[None, :]
+        other = ((n + patches) * size + at) * HALF + channel[None, :]
+        if part < second:
+            value_one = tl.load(native + one, mask=inside, other=0.0).to(tl.float32)
+            value_other = tl.load(native + other, mask=inside, other=0.0).to(tl.float32)
+        else:
+            first = statistics + (n * HALF + channel) * 2
+            last = statistics + ((n + patches) * HALF + channel) * 2
+            value_one = _cooperated(
+                tl.load(aux + one, mask=inside, other=0.0), tl.load(first), tl.load(first + 1)
+            )
+            value_other = _cooperated(
+                tl.load(aux + other, mask=inside, other=0.0), tl.load(last), tl.load(last + 1)
+            )
+        value_one = _activated(value_one, scale_one, shift_one)
+        value_other = _activated(value_other, scale_other, shift_other)
+        target = skip + (n * size + at) * 2 * HALF + out_channel[None, :]
+        tl.store(target, tl.abs(value_one - value_other).to(kind), mask=inside)
+        if POOL:
+            most_one = tl.maximum(most_one, value_one)
+            most_other = tl.maximum(most_other, value_other)
+    if POOL:
+        low_size = low_height * low_width
+        low = pixel[:, None] * 2 * HALF + out_channel[None, :]
+        tl.store(pooled + n * low_size * 2 * HALF + low, most_one.to(kind), mask=inside)
+        tl.store(pooled + (n + patches) * low_size * 2 * HALF + low, most_other.to(kind), mask=inside)
+
+
+@triton.jit
+def head(native, aux, statistics, affine, weight, bias, out, pixels, HALF: tl.constexpr, BLOCK: tl.constexpr):
+    """Last 1x1 convolution and sigmoid; ``out`` is (patches, pixels) float32."""
+    n = tl.program_id(1).to(tl.int64)
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = pixel < pixels
+    channel = tl.arange(0, HALF)
+    at = (n * pixels + pixel)[:, None] * HALF + channel[None, :]
+    values = _activated(
+        tl.load(native + at, mask=inside[:, None], other=0.0),
+        tl.load(affine + channel),
+        tl.load(affine + 2 * HALF + channel),
+    )
+    logit = tl.sum(values * tl.load(weight + channel)[None, :], 1)
+    known = statistics + (n * HALF + channel) * 2
+    values = _cooperated(
+        tl.load(aux + at, mask=inside[:, None], other=0.0), tl.load(known), tl.load(known + 1)
+    )
+    affine += HALF
+    values = _activated(values, tl.load(affine + channel), tl.load(affine + 2 * HALF + channel))
+    logit += tl.sum(values * tl.load(weight + HALF + channel)[None, :], 1) + tl.load(bias)
+    tl.store(out + n * pixels + pixel, tl.sigmoid(logit), mask=inside)
