@@ -22,10 +22,41 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 class Forward(Protocol):
-    """The network over a batch of patches of a tile that is on the device."""
+    """The network over batches of patches of a tile that is on the device."""
 
-    def __call__(self, tile_2BHW: Tensor, corners: Sequence[tuple[int, int]], patch: int) -> Tensor:
-        """``(N, patch, patch)`` float32; it may be overwritten by the next call."""
+    def __call__(self, tile_2BHW: Tensor, corners: Tensor, patch: int) -> Tensor:
+        """Predict a batch.
+
+        Args:
+            tile_2BHW: both dates, float32 in [0, 1].
+            corners: (N, 2) int32, row and column where each patch begins.
+            patch: side of a patch.
+
+        Returns:
+            ``(N, patch, patch)`` float32; the next call may overwrite it.
+        """
+
+    def accumulate(
+        self,
+        probability: Tensor,
+        corners: Tensor,
+        places: Sequence[tuple[int, int]],
+        taper: Tensor,
+        origin: tuple[int, int],
+        total: Tensor,
+        weight: Tensor,
+    ) -> None:
+        """Add the first patches of a batch, in their order, to the weighted sum over a core.
+
+        Args:
+            probability: of a call.
+            corners: that the call was given.
+            places: the same corners on the host, of the patches that count; the others fill the batch.
+            taper: (patch, patch) blend weights.
+            origin: row and column of the tile where the core begins.
+            total: (rows, cols) float32, the sum of weighted probabilities over the core.
+            weight: (rows, cols) float32, the sum of weights.
+        """
 
 
 @dataclass(frozen=True)
@@ -122,7 +153,7 @@ class CudaEngine:
         with self._turn, self._on(self._computing):
             self._computing.wait_event(uploaded.there)
             begun = _now()
-            corners = [(number * rows, 0) for number in range(count)]
+            corners = _on_device([(number * rows, 0) for number in range(count)])
             probability = self._forward(uploaded.tile, corners, rows)
             return self._download(probability, begun).result()
 
@@ -153,17 +184,14 @@ class CudaEngine:
             taper = self._taper(weights)
             total = torch.zeros((y1 - y0, x1 - x0), device="cuda")
             weight = torch.zeros_like(total)
+            # All batches of one shape: what fills the last is not added.
+            filled = [*corners, *[corners[0]] * (-len(corners) % batch_size)]
+            there = _on_device(filled)
             for start in range(0, len(corners), batch_size):
-                batch = list(corners[start : start + batch_size])
-                filled = batch + batch[:1] * (batch_size - len(batch))
-                probability = self._forward(given.tile, filled, self._patch)
-                for (y, x), patch in zip(batch, probability, strict=False):
-                    top, left = max(y, y0), max(x, x0)
-                    bottom, right = min(y + self._patch, y1), min(x + self._patch, x1)
-                    inside = slice(top - y, bottom - y), slice(left - x, right - x)
-                    target = slice(top - y0, bottom - y0), slice(left - x0, right - x0)
-                    total[target].addcmul_(taper[inside], patch[inside])
-                    weight[target].add_(taper[inside])
+                batch = there[start : start + batch_size]
+                probability = self._forward(given.tile, batch, self._patch)
+                places = corners[start : start + batch_size]
+                self._forward.accumulate(probability, batch, places, taper, (y0, x0), total, weight)
             # 0 / 0 where no patch lies.
             mean = torch.where(weight > 0, total / weight, 0.0).clamp_(0, 1)
             return self._download(mean, begun)
@@ -199,6 +227,12 @@ class CudaEngine:
         raise OutOfMemory(f"device cuda: {said}")
 
 
+def _on_device(corners: Sequence[tuple[int, int]]) -> Tensor:
+    """(N, 2) int32."""
+    pinned = torch.tensor(corners, dtype=torch.int32).pin_memory()
+    return pinned.to("cuda", non_blocking=True)
+
+
 def _now() -> torch.cuda.Event:
     """An event on the current stream."""
     event = torch.cuda.Event(enable_timing=True)
@@ -215,13 +249,39 @@ class _Library:
         self._network = network.to("cuda", dtype).to(memory_format=self._layout)  # type: ignore[call-overload]
         self._dtype = dtype
 
-    def __call__(self, tile_2BHW: Tensor, corners: Sequence[tuple[int, int]], patch: int) -> Tensor:
-        cut = torch.stack([tile_2BHW[:, :, y : y + patch, x : x + patch] for y, x in corners], 1)
+    def __call__(self, tile_2BHW: Tensor, corners: Tensor, patch: int) -> Tensor:
+        """See :class:`Forward`."""
+        rows, cols = (
+            corners[:, axis, None] + torch.arange(patch, device="cuda", dtype=torch.int32) for axis in (0, 1)
+        )
+        # (2, bands, N, patch, patch)
+        cut = tile_2BHW[:, :, rows[:, :, None], cols[:, None, :]].transpose(1, 2)
         before, after = to_network_range(cut).to(self._dtype)
         probability: Tensor = self._network(
             before.contiguous(memory_format=self._layout), after.contiguous(memory_format=self._layout)
         )
         return probability[:, 0]
+
+    def accumulate(
+        self,
+        probability: Tensor,
+        corners: Tensor,
+        places: Sequence[tuple[int, int]],
+        taper: Tensor,
+        origin: tuple[int, int],
+        total: Tensor,
+        weight: Tensor,
+    ) -> None:
+        """See :class:`Forward`."""
+        patch = taper.shape[0]
+        for (y, x), predicted in zip(places, probability, strict=False):
+            at_y, at_x = y - origin[0], x - origin[1]
+            top, left = max(at_y, 0), max(at_x, 0)
+            bottom, right = min(at_y + patch, total.shape[0]), min(at_x + patch, total.shape[1])
+            inside = slice(top - at_y, bottom - at_y), slice(left - at_x, right - at_x)
+            target = slice(top, bottom), slice(left, right)
+            total[target].addcmul_(taper[inside], predicted[inside])
+            weight[target].add_(taper[inside])
 
 
 def _fused(network: FoldedUSSFCNet, shape: tuple[int, int, int, int], dtype: torch.dtype) -> Forward:

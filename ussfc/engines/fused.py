@@ -20,11 +20,14 @@ BLOCK_CHANNELS = 16
 # How the kernels are cut was tried out on an H100 (docs/performance.md). It decides the order of sums, hence the last
 # bits: it may not depend on the device.
 
-CYCLIC_TILE = (16, 16)
-"""Rows and columns of a program of :func:`ussfc.engines.kernels.cyclic`, four warps: eight are a third slower."""
+CYCLIC_TILE = (8, 16)
+"""Rows and columns of a program of :func:`ussfc.engines.kernels.cyclic`; four warps."""
 
 FIRST_TILE = (8, 16)
 """Rows and columns of the pooled map of a program of :func:`ussfc.engines.kernels.first_level`."""
+
+ACCUMULATED_SIDE = 32
+"""Rows and columns of a program of :func:`ussfc.engines.kernels.accumulate`."""
 
 STATISTICS_BLOCK = 64
 """Partial sums that are added side by side."""
@@ -35,11 +38,7 @@ class _Cooperation:
     """Weights of an MSDConv behind its ``native``, for one encoder or both."""
 
     cyclic: Tensor
-    """(sets, half / 16, 9, 16, 16)."""
-    near: Tensor
-    """(sets, 9, half) float32."""
-    far: Tensor
-    """(sets, 9, half) float32."""
+    """(sets, half / 16, 25 x 16, 16)."""
     bias: Tensor
     """(sets, half) float32."""
     affine: Tensor
@@ -65,26 +64,30 @@ class _Halves:
     affine: Tensor | None = None
 
 
-def cyclic_weights(cooperation: FoldedCooperation) -> tuple[Tensor, Tensor, Tensor]:
+def cyclic_weights(cooperation: FoldedCooperation) -> Tensor:
     """The three convolutions of a CMConv as :func:`ussfc.engines.kernels.cyclic` wants them.
 
     Returns:
-        (C / 16, 9, 16, 16), taps of dilation 1 with the middles of all three, in, out; and (9, C) each for dilations
-        3 and 6, by the channel that is read.
+        (C / 16, 25 x 16, 16).
     """
     channels = cooperation.bias.shape[0]
     out = torch.arange(channels)
-    # prim_shift sees its channels permuted [2, 3, 0, 1] in every group of four; and back.
-    read = out ^ 2
-    near, far = cooperation.prim[:, 0].flatten(1).T, cooperation.prim_shift[read, 0].flatten(1).T
-    dense = torch.zeros(9, channels, channels)
+    # (3, 3, in, out) of each dilation.
+    near, middle, far = torch.zeros(3, 3, 3, channels, channels)
     for row in range(4):
-        dense[:, out // 4 * 4 + row, out] = cooperation.conv[:, row].flatten(1).T
-    dense[4, out, out] += near[4]
-    dense[4, read, out] += far[4, read]
-    blocks = dense.unflatten(1, (-1, BLOCK_CHANNELS)).unflatten(3, (-1, BLOCK_CHANNELS))
-    # The groups of four lie in the blocks on the diagonal.
-    return blocks.diagonal(dim1=1, dim2=3).permute(3, 0, 1, 2), near, far
+        near[:, :, out // 4 * 4 + row, out] = cooperation.conv[:, row].permute(1, 2, 0)
+    middle[:, :, out, out] = cooperation.prim[:, 0].permute(1, 2, 0)
+    # prim_shift sees its channels permuted [2, 3, 0, 1] in every group of four.
+    far[:, :, out ^ 2, out] = cooperation.prim_shift[:, 0].permute(1, 2, 0)
+    around = [dilation.flatten(0, 1)[torch.arange(9) != 4] for dilation in (near, middle, far)]
+    taps = torch.cat((near[1, 1, None] + middle[1, 1] + far[1, 1], *around))
+    size = BLOCK_CHANNELS
+    # The groups of four lie in the blocks on the diagonal: (tap, in, out, block) to (block, tap, in, out).
+    blocks = (
+        taps.unflatten(1, (-1, size)).unflatten(3, (-1, size)).diagonal(dim1=1, dim2=3).permute(3, 0, 1, 2)
+    )
+    fours = blocks[:, 1:].unflatten(1, (6, 4)).transpose(2, 3)
+    return torch.cat((blocks[:, 0], fours.reshape(-1, 24 * size, size)), 1)
 
 
 class FusedNetwork:
@@ -152,11 +155,8 @@ class FusedNetwork:
         )
 
     def _cooperation(self, parts: list[FoldedCooperation]) -> _Cooperation:
-        dense, near, far = (torch.stack(weights) for weights in zip(*map(cyclic_weights, parts), strict=True))
         return _Cooperation(
-            self._weight(dense),
-            self._exact(near),
-            self._exact(far),
+            self._weight(torch.stack([cyclic_weights(part) for part in parts])),
             self._exact(torch.stack([part.bias for part in parts])),
             self._exact(
                 torch.stack([torch.stack((part.scale.flatten(), part.shift.flatten())) for part in parts])
@@ -214,20 +214,20 @@ class FusedNetwork:
             self._numbers(images, half, 2),
         )
 
-    def stem(self, image: Tensor, base: Tensor, band_stride: int, row_stride: int) -> None:
+    def stem(self, tile_2BHW: Tensor, corners: Tensor) -> None:
         """Begin with a batch.
 
         Args:
-            image: float32 in [0, 1] on the device, both dates in it.
-            base: (2 patches,) int64, the element of ``image`` where each patch begins: before, then after.
-            band_stride: elements from one band to the next.
-            row_stride: elements from one row to the next.
+            tile_2BHW: both dates of a tile, float32 in [0, 1], contiguous.
+            corners: (patches, 2) int32, row and column of the tile where each patch begins.
         """
+        date_stride, band_stride, row_stride, _ = tile_2BHW.stride()
         both, height, width, wide = self.features.shape
         block = 128
         kernels.stem[(-(-height * width // block), both)](
-            image, base, self._stem.weight, self._stem.bias, self.features, self.patches, height, width, band_stride,
-            row_stride, BANDS=self.bands, TAPS=self._stem.weight.shape[1], OUT=wide, BLOCK=block, num_warps=4,
+            tile_2BHW, corners, self._stem.weight, self._stem.bias, self.features, self.patches, height, width,
+            date_stride, band_stride, row_stride,
+            BANDS=self.bands, TAPS=self._stem.weight.shape[1], OUT=wide, BLOCK=block, num_warps=4,
         )  # fmt: skip
 
     def rest(self) -> Tensor:
@@ -304,8 +304,8 @@ class FusedNetwork:
         blocks = half // BLOCK_CHANNELS
         halves.affine = weights.affine
         kernels.cyclic[(parts, blocks, images)](
-            halves.native, weights.cyclic, weights.near, weights.far, weights.bias, halves.aux, halves.partial,
-            self.patches, height, width, HALF=half, C=BLOCK_CHANNELS, ROWS=rows, COLS=cols, num_warps=4,
+            halves.native, weights.cyclic, weights.bias, halves.aux, halves.partial, self.patches,
+            height, width, HALF=half, C=BLOCK_CHANNELS, ROWS=rows, COLS=cols, num_warps=4,
         )  # fmt: skip
         kernels.finish_statistics[(images, blocks)](
             halves.partial, halves.statistics, parts, height * width, SSFC_EPS,
@@ -363,7 +363,10 @@ class FusedForward:
         self._ready: dict[tuple[int, int], tuple[FusedNetwork, torch.cuda.CUDAGraph]] = {}
         count, bands, rows, _ = shape
         try:
-            self(torch.zeros((2, bands, rows, rows), device="cuda"), [(0, 0)] * count, rows)
+            tile = torch.zeros((2, bands, rows, rows), device="cuda")
+            corners = torch.zeros((count, 2), dtype=torch.int32, device="cuda")
+            taper, total, weight = (torch.zeros((rows, rows), device="cuda") for _ in range(3))
+            self.accumulate(self(tile, corners, rows), corners, [(0, 0)], taper, (0, 0), total, weight)
         except torch.cuda.OutOfMemoryError:
             raise
         # What Triton raises for a missing compiler or too small a device is of many kinds.
@@ -374,24 +377,39 @@ class FusedForward:
                 "100 kB of shared memory; take --engine torch"
             ) from error
 
-    def __call__(self, tile_2BHW: Tensor, corners: Sequence[tuple[int, int]], patch: int) -> Tensor:
+    def __call__(self, tile_2BHW: Tensor, corners: Tensor, patch: int) -> Tensor:
         """Probabilities of the patches, ``(N, patch, patch)`` float32; the next call overwrites them."""
-        _, bands, rows, cols = tile_2BHW.shape
-        size = rows * cols
-        starts = [date * bands * size + y * cols + x for date in (0, 1) for y, x in corners]
-        base = torch.tensor(starts, dtype=torch.int64).to("cuda", non_blocking=True)
-        network, graph = self._prepared(len(corners), patch, (tile_2BHW, base, size, cols))
-        network.stem(tile_2BHW, base, size, cols)
+        network, graph = self._prepared(tile_2BHW, corners, patch)
+        network.stem(tile_2BHW, corners)
         graph.replay()
         return network.probability
 
+    def accumulate(
+        self,
+        probability: Tensor,
+        corners: Tensor,
+        places: Sequence[tuple[int, int]],
+        taper: Tensor,
+        origin: tuple[int, int],
+        total: Tensor,
+        weight: Tensor,
+    ) -> None:
+        """See :meth:`ussfc.engines.cuda_engine.Forward.accumulate`."""
+        rows, cols = total.shape
+        side = ACCUMULATED_SIDE
+        kernels.accumulate[(-(-rows // side), -(-cols // side))](
+            probability, corners, taper, total, weight, len(places), rows, cols, *origin, taper.shape[0],
+            ROWS=side, COLS=side, num_warps=4,
+        )  # fmt: skip
+
     def _prepared(
-        self, count: int, patch: int, example: tuple[Tensor, Tensor, int, int]
+        self, tile_2BHW: Tensor, corners: Tensor, patch: int
     ) -> tuple[FusedNetwork, torch.cuda.CUDAGraph]:
+        count = len(corners)
         if (count, patch) not in self._ready:
             network = FusedNetwork(self._network, count, patch, patch, self._dtype, torch.device("cuda"))
             # Once outside the graph, where kernels are compiled.
-            network.stem(*example)
+            network.stem(tile_2BHW, corners)
             network.rest()
             torch.cuda.current_stream().synchronize()
             graph = torch.cuda.CUDAGraph()

@@ -32,13 +32,13 @@ def _cooperated(x, mean, inverse):
 
 @triton.jit
 def stem(
-    image, base, weight, bias, out, patches, height, width, band_stride, row_stride,
+    image, corners, weight, bias, out, patches, height, width, date_stride, band_stride, row_stride,
     BANDS: tl.constexpr, TAPS: tl.constexpr, OUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """First 3x3 convolution and ReLU, read straight from the images.
 
-    ``image`` holds float32 in [0, 1]; ``base[n]`` is the element where patch n begins. ``weight`` is
-    (2, TAPS, OUT), row ``9 band + 3 y + x``, zero beyond ``9 BANDS``.
+    ``image`` holds both dates as float32 in [0, 1], ``corners`` (patches, 2) int32 the row and column where each
+    patch begins. ``weight`` is (2, TAPS, OUT), row ``9 band + 3 y + x``, zero beyond ``9 BANDS``.
     """
     n = tl.program_id(1)
     encoder = n // patches
@@ -49,8 +49,13 @@ def stem(
     at_y, at_x = y[:, None] + row[None, :], x[:, None] + col[None, :]
     there = (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width)
     there = there & (pixel < height * width)[:, None] & (tap < 9 * BANDS)[None, :]
-    start = image + tl.load(base + n)
-    values = tl.load(start + band[None, :] * band_stride + at_y * row_stride + at_x, mask=there, other=0.5)
+    corner = corners + n % patches * 2
+    start = (
+        encoder.to(tl.int64) * date_stride + tl.load(corner).to(tl.int64) * row_stride + tl.load(corner + 1)
+    )
+    values = tl.load(
+        image + start + band[None, :] * band_stride + at_y * row_stride + at_x, mask=there, other=0.5
+    )
     # What lies outside a patch is 0 in the network's range, 0.5 in the images'.
     values = (values * 2 - 1).to(out.dtype.element_ty)
     channel = tl.arange(0, OUT)
@@ -217,16 +222,30 @@ def native_upsampled(
 
 
 @triton.jit
+def _tap(origin, y, x, width, height, inside, CHANNELS: tl.constexpr, TAP: tl.constexpr):
+    """What a CMConv reads at one of its 25 taps: the middle, then 8 each of dilations 1, 3 and 6, row by row."""
+    ring: tl.constexpr = (TAP - 1) % 8
+    place: tl.constexpr = ring if ring < 4 else ring + 1
+    scale: tl.constexpr = (TAP - 1) // 8 + 1
+    # 1, 3 and 6 are the first triangular numbers.
+    dilation: tl.constexpr = scale * (scale + 1) // 2
+    row: tl.constexpr = (place // 3 - 1) * dilation
+    col: tl.constexpr = (place % 3 - 1) * dilation
+    there = inside & (y + row >= 0) & (y + row < height) & (x + col >= 0) & (x + col < width)
+    return tl.load(origin + (row * width + col) * CHANNELS, mask=there[:, None], other=0.0)
+
+
+@triton.jit
 def cyclic(
-    native, weight, near, far, bias, aux, partial, per_set, height, width,
+    native, weight, bias, aux, partial, per_set, height, width,
     HALF: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """CMConv, norm and ReLU, with the sums and sums of squares that SSFC needs.
 
-    The convolution of dilation 1 goes to the matrix units by blocks of C channels, the middles of all three with it:
-    ``weight`` is (sets, HALF / C, 9, C, C), in, out. ``near`` and ``far`` are (sets, 9, HALF) float32, by the
-    channel that is read, of dilations 3 and 6; their middles are not looked at. A program has ROWS x COLS pixels of
-    C channels; ``partial`` is (images, programs along pixels, HALF, 2).
+    Its three convolutions are one of 25 taps by blocks of C channels, for the matrix units: ``weight`` is
+    (sets, HALF / C, 25 C, C), first the middle's C x C (in, out), then six times four taps, (in, tap) x out. Four
+    taps to a product, since every product costs a barrier. A program has ROWS x COLS pixels of C channels;
+    ``partial`` is (images, programs along pixels, HALF, 2).
     """
     n = tl.program_id(2)
     part = tl.program_id(1)
@@ -237,41 +256,24 @@ def cyclic(
     inside = (y < height) & (x < width)
     channel = tl.arange(0, C)
     image = native + n.to(tl.int64) * height * width * HALF + part * C
-    matrix = (
-        weight + (n // per_set * (HALF // C) + part) * 9 * C * C + channel[:, None] * C + channel[None, :]
-    )
-    near += n // per_set * 9 * HALF + part * C
-    far += n // per_set * 9 * HALF + part * C
-    sums = tl.zeros((ROWS * COLS, C), tl.float32)
-    near_sums = tl.zeros((ROWS * COLS, C), tl.float32)
-    far_sums = tl.zeros((ROWS * COLS, C), tl.float32)
-    for tap in tl.static_range(9):
-        row, col = tap // 3 - 1, tap % 3 - 1
-        there = inside & (y + row >= 0) & (y + row < height) & (x + col >= 0) & (x + col < width)
-        at = ((y + row) * width + x + col)[:, None] * HALF + channel[None, :]
-        values = tl.load(image + at, mask=there[:, None], other=0.0)
-        sums += tl.dot(values, tl.load(matrix + tap * C * C))
-    for tap in tl.static_range(9):
-        if tap != 4:
-            row, col = 3 * (tap // 3 - 1), 3 * (tap % 3 - 1)
-            there = inside & (y + row >= 0) & (y + row < height) & (x + col >= 0) & (x + col < width)
-            at = ((y + row) * width + x + col)[:, None] * HALF + channel[None, :]
-            values = tl.load(image + at, mask=there[:, None], other=0.0)
-            near_sums += values.to(tl.float32) * tl.load(near + tap * HALF + channel)[None, :]
-    for tap in tl.static_range(9):
-        if tap != 4:
-            row, col = 6 * (tap // 3 - 1), 6 * (tap % 3 - 1)
-            there = inside & (y + row >= 0) & (y + row < height) & (x + col >= 0) & (x + col < width)
-            at = ((y + row) * width + x + col)[:, None] * HALF + channel[None, :]
-            values = tl.load(image + at, mask=there[:, None], other=0.0)
-            far_sums += values.to(tl.float32) * tl.load(far + tap * HALF + channel)[None, :]
-    # Channel c reads channel c ^ 2 at dilation 6. A matrix product moves the sums there, in two halves of 16 bits.
-    swap = (channel[:, None] == (channel[None, :] ^ 2)).to(native.dtype.element_ty)
-    upper = far_sums.to(native.dtype.element_ty)
-    lower = (far_sums - upper.to(tl.float32)).to(native.dtype.element_ty)
-    sums += tl.dot(upper, swap) + tl.dot(lower, swap)
-    sums += near_sums + tl.load(bias + n // per_set * HALF + part * C + channel)[None, :]
-    sums = tl.maximum(sums, 0.0)
+    origin = image + (y * width + x)[:, None] * HALF + channel[None, :]
+    weight += (n // per_set * (HALF // C) + part) * 25 * C * C
+    middle = tl.load(weight + channel[:, None] * C + channel[None, :])
+    sums = tl.dot(tl.load(origin, mask=inside[:, None], other=0.0), middle)
+    long = tl.arange(0, 4 * C)
+    matrix = weight + C * C + long[:, None] * C + channel[None, :]
+    for four in tl.static_range(6):
+        even = tl.join(
+            _tap(origin, y, x, width, height, inside, HALF, 4 * four + 1),
+            _tap(origin, y, x, width, height, inside, HALF, 4 * four + 3),
+        )
+        odd = tl.join(
+            _tap(origin, y, x, width, height, inside, HALF, 4 * four + 2),
+            _tap(origin, y, x, width, height, inside, HALF, 4 * four + 4),
+        )
+        values = tl.reshape(tl.join(even, odd), (ROWS * COLS, 4 * C))
+        sums += tl.dot(values, tl.load(matrix + four * 4 * C * C))
+    sums = tl.maximum(sums + tl.load(bias + n // per_set * HALF + part * C + channel)[None, :], 0.0)
     target = aux + n.to(tl.int64) * height * width * HALF + part * C
     tl.store(
         target + (y * width + x)[:, None] * HALF + channel[None, :],
@@ -380,3 +382,35 @@ def head(native, aux, statistics, affine, weight, bias, out, pixels, HALF: tl.co
     values = _activated(values, tl.load(affine + channel), tl.load(affine + 2 * HALF + channel))
     logit += tl.sum(values * tl.load(weight + HALF + channel)[None, :], 1) + tl.load(bias)
     tl.store(out + n * pixels + pixel, tl.sigmoid(logit), mask=inside)
+
+
+@triton.jit
+def accumulate(
+    probability, corners, taper, total, weight, count, rows, cols, top, left, patch,
+    ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """Add the first ``count`` patches of a batch, in their order, to the weighted sum over a core and to its weight.
+
+    ``total`` and ``weight`` are (rows, cols) float32, their first pixel is (top, left) of the tile that ``corners``
+    count in. A program has ROWS x COLS pixels of the core.
+    """
+    first_y, first_x = tl.program_id(0) * ROWS, tl.program_id(1) * COLS
+    y, x = first_y + tl.arange(0, ROWS), first_x + tl.arange(0, COLS)
+    inside = (y < rows)[:, None] & (x < cols)[None, :]
+    here = y[:, None] * cols + x[None, :]
+    sums = tl.load(total + here, mask=inside, other=0.0)
+    weights = tl.load(weight + here, mask=inside, other=0.0)
+    for number in range(count):
+        corner_y, corner_x = tl.load(corners + 2 * number) - top, tl.load(corners + 2 * number + 1) - left
+        above = (corner_y < first_y + ROWS) & (corner_y + patch > first_y)
+        if above & (corner_x < first_x + COLS) & (corner_x + patch > first_x):
+            in_y, in_x = y - corner_y, x - corner_x
+            covered = (
+                inside & ((in_y >= 0) & (in_y < patch))[:, None] & ((in_x >= 0) & (in_x < patch))[None, :]
+            )
+            at = in_y[:, None] * patch + in_x[None, :]
+            share = tl.load(taper + at, mask=covered, other=0.0)
+            sums += share * tl.load(probability + number * patch * patch + at, mask=covered, other=0.0)
+            weights += share
+    tl.store(total + here, sums, mask=inside)
+    tl.store(weight + here, weights, mask=inside)
