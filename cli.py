@@ -73,6 +73,14 @@ def _with_config(command: Command) -> Command:
             ),
             click.option("--aoi", metavar="FILE", help="Polygons; pixels outside are nodata."),
             click.option(
+                "--engine", metavar="NAME", help="What runs the network: auto, openvino, torch or triton."
+            ),
+            click.option(
+                "--precision",
+                metavar="NAME",
+                help="Arithmetic of the network: auto, float32, bfloat16 or float16.",
+            ),
+            click.option(
                 "--cluster",
                 metavar="NAME|FILE",
                 help="Where tiles are computed: local, local-cuda, slurm, allocation, kubernetes, scheduler, or a YAML "
@@ -856,11 +864,20 @@ def _config(
     aoi: str | None = None,
     cluster: str | None = None,
     scheduler: str | None = None,
+    engine: str | None = None,
+    precision: str | None = None,
     own: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     from pipeline.config import load_config
 
-    flags = {"model": model, "threshold": threshold, "grid.aoi": aoi, "cluster.address": scheduler}
+    flags = {
+        "model": model,
+        "threshold": threshold,
+        "grid.aoi": aoi,
+        "cluster.address": scheduler,
+        "inference.engine": engine,
+        "inference.precision": precision,
+    }
     if scheduler is not None:
         flags["cluster.kind"] = "scheduler"
     flags |= own or {}

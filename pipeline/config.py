@@ -121,7 +121,9 @@ class ClusterConfig(_Section):
 
     kind: Literal[
         "auto", "serial", "local", "local-cuda", "slurm", "allocation", "kubernetes", "scheduler"
-    ] = Field("auto", description="auto: this process for few tiles, else one process a core")
+    ] = Field(
+        "auto", description="auto: this process up to 8 cores or for few tiles, else one a core; one a GPU"
+    )
     workers: int | None = Field(
         None,
         ge=1,
