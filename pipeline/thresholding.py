@@ -16,9 +16,13 @@ def encode(probability: FloatArray, valid: BoolArray, dtype: np.dtype[np.generic
         dtype: uint8 gives ``round(254 p)`` with nodata 255, float32 keeps p with nodata NaN.
     """
     if dtype == np.uint8:
-        levels = np.rint(probability * np.float32(PROBABILITY_STEPS))
-        return np.where(valid, levels, NODATA_BYTE).astype(np.uint8)
-    return np.where(valid, probability, np.float32(np.nan)).astype(np.float32)
+        levels = probability * np.float32(PROBABILITY_STEPS)
+        np.rint(levels, out=levels)
+        if not valid.all():
+            # Before the cast, which has no answer for a NaN.
+            np.copyto(levels, np.float32(NODATA_BYTE), where=~valid)
+        return levels.astype(np.uint8)
+    return np.where(valid, probability, np.float32(np.nan)).astype(np.float32, copy=False)
 
 
 def decode(stored: StoredArray) -> FloatArray:

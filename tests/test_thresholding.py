@@ -46,6 +46,27 @@ def test_a_byte_holds_the_nearest_of_255_levels(raster: tuple[FloatArray, BoolAr
 
 
 @law
+@given(rasters(), st.booleans(), st.sampled_from(DTYPES))
+def test_the_bytes_are_those_of_the_plain_formula(
+    raster: tuple[FloatArray, BoolArray], whole: bool, dtype: str
+) -> None:
+    """Also where a pixel without data has no number, and of every shape and order in memory."""
+    probability, valid = raster
+    valid = np.ones_like(valid) if whole else valid
+    spoilt = np.where(valid, probability, np.float32(np.nan))
+    if dtype == "uint8":
+        expected = np.where(valid, np.rint(probability * np.float32(PROBABILITY_STEPS)), NODATA_BYTE)
+    else:
+        expected = spoilt
+    for given_ in (spoilt, np.asfortranarray(spoilt)):
+        kept = given_.copy()
+        stored = encode(given_, valid, np.dtype(dtype))
+        assert stored.tobytes() == expected.astype(dtype).tobytes()
+        assert not np.shares_memory(stored, given_)
+        assert given_.tobytes() == kept.tobytes()
+
+
+@law
 @given(rasters())
 def test_float32_keeps_every_bit(raster: tuple[FloatArray, BoolArray]) -> None:
     probability, valid = raster
