@@ -98,7 +98,8 @@ def project(
     reach = 2 * (plan.patch_size - 1)
     halo = min(plan.shape[0], tile[0] + reach) * min(plan.shape[1], tile[1] + reach)
     core = tile[0] * tile[1]
-    # Both dates as float32 plus, while one is stretched, one more copy of it and the validity.
+    # Both dates as they are read, 16 bits a number, and as float32 in the model's range, and the validity. Dates that
+    # are read as float32 take 4 bytes a band more in the place of what FRAGMENTATION adds: nothing else comes and goes.
     reading = halo * (3 * bands * 4 + 4)
     # Weighted sum, weight, mean, and the encoded levels.
     blending = core * 20

@@ -14,6 +14,7 @@ FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
 StoredArray = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+SourceArray = npt.NDArray[np.integer] | FloatArray
 
 NODATA_BYTE = 255
 """Nodata of every uint8 raster: the change classes and the byte probabilities."""
@@ -109,8 +110,9 @@ class SceneInfo:
 class Pixels:
     """A window of one scene on the grid."""
 
-    values: FloatArray
-    """(bands, rows, cols) source numbers as float32; 0 where not valid."""
+    values: SourceArray
+    """(bands, rows, cols) source numbers; 0 where not valid. Integers of 8 or 16 bits where the source holds such
+    and they were not resampled, else float32, which holds each of those exactly."""
     valid: BoolArray
     """(rows, cols); False for nodata, masked, transparent and NaN pixels, and outside the image."""
 

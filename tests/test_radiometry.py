@@ -59,6 +59,47 @@ def test_what_is_missing_on_one_date_is_the_middle_on_both(
     )
 
 
+def plainly(values: np.ndarray, stretch: Stretch) -> np.ndarray:
+    """The formula as it stands in the documents: float32, one step after the other."""
+    low, high = (np.array(ends, np.float32)[:, None, None] for ends in (stretch.low, stretch.high))
+    return np.clip((values.astype(np.float32) - low) / (high - low), 0, 1)
+
+
+@law
+@given(
+    st.sampled_from(["uint8", "int8", "uint16", "int16"]),
+    st.floats(-70_000, 70_000),
+    st.floats(0.1, 140_000),
+)
+def test_every_number_of_an_integer_type_is_mapped_to_the_same_bits(
+    dtype: str, low: float, width: float
+) -> None:
+    kind = np.iinfo(dtype)
+    numbers = np.arange(kind.min, kind.max + 1).astype(dtype).reshape(1, 16, -1)
+    stretch = Stretch((low,), (low + width,))
+    window = Pixels(numbers, np.ones(numbers.shape[1:], np.bool_))
+    assert apply_stretch(window, stretch).tobytes() == plainly(numbers, stretch).tobytes()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 70_000), (2, 200, 700), (2, 65_537, 2), (2, 0, 5), (2, 5, 0)])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_large_pair_is_mapped_to_the_same_bits(
+    shape: tuple[int, int, int], dtype: str, share: float
+) -> None:
+    """Sizes on both sides of what goes through the cache together."""
+    rng = np.random.default_rng(0)
+    both = [
+        Pixels(rng.integers(-128, 256, shape).astype(dtype), rng.random(shape[1:]) < share) for _ in range(2)
+    ]
+    ranges = Stretch((3.1, 0.0), (90.7, 255.0)), Stretch((-100.0, 5.5), (200.0, 7.0))
+    images = pair(both[0], both[1], ranges)
+    valid = both[0].valid & both[1].valid
+    np.testing.assert_array_equal(images.valid, valid)
+    for image, date, stretch in zip((images.before, images.after), both, ranges, strict=True):
+        assert image.tobytes() == np.where(valid, plainly(date.values, stretch), MIDDLE).tobytes()
+
+
 @law
 @given(windows, windows, stretches, st.integers(0, 4), st.integers(0, 6))
 def test_a_window_is_mapped_as_its_part_of_the_scene(

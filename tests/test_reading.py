@@ -11,13 +11,17 @@ import rasterio
 import rasterio.enums
 import xarray as xr
 from affine import Affine
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from odc.geo.geobox import GeoBox
+from rasterio.io import MemoryFile
+from rasterio.windows import Window
 
 from pipeline.errors import ConfigError, ReadError
 from pipeline.reading import SceneRecipe, choose_bands, describe_scene, on_grid, read_aoi, shown_uri
-from pipeline.types import BandInfo, Box, SceneInfo
+from pipeline.reading.array import ArrayReader
+from pipeline.types import BandInfo, Box, Pixels, SceneInfo
 
 UTM = "EPSG:32633"
 AFFINE = Affine(10, 0, 330_000, 0, -10, 5_862_000)
@@ -87,6 +91,138 @@ def test_plain_window_is_the_source(scene: str) -> None:
     valid = (image() != NODATA).any(axis=0)[20:120, 10:130]
     np.testing.assert_array_equal(pixels.valid, valid)
     np.testing.assert_array_equal(pixels.values, np.where(valid, expected, 0))
+    assert pixels.values.dtype == np.uint16
+
+
+SMALL = ["uint8", "int8", "uint16", "int16"]
+"""Types that come as they are; all others come as float32."""
+
+NUMBERS = {
+    "uint8": (0, 7, 255), "int8": (0, -5, -128), "uint16": (0, 9, 65535), "int16": (0, -9999, 32767),
+    "int32": (0, -9999, 2**31 - 1), "float32": (0, -9999.0, np.nan, np.inf), "float64": (0, 1e300, np.nan),
+}  # fmt: skip
+
+
+@st.composite
+def odd_images(draw: st.DrawFn) -> tuple[np.ndarray, float | None, tuple[int, ...], Box]:
+    """Bands, nodata, the bands to be read and a window, which may reach beyond the image."""
+    dtype = draw(st.sampled_from(SMALL) | st.sampled_from(sorted(NUMBERS)))
+    shape = tuple(draw(st.integers(1, 4)) for _ in range(3))
+    # Two or three different numbers, so that pixels with nodata in some, all and no bands are frequent.
+    values = draw(hnp.arrays(dtype, shape, elements=st.sampled_from(NUMBERS[dtype]), fill=st.nothing()))
+    if draw(st.booleans()):
+        values[:] = np.where(np.nan_to_num(values) == 0, np.array(7, dtype), values)
+    numbers = [None, *NUMBERS[dtype], 0.5]
+    bands = draw(st.lists(st.integers(1, shape[0]), min_size=1, max_size=3))
+    y, x = (sorted(draw(st.tuples(*(st.integers(-2, size + 2),) * 2))) for size in shape[1:])
+    return values, draw(st.sampled_from(numbers)), tuple(bands), Box(y[0], x[0], y[1] + 1, x[1] + 1)
+
+
+def plainly(values: np.ndarray, valid: np.ndarray, box: Box) -> Pixels:
+    """What a reader is to say of a window: float32, 0 where a number is missing or outside."""
+    values = values.astype(np.float32)
+    valid = valid & np.isfinite(values).all(axis=0)
+    margin = 10
+    values = np.pad(np.where(valid, values, 0), ((0, 0), (margin, margin), (margin, margin)))
+    rows, cols = (slice(part.start + margin, part.stop + margin) for part in box.slices)
+    return Pixels(values[:, rows, cols], np.pad(valid, margin)[rows, cols])
+
+
+def assert_same(pixels: Pixels, expected: Pixels, dtype: str) -> None:
+    assert pixels.values.dtype == (dtype if dtype in SMALL else "float32")
+    np.testing.assert_array_equal(pixels.valid, expected.valid)
+    np.testing.assert_array_equal(pixels.values, expected.values)
+
+
+@settings(max_examples=300)
+@given(image=odd_images(), mark=st.sampled_from(["nodata", "mask", "alpha", "alpha, nodata"]), data=st.data())
+def test_a_raster_in_its_own_type_reads_as_gdal_sees_it(
+    image: tuple[np.ndarray, float | None, tuple[int, ...], Box], mark: str, data: st.DataObject
+) -> None:
+    """Every pattern of nodata over bands that are read and bands that are not, masks and alpha."""
+    values, nodata, bands, box = image
+    count, rows, cols = values.shape
+    shown = data.draw(hnp.arrays(np.uint8, (rows, cols), elements=st.sampled_from([0, 255])))
+    profile = {
+        "driver": "GTiff", "count": count + ("alpha" in mark), "dtype": values.dtype, "height": rows, "width": cols,
+        "crs": UTM, "transform": AFFINE, "nodata": nodata if "nodata" in mark else None,
+        "photometric": "MINISBLACK",  # else four bytes would be taken for colours with alpha
+    }  # fmt: skip
+    with MemoryFile() as memory:
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), memory.open(**profile) as target:
+            target.write(values, range(1, count + 1))
+            if "alpha" in mark:
+                target.colorinterp = [rasterio.enums.ColorInterp.gray] * count + [
+                    rasterio.enums.ColorInterp.alpha
+                ]
+                target.write(shown.astype(values.dtype) // 2, count + 1)
+            if mark == "mask":
+                target.write_mask(shown > 0)
+        with memory.open() as source:
+            whole = Window(0, 0, cols, rows)
+            alpha = source.read(count + 1, window=whole) if "alpha" in mark else source.dataset_mask()
+            expected = plainly(source.read(bands, out_dtype="float32"), alpha > 0, box)
+        grid = GeoBox((rows, cols), AFFINE, UTM)
+        pixels = SceneRecipe(memory.name, grid, bands, "bilinear").open().read(box)
+    assert_same(pixels, expected, str(values.dtype))
+
+
+@settings(max_examples=200)
+@given(image=odd_images(), swapped=st.booleans())
+def test_an_array_in_its_own_type_reads_as_its_numbers_say(
+    image: tuple[np.ndarray, float | None, tuple[int, ...], Box], swapped: bool
+) -> None:
+    import odc.geo.xr
+
+    values, nodata, bands, box = image
+    chosen = values[[band - 1 for band in bands]]
+    marked = (chosen == nodata).all(axis=0) if nodata is not None else np.zeros(values.shape[1:], bool)
+    with np.errstate(over="ignore"):
+        expected = plainly(chosen, ~marked, box)
+        grid = GeoBox(values.shape[1:], AFFINE, UTM)
+        stored = values.astype(values.dtype.newbyteorder(">")) if swapped else values
+        array = odc.geo.xr.wrap_xr(stored, grid, nodata=nodata, axis=1)
+        pixels = ArrayReader(array, grid, bands, "bilinear").read(box)
+    assert_same(pixels, expected, str(values.dtype))
+    assert pixels.values.dtype.isnative
+
+
+@pytest.mark.parametrize("dtype", SMALL)
+@pytest.mark.parametrize("bands", [(1,), (4,), (2, 1), (3, 3), (1, 2, 3), (4, 2, 3), (1, 2, 3, 4)])
+def test_a_pixel_is_missing_when_all_bands_of_the_file_are(
+    bands: tuple[int, ...], dtype: str, tmp_path: Path
+) -> None:
+    nodata = NUMBERS[dtype][1]
+    patterns = np.arange(16)
+    values = np.stack([np.where(patterns >> band & 1, 1 + band, nodata) for band in range(4)]).astype(dtype)
+    values = values[:, None]
+    path = write_tif(tmp_path / "patterns.tif", values, nodata=nodata, photometric="MINISBLACK")
+    reader = SceneRecipe(path, describe_scene(path).geobox, bands, "bilinear").open()
+    for start in range(16):
+        pixels = reader.read(Box(0, start, 1, 16))
+        np.testing.assert_array_equal(pixels.valid[0], patterns[start:] > 0)
+        expected = values[[band - 1 for band in bands], :, start:] * (patterns[start:] > 0)
+        np.testing.assert_array_equal(pixels.values, expected)
+
+
+@pytest.mark.parametrize(("nodata", "valid"), [((0, 0), [0, 1, 1]), ((200, 0), [1, 0, 1])])
+def test_a_band_of_another_type_that_is_not_read_tells_what_is_missing(
+    nodata: tuple[int, int], valid: list[int], tmp_path: Path
+) -> None:
+    parts = [np.array([[0, 200, 0]], np.uint8), np.array([[0, 0, 60_000]], np.uint16)]
+    names = [write_tif(tmp_path / f"{part.dtype}.tif", part[None]) for part in parts]
+    bands = "".join(
+        f'<VRTRasterBand dataType="{kind}" band="{i + 1}"><NoDataValue>{nodata[i]}</NoDataValue><SimpleSource>'
+        f"<SourceFilename>{names[i]}</SourceFilename></SimpleSource></VRTRasterBand>"
+        for i, kind in enumerate(("Byte", "UInt16"))
+    )
+    both = tmp_path / "both.vrt"
+    both.write_text(f'<VRTDataset rasterXSize="3" rasterYSize="1">{bands}</VRTDataset>')
+    grid = describe_scene(str(both)).geobox
+    pixels = SceneRecipe(str(both), grid, (2,), "bilinear").open().read(Box(0, 0, 1, 3))
+    assert pixels.values.dtype == np.uint16
+    assert pixels.values.tolist() == [[[0, 0, 60_000]]]
+    assert pixels.valid.tolist() == [valid]
 
 
 def test_zero_in_one_band_is_a_number(scene: str) -> None:

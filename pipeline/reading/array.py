@@ -17,7 +17,15 @@ from rasterio.enums import Resampling
 from pipeline import remote
 from pipeline.errors import ReadError, StoreError
 from pipeline.grid import crop, footprint_box, north_up, pixel_shift, warp_scale
-from pipeline.reading.raster import SAMPLE_PIXELS, WARP_TOLERANCE, sample_windows, warp_blocks, wkt
+from pipeline.reading.raster import (
+    SAMPLE_PIXELS,
+    SMALL_INTEGERS,
+    WARP_TOLERANCE,
+    sample_windows,
+    settled,
+    warp_blocks,
+    wkt,
+)
 from pipeline.types import BandInfo, Box, Pixels, SceneInfo
 
 KERNEL_MARGIN = 16
@@ -180,20 +188,26 @@ class Placing:
         Args:
             values: ``(bands, *held.shape)`` source numbers.
         """
-        image = np.asarray(values, np.float32)
-        valid = np.isfinite(image).all(axis=0)
-        if self.nodata is not None and not np.isnan(self.nodata):
-            valid &= (np.asarray(values) != self.nodata).any(axis=0)
-        result = np.zeros((image.shape[0], *self.box.shape), np.float32)
-        inside = np.zeros(self.box.shape, bool)
+        numbers = np.asarray(values)
+        small = numbers.dtype.name in SMALL_INTEGERS
         shift = (0, 0) if self.grid.crs is None else pixel_shift(self.source, self.grid)
+        image = numbers.astype(numbers.dtype.name if small and shift is not None else np.float32, copy=False)
+        valid = np.ones(image.shape[1:], bool)
+        if not small:
+            for band in image:
+                valid &= np.isfinite(band)
+        nodata = self.nodata
+        if nodata is not None and not np.isnan(nodata):
+            # NumPy compares integers with an integer as they are, with a float as float64.
+            mark = int(nodata) if small and nodata.is_integer() else nodata
+            valid &= (numbers != mark).any(axis=0)
+        result = np.zeros((image.shape[0], *self.box.shape), image.dtype)
+        inside = np.zeros(self.box.shape, bool)
         if shift is not None:
             self._copy(image, valid, shift, result, inside)
         else:
             self._warp(image, valid, result, inside)
-        inside &= np.isfinite(result).all(axis=0)
-        result[:, ~inside] = 0
-        return Pixels(result, inside)
+        return settled(result, inside)
 
     def _copy(self, image: Any, valid: Any, shift: tuple[int, int], result: Any, inside: Any) -> None:
         box, (rows, cols) = self.box, shift

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,7 +31,7 @@ from pipeline.reading.cloud import (
     stat,
     store_options,
 )
-from pipeline.types import BandInfo, BoolArray, Box, Pixels, SceneInfo
+from pipeline.types import BandInfo, BoolArray, Box, Pixels, SceneInfo, SourceArray
 
 SAMPLE_PIXELS = 4_000_000
 """Size of the sample that the percentiles are taken from; smaller scenes are read whole."""
@@ -48,6 +50,9 @@ PAUSES = (0.5, 1.0, 2.0)
 
 MOST_OPENS = 5
 """Requests for one header, of which two in a row must agree."""
+
+SMALL_INTEGERS = ("uint8", "int8", "uint16", "int16")
+"""Types that are read as they are: float32 holds each of their numbers, and they take less memory and time."""
 
 Result = TypeVar("Result")
 
@@ -335,6 +340,21 @@ def warp_blocks(box: Box, shape: tuple[int, int]) -> Iterator[Box]:
             yield Box(y, x, min(y + WARP_BLOCK, shape[0]), min(x + WARP_BLOCK, shape[1]))
 
 
+def settled(values: SourceArray, valid: BoolArray) -> Pixels:
+    """Pixels whose numbers are finite where valid, and 0 elsewhere.
+
+    Args:
+        values: (bands, rows, cols) integers or float32; changed in place.
+        valid: (rows, cols); changed in place.
+    """
+    if values.dtype == np.float32:
+        for band in values:
+            valid &= np.isfinite(band)
+    if not valid.all():
+        np.copyto(values, 0, where=~valid)
+    return Pixels(values, valid)
+
+
 def _validity(source: Any, window: Window) -> BoolArray:
     # GDAL takes an alpha band for a mask in integer rasters only; a float32 warp has one too.
     if ColorInterp.alpha in source.colorinterp:
@@ -342,6 +362,49 @@ def _validity(source: Any, window: Window) -> BoolArray:
         return alpha
     mask: BoolArray = source.dataset_mask(window=window) > 0
     return mask
+
+
+@dataclass(frozen=True, slots=True)
+class _Marks:
+    """What marks missing pixels in a file of small integers, where its values alone tell them."""
+
+    nodata: int | None
+    """The number of all bands; None: every pixel is valid."""
+    others: tuple[int, ...]
+    """The bands beside those read; a pixel is missing when all bands of the file are."""
+
+    @classmethod
+    def of(cls, source: Any, bands: tuple[int, ...]) -> _Marks | None:
+        """None where GDAL must be asked: masks, alpha, other types, and fractions."""
+        if set(source.dtypes) - set(SMALL_INTEGERS) or ColorInterp.alpha in source.colorinterp:
+            return None
+        kinds = {frozenset(flags) for flags in source.mask_flag_enums}
+        others = tuple(index for index in source.indexes if index not in bands)
+        if kinds == {frozenset({MaskFlags.all_valid})}:
+            return cls(None, others)
+        numbers = set(source.nodatavals)
+        if kinds != {frozenset({MaskFlags.nodata})} or len(numbers) != 1:
+            return None
+        (number,) = numbers
+        return cls(int(number), others) if float(number).is_integer() else None
+
+    def valid(self, source: Any, window: Window, values: SourceArray) -> BoolArray:
+        """What GDAL's mask of the dataset says of a window.
+
+        Args:
+            source: the file.
+            window: part of it.
+            values: ``(bands, rows, cols)``, the bands that are read.
+        """
+        if self.nodata is None:
+            return np.ones(values.shape[1:], bool)
+        valid = np.zeros(values.shape[1:], bool)
+        others = (source.read(index, window=window) for index in self.others)
+        for band in itertools.chain(values, others):
+            valid |= band != self.nodata
+            if valid.all():
+                break
+        return valid
 
 
 def _warped(source: Any, resampling: Resampling, **target: Any) -> Any:
@@ -373,6 +436,9 @@ class _Handles:
             source = _warped(source, resampling, crs=source.gcps[1])
         self.source = source
         self._bands = bands
+        self._marks = _Marks.of(source, bands)
+        own = source.dtypes[bands[0] - 1]  # that of all: rasterio reads no two types at once
+        self._dtype = own if own in SMALL_INTEGERS else "float32"
         self._shift = None
         if grid.crs is None:
             self._shift = (0, 0)
@@ -396,9 +462,7 @@ class _Handles:
 
     def read(self, box: Box) -> Pixels:
         values, valid = self._read_plain(box) if self._shift is not None else self._read_warped(box)
-        valid &= np.isfinite(values).all(axis=0)
-        values[:, ~valid] = 0
-        return Pixels(values, valid)
+        return settled(values, valid)
 
     def _read_warped(self, box: Box) -> tuple[Any, Any]:
         values = np.zeros((len(self._bands), *box.shape), np.float32)
@@ -417,11 +481,19 @@ class _Handles:
         rows, cols = self._shift
         wanted = Box(box.y0 + rows, box.x0 + cols, box.y1 + rows, box.x1 + cols)
         common = wanted.intersect(Box(0, 0, *self.source.shape))
-        values = np.zeros((len(self._bands), *box.shape), np.float32)
+        if common == wanted and common.pixels:
+            return self._read_source(common)
+        values = np.zeros((len(self._bands), *box.shape), self._dtype)
         valid = np.zeros(box.shape, bool)
         if common.pixels:
-            window = Window(common.x0, common.y0, common.shape[1], common.shape[0])
             target = common.within(wanted).slices
-            values[(slice(None), *target)] = self.source.read(self._bands, window=window, out_dtype="float32")
-            valid[target] = _validity(self.source, window)
+            values[(slice(None), *target)], valid[target] = self._read_source(common)
         return values, valid
+
+    def _read_source(self, part: Box) -> tuple[Any, Any]:
+        """A part of the file, in its own pixels."""
+        window = Window(part.x0, part.y0, part.shape[1], part.shape[0])
+        values = self.source.read(self._bands, window=window, out_dtype=self._dtype)
+        if self._marks is None:
+            return values, _validity(self.source, window)
+        return values, self._marks.valid(self.source, window, values)
