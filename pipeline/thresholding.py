@@ -43,7 +43,12 @@ def classify(stored: StoredArray, threshold: float) -> ByteArray:
             the probability raster alone.
     """
     if stored.dtype == np.uint8:
-        table = (np.arange(256) >= threshold * PROBABILITY_STEPS).astype(np.uint8)
-        table[NODATA_BYTE] = NODATA_BYTE
-        return table[stored]
+        # A level is at least the threshold if it is at least the next whole number. Comparing takes a tenth of
+        # the time of looking levels up in a table.
+        changed = np.asarray(stored >= np.uint8(np.ceil(threshold * PROBABILITY_STEPS)))
+        nodata = np.asarray(stored == NODATA_BYTE)
+        classes = changed.view(np.uint8)
+        # All ones where there is no data, whatever the class.
+        classes |= np.negative(nodata.view(np.uint8))
+        return classes
     return np.where(np.isnan(stored), NODATA_BYTE, stored >= np.float32(threshold)).astype(np.uint8)

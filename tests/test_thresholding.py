@@ -116,3 +116,13 @@ def test_a_higher_threshold_never_adds_change(
     stored = encode(*raster, np.dtype(dtype))
     low, high = sorted((first, second))
     assert not ((classify(stored, high) == 1) & (classify(stored, low) != 1)).any()
+
+
+@law
+@given(
+    st.one_of(st.floats(0, 1), st.integers(0, PROBABILITY_STEPS).map(lambda level: level / PROBABILITY_STEPS))
+)
+def test_every_level_is_compared_with_the_threshold_itself(threshold: float) -> None:
+    levels = np.arange(256, dtype=np.uint8)
+    expected = [int(level >= threshold * PROBABILITY_STEPS) for level in range(NODATA_BYTE)] + [NODATA_BYTE]
+    assert classify(levels, threshold).tolist() == expected
