@@ -140,6 +140,11 @@ class ProbabilityStore:
         return cls(root)
 
     @property
+    def chunk(self) -> int:
+        """Side of the chunks, pixels."""
+        return int(max(self._array.chunks))
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(rows, cols) of the grid."""
         rows, cols = self._array.shape
@@ -245,6 +250,8 @@ class ProbabilityStore:
             )
             if index in known
         ]
+        if len(touched) == 1 and self._core(touched[0]) == box:
+            return self._chunk(known[touched[0]], box)
         stored: StoredArray = np.full(box.shape, self._array.fill_value, self.dtype)
 
         def place(index: Index) -> None:
@@ -297,7 +304,10 @@ class ProbabilityStore:
         """The pixels of one chunk, whole, compared with their record."""
         row, col = record.result.index
         try:
-            pixels: StoredArray = np.asarray(self.root.patiently(lambda: self._array[core.slices]))
+            # As a block: zarr decodes it into place instead of copying it there.
+            pixels: StoredArray = np.asarray(
+                self.root.patiently(lambda: self._array.get_block_selection((row, col)))
+            )
         except remote.trouble() as error:
             raise self.root.trouble(f"{GROUP}/{ARRAY}/c/{row}/{col}", "read", error) from error
         except (RuntimeError, ValueError):

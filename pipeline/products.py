@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,9 @@ from pipeline.types import blocks
 if TYPE_CHECKING:
     from pipeline.probability_store import ProbabilityStore
 
-PRODUCTS = ("change.tif", "probability.tif", "changes.parquet", "changes.gpkg", "changes.fgb", "run.json")
+CHANGE, PROBABILITY = "change.tif", "probability.tif"
+
+PRODUCTS = (CHANGE, PROBABILITY, "changes.parquet", "changes.gpkg", "changes.fgb", "run.json")
 """What a run writes into its folder beside ``work``, and what ``overwrite`` removes from it."""
 
 VECTOR_BLOCK = 2048
@@ -50,26 +52,29 @@ def write_rasters(out: Folder, config: RunConfig, subscriber: Subscriber, again:
         block_size=config.output.block_size,
         threads=os.cpu_count() or 1,
     )
-    tags, grid = _tags(facts), _grid(facts)
+    tags = _tags(facts)
 
-    def change(path: Path, scratch: Path) -> dict[str, int]:
-        counts = cog.write_change(
-            store, grid, threshold, path, scratch, options, tags | {"USSFC_THRESHOLD": repr(threshold)}, subscriber
-        )  # fmt: skip
+    def rasters(paths: Mapping[str, Path], scratch: Path) -> dict[str, dict[str, Any]]:
+        kinds: list[cog.ChangeRaster | cog.ProbabilityRaster] = []
+        if CHANGE in paths:
+            told = tags | {"USSFC_THRESHOLD": repr(threshold)}
+            kinds.append(cog.ChangeRaster(paths[CHANGE], told, threshold))
+        if PROBABILITY in paths:
+            kinds.append(cog.ProbabilityRaster(paths[PROBABILITY], tags))
+        counts = cog.write(store, _grid(facts), kinds, scratch, options, subscriber, store.chunk)
+        if counts is None:
+            return {}
         return {
-            "changed_pixels": counts.changed,
-            "unchanged_pixels": counts.unchanged,
-            "nodata_pixels": counts.nodata,
+            CHANGE: {
+                "changed_pixels": counts.changed,
+                "unchanged_pixels": counts.unchanged,
+                "nodata_pixels": counts.nodata,
+            }
         }
 
-    def probability(path: Path, scratch: Path) -> dict[str, int]:
-        cog.write_probability(store, grid, path, scratch, options, tags, subscriber)
-        return {}
-
-    steps = len(list(blocks(store.shape, cog.READ_SIZE)))
+    steps = len(list(blocks(store.shape, cog.square(options.block_size, store.chunk))))
     keys = raster_keys(facts, store.content(), config)
-    for name, make in (("change.tif", change), ("probability.tif", probability)):
-        _product(out, config, "mosaic", name, keys[name], steps, make, subscriber, again)
+    _make(out, config, "mosaic", keys, steps, rasters, subscriber, again)
 
 
 def vectorise(out: Folder | Path | str, config: RunConfig, subscriber: Subscriber = ignore) -> None:
@@ -93,68 +98,88 @@ def write_polygons(out: Folder, config: RunConfig, subscriber: Subscriber, again
     name = f"changes{vector.SUFFIX[options.format]}"
     threshold = _threshold_of(config, facts)
 
-    def polygons(path: Path, scratch: Path) -> dict[str, Any]:
-        counts = vector.vectorise(store, _grid(facts), threshold, options, path, subscriber, VECTOR_BLOCK)
+    def polygons(paths: Mapping[str, Path], scratch: Path) -> dict[str, dict[str, Any]]:
+        counts = vector.vectorise(
+            store, _grid(facts), threshold, options, paths[name], subscriber, VECTOR_BLOCK
+        )
         return {
-            "polygons": counts.polygons,
-            "polygon_pixels": counts.pixels,
-            "polygon_area_m2": counts.area_m2,
+            name: {
+                "polygons": counts.polygons,
+                "polygon_pixels": counts.pixels,
+                "polygon_area_m2": counts.area_m2,
+            }
         }
 
     steps = len(list(blocks(store.shape, VECTOR_BLOCK)))
     key = vector_key(facts, store.content(), config)
-    _product(out, config, "vectorise", name, key, steps, polygons, subscriber, again)
+    _make(out, config, "vectorise", {name: key}, steps, polygons, subscriber, again)
     for suffix in set(vector.SUFFIX.values()) - {vector.SUFFIX[options.format]}:
         # One layer per run: the same regions under another format would go stale unseen.
         out.remove(f"changes{suffix}")
-        out.remove(f"work/products/changes{suffix}.json")
+        out.remove(_record(f"changes{suffix}"))
 
 
-def _product(
+def _make(
     out: Folder,
     config: RunConfig,
     stage: str,
-    name: str,
-    key: Mapping[str, Any],
+    keys: Mapping[str, Mapping[str, Any]],
     steps: int,
-    make: Callable[[Path, Path], dict[str, Any]],
+    make: Callable[[Mapping[str, Path], Path], Mapping[str, dict[str, Any]]],
     subscriber: Subscriber,
     again: bool,
 ) -> None:
-    """Make a product and record what it is made of, unless the one that is there is made of the same.
+    """Make products in one pass and record what each is made of, but for those that are there, made of the same.
 
     Args:
         out: output folder.
         config: says where scratch files go.
         stage: mosaic or vectorise.
-        name: of the file.
-        key: everything that decides its bytes.
+        keys: everything that decides the bytes of each file, by its name.
         steps: blocks to go through.
-        make: writes the file at the first path, with scratch files in the second, and returns counts.
+        make: writes the files at the paths, with scratch files in the folder, and returns counts by name.
         subscriber: hears the events.
         again: also where nothing differs.
     """
-    record = f"work/products/{name}.json"
-    facts = out.find_json(record)
-    if not again and facts and facts["key"] == dict(key) and out.size(name) == facts["bytes"]:
-        subscriber(Notice(f"{name} is there already, made of the same", warning=False))
+    wanted = []
+    for name, key in keys.items():
+        facts = out.find_json(_record(name))
+        if not again and facts and facts["key"] == dict(key) and out.size(name) == facts["bytes"]:
+            subscriber(Notice(f"{name} is there already, made of the same", warning=False))
+        else:
+            wanted.append(name)
+    if not wanted:
         return
-    # The manifest vouches for the products together, the record for this one: neither may outlive a change.
+    # The manifest vouches for the products together, a record for one: neither may outlive a change.
     out.remove("run.json")
-    out.remove(record)
-    rows, cols = key["shape"]
+    for name in wanted:
+        out.remove(_record(name))
+    rows, cols = keys[wanted[0]]["shape"]
     with (
         stage_clock(stage, steps, rows * cols, subscriber) as clock,
         scratch_folder(out, config, "scratch") as scratch,
-        out.making(name, scratch) as path,
+        ExitStack() as stack,
     ):
-        counts = make(path, scratch)
-        made = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
-    out.write_json(record, {"key": dict(key), "stage": stage, "counts": counts, "seconds": clock[0], **made})
+        paths = {name: stack.enter_context(out.making(name, scratch)) for name in wanted}
+        counts = make(paths, scratch)
+        made = {
+            name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for name, path in paths.items()
+        }
+    for name in wanted:
+        # Together they took that long: report() adds the seconds up.
+        seconds = clock[0] / len(wanted)
+        facts = {"key": dict(keys[name]), "stage": stage, "counts": counts.get(name, {}), "seconds": seconds}
+        out.write_json(_record(name), {**facts, **made[name]})
+
+
+def _record(name: str) -> str:
+    return f"work/products/{name}.json"
 
 
 def raster_keys(facts: Mapping[str, Any], content: str, config: RunConfig) -> dict[str, dict[str, Any]]:
     """What decides the bytes of the rasters."""
+    from pipeline import cog
+
     common = {
         "content": content,
         "shape": facts["grid"]["shape"],
@@ -162,9 +187,10 @@ def raster_keys(facts: Mapping[str, Any], content: str, config: RunConfig) -> di
         "gdal": _versions()["gdal"],
         "compression": config.output.compression,
         "block_size": config.output.block_size,
+        "level": cog.LEVEL[config.output.compression],
     }
     threshold = _threshold_of(config, facts)
-    return {"change.tif": {**common, "threshold": threshold}, "probability.tif": common}
+    return {CHANGE: {**common, "threshold": threshold}, PROBABILITY: common}
 
 
 def vector_key(facts: Mapping[str, Any], content: str, config: RunConfig) -> dict[str, Any]:
@@ -197,7 +223,7 @@ def report(out: Folder | Path | str, peak_memory: int | None = None) -> dict[str
     products: dict[str, Any] = {}
     seconds: dict[str, float] = {}
     for name in PRODUCTS:
-        facts = out.find_json(f"work/products/{name}.json")
+        facts = out.find_json(_record(name))
         if facts is None:
             continue
         products[name] = {field: facts[field] for field in ("sha256", "bytes", "key")}

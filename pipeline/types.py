@@ -260,7 +260,7 @@ class DetectorRecipe(Protocol):
 
 
 class ProbabilitySource(Protocol):
-    """Finished probabilities, read block by block."""
+    """Finished probabilities, read block by block, also from several threads at a time."""
 
     @property
     def shape(self) -> tuple[int, int]:

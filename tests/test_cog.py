@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,20 @@ from odc.geo.geobox import GeoBox
 from rasterio.errors import NotGeoreferencedWarning
 from rio_cogeo.cogeo import cog_validate
 
-from pipeline import cog
-from pipeline.cog import ClassCounts, CogOptions, level_shapes, pool, write_change, write_probability
+from pipeline import cog, tiff
+from pipeline.cog import (
+    ChangeRaster,
+    ClassCounts,
+    CogOptions,
+    ProbabilityRaster,
+    average,
+    level_shapes,
+    pool,
+    square,
+    write,
+)
 from pipeline.errors import ReadError, StoreError
-from pipeline.events import Advanced, Event
+from pipeline.events import Advanced, Event, ignore
 from pipeline.thresholding import classify, decode
 from pipeline.types import Box
 
@@ -90,6 +102,27 @@ def valid(file: Path) -> bool:
         ok, errors, remarks = cog_validate(file, strict=True, quiet=True)
     assert (errors, remarks) == ([], [])
     return bool(ok)
+
+
+def write_change(
+    source: Held,
+    geobox: GeoBox,
+    threshold: float,
+    path: Path,
+    scratch: Path,
+    options: CogOptions,
+    tags: dict[str, str],
+    subscriber: Callable[[Event], None] = ignore,
+) -> ClassCounts:
+    counts = write(source, geobox, [ChangeRaster(path, tags, threshold)], scratch, options, subscriber)
+    assert counts is not None
+    return counts
+
+
+def write_probability(
+    source: Held, geobox: GeoBox, path: Path, scratch: Path, options: CogOptions, tags: dict[str, str]
+) -> None:
+    assert write(source, geobox, [ProbabilityRaster(path, tags)], scratch, options) is None
 
 
 def change_of(
@@ -178,7 +211,6 @@ def test_change_is_exact_at_every_level(
 
 def test_blocks_of_reading_and_pooling_leave_no_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cog, "READ_SIZE", 512)
-    monkeypatch.setattr(cog, "POOL_SIZE", 512)
     values = probabilities((1301, 1750))
     heard: list[Event] = []
     source = Held(values)
@@ -306,6 +338,143 @@ def test_tags_come_back_whatever_they_hold(tmp_path: Path) -> None:
             assert {key: raster.tags()[key] for key in tags} == tags
 
 
+def of_gdal(values: Pixels, folder: Path, options: CogOptions) -> Path:
+    """The same probabilities by GDAL's own driver."""
+    whole, path = folder / "whole.tif", folder / "gdal.tif"
+    shape = Held(values).shape
+    with rasterio.open(
+        whole, "w", driver="GTiff", height=shape[0], width=shape[1], count=1, dtype=values.dtype,
+        nodata=255 if values.dtype == np.uint8 else np.nan, transform=UTM, crs="EPSG:32632",
+    ) as raster:  # fmt: skip
+        raster.write(values, 1)
+    rasterio.shutil.copy(
+        str(whole), str(path), driver="COG", COMPRESS=options.compression, BLOCKSIZE=options.block_size,
+        PREDICTOR="YES", OVERVIEW_RESAMPLING="AVERAGE", OVERVIEW_COUNT=len(level_shapes(shape, options.block_size)),
+    )  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("options", [CogOptions("deflate", 128), CogOptions("zstd", 512, 2)])
+def test_probability_and_its_overviews_are_those_of_gdal(
+    tmp_path: Path, dtype: str, options: CogOptions
+) -> None:
+    shape = (2048, 3072)
+    values = np.random.default_rng(5).integers(0, 255, shape, dtype=np.uint8)
+    values[np.random.default_rng(6).random(shape) < 0.3] = 255
+    values[:1024, :2048] = 9
+    values[1024:1536, :] = 255
+    if dtype == "float32":
+        values = decode(values) * np.random.default_rng(7).random(shape, dtype=np.float32)
+    path, expected = probability_of(values, tmp_path, options), of_gdal(values, tmp_path, options)
+    for level in (None, *range(len(level_shapes(shape, options.block_size)))):
+        np.testing.assert_array_equal(load(path, level), load(expected, level))
+    with rasterio.open(path) as found, rasterio.open(expected) as wanted:
+        assert found.tags(ns="IMAGE_STRUCTURE") == wanted.tags(ns="IMAGE_STRUCTURE")
+        assert found.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert found.overviews(1) == wanted.overviews(1)
+        assert (found.crs, found.transform, found.block_shapes) == (
+            wanted.crs, wanted.transform, wanted.block_shapes,
+        )  # fmt: skip
+
+
+def slow_average(stored: Pixels) -> Pixels:
+    """The rule word for word: the mean of the valid ones, to the nearest level, halves up."""
+    rows, cols = stored.shape
+    out = np.full((-(-rows // 2), -(-cols // 2)), 255, np.uint8)
+    for y, x in np.ndindex(*out.shape):
+        children = [int(v) for v in stored[2 * y : 2 * y + 2, 2 * x : 2 * x + 2].flat if v != 255]
+        if children:
+            out[y, x] = (2 * sum(children) + len(children)) // (2 * len(children))
+    return out
+
+
+@given(
+    hnp.arrays(
+        np.uint8,
+        hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9),
+        elements=st.one_of(st.integers(0, 254), st.just(255)),
+    )
+)
+def test_averaging_follows_the_rule(stored: Pixels) -> None:
+    np.testing.assert_array_equal(average(stored), slow_average(stored))
+    real = average(np.where(stored == 255, np.float32(np.nan), stored.astype(np.float32)))
+    np.testing.assert_array_equal(
+        np.floor(np.nan_to_num(real, nan=255) + np.float32(0.5)), slow_average(stored)
+    )
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("compression", ["deflate", "zstd"])
+def test_a_large_file_is_a_bigtiff(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, compression: Any
+) -> None:
+    values = probabilities((1301, 1750), dtype)
+    options = CogOptions(compression, 256)
+    classic = probability_of(values, tmp_path, options).read_bytes()
+    # One byte more than the limit.
+    monkeypatch.setattr(tiff, "lay_out", partial(tiff.lay_out, classic_limit=len(classic) - 1))
+    path = probability_of(values, tmp_path, options)
+    assert (classic[2], path.read_bytes()[2]) == (42, 43)
+    assert valid(path)
+    np.testing.assert_array_equal(load(path), values)
+    for level in range(len(level_shapes(Held(values).shape, 256))):
+        values = average(values)
+        np.testing.assert_array_equal(load(path, level), values)
+    with rasterio.open(path) as raster:
+        assert raster.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+    monkeypatch.setattr(tiff, "lay_out", partial(tiff.lay_out, classic_limit=len(classic)))
+    assert probability_of(values, tmp_path, options).read_bytes()[2] == 42
+
+
+def test_blocks_are_framed_as_the_file_says(tmp_path: Path) -> None:
+    """In the order of the levels, smallest first, row by row, nothing between them."""
+    path = probability_of(probabilities((1301, 1750)), tmp_path)
+    content = path.read_bytes()
+    levels = tiff.directories(content)
+    assert len(levels) == 4
+    end = 0
+    for level in reversed(levels):
+        for offset, size in zip(level[tiff.OFFSETS].numbers, level[tiff.BYTE_COUNTS].numbers, strict=True):
+            assert end in (0, offset - 4)
+            assert content[offset - 4 : offset] == size.to_bytes(4, "little")
+            end = offset + size + 4
+            assert content[end - 4 : end] == content[end - 8 : end - 4]
+    assert end == len(content)
+
+
+@pytest.mark.parametrize(("block", "chunk"), [(512, 512), (512, 4096), (256, 1000), (128, 2048), (1024, 300)])
+def test_the_squares_leave_no_trace(tmp_path: Path, block: int, chunk: int) -> None:
+    values = probabilities((2100, 4500))
+    source, made = Held(values), []
+    for number, size in enumerate((1, chunk)):
+        rasters = [
+            ChangeRaster(tmp_path / f"c{number}.tif", {}, 0.5), ProbabilityRaster(tmp_path / f"p{number}.tif", {})
+        ]  # fmt: skip
+        write(source, grid(source.shape), rasters, tmp_path / "s", CogOptions(block_size=block), chunk=size)
+        made.append([raster.path.read_bytes() for raster in rasters])
+    assert made[0] == made[1]
+
+
+def test_squares_hold_whole_blocks_and_chunks() -> None:
+    assert [square(512, chunk) for chunk in (1, 256, 2048, 4096, 3000)] == [2048, 2048, 2048, 4096, 4096]
+    assert [square(block) for block in (128, 256, 1024, 2048, 4096, 144, 4000)] == [
+        2048, 2048, 4096, 4096, 4096, 1152, 4000,
+    ]  # fmt: skip
+
+
+def test_both_rasters_in_one_pass(tmp_path: Path) -> None:
+    values = probabilities((1301, 1750))
+    alone = [change_of(values, tmp_path).read_bytes(), probability_of(values, tmp_path).read_bytes()]
+    source = Held(values)
+    rasters = [ProbabilityRaster(tmp_path / "p.tif", {}), ChangeRaster(tmp_path / "c.tif", {}, 0.5)]
+    counts = write(source, grid(source.shape), rasters, tmp_path / "s", SMALL_BLOCKS)
+    assert counts is not None
+    assert counts.changed == (classify(values, 0.5) == 1).sum()
+    assert [(tmp_path / name).read_bytes() for name in ("c.tif", "p.tif")] == alone
+    assert sum(box.pixels for box in source.reads) == values.size
+
+
 @pytest.mark.parametrize("write", [change_of, probability_of])
 @pytest.mark.parametrize("compression", ["deflate", "zstd"])
 def test_the_same_bytes_again_and_over_threads(
@@ -344,7 +513,7 @@ def test_leftovers_of_a_killed_run_are_overwritten(tmp_path: Path) -> None:
     expected = change_of(values, tmp_path / "clean").read_bytes()
     left = tmp_path / "scratch" / "change-levels"
     left.mkdir(parents=True)
-    for name in ("level-0.tif", "level-9.tif", "product.vrt"):
+    for name in ("blocks", "product.tif", "product.vrt"):
         (left / name).write_bytes(b"half")
     (tmp_path / "change.part.tif").write_bytes(b"half")
     assert change_of(values, tmp_path).read_bytes() == expected
@@ -385,20 +554,37 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     assert write(values, tmp_path, options).read_bytes() == whole
 
 
-@pytest.mark.parametrize("level", [0, 1, 2])
-def test_pixels_lost_on_the_way_are_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: int
+@pytest.mark.parametrize("place", [0, 0.1, 0.5, 1])
+def test_bytes_lost_on_the_disk_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: float
 ) -> None:
-    copy = rasterio.shutil.copy
+    """From the header over the directories and blocks to the very last byte."""
 
-    def copy_after_a_loss(source: str, *rest: Any, **how: Any) -> None:
-        with rasterio.open(Path(source).with_name(f"level-{level}.tif"), "r+") as raster:
-            raster.write(np.full((1, 1), 255, np.uint8), 1, window=((7, 8), (7, 8)))
-        copy(source, *rest, **how)
+    def lose(handle: int) -> None:
+        with (tmp_path / "change.part.tif").open("r+b") as part:
+            part.seek(int(place * (os.fstat(handle).st_size - 1)))
+            (byte,) = part.read(1)
+            part.seek(-1, os.SEEK_CUR)
+            part.write(bytes([byte ^ 0xFF]))
 
-    monkeypatch.setattr(rasterio.shutil, "copy", copy_after_a_loss)
+    monkeypatch.setattr(os, "fsync", lose)
     with pytest.raises(StoreError, match="read back are not those written"):
-        change_of(np.zeros((600, 700), np.uint8), tmp_path)
+        change_of(probabilities((600, 700)), tmp_path)
+    assert files_under(tmp_path) == set()
+
+
+def test_a_scratch_file_that_is_damaged_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "pread", lambda handle, size, offset: bytes(size))
+    with pytest.raises(StoreError, match="read back are not those written"):
+        probability_of(probabilities((600, 700)), tmp_path)
+    assert files_under(tmp_path) == set()
+
+
+def test_a_block_that_gdal_cut_short_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tiff.tile_bytes
+    monkeypatch.setattr(tiff, "tile_bytes", lambda file: whole(file[:-100]))
+    with pytest.raises(StoreError, match="TIFF"):
+        probability_of(probabilities((600, 700)), tmp_path)
     assert files_under(tmp_path) == set()
 
 
