@@ -15,9 +15,7 @@ import math
 import os
 import shutil
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +37,7 @@ from rasterio.session import DummySession
 from pipeline import tiff
 from pipeline.errors import StoreError
 from pipeline.events import Advanced, Subscriber, ignore
+from pipeline.lookahead import in_order
 from pipeline.thresholding import classify
 from pipeline.types import (
     NODATA_BYTE,
@@ -229,7 +228,8 @@ def write(
             stored = source.read(box)
             return [file.cut(stored) for file in files]
 
-        for box, cuts in _in_order(make, blocks(shape, side), threads):
+        # One more than there are cores to pack on: while one waits for its square, the others are busy.
+        for box, cuts in in_order(make, blocks(shape, side), threads + (threads > 1), "ussfc-mosaic"):
             for file, cut in zip(files, cuts, strict=True):
                 file.take(box, cut)
             subscriber(Advanced("mosaic", 1, box.pixels))
@@ -337,25 +337,6 @@ def level_shapes(shape: tuple[int, int], block_size: int) -> list[tuple[int, int
         shape = (-(-shape[0] // 2), -(-shape[1] // 2))
         shapes.append(shape)
     return shapes
-
-
-def _in_order(make: Callable[[Box], Any], boxes: Iterable[Box], threads: int) -> Iterator[tuple[Box, Any]]:
-    """What ``make`` returns for each box, in their order, made on ``threads`` threads and not far ahead."""
-    # One more than there are cores to pack on: while one waits for its square, the others are busy.
-    with ThreadPoolExecutor(threads + (threads > 1), "ussfc-mosaic") as executor:
-        waiting: deque[tuple[Box, Future[Any]]] = deque()
-        try:
-            for box in boxes:
-                if len(waiting) > threads:
-                    first, made = waiting.popleft()
-                    yield first, made.result()
-                waiting.append((box, executor.submit(make, box)))
-            while waiting:
-                first, made = waiting.popleft()
-                yield first, made.result()
-        finally:
-            for _, made in waiting:
-                made.cancel()
 
 
 @contextmanager
