@@ -42,13 +42,18 @@ def classify(stored: StoredArray, threshold: float) -> ByteArray:
         threshold: in [0, 1]; compared with the stored value, so that the class raster follows from
             the probability raster alone.
     """
-    if stored.dtype == np.uint8:
-        # A level is at least the threshold if it is at least the next whole number. Comparing takes a tenth of
-        # the time of looking levels up in a table.
-        changed = np.asarray(stored >= np.uint8(np.ceil(threshold * PROBABILITY_STEPS)))
-        nodata = np.asarray(stored == NODATA_BYTE)
-        classes = changed.view(np.uint8)
-        # All ones where there is no data, whatever the class.
-        classes |= np.negative(nodata.view(np.uint8))
-        return classes
-    return np.where(np.isnan(stored), NODATA_BYTE, stored >= np.float32(threshold)).astype(np.uint8)
+    classes = np.array(is_change(stored, threshold)).view(np.uint8)
+    nodata = np.asarray(stored == NODATA_BYTE if stored.dtype == np.uint8 else np.isnan(stored))
+    # All ones where there is no data, whatever the class. Tables and choices take several times as long.
+    classes |= np.negative(nodata.view(np.uint8))
+    return classes
+
+
+def is_change(stored: StoredArray, threshold: float) -> BoolArray:
+    """Where :func:`classify` gives 1; the arguments are its."""
+    if stored.dtype != np.uint8:
+        return stored >= np.float32(threshold)
+    # A level is at least the threshold if it is at least the next whole number. Counted from there, what is below
+    # turns into more than all that is above, and nodata comes next after that.
+    least = np.uint8(np.ceil(threshold * PROBABILITY_STEPS))
+    return stored - least < np.uint8(NODATA_BYTE) - least

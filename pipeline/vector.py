@@ -28,14 +28,13 @@ import numpy.typing as npt
 import shapely
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from rasterio.features import shapes
-from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from pipeline.errors import ConfigError, StoreError
 from pipeline.events import Advanced, Subscriber, ignore
-from pipeline.thresholding import classify, decode
+from pipeline.lookahead import in_order
+from pipeline.thresholding import decode, is_change
 from pipeline.types import Box, ProbabilitySource, blocks
 
 if TYPE_CHECKING:
@@ -66,6 +65,12 @@ float32 is on that lattice from 1/8 upwards; 2**63 / FIXED_POINT pixels (137 gig
 
 LONGEST_EDGE = 64.0
 """Pixels. Longer edges are divided before they are measured: a line straight on the grid is no geodesic."""
+
+THREADS = 2
+"""Blocks that are read and traced at the same time."""
+
+AHEAD = 16
+"""Blocks that are traced while others are united, measured and written: their regions wait in memory."""
 
 NEVER = np.iinfo(np.int64).max
 """Later than every pixel."""
@@ -143,6 +148,21 @@ class _Pieces:
             self.peak[wanted],
             list(itertools.compress(self.outlines, wanted)),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Traced:
+    """One block: its pieces, and which of them is where on its border. Piece i has number i + 1, 0 is no change."""
+
+    pieces: _Pieces
+    top: IntArray
+    """(cols,)."""
+    bottom: IntArray
+    """(cols,)."""
+    left: IntArray
+    """(rows,)."""
+    right: IntArray
+    """(rows,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +250,15 @@ def _regions(
     """Whole regions, a batch for every row of blocks, ordered by their last pixel."""
     rows, cols = source.shape
     above, floor = _Pieces.none(), np.zeros(cols, np.int64)
-    for _, boxes in itertools.groupby(blocks((rows, cols), block_size), key=lambda box: box.y0):
-        row = _scan_row(source, boxes, threshold, connectivity, len(above.first), subscriber)
+    traced = in_order(
+        partial(_trace, source, threshold, connectivity),
+        blocks((rows, cols), block_size),
+        THREADS,
+        "ussfc-vector",
+        AHEAD,
+    )
+    for _, row_of_blocks in itertools.groupby(traced, key=lambda found: found[0].y0):
+        row = _scan_row(row_of_blocks, (rows, cols), connectivity, len(above.first), subscriber)
         pieces = _Pieces.concatenate([above, row.open])
         group = _components(
             np.concatenate([row.pairs, _meeting(floor, row.top, connectivity)]), len(pieces.first)
@@ -246,30 +273,29 @@ def _regions(
             merged.take(still_open[1:]),
             np.cumsum(still_open)[number[row.bottom]] * (row.bottom > 0),
         )
-        yield _whole(_Pieces.concatenate([row.closed, merged.take(~still_open[1:])]))
+        yield _whole(row.closed, merged.take(~still_open[1:]))
 
 
 def _scan_row(
-    source: ProbabilitySource,
-    boxes: Iterable[Box],
-    threshold: float,
+    blocks_of_row: Iterable[tuple[Box, _Traced]],
+    shape: tuple[int, int],
     connectivity: Literal[4, 8],
     taken: int,
     subscriber: Subscriber,
 ) -> _Row:
-    """Trace the blocks of one row; open pieces are numbered from ``taken + 1``."""
-    rows, cols = source.shape
+    """Join the blocks of one row; open pieces are numbered from ``taken + 1``."""
+    rows, cols = shape
     top, bottom = np.zeros(cols, np.int64), np.zeros(cols, np.int64)
     closed, opened, pairs = [], [], [np.zeros((0, 2), np.int64)]
     seam: IntArray | None = None
-    for box in boxes:
-        pieces, labels = _trace(source, box, threshold, connectivity)
+    for box, traced in blocks_of_row:
+        pieces = traced.pieces
         touches = np.zeros(len(pieces.first) + 1, np.bool_)
         for inner, edge in (
-            (box.y0 > 0, labels[0]),
-            (box.y1 < rows, labels[-1]),
-            (box.x0 > 0, labels[:, 0]),
-            (box.x1 < cols, labels[:, -1]),
+            (box.y0 > 0, traced.top),
+            (box.y1 < rows, traced.bottom),
+            (box.x0 > 0, traced.left),
+            (box.x1 < cols, traced.right),
         ):
             if inner:
                 touches[edge] = True
@@ -279,63 +305,192 @@ def _scan_row(
         number = np.where(touches, taken + np.cumsum(touches), 0)
         taken += int(np.count_nonzero(touches))
         if seam is not None:
-            pairs.append(_meeting(seam, number[labels[:, 0]], connectivity))
-        seam = number[labels[:, -1]]
-        top[box.x0 : box.x1] = number[labels[0]]
+            pairs.append(_meeting(seam, number[traced.left], connectivity))
+        seam = number[traced.right]
+        top[box.x0 : box.x1] = number[traced.top]
         if box.y1 < rows:
-            bottom[box.x0 : box.x1] = number[labels[-1]]
+            bottom[box.x0 : box.x1] = number[traced.bottom]
         subscriber(Advanced(STAGE, 1, box.pixels))
     return _Row(_Pieces.concatenate(closed), _Pieces.concatenate(opened), np.concatenate(pairs), top, bottom)
 
 
-def _trace(
-    source: ProbabilitySource, box: Box, threshold: float, connectivity: Literal[4, 8]
-) -> tuple[_Pieces, npt.NDArray[np.int32]]:
-    """The pieces of one block, and the labels of its pixels: piece i has label i + 1, 0 is no change."""
+def _trace(source: ProbabilitySource, threshold: float, connectivity: Literal[4, 8], box: Box) -> _Traced:
+    """The pieces of one block."""
     stored = source.read(box)
-    changed = classify(stored, threshold) == 1
-    structure = ndimage.generate_binary_structure(2, 1 if connectivity == 4 else 2)
-    labels, count = ndimage.label(changed, structure, output=np.int32)
-    if not count:
-        return _Pieces.none(), labels
-    inside = np.flatnonzero(changed)
-    y, x = np.divmod(inside, box.shape[1])
-    label = labels.ravel()[inside] - 1
-    index = (y + box.y0) * source.shape[1] + (x + box.x0)
-    probability = decode(stored.ravel()[inside]).astype(np.float64)
-    steps = np.bincount(label, np.rint(probability * FIXED_POINT), count)
+    changed = np.flatnonzero(is_change(stored, threshold))
+    runs = _Runs.of(changed, (stored.shape[0], stored.shape[1]))
+    if not len(runs.row):
+        rows, cols = (np.zeros(side, np.int64) for side in runs.shape)
+        return _Traced(_Pieces.none(), cols, cols, rows, rows)
+    part = _components(runs.meeting(4), len(runs.row))
+    label = part if connectivity == 4 else _components(runs.meeting(8), len(runs.row))
+    count = int(label.max()) + 1
+    length = runs.end - runs.start
+    index = (runs.row + box.y0) * source.shape[1] + runs.start + box.x0
+    probability = decode(stored.ravel()[changed]).astype(np.float64)
+    owner = np.repeat(label, length)
     pieces = _Pieces(
         _fold(np.minimum, NEVER, index, label, count),
-        _fold(np.maximum, -1, index, label, count),
-        np.bincount(label, minlength=count),
-        steps.astype(np.int64),
-        _fold(np.maximum, 0, probability, label, count),
-        _outlines(labels, box, count),
+        _fold(np.maximum, -1, index + length - 1, label, count),
+        _fold(np.add, 0, length, label, count),
+        np.bincount(owner, np.rint(probability * FIXED_POINT), count).astype(np.int64),
+        _fold(np.maximum, 0, probability, owner, count),
+        _outlines(runs, part, label, box),
     )
-    return pieces, labels
+    return _Traced(pieces, *runs.edges(label + 1))
 
 
-def _outlines(labels: npt.NDArray[np.int32], box: Box, count: int) -> list[tuple[shapely.Geometry, ...]]:
-    """Outlines by label, from 1.
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """The changed pixels of a block, as stretches within its rows; one element of every column for each."""
 
-    Traced with 4-connectivity whatever the labels': parts that touch at a corner are valid side by side in
-    a MultiPolygon, while one ring through that corner is not.
+    shape: tuple[int, int]
+    """(rows, cols) of the block."""
+    row: IntArray
+    start: IntArray
+    end: IntArray
+    """Columns from ``start`` to before ``end``."""
+
+    @staticmethod
+    def of(changed: IntArray, shape: tuple[int, int]) -> _Runs:
+        """Of (n,) positions in the block, row by row."""
+        cols = shape[1]
+        first = np.flatnonzero((np.diff(changed, prepend=-2) != 1) | (changed % cols == 0))
+        row, start = np.divmod(changed[first], cols)
+        return _Runs(shape, row, start, start + np.diff(first, append=len(changed)))
+
+    def meeting(self, connectivity: Literal[4, 8]) -> IntArray:
+        """(n, 2) numbers, from 1, of runs in neighbouring rows that touch; 8 lets them touch at a corner."""
+        stride = self.shape[1] + 1
+        below = (self.row + 1) * stride
+        sides: tuple[Literal["left", "right"], ...] = (
+            ("right", "left") if connectivity == 4 else ("left", "right")
+        )
+        # Of the runs in the row below: the first that does not end too early, and the first that starts too late.
+        first = np.searchsorted(self.row * stride + self.end, below + self.start, sides[0])
+        last = np.searchsorted(self.row * stride + self.start, below + self.end, sides[1])
+        several = np.maximum(last - first, 0)
+        upper = np.repeat(np.arange(len(self.row)), several)
+        lower = np.arange(len(upper)) + np.repeat(first - (np.cumsum(several) - several), several)
+        return np.stack([upper, lower], axis=1) + 1
+
+    def edges(self, number: IntArray) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+        """Numbers of the runs along the top, the bottom, the left and the right side of the block, else 0."""
+        rows, cols = self.shape
+        sides = []
+        for row in (0, rows - 1):
+            here = self.row == row
+            line = np.zeros(cols + 1, np.int64)
+            line[self.start[here]] += number[here]
+            line[self.end[here]] -= number[here]
+            sides.append(np.cumsum(line)[:-1])
+        for touching in (self.start == 0, self.end == cols):
+            line = np.zeros(rows, np.int64)
+            line[self.row[touching]] = number[touching]
+            sides.append(line)
+        top, bottom, left, right = sides
+        return top, bottom, left, right
+
+
+def _outlines(runs: _Runs, part: IntArray, label: IntArray, box: Box) -> list[tuple[shapely.Geometry, ...]]:
+    """Outlines by label, in pixel coordinates of the grid.
+
+    Every part, the pixels that hang together by their sides, is a polygon: parts that touch at a corner only are
+    valid side by side in a MultiPolygon, while one ring through that corner is not.
+
+    Args:
+        runs: of the block.
+        part: (runs,) number of the part that each belongs to, from 0, none left out.
+        label: (runs,) number of the piece, likewise.
+        box: the block.
     """
-    rings: list[list[tuple[float, float]]] = []
-    values, holes = [], [0]
-    origin = Affine.translation(box.x0, box.y0)
-    for geometry, value in shapes(labels, mask=labels > 0, connectivity=4, transform=origin):
-        rings.extend(geometry["coordinates"])
-        holes.append(len(rings))
-        values.append(int(value) - 1)
-    lengths = np.cumsum([0, *map(len, rings)])
-    corners = np.array(list(itertools.chain.from_iterable(rings)))
-    polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, corners, (lengths, np.array(holes)))
-    order = np.argsort(values, kind="stable")
-    parts = np.bincount(values, minlength=count)
+    polygons = _polygons(runs, part, box)
+    owner = np.zeros(len(polygons), np.int64)
+    owner[part] = label
+    order = np.argsort(owner, kind="stable")
+    parts = np.bincount(owner)
     single = polygons[order][np.cumsum(parts) - parts]
-    several = shapely.multipolygons(polygons[order], indices=np.array(values)[order])
-    return [(outline,) for outline in np.where(parts == 1, single, several)]
+    if (parts > 1).any():
+        single = np.where(parts == 1, single, shapely.multipolygons(polygons[order], indices=owner[order]))
+    return [(outline,) for outline in single]
+
+
+def _polygons(runs: _Runs, part: IntArray, box: Box) -> Geometries:
+    """One polygon for each part, with the fewest corners.
+
+    The ends of the runs are upright edges of pixels; those above each other that look the same way join to posts.
+    A post has a corner at its head and its foot, and the corners along a line between two rows of pixels are joined
+    two by two from left to right. So each post leads to a next one, and around to itself: a ring.
+    """
+    rows, cols = runs.shape
+    # Edges by column, by what they are (0: change begins to the right of it, 1: ends), by row.
+    key = np.concatenate([2 * runs.start, 2 * runs.end + 1]) * (rows + 1) + np.tile(runs.row, 2)
+    order = np.argsort(key)
+    key = key[order]
+    heads = np.flatnonzero(np.diff(key, prepend=-2) != 1)
+    feet = np.append(heads[1:], len(key)) - 1
+    column, head = np.divmod(key[heads], rows + 1)
+    x, ends = column // 2, column % 2
+    foot = key[feet] % (rows + 1) + 1
+    of = part[order[heads] % len(part)]
+    posts = len(x)
+
+    # Corners are numbered: the heads of all posts, then their feet.
+    corner = np.concatenate([head, foot]) * (cols + 1) + np.tile(x, 2)
+    along = np.argsort(corner, kind="stable")
+    # Where a foot stands on another post's head, two changed pixels meet at a corner. Two rings pass there, and each
+    # turns round a pixel without change if one part is on both sides, else round its own part.
+    meet = np.flatnonzero(np.diff(corner[along]) == 0)
+    lower, upper = along[meet], along[meet + 1] - posts
+    turned = (ends[upper] == 1) != (of[upper] == of[lower])
+    swapped = meet[turned]
+    along[swapped], along[swapped + 1] = along[swapped + 1], along[swapped]
+    facing = np.empty(2 * posts, np.int64)
+    facing[along[0::2]], facing[along[1::2]] = along[1::2], along[0::2]
+
+    # With change at the right hand: down where it ends, up where it begins.
+    leave = np.where(ends == 1, np.arange(posts) + posts, np.arange(posts))
+    walk, starts = _cycles(facing[leave] % posts)
+    length = np.diff(starts, append=posts)
+    area = np.add.reduceat((x * (foot - head) * (2 * ends - 1))[walk], starts)
+    # By part, the shell before the holes, which lie the other way round.
+    owner = of[walk[starts]]
+    rings = np.lexsort((area < 0, owner))
+    length, owner = length[rings], owner[rings]
+    ring = np.repeat(np.arange(len(rings)), length)
+    walk = walk[np.arange(posts) + np.repeat(starts[rings] - (np.cumsum(length) - length), length)]
+
+    # Two corners for each post; a ring ends with its first one.
+    down = ends[walk] == 1
+    place = 2 * np.arange(posts) + ring
+    corners = np.empty((2 * posts + len(rings), 2))
+    for step, y in enumerate(
+        (np.where(down, head[walk], foot[walk]), np.where(down, foot[walk], head[walk]))
+    ):
+        corners[place + step] = np.stack([x[walk] + box.x0, y + box.y0], axis=1)
+    bounds = np.concatenate([[0], np.cumsum(2 * length + 1)])
+    corners[bounds[1:] - 1] = corners[bounds[:-1]]
+    holes = np.searchsorted(owner, np.arange(owner[-1] + 2))
+    polygons: Geometries = shapely.from_ragged_array(shapely.GeometryType.POLYGON, corners, (bounds, holes))
+    return polygons
+
+
+def _cycles(following: IntArray) -> tuple[IntArray, IntArray]:
+    """The cycles of a permutation, one after the other, and where each starts among them."""
+    after = following.tolist()
+    seen = bytearray(len(after))
+    walk: list[int] = []
+    starts: list[int] = []
+    for start in range(len(after)):
+        if seen[start]:
+            continue
+        starts.append(len(walk))
+        position = start
+        while not seen[position]:
+            seen[position] = 1
+            walk.append(position)
+            position = after[position]
+    return np.array(walk), np.array(starts)
 
 
 def _meeting(one: IntArray, other: IntArray, connectivity: Literal[4, 8]) -> IntArray:
@@ -398,20 +553,22 @@ def _unite(outlines: Sequence[shapely.Geometry]) -> shapely.Geometry:
     return outlines[0] if len(outlines) == 1 else shapely.union_all(outlines)
 
 
-def _whole(regions: _Pieces) -> _Pieces:
+def _whole(closed: _Pieces, merged: _Pieces) -> _Pieces:
     """Finished regions: one canonical outline each, ordered by the last pixel."""
-    order = np.argsort(regions.last)
-    united = _array([_unite(regions.outlines[position]) for position in order])
     # This takes away the vertices that seams left on straight edges. A ring's first vertex stays whatever
     # it is, so rings are first turned to start at their least one, which is a corner.
-    outlines = shapely.normalize(shapely.simplify(shapely.normalize(united), 0))
+    united = _array([_unite(outlines) for outlines in merged.outlines])
+    united = shapely.simplify(shapely.normalize(united), 0)
+    outlines = np.concatenate([_array([outline for (outline,) in closed.outlines]), united])
+    regions = _Pieces.concatenate([closed, merged])
+    order = np.argsort(regions.last)
     return _Pieces(
         regions.first[order],
         regions.last[order],
         regions.pixels[order],
         regions.total[order],
         regions.peak[order],
-        [(outline,) for outline in outlines],
+        [(outline,) for outline in shapely.normalize(outlines[order])],
     )
 
 
@@ -467,7 +624,11 @@ class _Ellipsoid:
         Args:
             outlines: (n,) normalised polygons and multipolygons in pixel coordinates.
         """
-        parts, outline = shapely.get_parts(shapely.segmentize(outlines, LONGEST_EDGE), return_index=True)
+        west, south, east, north = shapely.bounds(outlines).T
+        long = np.maximum(east - west, north - south) > LONGEST_EDGE
+        outlines = outlines.copy()
+        outlines[long] = shapely.segmentize(outlines[long], LONGEST_EDGE)
+        parts, outline = shapely.get_parts(outlines, return_index=True)
         rings, part = shapely.get_rings(parts, return_index=True)
         corners, ring = shapely.get_coordinates(rings, return_index=True)
         longitude, latitude = self.degrees(corners)

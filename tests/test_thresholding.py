@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.thresholding import classify, decode, encode
+from pipeline.thresholding import classify, decode, encode, is_change
 from pipeline.types import NODATA_BYTE, PROBABILITY_STEPS, BoolArray, FloatArray
 
 law = settings(deadline=None, max_examples=60)
@@ -126,3 +126,4 @@ def test_every_level_is_compared_with_the_threshold_itself(threshold: float) -> 
     levels = np.arange(256, dtype=np.uint8)
     expected = [int(level >= threshold * PROBABILITY_STEPS) for level in range(NODATA_BYTE)] + [NODATA_BYTE]
     assert classify(levels, threshold).tolist() == expected
+    assert is_change(levels, threshold).tolist() == [value == 1 for value in expected]

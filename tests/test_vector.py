@@ -149,6 +149,57 @@ def test_the_blocks_leave_no_trace(
     assert split.read_bytes() == whole.read_bytes()
 
 
+def traced_by_gdal(stored: npt.NDArray[Any], connectivity: int, geobox: GeoBox) -> list[shapely.Geometry]:
+    """The whole raster's regions, ordered by their first pixel."""
+    labels, _ = label(stored, connectivity)
+    parts: dict[int, list[shapely.Geometry]] = {}
+    shapes = rasterio.features.shapes(labels, mask=labels > 0, connectivity=4, transform=geobox.affine)
+    for shape, value in shapes:
+        parts.setdefault(int(value), []).append(shapely.geometry.shape(shape))
+    united = [some[0] if len(some) == 1 else shapely.multipolygons(some) for _, some in sorted(parts.items())]
+    return list(shapely.normalize(shapely.simplify(shapely.normalize(united), 0)))
+
+
+def assert_as_gdal(stored: npt.NDArray[Any], folder: Path, connectivity: Literal[4, 8], block: int) -> None:
+    geobox = grid(stored.shape[:2])
+    _, frame = write(stored, folder / "gdal.parquet", connectivity=connectivity, block_size=block)
+    expected = traced_by_gdal(stored, connectivity, geobox)
+    found = shapely.normalize(frame.sort_values("id").geometry.to_numpy())
+    assert len(found) == len(expected)
+    assert shapely.equals_exact(found, expected, tolerance=0).all()
+
+
+@PROPERTY
+@given(stored=rasters(), block_size=st.sampled_from([5, 17, 2048]), connectivity=st.sampled_from([4, 8]))
+def test_the_outlines_are_those_of_gdal(
+    folder: Path, stored: npt.NDArray[Any], block_size: int, connectivity: Literal[4, 8]
+) -> None:
+    assert_as_gdal(stored, folder, connectivity, block_size)
+
+
+CORNERS = {
+    "checkerboard": np.indices((15, 16)).sum(axis=0) % 2 == 0,
+    "checkerboard in a frame": np.pad(np.indices((9, 9)).sum(axis=0) % 2 == 0, 2, constant_values=True),
+    "two holes that touch": np.array([[1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 1]]),
+    "a hole that touches the outside": np.array([[1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]]),
+    "a hole that touches another region": np.array([[1, 1, 1, 0], [1, 0, 1, 0], [1, 1, 0, 1], [0, 0, 1, 1]]),
+    "a region in a hole": np.pad(np.pad(np.ones((3, 3)), 1), 1, constant_values=1),
+    "everything": np.ones((7, 9)),
+    "stripes": np.indices((8, 9))[1] % 2 == 0,
+    "dense noise": np.random.default_rng(8).random((90, 80)) < 0.6,
+}
+
+
+@pytest.mark.parametrize("changed", CORNERS.values(), ids=CORNERS.keys())
+@pytest.mark.parametrize("connectivity", [4, 8])
+@pytest.mark.parametrize("block", [3, 7, 2048])
+def test_corners_are_turned_as_by_gdal(
+    folder: Path, changed: npt.NDArray[Any], connectivity: Literal[4, 8], block: int
+) -> None:
+    for turned in (changed, changed[::-1], changed.T):
+        assert_as_gdal(mask(turned), folder, connectivity, block)
+
+
 @PROPERTY
 @given(stored=rasters(), block_size=st.integers(3, 17), connectivity=st.sampled_from([4, 8]))
 def test_the_polygons_say_what_the_raster_says(
@@ -425,6 +476,25 @@ def test_a_folder_that_is_not_there(
     path = tmp_path / "missing" / f"changes{SUFFIX[format_]}"
     with pytest.raises(StoreError, match="changes"):
         vectorise(InMemory(mask(np.eye(3))), grid((3, 3)), 0.5, VectorOptions(format_), path)
+
+
+def test_a_source_is_not_read_far_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.vector.AHEAD", 0)
+    started: list[Box] = []
+
+    class Counting(InMemory):
+        def read(self, box: Box) -> npt.NDArray[Any]:
+            started.append(box)
+            return super().read(box)
+
+    ahead: list[int] = []
+    source = Counting(mask(np.eye(60)))
+    vectorise(
+        source, grid((60, 60)), 0.5, VectorOptions("parquet"), tmp_path / "x.parquet",
+        lambda event: ahead.append(len(started) - len(ahead)), block_size=10,
+    )  # fmt: skip
+    assert len(ahead) == len(started) == 36
+    assert max(ahead) <= 4
 
 
 def test_the_shapes_must_agree(tmp_path: Path) -> None:
