@@ -61,8 +61,9 @@ LARGEST_LAST_LEVEL = 512
 LEVEL = {"deflate": 1, "zstd": 1}
 """How hard is packed. GDAL's own levels, 6 and 9, save a fifth of the bytes and take five times as long."""
 
-IN_FLIGHT = 64_000_000
-"""Bytes of source pixels in work at the same time: bounds the threads, and through them the memory."""
+IN_FLIGHT = 20_000_000
+"""Bytes of source pixels in work at the same time. Bounds the threads, and through them the memory: a thread needs
+about seven times its square."""
 
 CACHE_BYTES = 128_000_000
 """GDAL's block cache; rasterio hands the number on as bytes. GDAL's own default is 5 % of the machine's memory:
@@ -216,7 +217,9 @@ def write(
     if tuple(shape) != tuple(geobox.shape):
         raise ValueError(f"the source has shape {tuple(shape)}, its grid {tuple(geobox.shape)}")
     side = square(options.block_size, chunk)
-    threads = max(1, min(options.threads, IN_FLIGHT // (side**2 * source.dtype.itemsize)))
+    # One more than there are cores to pack on: while one waits for its square, the others are busy.
+    wanted = options.threads + (options.threads > 1)
+    threads = max(1, min(wanted, IN_FLIGHT // (side**2 * source.dtype.itemsize)))
     with ExitStack() as stack:
         files = []
         for raster in rasters:
@@ -228,8 +231,7 @@ def write(
             stored = source.read(box)
             return [file.cut(stored) for file in files]
 
-        # One more than there are cores to pack on: while one waits for its square, the others are busy.
-        for box, cuts in in_order(make, blocks(shape, side), threads + (threads > 1), "ussfc-mosaic"):
+        for box, cuts in in_order(make, blocks(shape, side), threads, "ussfc-mosaic"):
             for file, cut in zip(files, cuts, strict=True):
                 file.take(box, cut)
             subscriber(Advanced("mosaic", 1, box.pixels))
@@ -422,7 +424,11 @@ class _Level:
 
 @dataclass(slots=True)
 class _Strip:
-    """The rows of a level that wait until its blocks are complete."""
+    """The rows of a level that wait until its blocks are complete.
+
+    With blocks of 512 px all strips together hold 128 pixels for every column of the scene: they are the only thing
+    here, beside a few numbers a block, that grows with it.
+    """
 
     pixels: npt.NDArray[Any]
     """(block, cols)."""

@@ -24,7 +24,7 @@ BASE_DASK = 60 * MB
 BASE_STORES = 40 * MB
 """Clients of object stores, in a process that reads a remote scene: botocore, s3fs, curl."""
 FINISHING = 130 * MB
-"""What mosaic and vectorise add: compression buffers of the COG driver, one row of regions, Arrow."""
+"""What mosaic and vectorise add: squares of the rasters in work, one row of regions, Arrow."""
 GDAL_CACHE = 128 * MB
 """GDAL's decoded blocks in a process that reads local files; its own default is a share of the machine's memory."""
 FETCHED = 64 * MB

@@ -42,7 +42,7 @@ def classify(stored: StoredArray, threshold: float) -> ByteArray:
         threshold: in [0, 1]; compared with the stored value, so that the class raster follows from
             the probability raster alone.
     """
-    classes = np.array(is_change(stored, threshold)).view(np.uint8)
+    classes = np.asarray(is_change(stored, threshold)).view(np.uint8)
     nodata = np.asarray(stored == NODATA_BYTE if stored.dtype == np.uint8 else np.isnan(stored))
     # All ones where there is no data, whatever the class. Tables and choices take several times as long.
     classes |= np.negative(nodata.view(np.uint8))

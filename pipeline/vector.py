@@ -69,7 +69,7 @@ LONGEST_EDGE = 64.0
 THREADS = 2
 """Blocks that are read and traced at the same time."""
 
-AHEAD = 16
+AHEAD = 8
 """Blocks that are traced while others are united, measured and written: their regions wait in memory."""
 
 NEVER = np.iinfo(np.int64).max
