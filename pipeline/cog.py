@@ -261,11 +261,10 @@ def pool(classes: ByteArray) -> ByteArray:
     Returns:
         (ceil(rows / 2), ceil(cols / 2)): of every 2 x 2 pixels 1 if any is 1, else 0 if any is 0, else 255.
     """
-    # One more, modulo 256, puts nodata (255 -> 0) below no change (1) below change (2): then it is a maximum.
-    ranks = _even(classes + np.uint8(1), 0)
-    left, right = _neighbours(np.maximum(ranks[0::2], ranks[1::2]))
-    pooled = np.maximum(left, right, out=left).astype(np.uint8)
-    pooled -= np.uint8(1)
+    # With a sign nodata is -1, below no change and change: then it is a maximum.
+    ranks = _even(classes, NODATA_BYTE).view(np.int8)
+    rows = np.maximum(ranks[0::2], ranks[1::2])
+    pooled: ByteArray = np.maximum(rows[:, 0::2], rows[:, 1::2]).view(np.uint8)
     return pooled
 
 
@@ -273,7 +272,7 @@ def average(stored: StoredArray) -> StoredArray:
     """Halve a probability raster, rounding bytes to the nearest level, halves up: GDAL's AVERAGE.
 
     Args:
-        stored: (rows, cols) as :func:`pipeline.thresholding.encode` writes them.
+        stored: (rows, cols) as :func:`pipeline.thresholding.encode` writes them, each row in one piece.
 
     Returns:
         (ceil(rows / 2), ceil(cols / 2)): the mean of the valid ones among every 2 x 2 pixels, else nodata.
@@ -302,18 +301,16 @@ def _even(pixels: npt.NDArray[Any], fill: float) -> npt.NDArray[Any]:
     return np.pad(pixels, odd, constant_values=fill) if odd != [(0, 0), (0, 0)] else pixels
 
 
-def _neighbours(pixels: ByteArray) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint16]]:
-    """The even and the odd columns, in either order, of a raster with an even number of them."""
-    # Both as one number of twice the width: columns two apart are slow to gather.
-    pairs = np.ascontiguousarray(pixels).view(np.uint16)
-    return pairs & np.uint16(0xFF), pairs >> np.uint16(8)
-
-
 def _sums16(levels: ByteArray) -> npt.NDArray[np.uint16]:
     """Sums of every 2 x 2 pixels, of a raster with even sides."""
-    sums, others = _neighbours(levels)
+    # Neighbours as one number of twice the width: columns two apart are slow to gather.
+    pairs = levels.view(np.uint16)
+    low, half = np.uint16(0xFF), np.uint16(8)
+    sums, others = pairs[0::2] & low, pairs[0::2] >> half
     sums += others
-    return sums[0::2] + sums[1::2]
+    sums += np.bitwise_and(pairs[1::2], low, out=others)
+    sums += np.right_shift(pairs[1::2], half, out=others)
+    return sums
 
 
 def _sums(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

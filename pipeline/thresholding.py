@@ -43,9 +43,11 @@ def classify(stored: StoredArray, threshold: float) -> ByteArray:
             the probability raster alone.
     """
     classes = np.asarray(is_change(stored, threshold)).view(np.uint8)
-    nodata = np.asarray(stored == NODATA_BYTE if stored.dtype == np.uint8 else np.isnan(stored))
+    nodata = np.asarray(stored == NODATA_BYTE if stored.dtype == np.uint8 else np.isnan(stored)).view(
+        np.uint8
+    )
     # All ones where there is no data, whatever the class. Tables and choices take several times as long.
-    classes |= np.negative(nodata.view(np.uint8))
+    classes |= np.negative(nodata, out=nodata)
     return classes
 
 
