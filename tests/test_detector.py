@@ -23,7 +23,7 @@ import torch
 from pipeline.types import Detector
 from pipeline.types import DetectorRecipe as RecipeProtocol
 from ussfc.detector import DetectorRecipe, PatchDetector, detector_recipe
-from ussfc.engines import OutOfMemory
+from ussfc.engines import OutOfMemory, cuda_engine
 from ussfc.engines.torch_engine import TorchEngine
 from ussfc.errors import ModelError
 from ussfc.folded import FoldedUSSFCNet
@@ -327,6 +327,25 @@ def test_absent_cuda_is_said_where_the_recipe_is_built(
     recipe = detector_recipe(spec, engine="torch", precision="float32", device="cuda")
     with pytest.raises(ModelError, match=r"device cuda: none found here .* or take device cpu"):
         recipe.build()
+
+
+@pytest.mark.parametrize("engine", ["triton", "torch"])
+def test_a_gpu_without_room_for_an_engine_is_said_where_it_is_built(
+    recipe: DetectorRecipe, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The buffers of the kernels are made with the engine."""
+
+    def full(*args: object) -> None:
+        raise OutOfMemory("device cuda: CUDA out of memory")
+
+    monkeypatch.setattr(cuda_engine, "CudaEngine", full)
+    monkeypatch.setattr("ussfc.detector.engine_version", lambda engine: "1.0")
+    changed = replace(recipe, engine=engine, precision="float16", device="cuda", engine_version="1.0")
+    with pytest.raises(ModelError) as caught:
+        changed.build()
+    assert str(caught.value) == (
+        "device cuda: CUDA out of memory; take a smaller inference.batch_size or another device"
+    )
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,8 @@ class DetectorRecipe:
 
         Raises:
             ModelError: the weights cannot be used or are not what the model card says, or this machine has
-                no such device or engine, or not in the version that the recipe was made with.
+                no such device or engine, or not in the version that the recipe was made with, or no room on the
+                device.
         """
         # Engines are imported where a network runs, not where a run is planned.
         from ussfc.weights import load_weights
@@ -244,7 +245,11 @@ class DetectorRecipe:
         if self.device == "cuda":
             from ussfc.engines.cuda_engine import CudaEngine
 
-            return TileDetector(CudaEngine(network, shape, self.engine, self.precision), *of_detector)
+            try:
+                engine = CudaEngine(network, shape, self.engine, self.precision)
+            except OutOfMemory as error:
+                raise ModelError(f"{error}; take a smaller inference.batch_size or another device") from error
+            return TileDetector(engine, *of_detector)
         streams = self.streams if self.streams is not None else _cores()
         if self.engine == "openvino":
             from ussfc.engines.openvino_engine import OpenVINOEngine
