@@ -53,11 +53,14 @@ def fastest(candidates: Sequence[Choice], recipe: Callable[[str, str], DetectorR
     if known is not None and known in candidates:
         return recipe(*known)
     seconds: dict[Choice, float] = {}
+    lasting = True
     for made in sorted(usable, key=_preference):
         try:
             detector = replace(made, streams=1).build()
         except ModelError as found:
             error = found
+            # A GPU without room or compiler today may have it tomorrow; a processor learns no instructions.
+            lasting = made.device == "cpu"
             continue
         seconds[made.engine, made.precision] = _seconds(detector) if made.device == "cpu" else 0.0
         if made.device != "cpu":
@@ -66,7 +69,8 @@ def fastest(candidates: Sequence[Choice], recipe: Callable[[str, str], DetectorR
         assert error is not None
         raise error
     choice = min(seconds, key=lambda each: seconds[each])
-    remembered.keep(choice)
+    if lasting:
+        remembered.keep(choice)
     return recipe(*choice)
 
 
@@ -103,13 +107,17 @@ class _Memory:
         shown = sorted(str([getattr(each, name) for name in (*moving, "batch_size")]) for each in recipes)
         facts = json.dumps([_processor(), version("ussfc"), shown])
         self._name = hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+    @staticmethod
+    def _file() -> Path:
+        """Raises RuntimeError where the user has no home."""
         folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        self._file = Path(folder) / "ussfc" / "engines.json"
+        return Path(folder) / "ussfc" / "engines.json"
 
     def _all(self) -> dict[str, list[str]]:
         # Missing, unreadable or torn: it is measured again.
-        with suppress(OSError, ValueError):
-            found = json.loads(self._file.read_text())
+        with suppress(OSError, ValueError, RuntimeError):
+            found = json.loads(self._file().read_text())
             if isinstance(found, dict):
                 return found
         return {}
@@ -120,11 +128,12 @@ class _Memory:
 
     def keep(self, choice: Choice) -> None:
         # A machine without a home that can be written measures every time.
-        with suppress(OSError):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            part = self._file.with_suffix(f".{os.getpid()}.part")
+        with suppress(OSError, RuntimeError):
+            file = self._file()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part = file.with_suffix(f".{os.getpid()}.part")
             part.write_text(json.dumps({**self._all(), self._name: list(choice)}))
-            part.replace(self._file)
+            part.replace(file)
 
 
 def _processor() -> list[str]:
