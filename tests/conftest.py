@@ -15,10 +15,52 @@ from hypothesis import settings
 from servers import Azurite, FaultProxy, SeaweedFS
 
 from pipeline import remote
+from ussfc import choice
+from ussfc.detector import DetectorRecipe, engine_version
+from ussfc.engines import DEVICES
 
 # The same examples in every run: a test that fails now and then is a defect.
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50, database=None)
 settings.load_profile("ci")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache in which the choice of an engine is already remembered, for this process and those it starts.
+
+    What this machine finds fastest would else decide what the tests see, differ from one run to the next, and be
+    measured again by every process of pytest-xdist. Other programs find their own caches in it.
+    """
+    folder = tmp_path_factory.mktemp("cache")
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for entry in usual.iterdir() if usual.is_dir() else ():
+        if entry.name != "ussfc":
+            (folder / entry.name).symlink_to(entry)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        _remember(("openvino", "float32"))
+        yield folder
+
+
+def _remember(chosen: tuple[str, str]) -> None:
+    """The choice on a CPU for the packaged models and the toys of scenes.py, through the code that remembers it."""
+    kinds = [kind for kind, devices in DEVICES.items() if "cpu" in devices]
+    with pytest.MonkeyPatch.context() as patch:
+        # Nothing is built and nothing measured.
+        patch.setattr(DetectorRecipe, "build", lambda recipe: (recipe.engine, recipe.precision))
+        patch.setattr(choice, "_seconds", lambda built: float(built != chosen))
+        for bands in (3, 4):
+            for ratio, patch_size, window in (
+                (0.5, 256, None), (None, 32, None), (None, 64, None), (None, 32, 32), (None, 64, 32),
+            ):  # fmt: skip
+
+                def recipe(engine: str, precision: str) -> DetectorRecipe:
+                    return DetectorRecipe(
+                        "", "", bands, ratio, patch_size, window, engine, precision, "cpu", 1, None,  # noqa: B023
+                        engine_version(engine),
+                    )  # fmt: skip
+
+                choice.fastest(kinds, recipe)
 
 
 @pytest.fixture(scope="session")

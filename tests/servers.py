@@ -327,17 +327,20 @@ def _identity(name: str, access_key: str, secret_key: str, *actions: str) -> dic
     return {"name": name, "credentials": keys, "actions": list(actions)}
 
 
+AZURITE_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ussfc-tests" / "azurite"
+"""Where a developer keeps it; looked up before the tests get a cache of their own."""
+
+
 class Azurite(Server):
     """Azure's blob storage, with a random account and key."""
 
     def __init__(self, folder: Path) -> None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ussfc-tests" / "azurite"
-        cached = cache / "node_modules" / ".bin" / "azurite-blob"
+        cached = AZURITE_CACHE / "node_modules" / ".bin" / "azurite-blob"
         program = os.environ.get("AZURITE_BLOB") or shutil.which("azurite-blob")
         if program is None and cached.is_file() and shutil.which("node"):
             program = str(cached)
         if program is None:
-            _skip(f"needs Azurite: npm i --prefix {cache} azurite@3.37.0")
+            _skip(f"needs Azurite: npm i --prefix {AZURITE_CACHE} azurite@3.37.0")
         super().__init__(folder)
         self._program = program
         self.account = "test" + secrets.token_hex(6)

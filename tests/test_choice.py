@@ -9,11 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from networks import MODELS, PACKAGED
+from scenes import write_toy_model
 
 from ussfc import choice
 from ussfc.choice import CUDA_ORDER, Choice, fastest
-from ussfc.detector import DetectorRecipe, PatchDetector
+from ussfc.detector import DetectorRecipe, PatchDetector, detector_recipe
 from ussfc.errors import ModelError
+from ussfc.spec import find_model
 
 CPU: tuple[Choice, ...] = (("torch", "float32"), ("openvino", "float32"), ("openvino", "bfloat16"))
 BASE = DetectorRecipe(
@@ -308,3 +311,20 @@ def test_the_best_of_the_calls_after_the_first_counts(monkeypatch: pytest.Monkey
     monkeypatch.setattr(choice, "perf_counter", lambda: next(now))
     assert choice._seconds(PatchDetector(engine, 2, 32, 3)) == 0.25  # type: ignore[arg-type]
     assert engine.calls == 3
+
+
+@pytest.mark.parametrize("bands", [3, 4])
+@pytest.mark.parametrize(
+    "options", [{}, {"ssfc": "local"}, {"patch_size": 64}, {"patch_size": 64, "ssfc": "local"}]
+)
+def test_the_suite_does_not_measure(
+    tmp_path: Path, bands: int, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What conftest.py remembers is found for the toys and the packaged models."""
+    monkeypatch.setattr(choice, "_seconds", lambda detector: pytest.fail("measured"))
+    cards = [write_toy_model(tmp_path, bands)]
+    if not options:
+        cards.append(MODELS / f"{PACKAGED[bands - 3]}.yaml")
+    for card in cards:
+        found = detector_recipe(find_model(str(card)), device="cpu", **options)  # type: ignore[arg-type]
+        assert (found.engine, found.precision) == ("openvino", "float32")
