@@ -100,6 +100,8 @@ class PatchMemory:
 
     def keep(self, patch: Box, probability: FloatArray) -> None:
         """Remember a patch and forget those that were not asked for longest."""
+        if (former := self._kept.pop(patch, None)) is not None:
+            self._used -= former.nbytes
         self._kept[patch] = probability
         self._used += probability.nbytes
         while self._used > self._room:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -281,3 +281,62 @@ class RecordingRecipe(StubRecipe):
     def processes(self) -> list[int]:
         """The process of every call so far."""
         return [int(line) for line in self.log.read_text().split()] if self.log.exists() else []
+
+
+@dataclass(frozen=True)
+class StubPending:
+    """What a device has computed."""
+
+    probability: FloatArray
+    seconds: float = 0.25
+
+    def result(self) -> FloatArray:
+        """At once."""
+        return self.probability
+
+
+@dataclass
+class StubTileDetector(StubDetector):
+    """The stub as a device has it: tiles go there once, are cut and blended there."""
+
+    uploads: list[tuple[int, ...]] = field(default_factory=list)
+
+    def upload(self, before: FloatArray, after: FloatArray) -> object:
+        """See the Protocol; the arrays may change afterwards."""
+        assert before.shape == after.shape
+        assert before.dtype == after.dtype == np.float32
+        assert min(before.shape[1:]) >= self.patch_size
+        self.uploads.append(before.shape)
+        return before.copy(), after.copy()
+
+    def blend(
+        self,
+        uploaded: object,
+        corners: Sequence[tuple[int, int]],
+        core: tuple[int, int, int, int],
+        weights: FloatArray,
+    ) -> StubPending:
+        """See the Protocol."""
+        assert isinstance(uploaded, tuple)
+        before, after = uploaded
+        y0, x0, y1, x1 = core
+        rows, cols = before.shape[1:]
+        total, weight = np.zeros((2, rows, cols), np.float32)
+        assert corners
+        for y, x in corners:
+            assert 0 <= y <= rows - self.patch_size
+            assert 0 <= x <= cols - self.patch_size
+            at = slice(y, y + self.patch_size), slice(x, x + self.patch_size)
+            total[at] += weights * local_and_mean(before[(slice(None), *at)], after[(slice(None), *at)])
+            weight[at] += weights
+        total, weight = total[y0:y1, x0:x1], weight[y0:y1, x0:x1]
+        return StubPending(np.clip(np.where(weight > 0, total / np.maximum(weight, 1e-30), 0), 0, 1))
+
+
+@dataclass(frozen=True)
+class StubTileRecipe(StubRecipe):
+    """Builds a :class:`StubTileDetector`."""
+
+    def build(self) -> StubTileDetector:
+        """The detector."""
+        return StubTileDetector(self.patch_size, self.batch_size, self.streams, self.bands)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import threading
 import time
@@ -21,9 +22,12 @@ from stubs import (
     UNIT,
     StubArea,
     StubDetector,
+    StubPending,
     StubReader,
     StubRecipe,
     StubScene,
+    StubTileDetector,
+    StubTileRecipe,
     lattice_patches,
     local_and_mean,
     stored,
@@ -34,12 +38,20 @@ from stubs import (
 from pipeline import inference
 from pipeline.blending import TAPERS, Taper, taper_weights
 from pipeline.errors import ReadError, StoreError, TileError
-from pipeline.inference import CannotStart, TileJob, blend_tile, compute_tile, read_pair
+from pipeline.inference import (
+    Abandoned,
+    CannotStart,
+    PatchMemory,
+    TileJob,
+    blend_tile,
+    compute_tile,
+    read_pair,
+)
 from pipeline.probability_store import ProbabilityStore
 from pipeline.radiometry import MIDDLE
 from pipeline.thresholding import encode
 from pipeline.tiling import TilePlan
-from pipeline.types import Box, PixelPair, Pixels, TileResult
+from pipeline.types import Box, PixelPair, Pixels, TileDetector, TileResult
 
 law = settings(deadline=None, max_examples=60)
 GRID = GeoBox((70, 100), Affine(1, 0, 0, 0, -1, 70), "EPSG:32636")
@@ -527,3 +539,204 @@ def test_what_every_tile_needs_and_cannot_be_had_is_no_fault_of_a_tile(tmp_path:
     job = stub_job(store, PLAN, f"nowhere-{number}-{tmp_path}")
     assert inference.prepare(job) is None
     compute_tile(job, (2, 3))
+
+
+def patch_at(number: int, side: int = 4) -> Box:
+    return Box(number, 0, number + side, side)
+
+
+def test_a_memory_of_patches_forgets_what_was_not_asked_for_longest() -> None:
+    # Room for three patches of 4 x 4 float32.
+    memory = PatchMemory(room=3 * 64)
+    answers = [np.full((4, 4), number, np.float32) for number in range(5)]
+    for number in range(3):
+        memory.keep(patch_at(number), answers[number])
+    assert memory.find(patch_at(0)) is answers[0]
+    memory.keep(patch_at(3), answers[3])
+    assert memory.find(patch_at(1)) is None
+    assert [memory.find(patch_at(number)) is answers[number] for number in (2, 0, 3)] == [True] * 3
+    memory.keep(patch_at(4), answers[4])
+    assert [number for number in range(5) if memory.find(patch_at(number)) is not None] == [0, 3, 4]
+
+
+@pytest.mark.parametrize(("room", "kept"), [(0, []), (63, []), (64, [2]), (127, [2]), (128, [1, 2])])
+def test_a_memory_of_patches_keeps_to_its_room(room: int, kept: list[int]) -> None:
+    memory = PatchMemory(room)
+    for number in range(3):
+        memory.keep(patch_at(number), np.zeros((4, 4), np.float32))
+    assert [number for number in range(3) if memory.find(patch_at(number)) is not None] == kept
+    # What is larger than the room takes all with it and does not stay.
+    memory.keep(patch_at(9), np.zeros((99, 99), np.float32))
+    assert memory.find(patch_at(9)) is None
+
+
+def test_a_patch_that_is_kept_again_counts_once() -> None:
+    memory = PatchMemory(room=2 * 64)
+    for number in (0, 1, 1, 1):
+        memory.keep(patch_at(number), np.full((4, 4), number, np.float32))
+    for number in (0, 1):
+        found = memory.find(patch_at(number))
+        assert found is not None
+        assert found[0, 0] == number
+
+
+@law
+@given(
+    images=scenes(),
+    size=st.integers(7, 40),
+    patch=st.integers(2, 24),
+    overlap=st.floats(0, 0.7),
+    batch=st.integers(1, 3),
+    room=st.sampled_from([0, 700, 5000, 10**9]),
+    order=st.randoms(use_true_random=False),
+)
+def test_what_neighbours_left_changes_no_bit_and_saves_calls(
+    images: PixelPair, size: int, patch: int, overlap: float, batch: int, room: int, order: random.Random
+) -> None:
+    plan = TilePlan.of((images.valid.shape[0], images.valid.shape[1]), size, patch, overlap)
+    weights = taper_weights(patch, "hann")
+    indices = list(plan.indices())
+    order.shuffle(indices)
+    memory = PatchMemory(room)
+    alone, helped = StubDetector(patch, batch, bands=2), StubDetector(patch, batch, bands=2)
+    wanted: set[Box] = set()
+    for index in indices:
+        tile = plan.tile(index)
+        expected, count = blend_tile(tile, window(images, tile), alone, weights)
+        found, patches = blend_tile(tile, window(images, tile), helped, weights, memory)
+        assert found.tobytes() == expected.tobytes()
+        assert patches == count
+        wanted.update(each for each in tile.patches if images.valid[each.intersect(tile.core).slices].any())
+    assert len(helped.calls) <= len(alone.calls)
+    if room == 10**9 and batch == 1:
+        assert len(helped.calls) == len(wanted)
+    if room == 0:
+        assert len(helped.calls) == len(alone.calls)
+
+
+def test_neighbouring_tiles_of_a_run_share_patches(tmp_path: Path, opened: list[tuple[str, object]]) -> None:
+    job = runs_of(tmp_path, 2)[1]
+    job = replace(job, detector=StubRecipe(16, 1))
+    results = [compute_tile(job, index) for index in PLAN.indices()]
+    detector = inference._detectors[job.detector]
+    assert len(detector.calls) == PLAN.patch_count < PLAN.computed_patches
+    # The record of a tile says what it is made of, whoever computed it.
+    assert sum(result.patches for result in results) == PLAN.computed_patches
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_tile_is_given_up_between_two_batches(streams: int) -> None:
+    stop = threading.Event()
+
+    class Stopping(StubDetector):
+        def predict(
+            self, before: npt.NDArray[np.float32], after: npt.NDArray[np.float32]
+        ) -> npt.NDArray[np.float32]:
+            found = super().predict(before, after)
+            if len(self.calls) >= 3:
+                stop.set()
+            return found
+
+    images = PixelPair(*np.zeros((2, 1, 70, 100), np.float32), np.ones((70, 100), np.bool_))
+    tile = PLAN.tile((1, 1))
+    detector = Stopping(16, 1, streams)
+    with pytest.raises(Abandoned):
+        blend_tile(tile, window(images, tile), detector, taper_weights(16, "hann"), None, stop)
+    # Another stream may be in the middle of a batch.
+    assert 3 <= len(detector.calls) <= 2 + streams < len(tile.patches)
+    # What was computed of it is not taken for a neighbour's.
+    detector.calls.clear()
+    with pytest.raises(Abandoned):
+        blend_tile(tile, window(images, tile), detector, taper_weights(16, "hann"), None, stop)
+    assert detector.calls == []
+
+
+def test_a_tile_that_was_given_up_is_no_failure_and_leaves_no_record(tmp_path: Path) -> None:
+    store = ProbabilityStore.create(tmp_path, GRID, "uint8", 32)
+    job = stub_job(store, PLAN, f"abandoned-{tmp_path}")
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Abandoned):
+        compute_tile(job, (1, 1), stop)
+    assert store.done() == {}
+    stop.clear()
+    assert compute_tile(job, (1, 1), stop) == store.done()[1, 1]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("case", ["whole", "holes", "area", "small", "narrow"])
+def test_a_device_that_cuts_and_blends_gives_the_same_bytes(
+    tmp_path: Path, case: str, dtype: str, opened: list[tuple[str, object]]
+) -> None:
+    shape = {"small": (9, 13), "narrow": (70, 11)}.get(case, (70, 100))
+    plan = TilePlan.of(shape, 32, 16, 0.25)
+    grid = GeoBox(shape, Affine(1, 0, 0, 0, -1, shape[0]), "EPSG:32636")
+    hole = Box(20, 3, 66, 64) if case == "holes" else None
+    rasters, records = [], []
+    for name, recipe in (("plain", StubRecipe(16, 3)), ("device", StubTileRecipe(16, 3))):
+        store = ProbabilityStore.create(tmp_path / name, grid, dtype, 32)
+        job = stub_job(
+            store,
+            plan,
+            f"{name}-{case}-{tmp_path}",
+            after=StubScene(plan.shape, 2, hole),
+            area=StubArea(Box(5, 40, 60, 75)) if case == "area" else None,
+            detector=recipe,
+        )
+        records.append([replace(compute_tile(job, index), seconds={}) for index in plan.indices()])
+        rasters.append(stored(tmp_path / name, plan.shape).tobytes())
+        detector = inference._detectors[recipe]
+        if name == "device":
+            assert isinstance(detector, TileDetector)
+            assert detector.calls == []
+            # A tile goes there once, and not at all where it has no valid pixel.
+            assert len(detector.uploads) == sum(record.patches > 0 for record in records[-1])
+        else:
+            assert not isinstance(detector, TileDetector)
+    assert rasters[0] == rasters[1]
+    assert records[0] == records[1]
+    assert any(record.patches == 0 for record in records[0]) == (case in ("holes", "area"))
+
+
+@law
+@given(
+    images=scenes(),
+    size=st.integers(7, 70),
+    patch=st.integers(2, 24),
+    overlap=st.floats(0, 0.7),
+    taper=st.sampled_from(TAPERS),
+)
+def test_what_a_device_blends_is_what_is_blended_here(
+    images: PixelPair, size: int, patch: int, overlap: float, taper: Taper
+) -> None:
+    here = assembled(images, size, overlap, taper, StubDetector(patch, 2, bands=2))
+    there = assembled(images, size, overlap, taper, StubTileDetector(patch, 2, bands=2))
+    assert there.tobytes() == here.tobytes()
+
+
+def test_a_devices_seconds_are_the_tiles(tmp_path: Path, opened: list[tuple[str, object]]) -> None:
+    store = ProbabilityStore.create(tmp_path, GRID, "uint8", 32)
+    job = stub_job(store, PLAN, f"device-{tmp_path}", detector=StubTileRecipe(16, 3))
+    assert compute_tile(job, (1, 1)).seconds["network"] == 0.25
+    assert compute_tile(job, (1, 0)).seconds["network"] == 0  # without a valid pixel
+
+
+def test_a_device_computes_one_tile_while_the_next_joins_its_queue(
+    tmp_path: Path, opened: list[tuple[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No lock is held over the wait for a result."""
+    both = threading.Barrier(2)
+
+    class Waiting(StubPending):
+        def result(self) -> npt.NDArray[np.float32]:
+            both.wait(60)
+            return super().result()
+
+    blend = StubTileDetector.blend
+    monkeypatch.setattr(StubTileDetector, "blend", lambda *args: Waiting(blend(*args).probability))
+    store = ProbabilityStore.create(tmp_path, GRID, "uint8", 32)
+    job = stub_job(store, PLAN, f"queue-{tmp_path}", detector=StubTileRecipe(16, 3))
+    with ThreadPoolExecutor(2) as threads:
+        for tile in list(map(threads.submit, [compute_tile] * 2, [job] * 2, [(0, 1), (2, 2)])):
+            tile.result(timeout=60)
+    assert set(store.done()) == {(0, 1), (2, 2)}
