@@ -8,10 +8,13 @@ import random
 import signal
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask
 import pytest
@@ -19,9 +22,20 @@ from affine import Affine
 from clusters import Programs, task_states, wait_until
 from distributed import Client, LocalCluster
 from odc.geo.geobox import GeoBox
-from stubs import Killing, StubRecipe, StubScene, Transient, Witness, damaged, store_bytes, stub_job
+from stubs import (
+    Killing,
+    StubArea,
+    StubDetector,
+    StubRecipe,
+    StubScene,
+    Transient,
+    Witness,
+    damaged,
+    store_bytes,
+    stub_job,
+)
 
-from pipeline import executors
+from pipeline import executors, inference
 from pipeline.cluster import LocalProcesses, SchedulerAt, Started
 from pipeline.errors import ClusterError, ReadError, StoreError
 from pipeline.events import Event, Notice
@@ -30,7 +44,7 @@ from pipeline.inference import TileJob
 from pipeline.probability_store import ProbabilityStore
 from pipeline.retrying import Waits
 from pipeline.tiling import TilePlan
-from pipeline.types import Box, TileFailure, TileResult
+from pipeline.types import BoolArray, Box, FloatArray, TileFailure, TileResult
 
 GRID = GeoBox((70, 100), Affine(1, 0, 0, 0, -1, 70), "EPSG:32636")
 PLAN = TilePlan.of((70, 100), 32, 16, 0.25)
@@ -38,7 +52,9 @@ UNLUCKY = (0, 1)
 UNLUCKY_PIXEL = (5, 48)
 """That tile alone reads it."""
 LUCKY = [index for index in PLAN.indices() if index != UNLUCKY]
-EXECUTORS = ["serial", "local", "scheduler"]
+SERIAL = ["serial", "serial-2", "serial-4"]
+"""The number: tiles under way in this process."""
+EXECUTORS = [*SERIAL, "local", "scheduler"]
 WAITS = Waits(attempts=3, first=0.1, factor=2, longest=1)
 ONCE = Waits(attempts=1)
 
@@ -64,8 +80,9 @@ Make = Callable[[Waits], Executor]
 @pytest.fixture
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     """Makes the executor of that name."""
-    if request.param == "serial":
-        return SerialExecutor
+    if request.param in SERIAL:
+        at_once = int(request.param.partition("-")[2] or 1)
+        return lambda waits: SerialExecutor(waits, at_once)
     if request.param == "local":
         request.getfixturevalue("importable")
         return lambda waits: DaskExecutor(LocalProcesses(2), tmp_path / "scratch", waits)
@@ -80,7 +97,7 @@ def executor(make: Make) -> Executor:
 
 
 every_executor = pytest.mark.parametrize("make", EXECUTORS, indirect=True)
-both_kinds = pytest.mark.parametrize("make", ["serial", "scheduler"], indirect=True)
+both_kinds = pytest.mark.parametrize("make", [*SERIAL, "scheduler"], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -547,3 +564,162 @@ def test_another_program_on_the_usual_port_is_no_cause_for_a_warning(tmp_path: P
             job_in(tmp_path), [(0, 1)], results.append, unwanted
         )
     assert [result.index for result in results] == [(0, 1)]
+
+
+several = pytest.mark.parametrize("at_once", [2, 4])
+
+
+@several
+def test_so_many_tiles_are_under_way_in_this_process(at_once: int, tmp_path: Path) -> None:
+    # A tile is read only when as many are being read: fewer at a time would wait for ever.
+    everyone = threading.Barrier(at_once)
+    results: list[TileResult] = []
+    ahead: list[int] = []
+
+    class Meeting(StubArea):
+        def mask(self, box: Box) -> BoolArray:
+            everyone.wait(60)
+            return super().mask(box)
+
+    assert PLAN.tile_count % at_once == 0
+    expected = serially(tmp_path / "expected")
+    job = job_in(tmp_path / "work", area=Meeting(Box(0, 0, *PLAN.shape)))
+    SerialExecutor(ONCE, at_once).run(job, watched(results, ahead), results.append, unwanted)
+    assert indices_of(results) == list(PLAN.indices())
+    assert store_bytes(job.store) == expected
+    # Nor more.
+    assert max(ahead) == at_once
+
+
+class Signalled(threading.Event):
+    """An event that tells all its kind were set."""
+
+    told = threading.Event()
+
+    def set(self) -> None:
+        super().set()
+        self.told.set()
+
+
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set once the executor has told its threads to stop."""
+    monkeypatch.setattr(Signalled, "told", told := threading.Event())
+    monkeypatch.setattr(executors, "threading", SimpleNamespace(Event=Signalled))
+    monkeypatch.setattr(inference, "_detectors", {})
+    monkeypatch.setattr(inference, "_opened_runs", {})
+    return told
+
+
+class InTheMiddle(StubDetector):
+    """Once a tile was computed, the next call does not return before its executor is told to stop."""
+
+    def __init__(self, stopped: threading.Event, undisturbed: int, act: Callable[[], None]) -> None:
+        super().__init__(16, 1)
+        self.stopped, self.undisturbed, self.act = stopped, undisturbed, act
+
+    def predict(self, before: FloatArray, after: FloatArray) -> FloatArray:
+        found = super().predict(before, after)
+        if len(self.calls) > self.undisturbed:
+            self.act()
+            assert self.stopped.wait(30)
+        return found
+
+
+@dataclass(frozen=True)
+class Ready(StubRecipe):
+    """A detector that is there already."""
+
+    detector: StubDetector = field(default_factory=StubDetector, compare=False)
+
+    def build(self) -> StubDetector:
+        return self.detector
+
+
+def tile_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ussfc-tile")]
+
+
+@pytest.mark.parametrize("at_once", [2, 4])
+def test_what_on_result_raises_stops_the_tiles_under_way(
+    at_once: int, tmp_path: Path, stopped: threading.Event
+) -> None:
+    # Two that share no patch and have as many of them, and those without data, which need no network.
+    pair, others = [(0, 3), (2, 2)], [(0, 0), (1, 0), (2, 0)]
+    computing = threading.Event()
+    patches, same = (len(PLAN.tile(index).patches) for index in pair)
+    assert patches == same
+    detector = InTheMiddle(stopped, patches, computing.set)
+    job = job_in(tmp_path, detector=Ready(detector=detector))
+
+    def on_result(result: TileResult) -> None:
+        assert computing.wait(30)  # the next tile is in the network
+        raise OSError("no space for a result")
+
+    with pytest.raises(OSError, match="no space for a result"):
+        SerialExecutor(ONCE, at_once).run(job, [*pair, *others], on_result, unwanted)
+    # It ended with the batch that was in the network, and whoever waited for that never began.
+    assert len(detector.calls) == patches + 1
+    assert tile_threads() == []
+    assert len(set(ProbabilityStore(job.store).done()) - set(others)) == 1
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4])
+def test_an_interrupt_stops_the_tiles_under_way(
+    at_once: int, tmp_path: Path, stopped: threading.Event
+) -> None:
+    main = threading.main_thread().ident
+    assert main == threading.get_ident()
+    detector = InTheMiddle(stopped, 0, lambda: signal.pthread_kill(main, signal.SIGINT))
+    job = job_in(tmp_path, detector=Ready(detector=detector))
+    columns = [index for index in PLAN.indices() if index[1]]  # the first one has no data
+    with pytest.raises(KeyboardInterrupt):
+        SerialExecutor(ONCE, at_once).run(job, columns, lambda result: None, unwanted)
+    assert len(detector.calls) == 1
+    assert tile_threads() == []
+    assert ProbabilityStore(job.store).done() == {}
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4])
+def test_a_tile_waits_before_it_is_tried_again_and_the_others_do_not(at_once: int, tmp_path: Path) -> None:
+    attempts: list[float] = []
+    results: list[TileResult] = []
+    done_before: list[int] = []
+
+    def fail_twice() -> None:
+        attempts.append(time.monotonic())
+        done_before.append(len(results))
+        if len(attempts) < 3:
+            damaged()
+
+    waits = Waits(attempts=3, first=0.5, factor=2, longest=10)
+    job = job_in(tmp_path, after=unlucky(fail_twice))
+    SerialExecutor(waits, at_once).run(job, [UNLUCKY, *LUCKY], results.append, unwanted)
+    assert indices_of(results) == list(PLAN.indices())
+    first, second = (later - earlier for earlier, later in pairwise(attempts))
+    assert first >= 0.5
+    assert second >= 1
+    assert done_before[0] == 0 < done_before[1]
+
+
+def test_a_tile_whose_wait_is_over_does_not_wait_for_another_that_takes_long(tmp_path: Path) -> None:
+    long, again = (2, 3), threading.Event()
+    attempts: list[bool] = []
+
+    def fail_once() -> None:
+        attempts.append(True)
+        if len(attempts) == 1:
+            damaged()
+        again.set()
+
+    def take_long() -> None:
+        assert again.wait(30)
+
+    job = job_in(
+        tmp_path,
+        before=StubScene(PLAN.shape, 1, None, (69, 99), take_long),
+        after=unlucky(fail_once),
+    )
+    results: list[TileResult] = []
+    SerialExecutor(WAITS, 2).run(job, [UNLUCKY, long], results.append, unwanted)
+    assert indices_of(results) == [UNLUCKY, long]
