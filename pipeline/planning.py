@@ -240,15 +240,16 @@ def settled_recipe(
         config: that made it.
         detector: another detector than the model's network.
         begun: identity of the detector that the run in the output folder began with, if there is one: what
-            the configuration leaves to the machine is then as it was there.
+            the configuration leaves to the machine is then as it was there, unless what it says disagrees: that is
+            another run, whose choices are its own.
     """
     config = settled(config, plan.pair.model)
     if detector is not None:
         return config, detector
     chosen = config.inference.model_dump(include={"engine", "precision"}) | {"device": _device(config)}
-    for name, value in ussfc.detector_choices(begun or "").items():
-        if chosen[name] == "auto":
-            chosen[name] = value
+    recorded = ussfc.detector_choices(begun or "")
+    if all(chosen[name] in ("auto", value) for name, value in recorded.items()):
+        chosen |= recorded
     recipe = ussfc.detector_recipe(
         plan.pair.model,
         patch_size=config.tiling.patch_size,

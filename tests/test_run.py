@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,18 @@ from stubs import StubRecipe
 import cli
 import ussfc
 from pipeline import detect_changes
-from pipeline.config import load_config
+from pipeline.config import RunConfig, load_config
 from pipeline.errors import ConfigError, MemoryRefused, StoreError
-from pipeline.events import Notice
+from pipeline.events import Advanced, Event, Notice
 from pipeline.memory import MemoryProjection, project, refuse_beyond
-from pipeline.planning import plan
+from pipeline.planning import plan, settled_recipe
+from pipeline.probability_store import STARTING, ProbabilityStore
 from pipeline.products import mosaic, recorded_config, report
 from pipeline.run import infer, run
+from pipeline.storage import Folder
 from pipeline.tiling import TilePlan
 from pipeline.validation import validate
+from ussfc import choice, detector_choices
 
 DEMO = Path(cli.__file__).parent / "configs" / "demo"
 PAIR = str(DEMO / "beirut_before.tif"), str(DEMO / "beirut_after.tif")
@@ -187,3 +191,164 @@ def test_a_model_says_how_it_is_cut_and_a_configuration_may_say_otherwise(tmp_pa
     with rasterio.open(tmp_path / "out" / "probability.tif") as source:
         stored = source.read(1) / np.float32(254)
     np.testing.assert_array_equal(detect_changes(*arrays, config=config), stored)
+
+
+Choose = Callable[[str, str], None]
+
+
+@pytest.fixture
+def choose(monkeypatch: pytest.MonkeyPatch) -> Choose:
+    """What this machine would find to be the fastest from now on; nobody may ask before."""
+
+    def as_fastest(engine: str, precision: str) -> None:
+        monkeypatch.setattr(choice, "fastest", lambda candidates, recipe: recipe(engine, precision))
+
+    monkeypatch.setattr(choice, "fastest", lambda *args: pytest.fail("this machine was asked"))
+    return as_fastest
+
+
+@pytest.fixture
+def toy_pair(tmp_path: Path) -> tuple[str, str, Path]:
+    """A pair of 9 tiles, and a model for it."""
+    write_scene(tmp_path, "east", (100, 300), side=192)
+    return str(tmp_path / "east_before.tif"), str(tmp_path / "east_after.tif"), write_toy_model(tmp_path)
+
+
+def toy_config(model: Path, *sets: str) -> RunConfig:
+    plain = ("tiling.tile_size=64", "cluster.kind=serial", "inference.device=cpu")
+    return load_config(sets=[*plain, *sets], flags={"model": str(model)})
+
+
+def interrupted(count: int) -> Callable[[Event], None]:
+    """A subscriber with which a run ends after so many tiles."""
+    tiles: list[Event] = []
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Advanced):
+            tiles.append(event)
+            if len(tiles) == count:
+                raise KeyboardInterrupt
+
+    return tell
+
+
+PRODUCTS = ("probability.tif", "change.tif", "changes.parquet")
+
+
+def products(out: Path) -> list[bytes]:
+    return [(out / name).read_bytes() for name in PRODUCTS]
+
+
+def done(out: Path) -> int:
+    return len(ProbabilityStore(Folder.of(out) / "work").done())
+
+
+def test_a_run_goes_on_with_the_engine_that_it_began_with(
+    toy_pair: tuple[str, str, Path], tmp_path: Path, choose: Choose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after, model = toy_pair
+    config = toy_config(model)
+    choose("torch", "float32")
+    with pytest.raises(KeyboardInterrupt):
+        run(before, after, tmp_path / "out", config, subscriber=interrupted(3))
+    assert 3 <= done(tmp_path / "out") < 9
+    # Another machine, or the same one after its choice was forgotten.
+    monkeypatch.setattr(choice, "fastest", lambda *args: pytest.fail("this machine was asked"))
+    heard: list[object] = []
+    manifest = run(before, after, tmp_path / "out", config, subscriber=heard.append)
+    assert any(isinstance(event, Notice) and event.message.startswith("resuming: ") for event in heard)
+    assert detector_choices(manifest["detector"]) == {
+        "engine": "torch", "precision": "float32", "device": "cpu",
+    }  # fmt: skip
+    key = json.loads((tmp_path / "out" / "work" / "run_key.json").read_text("utf-8"))
+    assert key["model"] == manifest["detector"]
+    # The same bytes as of a run that names the engine and is not disturbed.
+    named = toy_config(model, "inference.engine=torch", "inference.precision=float32")
+    assert run(before, after, tmp_path / "named", named)["detector"] == manifest["detector"]
+    assert products(tmp_path / "out") == products(tmp_path / "named")
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_overwrite_chooses_anew(
+    toy_pair: tuple[str, str, Path], tmp_path: Path, choose: Choose, finished: bool
+) -> None:
+    before, after, model = toy_pair
+    config = toy_config(model)
+    choose("torch", "float32")
+    if finished:
+        run(before, after, tmp_path / "out", config)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            run(before, after, tmp_path / "out", config, subscriber=interrupted(2))
+    choose("openvino", "float32")
+    manifest = run(before, after, tmp_path / "out", config, overwrite=True)
+    assert detector_choices(manifest["detector"])["engine"] == "openvino"
+
+
+def test_a_finished_run_is_done_whatever_the_machine_would_choose_now(
+    toy_pair: tuple[str, str, Path], tmp_path: Path, choose: Choose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after, model = toy_pair
+    choose("torch", "float32")
+    manifest = run(before, after, tmp_path / "out", toy_config(model))
+    assert "engine=torch precision=float32 device=cpu" in manifest["detector"]
+    monkeypatch.setattr(choice, "fastest", lambda *args: pytest.fail("this machine was asked"))
+    heard: list[object] = []
+    same = run(before, after, tmp_path / "out", toy_config(model), subscriber=heard.append)
+    assert Notice("everything is done already", warning=False) in heard
+    assert same == manifest
+    # Also when the products were removed, and must be made of what is stored.
+    (tmp_path / "out" / "change.tif").unlink()
+    assert run(before, after, tmp_path / "out", toy_config(model))["detector"] == manifest["detector"]
+    assert (tmp_path / "out" / "change.tif").is_file()
+    # The same choice, named.
+    heard.clear()
+    named = toy_config(model, "inference.engine=torch")
+    run(before, after, tmp_path / "out", named, subscriber=heard.append)
+    assert Notice("everything is done already", warning=False) in heard
+
+
+def test_a_run_stopped_before_its_key_was_written_chooses_anew(
+    toy_pair: tuple[str, str, Path], tmp_path: Path, choose: Choose
+) -> None:
+    before, after, model = toy_pair
+    (tmp_path / "out" / "work").mkdir(parents=True)
+    (tmp_path / "out" / "work" / "run_key.json").write_text(json.dumps(STARTING))
+    choose("torch", "float32")
+    manifest = run(before, after, tmp_path / "out", toy_config(model))
+    assert detector_choices(manifest["detector"])["engine"] == "torch"
+
+
+@pytest.mark.parametrize(
+    ("begun", "sets"),
+    [
+        # Begun with an engine, precision or device that does not go with what is now asked for by name.
+        ("engine=openvino precision=bfloat16 device=cpu", ["inference.engine=torch"]),
+        ("engine=triton precision=float16 device=cuda", []),
+        ("engine=torch precision=float16 device=cuda", ["inference.engine=torch"]),
+        ("engine=torch precision=float32 device=cpu", ["inference.precision=bfloat16"]),
+        ("stub-16", []),
+        (None, []),
+    ],
+)
+def test_what_a_run_began_with_counts_only_for_a_configuration_that_agrees(
+    toy_pair: tuple[str, str, Path], choose: Choose, begun: str | None, sets: list[str]
+) -> None:
+    """Else it is another run, which is refused by the name of what differs, not by what nobody asked for."""
+    before, after, model = toy_pair
+    config = toy_config(model, *sets)
+    choose("openvino", "float32")
+    planned = plan(before, after, config)
+    _, found = settled_recipe(planned, config, None, begun)
+    _, fresh = settled_recipe(planned, config, None)
+    assert found == fresh
+
+
+def test_another_engine_by_name_is_another_run(
+    toy_pair: tuple[str, str, Path], tmp_path: Path, choose: Choose
+) -> None:
+    before, after, model = toy_pair
+    choose("openvino", "float32")
+    run(before, after, tmp_path / "out", toy_config(model))
+    with pytest.raises(StoreError, match=r"holds another run, different in model; .* --overwrite"):
+        run(before, after, tmp_path / "out", toy_config(model, "inference.engine=torch"))
