@@ -846,6 +846,224 @@ def show_model(name: str, as_json: bool) -> None:
             click.echo(f"  {label:<22} {value}")
 
 
+@main.command()
+@click.option("--model", metavar="NAME|FILE", help="Model: a name, a card (yaml) or a weights file.")
+@click.option("--device", help="auto, cpu or cuda.")
+@click.option(
+    "--engine", "engines", multiple=True, metavar="NAME", help="Only this engine; may be given again."
+)
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    metavar="NAME",
+    help="Only this precision; may be given again.",
+)
+@click.option(
+    "--patch",
+    "patches",
+    multiple=True,
+    type=click.IntRange(16),
+    metavar="PX",
+    help="Side of the patches; may be given again. Default: the model's.",
+)
+@click.option(
+    "--size",
+    default=2048,
+    show_default=True,
+    type=click.IntRange(256),
+    metavar="PX",
+    help="Side of the pair that goes the whole way.",
+)
+@click.option("--end-to-end/--no-end-to-end", default=True, help="Whether a pair goes the whole way at all.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Measurements of each.")
+@click.option(
+    "--seconds",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Time of one measurement.",
+)
+@click.option(
+    "--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write all numbers here."
+)
+def bench(
+    model: str | None,
+    device: str | None,
+    engines: tuple[str, ...],
+    precisions: tuple[str, ...],
+    patches: tuple[int, ...],
+    size: int,
+    end_to_end: bool,
+    rounds: int,
+    seconds: float,
+    file: Path | None,
+) -> None:
+    """Measure this machine: the network by every engine, and the whole way from a pair of images to the products.
+
+    Beside each, turn by turn, stands a plain reference: the network in eager float32, and MONAI's sliding window over
+    it; and what memory and arithmetic of this machine would allow. Pixels are of the demo pair. The whole way goes by
+    the engine and precision of the options where they name one, else of the configuration.
+    """
+    from pipeline.bench import bench as measure
+    from pipeline.storage import Folder
+
+    with _errors("interrupted; nothing is kept"):
+        config = _config(
+            model=model,
+            own={
+                "inference.device": device,
+                "inference.engine": engines[0] if len(engines) == 1 else None,
+                "inference.precision": precisions[0] if len(precisions) == 1 else None,
+                "tiling.patch_size": patches[0] if patches else None,
+            },
+        )
+        folder = Folder.of(file.parent) if file is not None else None
+        if folder is not None:
+            # A place that cannot be written is said before minutes are spent.
+            folder.prepare()
+        result = measure(
+            config,
+            only_engines=engines,
+            only_precisions=precisions,
+            patches=patches,
+            size=size if end_to_end else None,
+            rounds=rounds,
+            seconds=seconds,
+            subscriber=lambda event: click.echo(getattr(event, "message", ""), err=True),
+        )
+        _show_speeds(result)
+        if folder is not None and file is not None:
+            folder.write_json(file.name, result)
+
+
+BUSY = 0.05
+"""Share of the processor time that others may take before the numbers are said to suffer."""
+
+
+def _show_speeds(result: dict[str, Any]) -> None:
+    """The result of `ussfc bench` as tables."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    # Where lines end is a terminal's matter; a file takes them whole.
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+
+    def spread(sampled: dict[str, Any] | None, unit: float = 1.0, digits: int = 2) -> str:
+        if sampled is None:
+            return "-"
+        middle, least, largest = (
+            f"{sampled[name] / unit:.{digits}f}" for name in ("median", "least", "largest")
+        )
+        return middle if least == largest else f"{middle} ({least}-{largest})"
+
+    def show(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+        table = Table(
+            title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+        )
+        for number, head in enumerate(heads):
+            table.add_column(head, justify="left" if number == 0 else "right")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+
+    machine, settings, roof = result["machine"], result["settings"], result["roof"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    for line in (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_bytes'] / 1e9:.1f} GB, "
+        f"{machine['gpu'] or 'no GPU in use'}",
+        f"{machine['system']}, Python {machine['python']}, {versions}",
+        f"model {settings['model']}, device {settings['device']}; medians of {settings['rounds']} rounds of "
+        f"{settings['seconds']:g} s, least and largest in brackets",
+    ):
+        console.print(line, markup=False, highlight=False)
+    others = machine["others_share"]
+    if others > BUSY:
+        console.print(
+            f"other programs took {others:.0%} of the processors meanwhile: speeds are too low, and what has many "
+            "threads suffers most",
+            markup=False,
+            highlight=False,
+        )
+    console.print()
+    show(
+        f"The machine, and what it allows at {roof['flop_per_pixel'] / 1e3:.1f} kFLOP a pixel",
+        ("precision", "copy GB/s", "matrix product TFLOP/s", "kB a pixel, fused", "allowed Mpx/s"),
+        [
+            (
+                precision,
+                spread(roof["copy_bytes_per_s"], 1e9, 1),
+                spread(rate, 1e12, 3) if rate else "in float32",
+                f"{roof['bytes_per_pixel'][precision] / 1e3:.1f}",
+                f"{roof['mpx_per_s'][precision]:.2f}",
+            )
+            for precision, rate in roof["flop_per_s"].items()
+        ],
+    )
+    show(
+        "Network; the reference is eager float32, a patch at a time, all cores",
+        ("engine, precision", "patch px", "a call", "calls", "Mpx/s", "reference Mpx/s", "ratio",
+         "largest deviation", "of allowed"),
+        [
+            (
+                f"{row['engine']} {row['precision']}",
+                str(row["patch"]),
+                *(
+                    ("", "", "not here", "", "", "", "")
+                    if "not_here" in row
+                    else (
+                        str(row["batch"]),
+                        str(row["streams"]),
+                        spread(row["mpx_per_s"], digits=3),
+                        spread(row["reference_mpx_per_s"], digits=3),
+                        spread(row["ratio"]),
+                        f"{row['largest_deviation']:.1e}",
+                        f"{row['roof_share']:.0%}",
+                    )
+                ),
+            )
+            for row in result["network"]
+        ],
+    )  # fmt: skip
+    reasons = {
+        f"{row['engine']} {row['precision']}": row["not_here"]
+        for row in result["network"]
+        if "not_here" in row
+    }
+    way = result["end_to_end"]
+    if way is not None:
+        sides = (("ussfc run", "ussfc"), ("MONAI, scene in memory", "monai"))
+        show(
+            f"End to end: {way['pixels'] / 1e6:.1f} Mpx, patches of {way['patch']} px, overlap {way['overlap']:g}",
+            ("", "Mpx/s", "seconds", "peak memory MB"),
+            [
+                (name, *(("not here", "", "") if "not_here" in way[key] else (
+                    spread(way[key]["mpx_per_s"], digits=3), spread(way[key]["seconds"]),
+                    spread(way[key]["peak_memory_bytes"], 1e6, 0),
+                )))
+                for name, key in sides
+            ]
+            + [("MONAI's over ussfc's", "", spread(way["speed_ratio"]), spread(way["memory_ratio"]))],
+        )  # fmt: skip
+        reasons |= {name: way[key]["not_here"] for name, key in sides if "not_here" in way[key]}
+    stages = result["stages"]
+    if stages is not None:
+        show(
+            "Stages of ussfc run",
+            ("", "read s", "network s", "mosaic s", "vectorise s", "wall time outside the network"),
+            [
+                (
+                    "seconds",
+                    *(spread(stages[name]) for name in ("read", "network", "mosaic", "vectorise")),
+                    spread(stages["share_outside_network"], 0.01, 0) + " %",
+                )
+            ],
+        )
+    for name, reason in reasons.items():
+        console.print(f"{name}: not here: {reason}", markup=False, highlight=False)
+
+
 @main.command("config")
 def show_config() -> None:
     """List every configuration key with its default and meaning."""
@@ -885,7 +1103,9 @@ def _config(
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def _errors(
+    interrupted: str = "interrupted; the same command continues where it stopped",
+) -> Iterator[None]:
     """Turn what a user can meet into one line and an exit status."""
     from pipeline import errors
     from ussfc.errors import DataError, ModelError, TrainingError
@@ -904,7 +1124,7 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo("interrupted; the same command continues where it stopped", err=True)
+        click.echo(interrupted, err=True)
         sys.exit(EXIT_INTERRUPTED)
     except tuple(kind for kind, _ in statuses) as error:
         if debug:
