@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -932,9 +932,9 @@ def bench(
             seconds=seconds,
             subscriber=lambda event: click.echo(getattr(event, "message", ""), err=True),
         )
-        _show_speeds(result)
         if folder is not None and file is not None:
             folder.write_json(file.name, result)
+        _show_speeds(result)
 
 
 BUSY = 0.05
@@ -958,12 +958,12 @@ def _show_speeds(result: dict[str, Any]) -> None:
         )
         return middle if least == largest else f"{middle} ({least}-{largest})"
 
-    def show(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    def show(title: str, heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
         table = Table(
             title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
         )
         for number, head in enumerate(heads):
-            table.add_column(head, justify="left" if number == 0 else "right")
+            table.add_column(head, justify="right" if number else "left", no_wrap=not number)
         for row in rows:
             table.add_row(*row)
         console.print(table)
@@ -981,8 +981,8 @@ def _show_speeds(result: dict[str, Any]) -> None:
     others = machine["others_share"]
     if others > BUSY:
         console.print(
-            f"other programs took {others:.0%} of the processors meanwhile: speeds are too low, and what has many "
-            "threads suffers most",
+            f"other programs took {others:.0%} of the processors: speeds are too low and ratios too high, for "
+            "operators that are spread over all cores, as the references', wait for the slowest core",
             markup=False,
             highlight=False,
         )

@@ -286,7 +286,7 @@ def _seconds_of(work: Callable[[], object], device: str, seconds: float, threads
             work()
             end.record()
             end.synchronize()
-            total += begin.elapsed_time(end) / 1000
+            total += float(begin.elapsed_time(end)) / 1000
             done += 1
             if perf_counter() - start >= seconds:
                 return total / done
@@ -295,7 +295,7 @@ def _seconds_of(work: Callable[[], object], device: str, seconds: float, threads
 def pixel_flop(network: USSFCNet) -> float:
     """Floating point operations of a pixel of a pair: two for each true multiply-accumulate."""
     size: int = 16 * STRIDE
-    return 2 * efficiency(network, size).macs / (size * size)
+    return 2.0 * efficiency(network, size).macs / (size * size)
 
 
 def pixel_values(network: USSFCNet) -> float:
