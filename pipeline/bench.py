@@ -201,7 +201,6 @@ def bench(
                     break
                 allowed = roof["mpx_per_s"].get(precision, roof["mpx_per_s"]["float32"])
                 network.append(row | {"roof_share": row["mpx_per_s"]["median"] / allowed})
-        del reference
     end_to_end, stages = (None, None) if size is None else _end_to_end(config, model, size, rounds, tell)
     return {
         "format": FORMAT,
