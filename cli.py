@@ -911,12 +911,9 @@ def bench(
     with _errors("interrupted; nothing is kept"):
         config = _config(
             model=model,
-            own={
-                "inference.device": device,
-                "inference.engine": engines[0] if len(engines) == 1 else None,
-                "inference.precision": precisions[0] if len(precisions) == 1 else None,
-                "tiling.patch_size": patches[0] if patches else None,
-            },
+            engine=engines[0] if len(engines) == 1 else None,
+            precision=precisions[0] if len(precisions) == 1 else None,
+            own={"inference.device": device, "tiling.patch_size": patches[0] if patches else None},
         )
         folder = Folder.of(file.parent) if file is not None else None
         if folder is not None:
@@ -937,6 +934,9 @@ def bench(
         _show_speeds(result)
 
 
+WIDTH = 112
+"""Characters of the widest table of `ussfc bench`."""
+
 BUSY = 0.05
 """Share of the processor time that others may take before the numbers are said to suffer."""
 
@@ -947,8 +947,8 @@ def _show_speeds(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    # Where lines end is a terminal's matter; a file takes them whole.
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    # A narrower terminal breaks the lines; better than to lose digits.
+    console = Console(width=max(WIDTH, shutil.get_terminal_size().columns))
 
     def spread(sampled: dict[str, Any] | None, unit: float = 1.0, digits: int = 2) -> str:
         if sampled is None:
@@ -963,7 +963,7 @@ def _show_speeds(result: dict[str, Any]) -> None:
             title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
         )
         for number, head in enumerate(heads):
-            table.add_column(head, justify="right" if number else "left", no_wrap=not number)
+            table.add_column(head, justify="right" if number else "left", no_wrap=True)
         for row in rows:
             table.add_row(*row)
         console.print(table)
@@ -1003,8 +1003,8 @@ def _show_speeds(result: dict[str, Any]) -> None:
     )
     show(
         "Network; the reference is eager float32, a patch at a time, all cores",
-        ("engine, precision", "patch px", "a call", "calls", "Mpx/s", "reference Mpx/s", "ratio",
-         "largest deviation", "of allowed"),
+        ("engine, precision", "patch", "batch", "calls", "Mpx/s", "reference\nMpx/s", "ratio", "largest\ndeviation",
+         "of\nallowed"),
         [
             (
                 f"{row['engine']} {row['precision']}",
@@ -1016,7 +1016,7 @@ def _show_speeds(result: dict[str, Any]) -> None:
                         str(row["batch"]),
                         str(row["streams"]),
                         spread(row["mpx_per_s"], digits=3),
-                        spread(row["reference_mpx_per_s"], digits=3),
+                        f"{row['reference_mpx_per_s']['median']:.3f}",
                         spread(row["ratio"]),
                         f"{row['largest_deviation']:.1e}",
                         f"{row['roof_share']:.0%}",
@@ -1033,7 +1033,8 @@ def _show_speeds(result: dict[str, Any]) -> None:
     }
     way = result["end_to_end"]
     if way is not None:
-        sides = (("ussfc run", "ussfc"), ("MONAI, scene in memory", "monai"))
+        ours = " ".join(way["ussfc"].get(fact, "") for fact in ("engine", "precision")).strip()
+        sides = ((f"ussfc run {ours}".strip(), "ussfc"), ("MONAI, scene in memory", "monai"))
         show(
             f"End to end: {way['pixels'] / 1e6:.1f} Mpx, patches of {way['patch']} px, overlap {way['overlap']:g}",
             ("", "Mpx/s", "seconds", "peak memory MB"),

@@ -145,7 +145,8 @@ def bench(
         - ``end_to_end``: null, or ``pixels``, ``patch`` (pixels), ``overlap`` (share of the patch); ``ussfc`` and
           ``monai``, each with ``seconds``, ``mpx_per_s``, ``peak_memory_bytes`` and ``process_seconds`` (with the start
           of Python and its imports), all sampled, or with ``not_here`` (the reason) alone; ``ussfc`` also with
-          ``detector`` (all that moves a probability) and ``executor`` (name, processes, threads); ``speed_ratio`` and
+          ``engine``, ``precision``, ``detector`` (all that moves a probability) and ``executor`` (name, processes,
+          threads); ``speed_ratio`` and
           ``memory_ratio``, sampled, or null where one is not here.
         - ``stages``: null, or of the runs of ``end_to_end`` the seconds of ``read``, ``network`` (both over the number
           of processes that share them), ``mosaic``, ``vectorise``, and ``share_outside_network`` of the wall time; all
@@ -164,12 +165,8 @@ def bench(
     model = ussfc.find_model(config.model)
     config = settled(config, model)
     inference = config.inference
-    options = [
-        {"patch_size": patch, "ssfc": inference.ssfc, "device": inference.device}
-        for patch in patches or (config.tiling.patch_size,)
-    ]
     # All of them before anything is measured: a patch size may be refused.
-    plain = [ussfc.detector_recipe(model, **chosen) for chosen in options]  # type: ignore[arg-type]
+    plain = [_plain_recipe(config, model, patch) for patch in patches or (config.tiling.patch_size,)]
     device = plain[0].device
     started = datetime.now(UTC).isoformat(timespec="seconds")
     clock = _processor_seconds()
@@ -244,6 +241,19 @@ def _kinds(only_engines: Sequence[str], only_precisions: Sequence[str]) -> list[
             f"no engine of {', '.join(only_engines)} has a precision of {', '.join(only_precisions)}; leave out one"
         )
     return kinds
+
+
+def _plain_recipe(config: RunConfig, model: ussfc.ModelSpec, patch_size: int | None) -> DetectorRecipe:
+    """What :class:`ussfc.bench.PlainNetwork` takes."""
+    inference = config.inference
+    return ussfc.detector_recipe(
+        model,
+        patch_size=patch_size,
+        ssfc=inference.ssfc,
+        engine="torch",
+        precision="float32",
+        device=inference.device,
+    )
 
 
 def _machine(device: str) -> dict[str, Any]:
@@ -521,6 +531,22 @@ def _end_to_end(
     not_here: dict[str, str] = {}
     if importlib.util.find_spec("monai") is None:
         not_here["monai"] = MISSING_MONAI
+    inference = config.inference
+    chosen: dict[str, str] = {}
+    try:
+        # What the configuration leaves to the machine is measured here once, and not on the way.
+        recipe = ussfc.detector_recipe(
+            model,
+            patch_size=config.tiling.patch_size,
+            ssfc=inference.ssfc,
+            engine=inference.engine,
+            precision=inference.precision,
+            device=inference.device,
+        )
+        chosen = {"engine": recipe.engine, "precision": recipe.precision}
+    except ussfc.ModelError as error:
+        not_here["ussfc"] = str(error)
+    config = config.model_copy(update={"inference": inference.model_copy(update=chosen)})
     with tempfile.TemporaryDirectory(prefix="ussfc-bench-") as name:
         folder = Path(name)
         tell(f"end to end: writing a pair of {size} x {size} px")
@@ -562,7 +588,7 @@ def _end_to_end(
     if "ussfc" in not_here:
         return result, None
     first, *_ = way = runs["ussfc"]
-    result["ussfc"] |= {fact: first[fact] for fact in ("detector", "executor")}
+    result["ussfc"] |= chosen | {fact: first[fact] for fact in ("detector", "executor")}
     stages = {stage: _field(way, stage).record() for stage in (*STAGES, "share_outside_network")}
     return result, stages
 
@@ -691,9 +717,7 @@ def _their_way(job: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
     patch, overlap = config.tiling.patch_size, config.tiling.overlap
     assert patch is not None
     assert overlap is not None
-    recipe = ussfc.detector_recipe(
-        model, patch_size=patch, ssfc=config.inference.ssfc, device=config.inference.device
-    )
+    recipe = _plain_recipe(config, model, patch)
     importlib.import_module("monai.inferers")
     with MemoryMeter() as meter:
         start = time.perf_counter()

@@ -79,7 +79,7 @@ def with_abacus(*args: Any, **options: Any) -> DetectorRecipe | Abacus:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def small() -> Iterator[None]:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Buffers and matrices that take no time, one engine more, and one core.
 
     Threads that share an operator's work on busy cores wait for each other longer than they work.
@@ -87,6 +87,7 @@ def small() -> Iterator[None]:
     allowed = os.sched_getaffinity(0)
     with pytest.MonkeyPatch.context() as patch:
         os.sched_setaffinity(0, {max(allowed)})
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(bench, "COPY_BYTES", 2**22)
         patch.setitem(house.MATRIX_SIDE, "cpu", 128)
         patch.setitem(PRECISIONS, "abacus", ("float16", "beads"))
@@ -439,6 +440,16 @@ def test_without_monai_the_rest_is_measured(model: Path, monkeypatch: pytest.Mon
     assert (
         "MONAI, scene in memory: not here: monai is not installed: pip install 'ussfc[test]'" in result.stdout
     )
+
+
+def test_without_our_engine_the_reference_is_measured(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = {"seconds": 2.0, "peak_memory_bytes": 3, "process_seconds": 4.0}
+    monkeypatch.setattr(bench, "_in_own_process", lambda job: {"monai": measured}[job["program"]])
+    result = ussfc_bench("--model", model, "--engine", "triton", "--patch", PATCH, "--size", SIZE, "--rounds", 1,
+                         "--seconds", 0.01)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "ussfc run: not here: engine triton" in result.stdout
+    assert "Stages" not in result.stdout
 
 
 def test_interrupt_leaves_nothing_behind(model: Path, tmp_path: Path) -> None:
