@@ -1,10 +1,9 @@
-"""Engines of CUDA devices against what PyTorch says on the CPU. Needs NumPy, torch, a device, and Triton for its engine."""
+"""Engines of CUDA devices against PyTorch on the CPU. Needs NumPy, torch and a device; Triton for its engine."""
 
 from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -325,6 +324,16 @@ class Slow:
         return self.image
 
 
+class Instead:
+    """In place of an engine's forward, which it goes on to."""
+
+    def __init__(self, forward: Any) -> None:
+        self.forward = forward
+
+    def accumulate(self, *args: Any) -> None:
+        self.forward.accumulate(*args)
+
+
 def test_copies_that_end_during_the_arithmetic_leave_its_settings_alone(trained: USSFCNet) -> None:
     """CuDNN's are the process's, not a thread's: TF32 and algorithms of other sums would be back."""
     made = engine_of(trained, 4, PATCH)
@@ -334,18 +343,19 @@ def test_copies_that_end_during_the_arithmetic_leave_its_settings_alone(trained:
     uploaded = made.upload(before, after)
     slow = Slow(before)
     seen: list[tuple[bool, bool, bool]] = []
-    forward: Callable[..., Any] = made._forward
+    forward: Any = made._forward
     with ThreadPoolExecutor(1) as pool:
         copying = pool.submit(made.upload, slow, after)
         assert slow.asked.wait(60)
 
-        def watched(*args: Any) -> Any:
-            slow.ready.set()
-            copying.result(timeout=60)
-            seen.append((settings.allow_tf32, settings.deterministic, settings.benchmark))
-            return forward(*args)
+        class Watched(Instead):
+            def __call__(self, *args: Any) -> Any:
+                slow.ready.set()
+                copying.result(timeout=60)
+                seen.append((settings.allow_tf32, settings.deterministic, settings.benchmark))
+                return self.forward(*args)
 
-        made._forward = watched
+        made._forward = Watched(forward)
         try:
             made.blend(uploaded, LATTICE[:1], (0, 0, PATCH, PATCH), taper(), 4).result()
         finally:
@@ -415,16 +425,18 @@ def test_a_detector_goes_on_with_half_as_many(trained: USSFCNet, engine: str, pr
 
     made = engine_of(trained, 8, PATCH, engine, precision)
     expected = whole(made, 2).tobytes()
-    forward: Callable[..., Any] = made._forward
     sizes: list[int] = []
 
-    def small(tile: torch.Tensor, corners: list[tuple[int, int]], patch: int) -> Any:
-        sizes.append(len(corners))
-        if len(corners) > 2:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. More\nof it.")
-        return forward(tile, corners, patch)
+    class Small(Instead):
+        def __call__(self, tile: torch.Tensor, corners: torch.Tensor, patch: int) -> Any:
+            sizes.append(len(corners))
+            if len(corners) > 2:
+                raise torch.cuda.OutOfMemoryError(
+                    "CUDA out of memory. Tried to allocate 2.00 GiB. More\nof it."
+                )
+            return self.forward(tile, corners, patch)
 
-    made._forward = small
+    made._forward = Small(made._forward)
     detector = TileDetector(made, 3, PATCH, 8)
     uploaded = detector.upload(*scene(20, 3, ROWS, COLS))
     found = detector.blend(uploaded, LATTICE, (0, 0, ROWS, COLS), taper()).result()

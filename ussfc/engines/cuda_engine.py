@@ -129,11 +129,11 @@ class CudaEngine:
                 "install a CUDA build of PyTorch and check that nvidia-smi lists a device, or take device cpu"
             )
         self._patch = shape[-1]
-        self._computing, self._copying = torch.cuda.Stream(), torch.cuda.Stream()
+        self._stream, self._copying = torch.cuda.Stream(), torch.cuda.Stream()
         self._turn = threading.Lock()
         self._weights: tuple[FloatArray, Tensor] | None = None
         dtype = DTYPES[precision]
-        with self._on(self._computing):
+        with _computing(self._stream):
             folded = FoldedUSSFCNet(network)
             self._forward: Forward = (
                 _fused(folded, shape, dtype) if engine == "triton" else _Library(folded, dtype)
@@ -150,8 +150,8 @@ class CudaEngine:
         # The patches one above the other are a tile.
         stacked = [np.concatenate(list(image), axis=1) for image in (before_NBHW, after_NBHW)]
         uploaded = self.upload(*stacked)
-        with self._turn, self._on(self._computing):
-            self._computing.wait_event(uploaded.there)
+        with self._turn, _computing(self._stream):
+            self._stream.wait_event(uploaded.there)
             begun = _now()
             corners = _on_device([(number * rows, 0) for number in range(count)])
             probability = self._forward(uploaded.tile, corners, rows)
@@ -159,7 +159,7 @@ class CudaEngine:
 
     def upload(self, before_BHW: FloatArray, after_BHW: FloatArray) -> _Uploaded:
         """See :meth:`ussfc.engines.TileEngine.upload`."""
-        with self._on(self._copying):
+        with _errors(), torch.cuda.stream(self._copying):
             pinned = torch.empty((2, *before_BHW.shape), dtype=torch.float32, pin_memory=True)
             for target, image in zip(pinned.numpy(), (before_BHW, after_BHW), strict=True):
                 target[:] = image
@@ -176,10 +176,10 @@ class CudaEngine:
         """See :meth:`ussfc.engines.TileEngine.blend`."""
         given = cast("_Uploaded", uploaded)
         y0, x0, y1, x1 = core
-        with self._turn, self._on(self._computing):
-            self._computing.wait_event(given.there)
+        with self._turn, _computing(self._stream):
+            self._stream.wait_event(given.there)
             # The tile was made on another stream: its memory must not be given away before this one is through.
-            given.tile.record_stream(self._computing)
+            given.tile.record_stream(self._stream)
             begun = _now()
             taper = self._taper(weights)
             total = torch.zeros((y1 - y0, x1 - x0), device="cuda")
@@ -206,25 +206,27 @@ class CudaEngine:
         host.copy_(found, non_blocking=True)
         return _Pending(host, begun, _now())
 
-    @contextmanager
-    def _on(self, stream: torch.cuda.Stream) -> Iterator[None]:
-        try:
-            # By default cuDNN computes float32 convolutions in TF32 (10 bits) and picks algorithms as it likes.
-            with (
-                torch.inference_mode(),
-                torch.cuda.stream(stream),
-                torch.backends.cudnn.flags(
-                    enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-                ),
-            ):
-                yield
-            return
-        except torch.cuda.OutOfMemoryError as error:
-            # The next sentences tell how to debug an allocator.
-            said = ". ".join(" ".join(str(error).split()).split(". ")[:3])
-        # Not in the except clause: the error's traceback holds the forward's tensors.
-        torch.cuda.empty_cache()
-        raise OutOfMemory(f"device cuda: {said}")
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+        return
+    except torch.cuda.OutOfMemoryError as error:
+        # The next sentences tell how to debug an allocator.
+        said = ". ".join(" ".join(str(error).split()).split(". ")[:3])
+    # Not in the except clause: the error's traceback holds the forward's tensors.
+    torch.cuda.empty_cache()
+    raise OutOfMemory(f"device cuda: {said}")
+
+
+@contextmanager
+def _computing(stream: torch.cuda.Stream) -> Iterator[None]:
+    """Arithmetic on a stream. One thread at a time: cuDNN's settings are the process's."""
+    # By default cuDNN computes float32 convolutions in TF32 (10 bits) and picks algorithms as it likes.
+    flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with _errors(), torch.inference_mode(), torch.cuda.stream(stream), flags:
+        yield
 
 
 def _on_device(corners: Sequence[tuple[int, int]]) -> Tensor:

@@ -352,11 +352,12 @@ class FusedForward:
         last = cast("FoldedDoubleConv", network.decoders[-1])
         narrowest = last.one.bias.shape[0]
         local = [part for part in network.modules() if isinstance(part, FoldedCooperation) and part.window]
-        if narrowest % BLOCK_CHANNELS or local:
+        # The kernels' ranges of channels are powers of two.
+        if narrowest < BLOCK_CHANNELS or narrowest.bit_count() != 1 or local:
             found = "local SSFC means" if local else f"{narrowest} channels in its narrowest convolution"
             raise ModelError(
-                f"engine triton: made for SSFC means over the patch and multiples of {BLOCK_CHANNELS} channels, the "
-                f"network has {found}; take --engine torch"
+                f"engine triton: made for SSFC means over the patch and powers of two from {BLOCK_CHANNELS} channels, "
+                f"the network has {found}; take --engine torch"
             )
         self._network = network
         self._dtype = dtype
