@@ -934,7 +934,7 @@ def bench(
         _show_speeds(result)
 
 
-WIDTH = 112
+WIDTH = 130
 """Characters of the widest table of `ussfc bench`."""
 
 BUSY = 0.05
@@ -1052,7 +1052,7 @@ def _show_speeds(result: dict[str, Any]) -> None:
     if stages is not None:
         show(
             "Stages of ussfc run",
-            ("", "read s", "network s", "mosaic s", "vectorise s", "wall time outside the network"),
+            ("", "read s", "network s", "mosaic s", "vectorise s", "of the wall time outside the network"),
             [
                 (
                     "seconds",

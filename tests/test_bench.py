@@ -254,6 +254,7 @@ def test_command_prints_tables(command: tuple[Result, dict[str, Any]]) -> None:
     assert f"{found['largest_deviation']:.1e}" in line
     for head in ("Mpx/s", "peak memory MB", "copy GB/s", "mosaic s", "MONAI's over ussfc's"):
         assert head in result.stdout
+    assert "…" not in result.stdout  # what a table has no room for
     assert "end to end: monai, round 2 of 2" in result.stderr
 
 
