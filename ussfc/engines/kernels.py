@@ -15,11 +15,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# Features beyond float16 become infinite and then NaN. A maximum that drops NaN would make an answer of it.
+EVERY_NAN = tl.constexpr(tl.PropagateNan.ALL)
+
 
 @triton.jit
 def _activated(x, scale, shift):
     """Norm and ReLU; (pixels, channels)."""
-    return tl.maximum(x.to(tl.float32) * scale[None, :] + shift[None, :], 0.0)
+    return tl.maximum(x.to(tl.float32) * scale[None, :] + shift[None, :], 0.0, propagate_nan=EVERY_NAN)
 
 
 @triton.jit
@@ -62,7 +65,11 @@ def stem(
     weights = tl.load(weight + (encoder * TAPS + tap[:, None]) * OUT + channel[None, :])
     sums = tl.dot(values, weights) + tl.load(bias + encoder * OUT + channel)[None, :]
     target = out + (n.to(tl.int64) * height * width + pixel)[:, None] * OUT + channel[None, :]
-    tl.store(target, tl.maximum(sums, 0.0).to(out.dtype.element_ty), mask=(pixel < height * width)[:, None])
+    tl.store(
+        target,
+        tl.maximum(sums, 0.0, propagate_nan=EVERY_NAN).to(out.dtype.element_ty),
+        mask=(pixel < height * width)[:, None],
+    )
 
 
 @triton.jit
@@ -103,9 +110,12 @@ def first_level(
             sum_other += tl.dot(
                 tl.load(other + offset, mask=there[:, None], other=0.0), tl.load(matrix + 9 * C * C)
             )
-        sum_one = tl.maximum(sum_one + bias_one[None, :], 0.0)
-        sum_other = tl.maximum(sum_other + bias_other[None, :], 0.0)
-        most_one, most_other = tl.maximum(most_one, sum_one), tl.maximum(most_other, sum_other)
+        sum_one = tl.maximum(sum_one + bias_one[None, :], 0.0, propagate_nan=EVERY_NAN)
+        sum_other = tl.maximum(sum_other + bias_other[None, :], 0.0, propagate_nan=EVERY_NAN)
+        most_one, most_other = (
+            tl.maximum(most_one, sum_one, propagate_nan=EVERY_NAN),
+            tl.maximum(most_other, sum_other, propagate_nan=EVERY_NAN),
+        )
         target = skip + (n.to(tl.int64) * size + y * width + x)[:, None] * C + channel[None, :]
         tl.store(target, tl.abs(sum_one - sum_other).to(kind), mask=inside[:, None])
     low = (low_y * low_width + low_x)[:, None] * C + channel[None, :]
@@ -131,7 +141,9 @@ def native_plain(
         channel = start + tl.arange(0, BLOCK_IN)
         values = tl.load(features + row * IN + channel[None, :], mask=inside, other=0.0)
         sums += tl.dot(values, tl.load(weight + channel[:, None] * OUT + column[None, :]))
-    sums = tl.maximum(sums + tl.load(bias + n // per_set * OUT + column)[None, :], 0.0)
+    sums = tl.maximum(
+        sums + tl.load(bias + n // per_set * OUT + column)[None, :], 0.0, propagate_nan=EVERY_NAN
+    )
     tl.store(out + row * OUT + column[None, :], sums.to(out.dtype.element_ty), mask=inside)
 
 
@@ -164,7 +176,9 @@ def native_activated(
         values = _cooperated(values, tl.load(statistics + channel * 2), tl.load(statistics + channel * 2 + 1))
         values = _activated(values, tl.load(affine + channel), tl.load(affine + 2 * HALF + channel))
         sums += tl.dot(values.to(kind), tl.load(weight + channel[:, None] * OUT + column[None, :]))
-    sums = tl.maximum(sums + tl.load(bias + n // per_set * OUT + column)[None, :], 0.0)
+    sums = tl.maximum(
+        sums + tl.load(bias + n // per_set * OUT + column)[None, :], 0.0, propagate_nan=EVERY_NAN
+    )
     tl.store(out + row * OUT + column[None, :], sums.to(kind), mask=inside)
 
 
@@ -217,7 +231,7 @@ def native_upsampled(
             )
             values = _activated(values, tl.load(affine + channel), tl.load(affine + 2 * HALF + channel))
             sums += tl.dot(values.to(kind), tl.load(weight_up + channel[:, None] * OUT + column[None, :]))
-    sums = tl.maximum(sums + tl.load(bias + column)[None, :], 0.0)
+    sums = tl.maximum(sums + tl.load(bias + column)[None, :], 0.0, propagate_nan=EVERY_NAN)
     tl.store(out + row * OUT + column[None, :], sums.to(kind), mask=inside)
 
 
@@ -273,7 +287,9 @@ def cyclic(
         )
         values = tl.reshape(tl.join(even, odd), (ROWS * COLS, 4 * C))
         sums += tl.dot(values, tl.load(matrix + four * 4 * C * C))
-    sums = tl.maximum(sums + tl.load(bias + n // per_set * HALF + part * C + channel)[None, :], 0.0)
+    sums = tl.maximum(
+        sums + tl.load(bias + n // per_set * HALF + part * C + channel)[None, :], 0.0, propagate_nan=EVERY_NAN
+    )
     target = aux + n.to(tl.int64) * height * width * HALF + part * C
     tl.store(
         target + (y * width + x)[:, None] * HALF + channel[None, :],
@@ -301,7 +317,7 @@ def finish_statistics(
         total += tl.load(place, mask=(part < parts)[:, None], other=0.0)
         squares += tl.load(place + 1, mask=(part < parts)[:, None], other=0.0)
     mean = tl.sum(total, 0) / pixels
-    variance = tl.maximum(tl.sum(squares, 0) / pixels - mean * mean, 0.0)
+    variance = tl.maximum(tl.sum(squares, 0) / pixels - mean * mean, 0.0, propagate_nan=EVERY_NAN)
     tl.store(statistics + (n * HALF + channel) * 2, mean)
     tl.store(statistics + (n * HALF + channel) * 2 + 1, 1 / (2 * variance + eps))
 
@@ -351,8 +367,8 @@ def encoder_output(
         target = skip + (n * size + at) * 2 * HALF + out_channel[None, :]
         tl.store(target, tl.abs(value_one - value_other).to(kind), mask=inside)
         if POOL:
-            most_one = tl.maximum(most_one, value_one)
-            most_other = tl.maximum(most_other, value_other)
+            most_one = tl.maximum(most_one, value_one, propagate_nan=EVERY_NAN)
+            most_other = tl.maximum(most_other, value_other, propagate_nan=EVERY_NAN)
     if POOL:
         low_size = low_height * low_width
         low = pixel[:, None] * 2 * HALF + out_channel[None, :]
