@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +30,7 @@ from pipeline import bench
 from pipeline.config import load_config
 from pipeline.errors import ConfigError, PipelineError
 from ussfc import bench as house
-from ussfc.detector import DetectorRecipe, detector_recipe
+from ussfc.detector import DetectorRecipe, TileDetector, detector_recipe
 from ussfc.engines import PRECISIONS, FloatArray
 from ussfc.layers import CyclicMultiScaleConv
 from ussfc.network import USSFCNet
@@ -342,6 +343,49 @@ def test_speed_counts_the_pixels_of_all_callers() -> None:
         assert 0.5 * wanted < found <= wanted
     assert [batch[:, 0, 0, 0].tolist() for batch in house.batches(patches, 2)] == [[0, 1], [2, 0]]
     np.testing.assert_array_equal(house.answers(Sleeper(2, 1), patches, patches), patches[:, 0])
+
+
+class FakeDevice:
+    """A device of one queue that takes 0.05 s a tile."""
+
+    streams = 1
+
+    def __init__(self) -> None:
+        self.queue = ThreadPoolExecutor(1)
+        self.waiting, self.most = 0, 0
+
+    def run(self, before: FloatArray, after: FloatArray) -> FloatArray:
+        raise AssertionError("tiles go to the device, not patches")
+
+    def upload(self, before: FloatArray, after: FloatArray) -> object:
+        assert before.shape == (1, 48, 16)
+        assert before[0, ::16, 0].tolist() == [0, 1, 2]
+        np.testing.assert_array_equal(before, after)
+        return self
+
+    def blend(self, uploaded: object, corners: Any, core: Any, weights: FloatArray, batch: int) -> Any:
+        assert uploaded is self
+        assert core == (0, 0, 48, 16)
+        assert corners == [(16 * (number % 3), 0) for number in range(16)]
+        self.waiting += 1
+        self.most = max(self.most, self.waiting)
+
+        def compute() -> FloatArray:
+            time.sleep(0.05)
+            self.waiting -= 1
+            return weights
+
+        return self.queue.submit(compute)
+
+
+def test_speed_of_a_device_is_of_tiles_that_wait_for_it() -> None:
+    patches = np.arange(3, dtype=np.float32)[:, None, None, None] * np.ones((1, 16, 16), np.float32)
+    device = FakeDevice()
+    with device.queue:
+        found = house.speed(TileDetector(device, 1, 16, 2), patches, patches, 0.5)
+    wanted = 16 * 256 / 0.05
+    assert 0.5 * wanted < found <= wanted
+    assert device.most == 2
 
 
 @pytest.mark.parametrize("mode", ["constant", "gaussian"])

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ussfc.detector import DetectorRecipe
+from ussfc.detector import DetectorRecipe, TileDetector
 from ussfc.efficiency import efficiency
-from ussfc.engines import FloatArray
+from ussfc.engines import FloatArray, Pending
 from ussfc.network import LEVELS, STRIDE, USSFCNet
 from ussfc.preprocessing import to_network_range
 from ussfc.weights import load_weights
@@ -35,6 +35,10 @@ TRIALS = 3
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Of a value in each type whose rate is measured."""
+
+
+BATCHES_OF_TILE = 8
+"""Least number of batches of a tile on a device."""
 
 
 class Predictor(Protocol):
@@ -187,7 +191,8 @@ def speed(predictor: Predictor, before: FloatArray, after: FloatArray, seconds: 
     """Pixels a second over patches, with as many callers as the predictor takes side by side.
 
     Callers start together, and each goes on until the time is over and its last call has ended. Its speed is over its
-    own calls and time; the speeds of all are added.
+    own calls and time; the speeds of all are added. A detector that blends tiles on its device has the patches there
+    and is given the next tile before it has ended one, as a run does; results come back to the host.
 
     Args:
         predictor: warm: what it does once only has been done.
@@ -198,6 +203,8 @@ def speed(predictor: Predictor, before: FloatArray, after: FloatArray, seconds: 
     Returns:
         Pixels of patches a second.
     """
+    if isinstance(predictor, TileDetector):
+        return _speed_on_device(predictor, before, after, seconds)
     size, streams = predictor.batch_size, predictor.streams
     pairs = list(zip(batches(before, size), batches(after, size), strict=True))
     pixels = size * int(before.shape[-2] * before.shape[-1])
@@ -217,6 +224,29 @@ def speed(predictor: Predictor, before: FloatArray, after: FloatArray, seconds: 
         return call(0)
     with ThreadPoolExecutor(streams, "ussfc-bench") as pool:
         return sum(pool.map(call, range(streams)))
+
+
+def _speed_on_device(detector: TileDetector, before: FloatArray, after: FloatArray, seconds: float) -> float:
+    count, _, patch, _ = before.shape
+    # Whole batches, several to a tile, as a tile of 2048 px has them.
+    total = detector.batch_size * max(BATCHES_OF_TILE, -(-count // detector.batch_size))
+    corners = [(patch * (number % count), 0) for number in range(total)]
+    # The patches one above the other are a tile.
+    uploaded = detector.upload(*(np.concatenate(list(image), axis=1) for image in (before, after)))
+    weights = np.ones((patch, patch), np.float32)
+
+    def begun() -> Pending:
+        return detector.blend(uploaded, corners, (0, 0, count * patch, patch), weights)
+
+    start = perf_counter()
+    done, under_way = 0, begun()
+    while True:
+        following = begun()
+        under_way.result()
+        done, under_way = done + 1, following
+        if perf_counter() - start >= seconds:
+            under_way.result()
+            return float((done + 1) * total * patch * patch / (perf_counter() - start))
 
 
 def copy_rate(device: str, size: int, seconds: float) -> float:
