@@ -14,6 +14,7 @@ from typing import Any
 
 import cli
 from pipeline.storage import Folder
+from pipeline.tiling import TilePlan
 
 HERE = Path(__file__).parent
 DEMO = Path(cli.__file__).parent / "configs" / "demo"
@@ -26,6 +27,10 @@ SETS = ("tiling.tile_size=128", "tiling.patch_size=32", "threshold=0.5", "comput
 
 CALLS_OF_A_TILE = 9
 """At most, of the stand-in detector with its four patches a call."""
+
+_PLAN = TilePlan.of((768, 768), 128, 32, 0.125)
+MOST_CALLS = sum(-(-len(_PLAN.tile(index).patches) // 4) for index in _PLAN.indices())
+"""Of a run whose tiles share no patch: what a process knew of its neighbours' is forgotten with it."""
 
 
 @dataclass
