@@ -262,6 +262,12 @@ def settled_recipe(
     return config, recipe
 
 
+def what_computes(recipe: DetectorRecipe) -> str:
+    """How a notice names a detector: its engine, precision and device, where its identity tells them."""
+    choices = ussfc.detector_choices(recipe.identity)
+    return "{engine} in {precision} on {device}".format(**choices) if len(choices) == 3 else recipe.identity
+
+
 def plan(before: str, after: str, config: RunConfig) -> RunPlan:
     """What a run would do. Raises as :func:`look` does."""
     return plan_pair(look(before, after, config), config)

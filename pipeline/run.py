@@ -26,6 +26,7 @@ from pipeline.planning import (
     settled_recipe,
     space_notices,
     threshold_of_model,
+    what_computes,
 )
 from pipeline.products import (
     PRODUCTS,
@@ -143,7 +144,7 @@ def _infer(
     if done:
         told = f"resuming: {len(done)} of {plan.tiles.tile_count} tiles are done"
         subscriber(Notice(told, warning=False))
-    subscriber(Notice(f"network: {recipe.identity}", warning=False))
+    subscriber(Notice(f"computed by {what_computes(recipe)}", warning=False))
     with stage_clock("infer", plan.tiles.tile_count - len(done), fresh, subscriber) as clock:
         failures = _compute(plan, config, job, done, counted, out, subscriber, fail_fast, executor_of)
     facts = {
