@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -294,8 +296,7 @@ class SlurmJobs:
         from distributed import SchedulerPlugin
 
         slurm.require("sbatch")
-        with _extra("slurm", "dask-jobqueue"):
-            from dask_jobqueue import SLURMCluster
+        SLURMCluster = _slurm_cluster()  # noqa: N806 - it is a class
         logs = Path(str(self.options.get("log_directory", LOGS))).expanduser()
         for what, path in (("sys.executable", sys.executable), ("log_directory", str(logs))):
             refuse_shell(what, path)
@@ -332,7 +333,7 @@ class SlurmJobs:
         least, most = self.jobs
         submitted = _Submitted(logs)
 
-        class Job(SLURMCluster.job_cls):  # type: ignore[misc]
+        class Job(SLURMCluster.job_cls):  # type: ignore[misc, name-defined]
             """Keeps what sbatch says: the cluster itself only logs it."""
 
             async def _submit_job(self, script_filename: str) -> Any:
@@ -465,6 +466,19 @@ def refuse_shell(what: str, text: str) -> None:
             f"{what} {text!r}: goes into a batch script, and a shell would read it as more than a name; give one "
             "without spaces and special characters"
         )
+
+
+def _slurm_cluster() -> Any:
+    """dask-jobqueue's class.
+
+    The package takes SIGINT over as it is imported: an interrupted run would end with exit status 0.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    with _extra("slurm", "dask-jobqueue"):
+        from dask_jobqueue import SLURMCluster
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, handler)
+    return SLURMCluster
 
 
 @contextmanager

@@ -152,7 +152,7 @@ def test_scheduler_gives_the_same_bytes(real_pair: tuple[Path, Path], finished: 
     from distributed import LocalCluster
 
     with LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=True, host="127.0.0.1", dashboard_address=None,
+        n_workers=1, threads_per_worker=2, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0",
         local_directory=str(tmp_path),
     ) as cluster:  # fmt: skip
         result = ussfc("run", *real_pair, "--out", tmp_path / "out", *SMALL, "-q",

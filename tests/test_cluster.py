@@ -225,3 +225,18 @@ def test_kubernetes_that_does_not_answer_is_told_in_one_line(
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: Kubernetes refuses (")
     assert "kubectl config current-context" in line
+
+
+INTERRUPTS = """
+import signal, sys
+from pipeline import cluster
+before = signal.getsignal(signal.SIGINT)
+cluster._slurm_cluster()
+assert "dask_jobqueue.runner" in sys.modules
+assert signal.getsignal(signal.SIGINT) is before, signal.getsignal(signal.SIGINT)
+"""
+
+
+def test_an_interrupt_stays_one_when_the_library_of_slurm_is_there() -> None:
+    """It installs a handler of its own, with which an interrupted command would say that all is well."""
+    subprocess.run([sys.executable, "-c", INTERRUPTS], check=True, cwd=Path(cli.__file__).parent)
