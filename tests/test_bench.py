@@ -459,6 +459,7 @@ def test_a_run_that_fails_is_told_in_its_own_words(model: Path, tmp_path: Path) 
         bench._in_own_process(job("ussfc", model, tmp_path))
 
 
+@pytest.mark.soak
 def test_a_reference_that_fails_stops_nothing(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("monai")
     found = bench._in_own_process(job("monai", model, tmp_path))
@@ -497,6 +498,7 @@ def test_without_our_engine_the_reference_is_measured(model: Path, monkeypatch: 
     assert "Stages" not in result.stdout
 
 
+@pytest.mark.soak
 def test_interrupt_leaves_nothing_behind(model: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cli", "bench", "--model", str(model), "--device", "cpu", "--engine", "torch",
                "--precision", "float32", "--patch", str(PATCH), "--size", "4096", "--seconds", "0.01", "--rounds", "1",
