@@ -664,6 +664,15 @@ def test_what_on_result_raises_stops_the_tiles_under_way(
     assert len(set(ProbabilityStore(job.store).done()) - set(others)) == 1
 
 
+@pytest.fixture
+def pythons_interrupt() -> Iterator[None]:
+    """Python's own handler, whatever a library that another test imported put in its place."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("pythons_interrupt")
 @pytest.mark.parametrize("at_once", [1, 2, 4])
 def test_an_interrupt_stops_the_tiles_under_way(
     at_once: int, tmp_path: Path, stopped: threading.Event
