@@ -33,10 +33,12 @@ import ussfc
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, MemoryRefused, PipelineError, StoreError
 from pipeline.events import Notice, Subscriber, ignore
+from pipeline.lookahead import cores
 from pipeline.meter import MemoryMeter
-from pipeline.planning import cores, settled
+from pipeline.planning import settled
+from pipeline.radiometry import apply_stretch, percentile_stretch, range_stretch
 from pipeline.run import run
-from pipeline.types import FloatArray
+from pipeline.types import FloatArray, Pixels
 from ussfc import engines
 
 if TYPE_CHECKING:
@@ -390,7 +392,7 @@ def demo_patches(model: ussfc.ModelSpec, patch_size: int) -> tuple[FloatArray, F
     """
     cut = []
     for image in _demo(model).images:
-        unit = as_unit_range(image, model)
+        unit = in_unit_range(image, model)
         side = max(patch_size, unit.shape[1] // patch_size * patch_size)
         unit = _mirrored(unit, range(side), side)
         tiles = unit.reshape(len(unit), side // patch_size, patch_size, side // patch_size, patch_size)
@@ -400,8 +402,8 @@ def demo_patches(model: ussfc.ModelSpec, patch_size: int) -> tuple[FloatArray, F
     return cut[0], cut[1]
 
 
-def as_unit_range(image: npt.NDArray[Any], model: ussfc.ModelSpec) -> FloatArray:
-    """A whole scene in the model's input range, by plain NumPy.
+def in_unit_range(image: npt.NDArray[Any], model: ussfc.ModelSpec) -> FloatArray:
+    """A whole scene in the model's input range, as a run would stretch it.
 
     Args:
         image: ``(bands, rows, cols)`` source numbers, all valid.
@@ -411,15 +413,13 @@ def as_unit_range(image: npt.NDArray[Any], model: ussfc.ModelSpec) -> FloatArray
         The same shape, float32 in [0, 1].
     """
     mapping = model.radiometry
-    low: Any = mapping.low
-    high: Any = mapping.high
-    if mapping.kind == "percentiles":
-        low, high = np.percentile(image[:, ::4, ::4], (low, high), axis=(1, 2))
-    low, high = (
-        np.broadcast_to(np.asarray(end, np.float32), len(image))[:, None, None] for end in (low, high)
-    )
-    unit: FloatArray = (image - low) / (high - low)
-    return np.clip(unit, 0, 1, out=unit)
+    pixels = Pixels(image, np.ones(image.shape[1:], np.bool_))
+    if mapping.kind == "range":
+        stretch = range_stretch(mapping.low, mapping.high, len(image))
+    else:
+        sample = Pixels(image[:, ::4, ::4], pixels.valid[::4, ::4])
+        stretch = percentile_stretch(sample, mapping.low, mapping.high, "the pair")
+    return apply_stretch(pixels, stretch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -725,7 +725,7 @@ def _their_way(job: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
         images = []
         for date in ("before", "after"):
             with rasterio.open(job[date]) as source:
-                images.append(as_unit_range(source.read(), model))
+                images.append(in_unit_range(source.read(), model))
                 profile = {"crs": source.crs, "transform": source.transform}
         answer = network.slide(images[0], images[1], patch, overlap, MONAI_MODE, MONAI_AT_ONCE)
         rows, cols = answer.shape

@@ -5,8 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from pipeline.blending import Blender, Taper, taper_weights
 from pipeline.errors import PipelineError, StoreError, TileError
+from pipeline.lookahead import in_order
 from pipeline.memory import PATCH_MEMORY
 from pipeline.probability_store import ProbabilityStore
 from pipeline.radiometry import MIDDLE, pair
@@ -99,10 +99,12 @@ class PatchMemory:
         return found
 
     def keep(self, patch: Box, probability: FloatArray) -> None:
-        """Remember a patch and forget those that were not asked for longest."""
+        """Remember a patch, a copy of it, and forget those that were not asked for longest."""
+        if probability.nbytes > self._room:
+            return
         if (former := self._kept.pop(patch, None)) is not None:
             self._used -= former.nbytes
-        self._kept[patch] = probability
+        self._kept[patch] = probability.copy()
         self._used += probability.nbytes
         while self._used > self._room:
             self._used -= self._kept.pop(next(iter(self._kept))).nbytes
@@ -287,9 +289,15 @@ def blend_tile(
             _gather(images.before, tile.halo, batch, size), _gather(images.after, tile.halo, batch, size)
         )
 
+    # More than one stream wants threads of its own.
+    in_turn = (
+        in_order(predict, batches, detector.streams, "ussfc-stream")
+        if detector.streams > 1
+        else ((batch, predict(batch)) for batch in batches)
+    )
     computed = (
         probability
-        for batch, predicted in zip(batches, _in_order(predict, batches, detector.streams), strict=True)
+        for batch, predicted in in_turn
         for probability in predicted[: len(batch)]  # a batch may be padded
     )
     for patch in wanted:
@@ -298,7 +306,7 @@ def blend_tile(
         else:
             probability = next(computed)
             if patch.intersect(tile.core) != patch:
-                memory.keep(patch, probability.copy())
+                memory.keep(patch, probability)
         blender.add(patch, probability)
     return blender.result(), len(wanted)
 
@@ -334,16 +342,6 @@ def _blend_on_device(
     del uploaded
     probability = pending.result()
     return probability, len(wanted), pending.seconds
-
-
-def _in_order(
-    predict: Callable[[Sequence[Box]], FloatArray], batches: Sequence[Sequence[Box]], streams: int
-) -> Iterator[FloatArray]:
-    if streams == 1 or len(batches) < 2:
-        yield from map(predict, batches)
-        return
-    with ThreadPoolExecutor(streams, "ussfc-stream") as pool:
-        yield from pool.map(predict, batches)
 
 
 def _gather(image: FloatArray, halo: Box, batch: Sequence[Box], size: int) -> FloatArray:

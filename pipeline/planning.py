@@ -28,6 +28,7 @@ from pipeline.cluster import (
 from pipeline.config import ClusterConfig, RunConfig, size_in_bytes
 from pipeline.errors import ClusterError, ConfigError, MemoryRefused
 from pipeline.grid import common_grid, crop, crs_name, geometry_box, metres_per_pixel
+from pipeline.lookahead import cores
 from pipeline.memory import BASE_DASK, MemoryProjection, project, refuse_beyond
 from pipeline.reading import (
     AreaOfInterest,
@@ -50,6 +51,9 @@ LOCAL = ("local", "local-cuda")
 
 ELSEWHERE = ("slurm", "kubernetes", "scheduler")
 """Kinds of cluster whose workers run on machines that this one may be unlike."""
+
+GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")
+"""What drivers of CUDA devices put up: on Linux, under Windows (WSL), on Tegra."""
 
 ONE_PROCESS_CORES = 8
 """Cores that one process keeps at work by itself; beyond, processes side by side do better."""
@@ -93,7 +97,7 @@ class RunPlan:
     cluster: Cluster | None
     """Where the workers come from; None: this process computes."""
     on_gpu: bool
-    """Whether it was asked for that every worker computes on a GPU."""
+    """Whether every worker computes on a GPU."""
     memory: MemoryProjection
 
     def summary(self) -> dict[str, Any]:
@@ -316,11 +320,6 @@ def _raw_bytes(info: SceneInfo) -> int:
     return np.dtype(info.dtype).itemsize * len(info.bands)
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
 def _device(config: RunConfig) -> str:
     """The device that the workers are to use; ``auto`` is decided here, where it means this machine.
 
@@ -331,7 +330,8 @@ def _device(config: RunConfig) -> str:
     if cluster.kind != "local-cuda" and not cluster.gpu:
         if device == "auto" and cluster.kind not in ELSEWHERE:
             # Its driver's file first: where there is none, planning need not wait for torch.
-            return "cuda" if Path("/dev/nvidiactl").exists() and ussfc.gpus() else "cpu"
+            there = any(Path(file).exists() for file in GPU_FILES)
+            return "cuda" if there and ussfc.gpus() else "cpu"
         return device
     if device == "cpu":
         raise ConfigError(

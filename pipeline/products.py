@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from odc.geo.geobox import GeoBox
 from pipeline.config import RunConfig
 from pipeline.errors import StoreError
 from pipeline.events import Notice, StageFinished, StageStarted, Subscriber, ignore
+from pipeline.lookahead import cores
 from pipeline.storage import Folder, sha256_file
 from pipeline.types import blocks
 
@@ -50,7 +50,7 @@ def write_rasters(out: Folder, config: RunConfig, subscriber: Subscriber, again:
     options = cog.CogOptions(
         compression=config.output.compression,
         block_size=config.output.block_size,
-        threads=os.cpu_count() or 1,
+        threads=cores(),
     )
     tags = _tags(facts)
 

@@ -5,7 +5,6 @@ Every function measures once; who calls repeats, alternates and takes medians.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ussfc.detector import DetectorRecipe, TileDetector
+from ussfc.detector import DetectorRecipe, TileDetector, cores
 from ussfc.efficiency import efficiency
 from ussfc.engines import FloatArray, Pending
 from ussfc.network import LEVELS, STRIDE, USSFCNet
@@ -86,7 +85,7 @@ class PlainNetwork:
     @torch.inference_mode()
     def predict(self, before: FloatArray, after: FloatArray) -> FloatArray:
         """Change probability, ``(N, bands, H, W)`` float32 in [0, 1] to ``(N, H, W)`` float32 in [0, 1]."""
-        with _threads(_cores()), _without_tf32():
+        with _threads(cores()), _without_tf32():
             pair = (to_network_range(torch.from_numpy(image).to(self._device)) for image in (before, after))
             probability: FloatArray = self._network(*pair)[:, 0].cpu().numpy()
         return probability
@@ -121,7 +120,7 @@ class PlainNetwork:
             return probability
 
         scene = torch.from_numpy(np.concatenate((before, after)))[None]
-        with _threads(_cores()), _without_tf32():
+        with _threads(cores()), _without_tf32():
             answer = sliding_window_inference(
                 scene, (patch_size, patch_size), at_once, predictor, overlap, mode,
                 sw_device=self._device, device=torch.device("cpu"),
@@ -134,10 +133,6 @@ class PlainNetwork:
 def gpu_name() -> str:
     """What the CUDA device calls itself."""
     return str(torch.cuda.get_device_name())
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 @contextmanager
@@ -259,7 +254,7 @@ def copy_rate(device: str, size: int, seconds: float) -> float:
     """
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
-    return 2 * size / _seconds_of(lambda: target.copy_(source), device, seconds, _cores())
+    return 2 * size / _seconds_of(lambda: target.copy_(source), device, seconds, cores())
 
 
 def has_arithmetic(device: str, precision: str) -> bool:
@@ -287,7 +282,7 @@ def matrix_rate(device: str, precision: str, seconds: float) -> float:
         precision: one of :data:`BYTES`.
         seconds: wall time of the measurement; one product at least.
     """
-    return _product_rate(device, precision, MATRIX_SIDE[device], seconds, _cores())
+    return _product_rate(device, precision, MATRIX_SIDE[device], seconds, cores())
 
 
 def _product_rate(device: str, precision: str, side: int, seconds: float, threads: int) -> float:

@@ -250,7 +250,7 @@ class DetectorRecipe:
             except OutOfMemory as error:
                 raise ModelError(f"{error}; take a smaller inference.batch_size or another device") from error
             return TileDetector(engine, *of_detector)
-        streams = self.streams if self.streams is not None else _cores()
+        streams = self.streams if self.streams is not None else cores()
         if self.engine == "openvino":
             from ussfc.engines.openvino_engine import OpenVINOEngine
 
@@ -268,7 +268,7 @@ def engine_version(engine: str) -> str:
         ModelError: it is not installed.
     """
     versions = []
-    for name in dict.fromkeys((engine, "torch") if engine == "triton" else (engine,)):
+    for name in ("triton", "torch") if engine == "triton" else (engine,):
         try:
             versions.append(version(name))
         except PackageNotFoundError as error:
@@ -376,6 +376,6 @@ def _kind_here() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use, which on a cluster are fewer than the machine has."""
-    return len(os.sched_getaffinity(0))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

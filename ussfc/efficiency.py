@@ -97,7 +97,7 @@ def latency(network: USSFCNet, size: int, repeats: int = 5) -> float:
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     engine = TorchEngine(copy.deepcopy(network))
-    images = np.random.default_rng(0).uniform(-1, 1, (2, 1, network.bands, size, size)).astype(np.float32)
+    images = np.random.default_rng(0).random((2, 1, network.bands, size, size), np.float32)
     engine.run(images[0], images[1])
     seconds = []
     for _ in range(repeats):

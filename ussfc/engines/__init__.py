@@ -10,14 +10,6 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 
-PRECISIONS: dict[str, tuple[str, ...]] = {
-    "torch": ("float32", "float16"),
-    "openvino": ("float32", "bfloat16", "float16"),
-    "triton": ("float16",),
-}
-"""Engines by name, and the precisions of each. bfloat16 is left out on CUDA: with 8 bits of mantissa the features
-move a probability by more than 0.02, float16 by a tenth of that at the same speed."""
-
 DEVICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("torch", "float32"): ("cpu", "cuda"),
     ("torch", "float16"): ("cuda",),
@@ -26,7 +18,13 @@ DEVICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("openvino", "float16"): ("cpu",),
     ("triton", "float16"): ("cuda",),
 }
-"""Kinds of device that an engine computes a precision on."""
+"""Kinds of device that an engine computes a precision on. bfloat16 is left out on CUDA: with 8 bits of mantissa the
+features move a probability by more than 0.02, float16 by a tenth of that."""
+
+PRECISIONS: dict[str, tuple[str, ...]] = {
+    engine: tuple(precision for other, precision in DEVICES if other == engine) for engine, _ in DEVICES
+}
+"""Engines by name, and the precisions of each."""
 
 
 class OutOfMemory(Exception):
