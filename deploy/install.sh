@@ -63,6 +63,8 @@ case $step in
         # rasterio's wheels leave libexpat to the system.
         set -- ca-certificates libexpat1
         has_venv || set -- "$@" python3 python3-venv
+        # Triton builds its kernels for the GPU it finds, at the first start, against Python's headers.
+        [ ! -d /usr/local/cuda ] || set -- "$@" gcc libc6-dev python3-dev
         export DEBIAN_FRONTEND=noninteractive
         apt-get update -qq
         apt-get install -y -qq --no-install-recommends "$@" > /dev/null
