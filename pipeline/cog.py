@@ -1,11 +1,11 @@
 """Change classes and probabilities as cloud-optimised GeoTIFFs, both in one pass over the source.
 
-GDAL compresses: blocks go through small TIFFs in its memory. GDAL also writes the directories: of a COG of a few
-pixels with the same georeference, nodata, colours and tags, whose fields are taken over. What is done here lies
-between: the pyramid is pooled from blocks in passing, compressed blocks wait in a scratch file, and the product is
-their copy in the order of a COG (:mod:`pipeline.tiff`). The COG driver itself compresses every pixel twice, and
-GDAL has no overview resampling that keeps a single changed pixel (``mode`` and ``nearest`` lose it, ``average``
-means nothing for classes).
+ISA-L packs blocks of bytes as DEFLATE; GDAL packs all others, in small TIFFs in its memory. GDAL also writes the
+directories: of a COG of a few pixels with the same georeference, nodata, colours and tags, whose fields are taken
+over. What is done here lies between: the pyramid is pooled from blocks in passing, compressed blocks wait in a
+scratch file, and the product is their copy in the order of a COG (:mod:`pipeline.tiff`). The COG driver itself
+compresses every pixel twice, and GDAL has no overview resampling that keeps a single changed pixel (``mode`` and
+``nearest`` lose it, ``average`` means nothing for classes).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import numpy.typing as npt
 import rasterio
 import rasterio.shutil
 from affine import Affine
+from isal import isal_zlib
 from odc.geo.geobox import GeoBox
 from rasterio._err import CPLE_BaseError  # what rasterio.shutil.copy raises; it has no public name
 from rasterio.errors import RasterioError
@@ -64,6 +65,9 @@ LEVEL = {"deflate": 1, "zstd": 1}
 IN_FLIGHT = 20_000_000
 """Bytes of source pixels in work at the same time. Bounds the threads, and through them the memory: a thread needs
 about seven times its square."""
+
+ISAL_LEVEL = 2
+"""How hard ISA-L packs bytes as DEFLATE: the sizes of GDAL's level 1."""
 
 CACHE_BYTES = 128_000_000
 """GDAL's block cache; rasterio hands the number on as bytes. GDAL's own default is 5 % of the machine's memory:
@@ -604,11 +608,11 @@ def _fill(tiles: npt.NDArray[Any], pixels: npt.NDArray[Any]) -> None:
 
 def _compressed(tiles: npt.NDArray[Any], product: _Product, options: CogOptions) -> list[bytes]:
     """(number, block * block) blocks as they stand in the file."""
-    if options.compression == "deflate" and product.predictor == "NO":
-        return [_run_lengths(tile) for tile in tiles]
+    block = options.block_size
+    if options.compression == "deflate" and product.dtype == np.uint8:
+        return _deflated(tiles.reshape(-1, block, block), product.predictor == "YES")
     predictor = {"NO": 1, "YES": 2 if product.dtype == np.uint8 else 3}[product.predictor]
     level = {"deflate": "zlevel", "zstd": "zstd_level"}[options.compression]
-    block = options.block_size
     # Nobody reads the transform; without one rasterio warns of a raster without georeference.
     place = Affine.scale(2.0)
     with _gdal(), MemoryFile() as memory:
@@ -621,15 +625,26 @@ def _compressed(tiles: npt.NDArray[Any], product: _Product, options: CogOptions)
         return tiff.tile_bytes(memoryview(memory.getbuffer()))
 
 
+def _deflated(tiles: npt.NDArray[np.uint8], differences: bool) -> list[bytes]:
+    """(number, block, block) bytes, as GDAL would pack them, in a third of its time.
+
+    Args:
+        tiles: the blocks.
+        differences: each number as its difference from the one to the left of it: TIFF 6.0, section 14.
+    """
+    packed: list[bytes] = []
+    room = np.empty_like(tiles[0])
+    for tile in tiles:
+        if differences:
+            room[:, 0] = tile[:, 0]
+            np.subtract(tile[:, 1:], tile[:, :-1], out=room[:, 1:])
+        packed.append(isal_zlib.compress((room if differences else tile).data, ISAL_LEVEL))
+    return packed
+
+
 def _gdal() -> rasterio.Env:
     # A session of its own: with keys in the environment rasterio would make one of boto3's at every step.
     return rasterio.Env(DummySession(), GDAL_CACHEMAX=CACHE_BYTES)
-
-
-def _run_lengths(tile: npt.NDArray[Any]) -> bytes:
-    """A block of classes as DEFLATE, found quicker and no longer than by GDAL: runs are all that there is in it."""
-    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 7, zlib.Z_RLE)
-    return packer.compress(tile.data) + packer.flush()
 
 
 def _directories(

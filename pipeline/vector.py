@@ -33,7 +33,7 @@ from scipy.sparse.csgraph import connected_components
 
 from pipeline.errors import ConfigError, StoreError
 from pipeline.events import Advanced, Subscriber, ignore
-from pipeline.lookahead import in_order
+from pipeline.lookahead import cores, in_order
 from pipeline.thresholding import decode, is_change
 from pipeline.types import Box, ProbabilitySource, blocks
 
@@ -66,8 +66,11 @@ float32 is on that lattice from 1/8 upwards; 2**63 / FIXED_POINT pixels (137 gig
 LONGEST_EDGE = 64.0
 """Pixels. Longer edges are divided before they are measured: a line straight on the grid is no geodesic."""
 
-THREADS = 2
-"""Blocks that are read and traced at the same time."""
+MEASURED = 1024
+"""Regions that are measured together."""
+
+MOST_THREADS = 8
+"""Blocks that are read and traced at the same time, at most: memory follows them."""
 
 AHEAD = 8
 """Blocks that are traced while others are united, measured and written: their regions wait in memory."""
@@ -149,6 +152,19 @@ class _Pieces:
             list(itertools.compress(self.outlines, wanted)),
         )
 
+    def parts(self, count: int) -> Iterator[_Pieces]:
+        """So many at a time, in their order."""
+        for start in range(0, len(self.first), count):
+            part = slice(start, start + count)
+            yield _Pieces(
+                self.first[part],
+                self.last[part],
+                self.pixels[part],
+                self.total[part],
+                self.peak[part],
+                self.outlines[part],
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class _Traced:
@@ -218,8 +234,15 @@ def vectorise(
             "min_area_m2 and simplify_m need the size of a pixel in metres, and the grid has no geographic"
             " reference; set both to 0 or give the images a reference system"
         )
-    regions = _regions(source, threshold, options.connectivity, block_size, subscriber)
-    features = (_features(batch, geobox, ellipsoid, options) for batch in regions)
+    threads = min(cores(), MOST_THREADS)
+    regions = _regions(source, threshold, options.connectivity, block_size, threads, subscriber)
+    measured = in_order(
+        partial(_features, geobox=geobox, ellipsoid=ellipsoid, options=options),
+        (part for batch in regions for part in batch.parts(MEASURED)),
+        threads,
+        "ussfc-measure",
+    )
+    features = (found for _, found in measured)
     part = path.with_name(f"{path.stem}.part{path.suffix}")
     # GDAL wants a layer in one stream and its geometry type first, which is known only at the end.
     table = part if options.format == "parquet" else path.with_name(f"{path.stem}.part-table.parquet")
@@ -245,6 +268,7 @@ def _regions(
     threshold: float,
     connectivity: Literal[4, 8],
     block_size: int,
+    threads: int,
     subscriber: Subscriber,
 ) -> Iterator[_Pieces]:
     """Whole regions, a batch for every row of blocks, ordered by their last pixel."""
@@ -253,7 +277,7 @@ def _regions(
     traced = in_order(
         partial(_trace, source, threshold, connectivity),
         blocks((rows, cols), block_size),
-        THREADS,
+        threads,
         "ussfc-vector",
         AHEAD,
     )
@@ -759,10 +783,13 @@ class _TableWriter:
 
 def _write_table(batches: Iterable[_Features], geobox: GeoBox, file: Path, target: Path) -> VectorCounts:
     """Write all features; an error of ``batches`` passes as it is."""
+    batches = iter(batches)
+    # Before the writer: tracing is under way on its threads while Arrow is imported.
+    first = list(itertools.islice(batches, 1))
     with _writing(target):
         writer = _TableWriter(file)
     with closing(writer):
-        for batch in batches:
+        for batch in itertools.chain(first, batches):
             with _writing(target):
                 writer.add(batch)
         with _writing(target):

@@ -584,7 +584,7 @@ def test_a_block_that_gdal_cut_short_is_told(tmp_path: Path, monkeypatch: pytest
     whole = tiff.tile_bytes
     monkeypatch.setattr(tiff, "tile_bytes", lambda file: whole(file[:-100]))
     with pytest.raises(StoreError, match="TIFF"):
-        probability_of(probabilities((600, 700)), tmp_path)
+        probability_of(probabilities((600, 700)), tmp_path, CogOptions("zstd"))
     assert files_under(tmp_path) == set()
 
 

@@ -637,7 +637,13 @@ class Ready(StubRecipe):
 
 
 def tile_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("ussfc-tile")]
+    """Those that are still there after a moment: nobody waits for one that an interrupt met while it began."""
+    deadline = time.monotonic() + 10
+    while True:
+        threads = [thread for thread in threading.enumerate() if thread.name.startswith("ussfc-tile")]
+        if not threads or time.monotonic() > deadline:
+            return threads
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("at_once", [2, 4])
