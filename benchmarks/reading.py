@@ -1,12 +1,16 @@
 """CPU time of what surrounds the network: reading a pair, the two steps of that, and encoding.
 
     python benchmarks/reading.py [FOLDER] [--side 8192] [--rounds 3]
+    python benchmarks/reading.py [FOLDER] --threads 12
 
 A pair of SIDE x SIDE px (the demo images repeated with noise, 3 bands with nodata 0, GeoTIFFs in blocks of 512 px) is
 written for every compression and dtype; an eighth of the scene is nodata where the name says so. Then all tiles of
 2048 px with their halos are read on the pair's own grid, in the order of a run and with its block cache. Numbers are
 Mpx/s of the thread's CPU time, pixels of the window counted once for both dates; *decode* is GDAL alone, every window
 of both files once in the files' own dtype. The median of the rounds is printed.
+
+With --threads so many readers go side by side, as beside a GPU, over DEFLATE uint16 without nodata: first as a CPU's
+network wants its tiles, stretched, then as a GPU takes them, as they are. CPU seconds are the process's.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 
@@ -118,14 +123,44 @@ def one_round(files: list[Path], dtype: str, side: int) -> dict[str, float]:
     return {step: pixels / 1e6 / spent for step, spent in seconds.items()}
 
 
+def side_by_side(files: list[Path], side: int, threads: int, stretched: bool) -> None:
+    """Print what so many readers of one process take."""
+    grid = describe_scene(str(files[0])).geobox
+    before, after = (SceneRecipe(str(file), grid, BANDS, "bilinear").open() for file in files)
+    stretch = range_stretch(*RANGES["uint16"], len(BANDS))
+
+    def read(box: Box) -> None:
+        if stretched:
+            read_pair(box, before, after, (stretch, stretch), None)
+        else:
+            # Both are there at the same time.
+            _ = before.read(box), after.read(box)
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(read, windows(side)))
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    pixels = side**2 / 1e6
+    name = "stretched" if stretched else "as they are"
+    print(f"{name:<12} {wall:6.1f} s, {cpu:6.1f} CPU s, {pixels / cpu:5.1f} Mpx of the scene a CPU second")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--side", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="readers side by side")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
+    if options.threads:
+        files = [folder / f"deflate_uint16_{options.side}_{date}.tif" for date in DATES]
+        for file, date in zip(files, DATES, strict=True):
+            write_scene(file, date, options.side, "uint16", "deflate", nodata=False)
+        for stretched in (True, False) * options.rounds:
+            side_by_side(files, options.side, options.threads, stretched)
+        return
     steps = ("decode", "read", "pair", "read_pair", "encode")
     print(f"{'Mpx/s of CPU time':<32}" + "".join(f"{step:>11}" for step in steps))
     for compression, dtype, nodata in CASES:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -27,7 +27,9 @@ from pipeline.types import (
     DetectorRecipe,
     FloatArray,
     PixelPair,
+    Pixels,
     SceneReader,
+    SourceArray,
     Stretch,
     Tile,
     TileDetector,
@@ -214,22 +216,32 @@ def tile_name(index: tuple[int, int], core: Box) -> str:
 def run_tile(tile: Tile, job: TileJob, opened: _Opened, stop: threading.Event | None) -> TileResult:
     """Read, predict, blend, write."""
     clock = _Clock()
-    images = read_pair(tile.halo, opened.before, opened.after, job.stretches, job.area)
-    clock.lap("read")
+    before, after, inside = _read(tile.halo, opened.before, opened.after, job.area)
     detector = opened.detector
     if isinstance(detector, TileDetector):
-        # The device has a queue of its own: the next tile joins it while this one is computed.
-        probability, patches, seconds = _blend_on_device(tile, images, detector, opened.weights)
+        clock.lap("read")
+        seen = before.valid & after.valid
+        valid = seen if inside is None else seen & inside
+        # As they were read: the device stretches them, and has a queue of its own, which the next tile joins
+        # while this one is computed.
+        images = before.values, after.values
+        probability, patches, seconds = _blend_on_device(
+            tile, images, job.stretches, seen, valid, detector, opened.weights
+        )
         clock.seconds["network"] = round(seconds, 3)
     else:
+        stretched = _stretched(before, after, job.stretches, inside)
+        valid = stretched.valid
+        del before, after
+        clock.lap("read")
         # Patches of two tiles would share the cores, and the later tile delay the earlier.
         with _turn:
             clock.skip()
-            probability, patches = blend_tile(tile, images, detector, opened.weights, opened.memory, stop)
+            probability, patches = blend_tile(tile, stretched, detector, opened.weights, opened.memory, stop)
             clock.lap("network")
-    valid = images.valid[tile.core.within(tile.halo).slices]
-    stored = encode(probability, valid, opened.store.dtype)
+    valid = valid[tile.core.within(tile.halo).slices]
     result = TileResult(tile.index, patches, int(valid.sum()), clock.seconds)
+    stored = encode(probability, valid, opened.store.dtype)
     opened.store.write(tile.core, stored, result)
     return result
 
@@ -238,10 +250,22 @@ def read_pair(
     halo: Box, before: SceneReader, after: SceneReader, stretches: tuple[Stretch, Stretch], area: Area | None
 ) -> PixelPair:
     """Both dates over ``halo``; pixels outside the area of interest are seen by the network but not valid."""
-    images = pair(before.read(halo), after.read(halo), stretches)
-    if area is not None:
-        images = PixelPair(images.before, images.after, images.valid & area.mask(halo))
-    return images
+    pixels, others, inside = _read(halo, before, after, area)
+    return _stretched(pixels, others, stretches, inside)
+
+
+def _read(
+    halo: Box, before: SceneReader, after: SceneReader, area: Area | None
+) -> tuple[Pixels, Pixels, BoolArray | None]:
+    """Both dates, and the area of interest if there is one."""
+    return before.read(halo), after.read(halo), None if area is None else area.mask(halo)
+
+
+def _stretched(
+    before: Pixels, after: Pixels, stretches: tuple[Stretch, Stretch], inside: BoolArray | None
+) -> PixelPair:
+    images = pair(before, after, stretches)
+    return images if inside is None else PixelPair(images.before, images.after, images.valid & inside)
 
 
 def blend_tile(
@@ -271,10 +295,11 @@ def blend_tile(
         Abandoned: ``stop`` was set.
     """
     if isinstance(detector, TileDetector):
-        probability, count, _ = _blend_on_device(tile, images, detector, weights)
+        both = images.before, images.after
+        probability, count, _ = _blend_on_device(tile, both, None, None, images.valid, detector, weights)
         return probability, count
     blender = Blender(tile.core, weights)
-    wanted = _wanted(tile, images)
+    wanted = _wanted(tile, images.valid)
     memory = memory or PatchMemory(room=0)
     # Held by this list until they are blended, whatever the memory drops meanwhile.
     known = {patch: found for patch in wanted if (found := memory.find(patch)) is not None}
@@ -311,31 +336,47 @@ def blend_tile(
     return blender.result(), len(wanted)
 
 
-def _wanted(tile: Tile, images: PixelPair) -> list[Box]:
+def _wanted(tile: Tile, valid: BoolArray) -> list[Box]:
     """The patches that can move a valid pixel of the core."""
-    if images.valid.all():
+    if valid.all():
         return list(tile.patches)
     return [
-        patch
-        for patch in tile.patches
-        if images.valid[patch.intersect(tile.core).within(tile.halo).slices].any()
+        patch for patch in tile.patches if valid[patch.intersect(tile.core).within(tile.halo).slices].any()
     ]
 
 
 def _blend_on_device(
-    tile: Tile, images: PixelPair, detector: TileDetector, weights: FloatArray
+    tile: Tile,
+    images: tuple[SourceArray, SourceArray],
+    stretches: tuple[Stretch, Stretch] | None,
+    seen: BoolArray | None,
+    valid: BoolArray,
+    detector: TileDetector,
+    weights: FloatArray,
 ) -> tuple[FloatArray, int, float]:
-    """:func:`blend_tile` on a device, and the seconds that this took it."""
-    wanted = _wanted(tile, images)
+    """:func:`blend_tile` on a device, and the seconds that this took it.
+
+    Args:
+        tile: the tile.
+        images: before and after over ``tile.halo``, ``(bands, rows, cols)``.
+        stretches: that bring them into the model's range; None: they are.
+        seen: where both dates have data, (rows, cols); None: what has none is in the middle of the range already.
+        valid: where a result is wanted, (rows, cols).
+        detector: on the device.
+        weights: blend weights of a patch.
+    """
+    wanted = _wanted(tile, valid)
     if not wanted:
         return np.zeros(tile.core.shape, np.float32), 0, 0.0
+    if seen is not None and seen.all():
+        seen = None
     # Only a scene smaller than a patch: its mirror image fills the rest.
-    missing = [max(0, detector.patch_size - side) for side in tile.halo.shape]
-    before, after = (
-        np.pad(image, ((0, 0), (0, missing[0]), (0, missing[1])), "reflect") if any(missing) else image
-        for image in (images.before, images.after)
-    )
-    uploaded = detector.upload(before, after)
+    missing = [(0, max(0, detector.patch_size - side)) for side in tile.halo.shape]
+    if any(count for _, count in missing):
+        before, after = (np.pad(image, [(0, 0), *missing], "reflect") for image in images)
+        images = cast("SourceArray", before), cast("SourceArray", after)
+        seen = None if seen is None else np.pad(seen, missing, "reflect")
+    uploaded = detector.upload(*images, stretches, seen)
     core = tile.core.within(tile.halo)
     corners = [(patch.y0 - tile.halo.y0, patch.x0 - tile.halo.x0) for patch in wanted]
     pending = detector.blend(uploaded, corners, (core.y0, core.x0, core.y1, core.x1), weights)

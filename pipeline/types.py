@@ -224,8 +224,21 @@ class Pending(Protocol):
 class TileDetector(Detector, Protocol):
     """A detector on a device with memory of its own: tiles go there once and come back blended."""
 
-    def upload(self, before: FloatArray, after: FloatArray) -> object:
-        """Begin to copy both dates of a tile, (bands, rows, cols) in [0, 1], while the device computes another."""
+    def upload(
+        self,
+        before: SourceArray,
+        after: SourceArray,
+        stretches: tuple[Stretch, Stretch] | None = None,
+        seen: BoolArray | None = None,
+    ) -> object:
+        """Begin to copy both dates of a tile, while the device computes another.
+
+        Args:
+            before: ``(bands, rows, cols)`` source numbers.
+            after: the same shape.
+            stretches: of before and after, which the device applies; None: the numbers are in [0, 1] already.
+            seen: ``(rows, cols)``; False where both dates are to be 0.5. None: nowhere.
+        """
 
     def blend(
         self,

@@ -16,9 +16,10 @@ import numpy.typing as npt
 from pipeline.errors import ReadError
 from pipeline.inference import TileJob
 from pipeline.probability_store import ProbabilityStore
+from pipeline.radiometry import pair
 from pipeline.storage import Folder
 from pipeline.tiling import TilePlan
-from pipeline.types import BoolArray, Box, FloatArray, PixelPair, Pixels, Stretch, Tile
+from pipeline.types import BoolArray, Box, FloatArray, PixelPair, Pixels, SourceArray, Stretch, Tile
 
 UNIT = Stretch((0.0,), (1.0,))
 """A stretch that leaves numbers in [0, 1] alone."""
@@ -301,13 +302,24 @@ class StubTileDetector(StubDetector):
 
     uploads: list[tuple[int, ...]] = field(default_factory=list)
 
-    def upload(self, before: FloatArray, after: FloatArray) -> object:
+    def upload(
+        self,
+        before: SourceArray,
+        after: SourceArray,
+        stretches: tuple[Stretch, Stretch] | None = None,
+        seen: BoolArray | None = None,
+    ) -> object:
         """See the Protocol; the arrays may change afterwards."""
         assert before.shape == after.shape
-        assert before.dtype == after.dtype == np.float32
         assert min(before.shape[1:]) >= self.patch_size
         self.uploads.append(before.shape)
-        return before.copy(), after.copy()
+        if stretches is None:
+            assert before.dtype == after.dtype == np.float32
+            assert seen is None
+            return before.copy(), after.copy()
+        seen = np.ones(before.shape[1:], np.bool_) if seen is None else seen
+        both = pair(Pixels(before, seen), Pixels(after, seen), stretches)
+        return both.before, both.after
 
     def blend(
         self,

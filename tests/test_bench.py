@@ -357,7 +357,8 @@ class FakeDevice:
     def run(self, before: FloatArray, after: FloatArray) -> FloatArray:
         raise AssertionError("tiles go to the device, not patches")
 
-    def upload(self, before: FloatArray, after: FloatArray) -> object:
+    def upload(self, before: FloatArray, after: FloatArray, stretches: None, seen: None) -> object:
+        assert stretches is seen is None
         assert before.shape == (1, 48, 16)
         assert before[0, ::16, 0].tolist() == [0, 1, 2]
         np.testing.assert_array_equal(before, after)

@@ -51,7 +51,7 @@ from pipeline.probability_store import ProbabilityStore
 from pipeline.radiometry import MIDDLE
 from pipeline.thresholding import encode
 from pipeline.tiling import TilePlan
-from pipeline.types import Box, PixelPair, Pixels, TileDetector, TileResult
+from pipeline.types import Box, PixelPair, Pixels, Stretch, TileDetector, TileResult
 
 law = settings(deadline=None, max_examples=60)
 GRID = GeoBox((70, 100), Affine(1, 0, 0, 0, -1, 70), "EPSG:32636")
@@ -668,14 +668,14 @@ def test_a_tile_that_was_given_up_is_no_failure_and_leaves_no_record(tmp_path: P
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-@pytest.mark.parametrize("case", ["whole", "holes", "area", "small", "narrow"])
+@pytest.mark.parametrize("case", ["whole", "holes", "area", "small", "small with a hole", "narrow"])
 def test_a_device_that_cuts_and_blends_gives_the_same_bytes(
     tmp_path: Path, case: str, dtype: str, opened: list[tuple[str, object]]
 ) -> None:
-    shape = {"small": (9, 13), "narrow": (70, 11)}.get(case, (70, 100))
+    shape = {"small": (9, 13), "small with a hole": (9, 13), "narrow": (70, 11)}.get(case, (70, 100))
     plan = TilePlan.of(shape, 32, 16, 0.25)
     grid = GeoBox(shape, Affine(1, 0, 0, 0, -1, shape[0]), "EPSG:32636")
-    hole = Box(20, 3, 66, 64) if case == "holes" else None
+    hole = {"holes": Box(20, 3, 66, 64), "small with a hole": Box(2, 3, 6, 8)}.get(case)
     rasters, records = [], []
     for name, recipe in (("plain", StubRecipe(16, 3)), ("device", StubTileRecipe(16, 3))):
         store = ProbabilityStore.create(tmp_path / name, grid, dtype, 32)
@@ -685,6 +685,7 @@ def test_a_device_that_cuts_and_blends_gives_the_same_bytes(
             f"{name}-{case}-{tmp_path}",
             after=StubScene(plan.shape, 2, hole),
             area=StubArea(Box(5, 40, 60, 75)) if case == "area" else None,
+            stretches=(Stretch((0.1,), (0.9,)), Stretch((0.3,), (0.8,))),
             detector=recipe,
         )
         records.append([replace(compute_tile(job, index), seconds={}) for index in plan.indices()])

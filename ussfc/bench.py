@@ -227,7 +227,8 @@ def _speed_on_device(detector: TileDetector, before: FloatArray, after: FloatArr
     total = detector.batch_size * max(BATCHES_OF_TILE, -(-count // detector.batch_size))
     corners = [(patch * (number % count), 0) for number in range(total)]
     # The patches one above the other are a tile.
-    uploaded = detector.upload(*(np.concatenate(list(image), axis=1) for image in (before, after)))
+    dates = [np.concatenate(list(image), axis=1) for image in (before, after)]
+    uploaded = detector.upload(dates[0], dates[1])
     weights = np.ones((patch, patch), np.float32)
 
     def begun() -> Pending:

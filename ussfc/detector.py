@@ -15,7 +15,17 @@ from typing import TypeVar
 import numpy as np
 
 from ussfc.engines import DEVICES as ENGINE_DEVICES
-from ussfc.engines import PRECISIONS, Engine, FloatArray, OutOfMemory, Pending, TileEngine
+from ussfc.engines import (
+    PRECISIONS,
+    BoolArray,
+    Engine,
+    FloatArray,
+    OutOfMemory,
+    Pending,
+    SourceArray,
+    Stretch,
+    TileEngine,
+)
 from ussfc.errors import ModelError
 from ussfc.files import shown
 from ussfc.spec import ModelSpec
@@ -147,14 +157,20 @@ class TileDetector(PatchDetector):
         super().__init__(engine, bands, patch_size, batch_size)
         self._tiles = engine
 
-    def upload(self, before: FloatArray, after: FloatArray) -> object:
+    def upload(
+        self,
+        before: SourceArray,
+        after: SourceArray,
+        stretches: tuple[Stretch, Stretch] | None = None,
+        seen: BoolArray | None = None,
+    ) -> object:
         """Begin to copy a tile to the device, see :meth:`ussfc.engines.TileEngine.upload`.
 
         Raises:
             ModelError: the device has no room for it.
         """
         try:
-            return self._tiles.upload(before, after)
+            return self._tiles.upload(before, after, stretches, seen)
         except OutOfMemory as error:
             raise ModelError(f"{error}; take a smaller tiling.tile_size or fewer cluster.threads") from error
 

@@ -9,6 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+SourceArray = npt.NDArray[np.integer] | FloatArray
+"""Numbers as scenes hold them: integers of 8 or 16 bits, or float32."""
 
 DEVICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("torch", "float32"): ("cpu", "cuda"),
@@ -64,15 +67,35 @@ class Pending(Protocol):
         """Wait for it."""
 
 
+class Stretch(Protocol):
+    """Linear mapping of one date to [0, 1], where it is cut off."""
+
+    @property
+    def low(self) -> tuple[float, ...]:
+        """Number that becomes 0, one a band."""
+
+    @property
+    def high(self) -> tuple[float, ...]:
+        """Number that becomes 1, one a band."""
+
+
 class TileEngine(Engine, Protocol):
     """An engine with memory of its own: a tile goes there once, its patches are cut and blended there."""
 
-    def upload(self, before_BHW: FloatArray, after_BHW: FloatArray) -> object:
+    def upload(
+        self,
+        before_BHW: SourceArray,
+        after_BHW: SourceArray,
+        stretches: tuple[Stretch, Stretch] | None = None,
+        seen: BoolArray | None = None,
+    ) -> object:
         """Begin to copy a tile to the device; any thread may, while the device computes another tile.
 
         Args:
-            before_BHW: ``(bands, rows, cols)`` float32 in [0, 1].
+            before_BHW: ``(bands, rows, cols)`` finite source numbers.
             after_BHW: the same shape.
+            stretches: of before and after; None: the numbers are in [0, 1] already.
+            seen: ``(rows, cols)``; False where both dates are set to 0.5. None: nowhere.
 
         Returns:
             What :meth:`blend` takes.
