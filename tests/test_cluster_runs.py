@@ -134,7 +134,7 @@ def test_workers_that_are_cut_off_late_and_slow_give_the_same_bytes(
     assert len(set(seen.processes())) >= 3
 
 
-@pytest.mark.parametrize("limit", ["lifetime", "job"])
+@pytest.mark.parametrize("limit", [pytest.param("lifetime", marks=pytest.mark.soak), "job"])
 def test_a_worker_whose_time_is_nearly_over_finishes_its_tile_and_begins_no_other(
     limit: str,
     programs: Programs,

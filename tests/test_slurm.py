@@ -99,6 +99,7 @@ def test_the_only_job_is_replaced_when_it_ends(
     assert_same(city.content(), expected)
 
 
+@pytest.mark.soak
 def test_a_job_that_waits_in_the_queue_is_not_taken_back_where_none_need_be_there(
     slurm: Slurm, job_sets: tuple[str, ...], expected: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -120,6 +121,7 @@ def test_a_job_that_waits_in_the_queue_is_not_taken_back_where_none_need_be_ther
     assert_same(city.content(), expected)
 
 
+@pytest.mark.soak
 def test_jobs_are_as_many_as_the_work_asks_for(
     slurm: Slurm, job_sets: tuple[str, ...], expected: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -313,12 +313,27 @@ class Undisturbed:
     folder: Path
 
 
-@pytest.fixture(scope="module", params=[EVERYTHING, EPOCHS], ids=["random", "fixed"])
-def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    how, folder = recipe(**request.param), tmp_path_factory.mktemp("undisturbed")
+def nobody_interrupted(how: TrainingRecipe, folder: Path) -> Undisturbed:
     result = trained(how, folder, data=LARGER)
     assert result.steps == 24
     return Undisturbed(how, LARGER, folder)
+
+
+@pytest.fixture(scope="module")
+def random_crops(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    return nobody_interrupted(recipe(**EVERYTHING), tmp_path_factory.mktemp("random"))
+
+
+@pytest.fixture(scope="module")
+def fixed_crops(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    return nobody_interrupted(recipe(**EPOCHS), tmp_path_factory.mktemp("fixed"))
+
+
+@pytest.fixture(params=["random_crops", "fixed_crops"])
+def undisturbed(request: pytest.FixtureRequest) -> Undisturbed:
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Undisturbed)
+    return found
 
 
 def test_interruptions_leave_no_trace(undisturbed: Undisturbed, tmp_path: Path) -> None:
@@ -353,7 +368,7 @@ def child(out: str) -> None:
     trained(recipe(**EVERYTHING), Path(out), data=LARGER, subscriber=wait)
 
 
-def test_killed(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_killed(tmp_path: Path, random_crops: Undisturbed) -> None:
     """``kill -9`` as soon as the log tells of a validation, wherever the process is by then."""
     process = subprocess.Popen(
         [sys.executable, "-c", "import sys, test_training; test_training.child(sys.argv[1])", str(tmp_path)],
@@ -370,12 +385,10 @@ def test_killed(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Non
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "last.safetensors").exists()
     heard: list[Event] = []
-    trained(recipe(**EVERYTHING), tmp_path, data=LARGER, subscriber=heard.append)
+    trained(random_crops.how, tmp_path, data=LARGER, subscriber=heard.append)
     assert isinstance(heard[0], Told)
     assert heard[0].message in {f"resuming after step {step}" for step in (7, 12, 14)}
-    whole = tmp_path_factory.mktemp("whole")
-    trained(recipe(**EVERYTHING), whole, data=LARGER)
-    assert digests(tmp_path) == digests(whole)
+    assert digests(tmp_path) == digests(random_crops.folder)
 
 
 def by_hand(how: TrainingRecipe, steps: int) -> tuple[Trainer, list[float]]:

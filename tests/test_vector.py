@@ -186,7 +186,7 @@ CORNERS = {
     "a region in a hole": np.pad(np.pad(np.ones((3, 3)), 1), 1, constant_values=1),
     "everything": np.ones((7, 9)),
     "stripes": np.indices((8, 9))[1] % 2 == 0,
-    "dense noise": np.random.default_rng(8).random((90, 80)) < 0.6,
+    "dense noise": np.random.default_rng(8).random((45, 40)) < 0.6,
 }
 
 

@@ -17,7 +17,7 @@ from faults.city import CALLS_OF_A_TILE, MOST_CALLS, TALLY, City, assert_clean, 
 
 Undisturbed = tuple[dict[str, bytes], int]
 
-SHORT, LONG = 6, 200
+SHORT, LONG = 4, 200
 """Kill points in CI and in the soak."""
 
 
