@@ -50,6 +50,12 @@ SUFFIX: Mapping[str, str] = {"parquet": ".parquet", "gpkg": ".gpkg", "flatgeobuf
 DRIVER: Mapping[str, str] = {"gpkg": "GPKG", "flatgeobuf": "FlatGeobuf"}
 """GDAL's name of each format that it writes."""
 
+TYPES: Mapping[int, str] = {
+    shapely.GeometryType.POLYGON: "Polygon",
+    shapely.GeometryType.MULTIPOLYGON: "MultiPolygon",
+}
+"""Types of geometry as GeoParquet names them."""
+
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 """Fields of the bounding box column."""
 
@@ -578,7 +584,7 @@ def _unite(outlines: Sequence[shapely.Geometry]) -> shapely.Geometry:
 
 
 def _whole(closed: _Pieces, merged: _Pieces) -> _Pieces:
-    """Finished regions: one canonical outline each, ordered by the last pixel."""
+    """Finished regions, ordered by the last pixel: one outline each, canonical but for where rings begin."""
     # This takes away the vertices that seams left on straight edges. A ring's first vertex stays whatever
     # it is, so rings are first turned to start at their least one, which is a corner.
     united = _array([_unite(outlines) for outlines in merged.outlines])
@@ -592,7 +598,7 @@ def _whole(closed: _Pieces, merged: _Pieces) -> _Pieces:
         regions.pixels[order],
         regions.total[order],
         regions.peak[order],
-        [(outline,) for outline in shapely.normalize(outlines[order])],
+        [(outline,) for outline in outlines[order]],
     )
 
 
@@ -688,8 +694,8 @@ class _Features:
 def _features(
     regions: _Pieces, geobox: GeoBox, ellipsoid: _Ellipsoid | None, options: VectorOptions
 ) -> _Features:
-    """Measure, filter, simplify, and bring to the grid's reference system."""
-    outlines = _array([outline for (outline,) in regions.outlines])
+    """Make canonical, measure, filter, simplify, and bring to the grid's reference system."""
+    outlines = shapely.normalize(_array([outline for (outline,) in regions.outlines]))
     area = perimeter = np.full(len(outlines), np.nan)
     if ellipsoid is not None:
         area, perimeter = ellipsoid.measure(outlines)
@@ -753,7 +759,7 @@ class _TableWriter:
         if not len(features.geometry):
             return
         self._bounds.append(shapely.total_bounds(features.geometry))
-        self._types.update(np.unique([shape.geom_type for shape in features.geometry]).tolist())
+        self._types.update(TYPES[number] for number in np.unique(shapely.get_type_id(features.geometry)))
         self._pixels += int(features.regions.pixels.sum())
         self._areas.append(features.area)
         self._waiting = pa.concat_tables([self._waiting, _table(features, self._schema)])
