@@ -746,7 +746,7 @@ class _TableWriter:
             use_dictionary=False,
             write_statistics=plain + [f"bbox.{side}" for side in SIDES],
         )
-        self._waiting = self._schema.empty_table()
+        self._waiting: list[pa.Table] = []
         self._bounds: list[RealArray] = []
         self._types: set[str] = set()
         self._pixels = 0
@@ -762,15 +762,21 @@ class _TableWriter:
         self._types.update(TYPES[number] for number in np.unique(shapely.get_type_id(features.geometry)))
         self._pixels += int(features.regions.pixels.sum())
         self._areas.append(features.area)
-        self._waiting = pa.concat_tables([self._waiting, _table(features, self._schema)])
-        while len(self._waiting) >= ROW_GROUP:
-            self._write(self._waiting.slice(0, ROW_GROUP))
-            self._waiting = self._waiting.slice(ROW_GROUP)
+        self._waiting.append(_table(features, self._schema))
+        if sum(map(len, self._waiting)) < ROW_GROUP:
+            return
+        waiting = pa.concat_tables(self._waiting)
+        while len(waiting) >= ROW_GROUP:
+            self._write(waiting.slice(0, ROW_GROUP))
+            waiting = waiting.slice(ROW_GROUP)
+        self._waiting = [waiting]
 
     def finish(self, geobox: GeoBox) -> VectorCounts:
         """Write what is left and the metadata that make a Parquet file a GeoParquet file."""
-        if len(self._waiting):
-            self._write(self._waiting)
+        import pyarrow as pa
+
+        if any(map(len, self._waiting)):
+            self._write(pa.concat_tables(self._waiting))
         metadata = _geo_metadata(geobox, sorted(self._types), self._bounds)
         self._writer.add_key_value_metadata({"geo": json.dumps(metadata)})
         self._writer.close()
@@ -827,19 +833,38 @@ def _table(features: _Features, schema: pa.Schema) -> pa.Table:
     import pyarrow as pa
 
     regions = features.regions
+    real = pa.float64()
+    bounds = [_column(side, real) for side in shapely.bounds(features.geometry).T]
     columns = [
-        regions.first,
-        pa.array(features.area, mask=~np.isfinite(features.area)),
-        pa.array(features.perimeter, mask=~np.isfinite(features.perimeter)),
-        regions.total / (regions.pixels * float(FIXED_POINT)),
-        regions.peak,
-        regions.pixels,
-        pa.array(shapely.to_wkb(features.geometry, byte_order=1), pa.binary()),
-        pa.StructArray.from_arrays(
-            list(shapely.bounds(features.geometry).T), fields=list(schema.field("bbox").type)
-        ),
+        _column(regions.first, pa.int64()),
+        _column(features.area, real, np.isfinite(features.area)),
+        _column(features.perimeter, real, np.isfinite(features.perimeter)),
+        _column(regions.total / (regions.pixels * float(FIXED_POINT)), real),
+        _column(regions.peak, real),
+        _column(regions.pixels, pa.int64()),
+        _binary(shapely.to_wkb(features.geometry, byte_order=1)),
+        pa.StructArray.from_arrays(bounds, fields=list(schema.field("bbox").type)),
     ]
-    return pa.table(columns, schema=schema)
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _column(values: npt.NDArray[Any], kind: pa.DataType, known: FlagArray | None = None) -> pa.Array:
+    """Numbers as Arrow has them, null where not ``known``; by its buffers, for ``pa.array`` imports pandas first."""
+    import pyarrow as pa
+
+    mask = None if known is None else pa.py_buffer(np.packbits(known, bitorder="little"))
+    return pa.Array.from_buffers(kind, len(values), [mask, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _binary(values: Sequence[bytes]) -> pa.Array:
+    """The same for bytes."""
+    import pyarrow as pa
+
+    ends = np.cumsum([0, *map(len, values)])
+    if ends[-1] > np.iinfo(np.int32).max:
+        raise OSError(f"{len(values)} outlines of {ends[-1] / 1e9:.1f} GB are more than one column can hold")
+    offsets, content = pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(b"".join(values))
+    return pa.Array.from_buffers(pa.binary(), len(values), [None, offsets, content])
 
 
 def _geo_metadata(geobox: GeoBox, types: Sequence[str], bounds: Sequence[RealArray]) -> dict[str, Any]:

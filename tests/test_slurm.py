@@ -84,6 +84,7 @@ def test_a_cancelled_job_costs_no_byte_and_is_replaced(
     assert slurm.jobs() == []
 
 
+@pytest.mark.soak
 def test_the_only_job_is_replaced_when_it_ends(
     slurm: Slurm, job_sets: tuple[str, ...], expected: dict[str, bytes], tmp_path: Path
 ) -> None:

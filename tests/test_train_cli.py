@@ -118,6 +118,7 @@ def test_near_infrared_by_one_setting(folder: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.soak
 def test_more_patience_lets_a_training_go_on(folder: Path, tmp_path: Path) -> None:
     # Nothing improves at a rate this small, so the first validation stays the best.
     still = ("--set", "optimiser.learning_rate=1.0e-12", "--set", "steps=20")

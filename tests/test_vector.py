@@ -521,3 +521,24 @@ def test_the_import_is_light() -> None:
     code = f"import sys, pipeline.vector; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_polygons_are_written_without_pandas(tmp_path: Path) -> None:
+    """Arrow's own conversions import it, for half a second and 40 MB."""
+    code = """
+import sys
+from pathlib import Path
+import numpy as np
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from pipeline.vector import VectorOptions, vectorise
+class Source:
+    shape, dtype = (40, 40), np.dtype("uint8")
+    def read(self, box):
+        return np.full(box.shape, 200, np.uint8)
+grid = GeoBox((40, 40), Affine(10, 0, 0, 0, -10, 0), "EPSG:32636")
+print(vectorise(Source(), grid, 0.5, VectorOptions("parquet"), Path(sys.argv[1])).polygons, "pandas" in sys.modules)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "changes.parquet")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "False"]
