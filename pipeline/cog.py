@@ -626,7 +626,7 @@ def _compressed(tiles: npt.NDArray[Any], product: _Product, options: CogOptions)
 
 
 def _deflated(tiles: npt.NDArray[np.uint8], differences: bool) -> list[bytes]:
-    """(number, block, block) bytes, as GDAL would pack them, in a third of its time.
+    """(number, block, block) bytes, as GDAL would pack them, in less than half of its time.
 
     Args:
         tiles: the blocks.
