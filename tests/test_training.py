@@ -269,6 +269,7 @@ def beirut() -> Listed:
     return Listed(pairs)
 
 
+@pytest.mark.soak
 def test_loss_falls_on_real_pixels(tmp_path: Path) -> None:
     tiles = beirut()
     how = recipe(
@@ -329,7 +330,7 @@ def fixed_crops(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     return nobody_interrupted(recipe(**EPOCHS), tmp_path_factory.mktemp("fixed"))
 
 
-@pytest.fixture(params=["random_crops", "fixed_crops"])
+@pytest.fixture(params=["random_crops", pytest.param("fixed_crops", marks=pytest.mark.soak)])
 def undisturbed(request: pytest.FixtureRequest) -> Undisturbed:
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Undisturbed)

@@ -23,7 +23,7 @@ from pipeline.validation import validate
 
 Undisturbed = tuple[dict[str, bytes], int]
 
-KILLS, MANY_KILLS = 2, 60
+KILLS, MANY_KILLS = 1, 60
 """Requests to be killed at, in CI and in the soak."""
 
 PREFIX = "city/out"
@@ -70,6 +70,7 @@ def test_a_bucket_is_a_folder(undisturbed: Undisturbed, far: City, proxied: Faul
     assert far.calls == calls
 
 
+@pytest.mark.soak
 def test_two_workers_write_into_a_bucket(undisturbed: Undisturbed, far: City) -> None:
     far.sets = ("cluster.kind=local", "cluster.workers=2")
     finished(far, undisturbed[0])
