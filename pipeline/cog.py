@@ -62,7 +62,7 @@ LARGEST_LAST_LEVEL = 512
 LEVEL = {"deflate": 1, "zstd": 1}
 """How hard is packed. GDAL's own levels, 6 and 9, save a fifth of the bytes and take five times as long."""
 
-IN_FLIGHT = 36_000_000
+IN_FLIGHT = 20_000_000
 """Bytes of source pixels in work at the same time. Bounds the threads, and through them the memory: a thread needs
 about seven times its square."""
 

@@ -188,8 +188,9 @@ def raster_keys(facts: Mapping[str, Any], content: str, config: RunConfig) -> di
         "compression": config.output.compression,
         "block_size": config.output.block_size,
         "level": cog.LEVEL[config.output.compression],
-        "isal": f"{metadata.version('isal')} level {cog.ISAL_LEVEL}",
     }
+    if config.output.compression == "deflate":
+        common["isal"] = f"{metadata.version('isal')} level {cog.ISAL_LEVEL}"
     threshold = _threshold_of(config, facts)
     return {CHANGE: {**common, "threshold": threshold}, PROBABILITY: common}
 

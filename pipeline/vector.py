@@ -62,6 +62,9 @@ SIDES = ("xmin", "ymin", "xmax", "ymax")
 CONVERTED = 8192
 """Features that are on their way from the table to another format at a time."""
 
+MOST_BYTES = np.iinfo(np.int32).max
+"""Of a column of geometries that is made at once: Arrow counts them in 32 bits."""
+
 ROW_GROUP = 32768
 """Features of a GeoParquet row group, counted over the whole file: the bytes do not show the blocks."""
 
@@ -75,8 +78,11 @@ LONGEST_EDGE = 64.0
 MEASURED = 1024
 """Regions that are measured together."""
 
+THREADS = 2
+"""Blocks that are read and traced at the same time. Memory follows them: a block that is all change takes much."""
+
 MOST_THREADS = 8
-"""Blocks that are read and traced at the same time, at most: memory follows them."""
+"""Threads that measure regions, at most."""
 
 AHEAD = 8
 """Blocks that are traced while others are united, measured and written: their regions wait in memory."""
@@ -240,12 +246,11 @@ def vectorise(
             "min_area_m2 and simplify_m need the size of a pixel in metres, and the grid has no geographic"
             " reference; set both to 0 or give the images a reference system"
         )
-    threads = min(cores(), MOST_THREADS)
-    regions = _regions(source, threshold, options.connectivity, block_size, threads, subscriber)
+    regions = _regions(source, threshold, options.connectivity, block_size, subscriber)
     measured = in_order(
         partial(_features, geobox=geobox, ellipsoid=ellipsoid, options=options),
         (part for batch in regions for part in batch.parts(MEASURED)),
-        threads,
+        min(cores(), MOST_THREADS),
         "ussfc-measure",
     )
     features = (found for _, found in measured)
@@ -274,7 +279,6 @@ def _regions(
     threshold: float,
     connectivity: Literal[4, 8],
     block_size: int,
-    threads: int,
     subscriber: Subscriber,
 ) -> Iterator[_Pieces]:
     """Whole regions, a batch for every row of blocks, ordered by their last pixel."""
@@ -283,7 +287,7 @@ def _regions(
     traced = in_order(
         partial(_trace, source, threshold, connectivity),
         blocks((rows, cols), block_size),
-        threads,
+        THREADS,
         "ussfc-vector",
         AHEAD,
     )
@@ -861,8 +865,11 @@ def _binary(values: Sequence[bytes]) -> pa.Array:
     import pyarrow as pa
 
     ends = np.cumsum([0, *map(len, values)])
-    if ends[-1] > np.iinfo(np.int32).max:
-        raise OSError(f"{len(values)} outlines of {ends[-1] / 1e9:.1f} GB are more than one column can hold")
+    if ends[-1] > MOST_BYTES:
+        raise StoreError(
+            f"{len(values)} outlines take {ends[-1] / 1e9:.1f} GB, a part of a layer holds {MOST_BYTES / 1e9:.1f}; "
+            "raise threshold or vector.simplify_m"
+        )
     offsets, content = pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(b"".join(values))
     return pa.Array.from_buffers(pa.binary(), len(values), [None, offsets, content])
 

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from scipy import ndimage
 
+from pipeline import vector
 from pipeline.errors import ConfigError, ReadError, StoreError
 from pipeline.events import Advanced, Event
 from pipeline.thresholding import classify, decode
@@ -521,6 +522,13 @@ def test_the_import_is_light() -> None:
     code = f"import sys, pipeline.vector; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_outlines_that_no_column_holds_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector, "MOST_BYTES", 100)
+    with pytest.raises(StoreError, match=r"outlines take .* GB.*raise threshold or vector\.simplify_m"):
+        write(mask(np.indices((15, 16)).sum(axis=0) % 2 == 0), folder / "large.parquet")
+    assert list(folder.glob("large*")) == []
 
 
 def test_polygons_are_written_without_pandas(tmp_path: Path) -> None:
