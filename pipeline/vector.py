@@ -16,6 +16,7 @@ import json
 import math
 import os
 import warnings
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -510,21 +511,25 @@ def _polygons(runs: _Runs, part: IntArray, box: Box) -> Geometries:
 
 
 def _cycles(following: IntArray) -> tuple[IntArray, IntArray]:
-    """The cycles of a permutation, one after the other, and where each starts among them."""
-    after = following.tolist()
-    seen = bytearray(len(after))
-    walk: list[int] = []
-    starts: list[int] = []
-    for start in range(len(after)):
-        if seen[start]:
-            continue
-        starts.append(len(walk))
-        position = start
-        while not seen[position]:
-            seen[position] = 1
-            walk.append(position)
-            position = after[position]
-    return np.array(walk), np.array(starts)
+    """The cycles of a permutation, one after the other from their least members on, and where each starts.
+
+    Every member looks twice as far ahead in each round, for the least member and the steps to it: as many rounds as
+    the longest cycle's length has bits, and all of it in NumPy, which lets other threads trace meanwhile.
+    """
+    count = len(following)
+    # Least member and steps to it in one number, so that the lesser of two is the one wanted.
+    nearest, ahead, hop = np.arange(count) << 32, following, 1
+    while not np.array_equal(found := np.minimum(nearest, nearest[ahead] + hop), nearest):
+        nearest, ahead, hop = found, ahead[ahead], 2 * hop
+    least, steps = nearest >> 32, nearest & 0xFFFFFFFF
+    first = np.flatnonzero(steps == 0)
+    length = steps[following[first]] + 1
+    steps[first] = length
+    ends = np.zeros(count, np.int64)
+    ends[first] = np.cumsum(length)
+    walk = np.empty(count, np.int64)
+    walk[ends[least] - steps] = np.arange(count)
+    return walk, ends[first] - length
 
 
 def _meeting(one: IntArray, other: IntArray, connectivity: Literal[4, 8]) -> IntArray:
@@ -607,9 +612,9 @@ def _whole(closed: _Pieces, merged: _Pieces) -> _Pieces:
 
 
 def _array(geometries: Sequence[shapely.Geometry]) -> Geometries:
-    array = np.empty(len(geometries), np.object_)
-    array[:] = geometries
-    return array
+    column = np.empty(len(geometries), np.object_)
+    column[:] = geometries
+    return column
 
 
 # From regions to features
@@ -666,10 +671,12 @@ class _Ellipsoid:
         rings, part = shapely.get_rings(parts, return_index=True)
         corners, ring = shapely.get_coordinates(rings, return_index=True)
         longitude, latitude = self.degrees(corners)
-        bounds = np.searchsorted(ring, np.arange(len(rings) + 1))
+        bounds = np.searchsorted(ring, np.arange(len(rings) + 1)).tolist()
+        # Rings have few corners: NumPy's slices would cost pyproj as much as the measuring.
+        x, y = array("d", longitude.tobytes()), array("d", latitude.tobytes())
         measured = np.empty((len(rings), 2))
         for position, (start, end) in enumerate(itertools.pairwise(bounds)):
-            measured[position] = self.geod.polygon_area_perimeter(longitude[start:end], latitude[start:end])
+            measured[position] = self.geod.polygon_area_perimeter(x[start:end], y[start:end])
         owner = outline[part]
         # Normalised holes run against their shells: with its sign, a hole's area takes itself away.
         area, perimeter = (_fold(np.add, 0, column, owner, len(outlines)) for column in measured.T)

@@ -524,6 +524,18 @@ def test_the_import_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@given(st.integers(1, 300).flatmap(lambda count: st.permutations(range(count))))
+def test_cycles_are_walked_from_their_least_members(following: list[int]) -> None:
+    walk, starts = vector._cycles(np.array(following))
+    assert sorted(walk) == list(range(len(following)))
+    assert starts[0] == 0
+    leading = walk[starts]
+    assert (np.diff(leading) > 0).all()
+    for cycle in np.split(walk, starts[1:]):
+        assert cycle[0] == cycle.min()
+        assert [following[member] for member in cycle] == [*cycle[1:], cycle[0]]
+
+
 def test_outlines_that_no_column_holds_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vector, "MOST_BYTES", 100)
     with pytest.raises(StoreError, match=r"outlines take .* GB.*raise threshold or vector\.simplify_m"):
