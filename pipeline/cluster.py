@@ -26,6 +26,7 @@ import dask
 from pipeline import slurm
 from pipeline.config import size_in_bytes
 from pipeline.errors import ClusterError, ConfigError
+from pipeline.lookahead import cores
 
 LOCAL_RESTART_SECONDS = 300
 """A process that dies may take so long to start again before Dask gives it up; its own 15 s are short for torch."""
@@ -43,8 +44,17 @@ few seconds."""
 JOB_END = "USSFC_JOB_END"
 """Environment variable of a worker: when its job is ended by force, seconds since 1970."""
 
-READ_AHEAD = 2
-"""Tiles in hand of a worker with a GPU: one is read while the other has the GPU."""
+QUIET = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"}
+"""Dask looks a hundred times a second at what its threads do, and fifty times whether its loops turn: that took two
+workers on two cores a tenth of their time (``docs/scaling.md``)."""
+
+READ_AHEAD, MOST_READERS = 2, 12
+"""Tiles in hand of a process with a GPU, least and most: while one has the GPU, others are read."""
+
+
+def tiles_at_once(cores: int, gpu: bool) -> int:
+    """Tiles that a worker has in hand: a core reads too slowly for a GPU, while a CPU's network wants all cores."""
+    return min(MOST_READERS, max(READ_AHEAD, cores)) if gpu else 1
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,10 @@ class Cluster(Protocol):
         """Workers that walk a stretch of the tiles each; 0 where their number is not known."""
 
     @property
+    def ahead(self) -> int:
+        """Tiles that each worker has in hand, as far as this is known."""
+
+    @property
     def ours(self) -> bool:
         """Whether its workers are processes of this machine, which need not show what they have and see."""
 
@@ -95,6 +109,7 @@ class SchedulerAt:
     tls: tuple[str, str, str] | None = None
     """PEM files: authority, certificate, key."""
     lanes: int = 0
+    ahead: int = 1
     ours: bool = False
 
     @property
@@ -130,6 +145,7 @@ class LocalProcesses:
     workers: int
     options: Mapping[str, Any] = field(default_factory=dict)
     """For LocalCluster."""
+    ahead: int = 1
     ours: bool = True
     name: str = "scheduler of this process"
 
@@ -144,7 +160,7 @@ class LocalProcesses:
         from distributed import LocalCluster
 
         settings = _local_settings(scratch) | {"n_workers": self.workers, "threads_per_worker": 1}
-        with _patient(), _made(LocalCluster, {**settings, "processes": True}, self.options) as cluster:
+        with _local(), _made(LocalCluster, {**settings, "processes": True}, self.options) as cluster:
             yield Started(cluster, self.workers)
 
 
@@ -164,11 +180,16 @@ class LocalGpus:
         """Each has a stretch."""
         return len(self.devices)
 
+    @property
+    def ahead(self) -> int:
+        """The machine's cores are shared among its GPUs."""
+        return tiles_at_once(cores() // len(self.devices), True)
+
     @contextmanager
     def start(self, scratch: Path) -> Iterator[Started]:
         """See :meth:`Cluster.start`."""
         count = len(self.devices)
-        settings = _local_settings(scratch) | {"n_workers": count, "threads_per_worker": READ_AHEAD}
+        settings = _local_settings(scratch) | {"n_workers": count, "threads_per_worker": self.ahead}
         try:
             from dask_cuda import LocalCUDACluster
 
@@ -201,8 +222,8 @@ class LocalGpus:
 
             kind = PinnedCluster
             settings |= {"processes": True}
-        with _patient(), _made(kind, settings, self.options) as cluster:
-            yield Started(cluster, READ_AHEAD * count)
+        with _local(), _made(kind, settings, self.options) as cluster:
+            yield Started(cluster, self.ahead * count)
 
 
 def visible_gpus(count: int) -> tuple[str, ...]:
@@ -227,9 +248,15 @@ def _local_settings(scratch: Path) -> dict[str, Any]:
     }
 
 
-def _patient() -> AbstractContextManager[Any]:
+def _local() -> AbstractContextManager[Any]:
+    """Dask's settings around a cluster of this machine, whose processes take them over."""
     limit = {"distributed.deploy.lost-worker-timeout": f"{LOCAL_RESTART_SECONDS} s"}
-    return dask.config.set(limit)
+    return dask.config.set({**limit, **QUIET})
+
+
+def quiet_environment() -> dict[str, str]:
+    """``QUIET`` as the environment of workers elsewhere says it."""
+    return {f"DASK_{key.replace('.', '__').upper()}": str(value) for key, value in QUIET.items()}
 
 
 def _made(
@@ -290,6 +317,11 @@ class SlurmJobs:
         """Workers, if their number does not change."""
         return self.jobs[0] * self.workers if self.jobs[0] == self.jobs[1] else 0
 
+    @property
+    def ahead(self) -> int:
+        """As its cores read for a GPU."""
+        return tiles_at_once(self.threads, self.gpu)
+
     @contextmanager
     def start(self, scratch: Path) -> Iterator[Started]:
         """See :meth:`Cluster.start`."""
@@ -302,10 +334,9 @@ class SlurmJobs:
             refuse_shell(what, path)
         make_logs(logs)
         early = int(min(END_MOST, END_SHARE * slurm.seconds(self.walltime)))
-        threads = READ_AHEAD if self.gpu else 1
         settings: dict[str, Any] = {
             # Dask's threads are tiles in hand; the network's threads are the engine's own.
-            "cores": self.workers * threads,
+            "cores": self.workers * self.ahead,
             "processes": self.workers,
             "job_cpu": self.workers * self.threads,
             "memory": self.memory,
@@ -316,7 +347,10 @@ class SlurmJobs:
             "python": sys.executable,
             "log_directory": str(logs),
             # Seconds since 1970; also for processes that a nanny starts later.
-            "job_script_prologue": [f"export {JOB_END}=$(($(date +%s) + {slurm.seconds(self.walltime)}))"],
+            "job_script_prologue": [
+                f"export {JOB_END}=$(($(date +%s) + {slurm.seconds(self.walltime)}))",
+                *(f"export {name}={value}" for name, value in quiet_environment().items()),
+            ],
             "job_extra_directives": ["--gres=gpu:1"] if self.gpu else [],
             "worker_extra_args": [
                 "--no-dashboard",
@@ -350,7 +384,7 @@ class SlurmJobs:
                 submitted.arrived()
 
         settings |= {"job_cls": Job, "scheduler_options": scheduler}
-        with _made(SLURMCluster, settings, options) as cluster:
+        with dask.config.set(QUIET), _made(SLURMCluster, settings, options) as cluster:
             submitted.cluster = cluster
             cluster.scheduler.add_plugin(Arrivals())
             with tempfile.TemporaryDirectory(prefix="ussfc-") as folder:
@@ -361,7 +395,7 @@ class SlurmJobs:
             submitted.settle(max(1, least))
             # To scale once does not replace a job that ends; adapting between equal bounds does.
             cluster.adapt(minimum_jobs=least, maximum_jobs=most, interval="5s")
-            yield Started(cluster, most * self.workers * threads, waiting=submitted.waiting)
+            yield Started(cluster, most * self.workers * self.ahead, waiting=submitted.waiting)
 
 
 class _Submitted:
@@ -520,37 +554,49 @@ class SlurmAllocation:
         """Each task has a stretch."""
         return self.tasks
 
+    @property
+    def cores(self) -> int:
+        """Of a task."""
+        return int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+
+    @property
+    def ahead(self) -> int:
+        """As a task's cores read for a GPU."""
+        return tiles_at_once(self.cores, self.gpu)
+
     @contextmanager
     def start(self, scratch: Path) -> Iterator[Started]:
         """See :meth:`Cluster.start`."""
         from distributed import Scheduler, SpecCluster
 
         slurm.require("srun")
-        tasks, threads = self.tasks, READ_AHEAD if self.gpu else 1
+        tasks = self.tasks
         host = os.environ.get("SLURMD_NODENAME", socket.gethostname())
         options = {
             "host": _address_of(host, int(os.environ.get("SLURM_NNODES", "1"))),
             "port": 0,
             "dashboard_address": "127.0.0.1:0",
         }
-        with SpecCluster(
-            workers={}, scheduler={"cls": Scheduler, "options": options}, name=f"ussfc-{secrets.token_hex(4)}"
-        ) as cluster:
+        scheduler = {"cls": Scheduler, "options": options}
+        with (
+            dask.config.set(QUIET),
+            SpecCluster(workers={}, scheduler=scheduler, name=f"ussfc-{secrets.token_hex(4)}") as cluster,
+        ):
             command = [
                 "srun",
                 # Beside this process, which has the allocation's first node.
                 "--overlap",
                 f"--ntasks={tasks}",
-                f"--cpus-per-task={os.environ.get('SLURM_CPUS_PER_TASK', '1')}",
+                f"--cpus-per-task={self.cores}",
                 # A node or a worker that is lost is no reason to end the others.
                 "--no-kill",
                 "--kill-on-bad-exit=0",
                 "--wait=0",
                 *(("--gpus-per-task=1",) if self.gpu else ()),
                 *(sys.executable, "-m", "dask", "worker", cluster.scheduler_address),
-                *("--nthreads", str(threads), "--no-dashboard", "--memory-limit", "0"),
+                *("--nthreads", str(self.ahead), "--no-dashboard", "--memory-limit", "0"),
             ]
-            with _program(command) as srun:
+            with _program(command, quiet_environment()) as srun:
 
                 def waiting() -> str:
                     if srun.poll() is not None:
@@ -560,7 +606,7 @@ class SlurmAllocation:
                         )
                     return "srun is starting workers"
 
-                yield Started(cluster, tasks * threads, waiting=waiting)
+                yield Started(cluster, tasks * self.ahead, waiting=waiting)
 
 
 def _address_of(host: str, nodes: int) -> str:
@@ -579,8 +625,11 @@ def _address_of(host: str, nodes: int) -> str:
 
 
 @contextmanager
-def _program(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as program:  # noqa: S603 - a list, no shell
+def _program(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """It runs with more in its environment until the end of the context."""
+    with subprocess.Popen(  # noqa: S603 - a list, no shell
+        command, stdin=subprocess.DEVNULL, env={**os.environ, **environment}
+    ) as program:
         try:
             yield program
         finally:
@@ -614,6 +663,11 @@ class KubernetesPods:
         """Workers, if their number does not change."""
         return self.jobs[0] if self.jobs[0] == self.jobs[1] else 0
 
+    @property
+    def ahead(self) -> int:
+        """As a pod's cores read for a GPU."""
+        return tiles_at_once(self.threads, self.gpu)
+
     def spec(self, name: str) -> dict[str, Any]:
         """The DaskCluster resource.
 
@@ -622,7 +676,6 @@ class KubernetesPods:
         """
         with _extra("kubernetes", "dask-kubernetes"):
             from dask_kubernetes.operator import make_cluster_spec
-        threads = READ_AHEAD if self.gpu else 1
         wanted = {"cpu": str(self.threads), "memory": str(size_in_bytes(self.memory))}
         if self.gpu:
             wanted["nvidia.com/gpu"] = "1"
@@ -631,8 +684,9 @@ class KubernetesPods:
             image=self.image,
             n_workers=max(1, self.jobs[0]),
             resources={"requests": wanted, "limits": wanted},
-            env=self.options.get("env", {}),
-            worker_command=["dask", "worker", "--nthreads", str(threads), "--memory-limit", "0"],
+            # The last one of a name counts.
+            env=[*_variables(quiet_environment()), *_variables(self.options.get("env", {}))],
+            worker_command=["dask", "worker", "--nthreads", str(self.ahead), "--memory-limit", "0"],
             # KubeCluster itself makes nothing of it where it is given a whole specification.
             idle_timeout=self.options.get("idle_timeout", 0),
         )
@@ -676,8 +730,16 @@ class KubernetesPods:
             def waiting() -> str:
                 return f"no worker pod after {time.monotonic() - since:.0f} s (`kubectl get pods` says why)"
 
-            threads = READ_AHEAD if self.gpu else 1
-            yield Started(cluster, most * threads, waiting=waiting)
+            yield Started(cluster, most * self.ahead, waiting=waiting)
+
+
+def _variables(env: Mapping[str, str] | Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As a pod lists them; the library takes both."""
+    return (
+        [{"name": name, "value": value} for name, value in env.items()]
+        if isinstance(env, Mapping)
+        else [*env]
+    )
 
 
 @contextmanager

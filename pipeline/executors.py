@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import psutil
 
@@ -32,6 +32,8 @@ from pipeline.events import Notice, Subscriber, ignore
 from pipeline.inference import CannotStart, TileJob, compute_tile, prepare, tile_name
 from pipeline.retrying import Index, Schedule, Waits
 from pipeline.types import TileFailure, TileResult
+
+Answer = TypeVar("Answer")
 
 TASKS_AHEAD = 2
 """Tasks handed out per thread: enough that no worker waits, few enough that the scheduler stays small."""
@@ -101,6 +103,13 @@ class Executor(Protocol):
             ClusterError: scheduler or workers cannot be used, or stayed away for too long.
         """
 
+    def ask(self, function: Callable[..., Answer], *args: object) -> list[Answer]:
+        """What a function returns on each worker that is there; the first is waited for.
+
+        Raises:
+            ClusterError: scheduler or workers cannot be used.
+        """
+
 
 class SerialExecutor:
     """This process: one tile after the other in the network, others read and written beside it."""
@@ -150,6 +159,10 @@ class SerialExecutor:
                 # Whatever ended the run, its threads must not go on for minutes.
                 stop.set()
 
+    def ask(self, function: Callable[..., Answer], *args: object) -> list[Answer]:
+        """See :class:`Executor`: the one worker is this process."""
+        return [function(*args)]
+
 
 def _first(futures: Iterable[Future[TileResult]], patience: float) -> Iterable[Future[TileResult]]:
     """Those that are done, waiting for the first, or for so many seconds."""
@@ -194,6 +207,22 @@ class DaskExecutor:
         """Stop it."""
         self._started = None
         self._kept.close()
+
+    def ask(self, function: Callable[..., Answer], *args: object) -> list[Answer]:
+        """See :class:`Executor`; within the context only."""
+        assert self._started is not None
+        name = self._cluster.name
+        try:
+            with self._client(self._started, again=False) as client:
+                _Crew(client, name, self._started, self._tell, self._stop).gather()
+                addresses = _check_versions(client, name)
+                with _asking(client):
+                    answers: Mapping[str, Answer] = _everywhere(client, addresses, function, *args)
+        except _SchedulerLostError as error:
+            raise ClusterError(
+                f"{name} lost before a tile was begun; start it and its workers again, and the same command goes on"
+            ) from error
+        return list(answers.values())
 
     def run(
         self,
@@ -521,14 +550,11 @@ class _Drawn:
         return tuple(self._kept.pop(max(self._kept, key=lambda stretch: len(self._kept[stretch]))))
 
 
-def _inspect(client: Any, scheduler: str, job: TileJob) -> None:
-    """Have the scheduler and every worker that is there show that they can compute this job.
-
-    They need the versions of here, the store's folder under the same name, both scenes and the model. That also
-    loads the model, on a thread of the worker's own.
+def _check_versions(client: Any, scheduler: str) -> list[str]:
+    """The workers that are there, by address, all of which have the versions of here, as the scheduler has.
 
     Raises:
-        ClusterError: what they lack, the first by name.
+        ClusterError: one has others.
     """
     wanted = versions()
     names = tuple(wanted)
@@ -553,14 +579,27 @@ def _inspect(client: Any, scheduler: str, job: TileJob) -> None:
 
     with _asking(client):
         said(client.run_on_scheduler(found_versions), scheduler)
+        addresses = list(client.nthreads(callback_timeout=ANSWER_SECONDS))
+        for address, found in _everywhere(client, addresses, found_versions).items():
+            said(found, f"worker {address}")
+    return addresses
+
+
+def _inspect(client: Any, scheduler: str, job: TileJob) -> None:
+    """Have the scheduler and every worker that is there show that they can compute this job.
+
+    They need the versions of here, the store's folder under the same name, both scenes and the model. That also
+    loads the model, on a thread of the worker's own.
+
+    Raises:
+        ClusterError: what they lack, the first by name.
+    """
+    addresses = _check_versions(client, scheduler)
     token = secrets.token_hex(8)
     probe = f"probe-{token}"
     job.store.write(probe, token.encode())
     try:
         with _asking(client):
-            addresses = list(client.nthreads(callback_timeout=ANSWER_SECONDS))
-            for address, found in _everywhere(client, addresses, found_versions).items():
-                said(found, f"worker {address}")
             faults = _everywhere(client, addresses, _show, job, probe, token)
     finally:
         job.store.remove(probe)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import psutil
 from odc.geo.geobox import GeoBox
@@ -23,6 +24,7 @@ from pipeline.cluster import (
     SchedulerAt,
     SlurmAllocation,
     SlurmJobs,
+    tiles_at_once,
     visible_gpus,
 )
 from pipeline.config import ClusterConfig, RunConfig, size_in_bytes
@@ -44,7 +46,10 @@ from pipeline.tiling import TilePlan
 from pipeline.types import DetectorRecipe, SceneInfo, SceneReader, Stretch
 
 if TYPE_CHECKING:
+    from ussfc.detector import DetectorRecipe as NetworkRecipe
     from ussfc.recipe import InputSpec
+
+Answer = TypeVar("Answer")
 
 LOCAL = ("local", "local-cuda")
 """Kinds of cluster whose processes are on this machine."""
@@ -58,12 +63,15 @@ GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")
 ONE_PROCESS_CORES = 8
 """Cores that one process keeps at work by itself; beyond, processes side by side do better."""
 
-TILES_AT_ONCE = {"cpu": 2, "cuda": 12}
-"""Tiles that one process has under way. Beside a CPU's network another tile is read; a GPU takes as many readers as
-there are cores, up to this."""
-
 RESOLUTION_TOLERANCE = 2.0
 """Factor between the grid's pixel size and the model's beyond which a warning is due."""
+
+
+class Ask(Protocol):
+    """Asks those who compute, see :meth:`pipeline.executors.Executor.ask`."""
+
+    def __call__(self, function: Callable[..., Answer], *args: object) -> list[Answer]:
+        """What the function returns on each of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +243,11 @@ def settled(config: RunConfig, model: ussfc.ModelSpec) -> RunConfig:
 
 
 def settled_recipe(
-    plan: RunPlan, config: RunConfig, detector: DetectorRecipe | None, begun: str | None = None
+    plan: RunPlan,
+    config: RunConfig,
+    detector: DetectorRecipe | None,
+    begun: str | None = None,
+    ask: Ask | None = None,
 ) -> tuple[RunConfig, DetectorRecipe]:
     """The configuration without gaps, and the detector that it means.
 
@@ -246,6 +258,8 @@ def settled_recipe(
         begun: identity of the detector that the run in the output folder began with, if there is one: what
             the configuration leaves to the machine is then as it was there, unless what it says disagrees: that is
             another run, whose choices are its own.
+        ask: where workers on other machines can be asked what they compute fastest. They are, where something is left
+            to choose; where they disagree or nobody can be asked, it is what any machine has.
     """
     config = settled(config, plan.pair.model)
     if detector is not None:
@@ -260,10 +274,24 @@ def settled_recipe(
         ssfc=config.inference.ssfc,
         batch_size=config.inference.batch_size,
         streams=plan.threads,
-        elsewhere=plan.executor in ELSEWHERE,
+        choose=partial(_for_workers, ask) if plan.executor in ELSEWHERE else None,
         **chosen,
     )
     return config, recipe
+
+
+def _for_workers(ask: Ask | None, recipes: Sequence[NetworkRecipe]) -> NetworkRecipe:
+    # One that can build none of them says so when it is to begin.
+    found = {each for each in ask(_fastest, recipes) if each is not None} if ask is not None else set()
+    return recipes[found.pop()] if len(found) == 1 else ussfc.anywhere(recipes)
+
+
+def _fastest(recipes: Sequence[NetworkRecipe]) -> int | None:
+    """On a worker: which of them it computes fastest; None: it can build none."""
+    try:
+        return recipes.index(ussfc.fastest(recipes))
+    except ussfc.ModelError:
+        return None
 
 
 def what_computes(recipe: DetectorRecipe) -> str:
@@ -287,9 +315,10 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
     batch = config.inference.batch_size or 1
     raw = sum(tiles.shape[0] * tiles.shape[1] * _raw_bytes(info) for info in (pair.before, pair.after))
     if cluster is not None:
-        ahead = READ_AHEAD if on_gpu else 1
+        ahead = max(cluster.ahead, READ_AHEAD if on_gpu else 1)
     else:
-        ahead = min(tiles.tile_count, max(2, cores()), TILES_AT_ONCE["cuda" if on_gpu else "cpu"])
+        # Beside a CPU's network another tile is read.
+        ahead = min(tiles.tile_count, tiles_at_once(cores(), True) if on_gpu else 2)
     local = settled(config, model).inference.ssfc == "local"
     remote = any(over_network(recipe.uri) for recipe in pair.recipes)
     memory = project(
@@ -433,7 +462,8 @@ def refuse_memory(plan: RunPlan, config: RunConfig) -> None:
         if workers * plan.memory.worker > given:
             raise MemoryRefused(
                 f"a job's {workers} worker(s) would need about {workers * plan.memory.worker / 1e9:.2f} GB, and "
-                f"cluster.memory is {given / 1e9:.2f} GB; raise it, or lower tiling.tile_size or cluster.workers"
+                f"cluster.memory is {given / 1e9:.2f} GB; raise it, or lower tiling.tile_size"
+                f"{', cluster.threads' if plan.at_once > 1 else ''} or cluster.workers"
             )
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.config import RunConfig
 from pipeline.errors import DamagedTiles, StoreError, TileError
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from pipeline.executors import Executor
     from pipeline.inference import TileJob
     from pipeline.probability_store import ProbabilityStore
+
+Answer = TypeVar("Answer")
 
 ExecutorOf = Callable[[RunPlan], "Executor"]
 
@@ -93,6 +97,54 @@ def infer(
         return _infer(plan, config, out, overwrite, subscriber, detector, fail_fast, executor_of)
 
 
+class _Hired:
+    """Who computes a run: there when first needed, gone with the context."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        config: RunConfig,
+        out: Folder,
+        tell: Subscriber,
+        fail_fast: bool,
+        executor_of: ExecutorOf | None,
+    ) -> None:
+        self._plan = plan
+        self._config = config
+        self._out = out
+        self._tell = tell
+        self._fail_fast = fail_fast
+        self._executor_of = executor_of
+        self._kept = ExitStack()
+
+    def __enter__(self) -> _Hired:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._kept.close()
+
+    @cached_property
+    def executor(self) -> Executor:
+        """Of the plan."""
+        from pipeline.executors import DaskExecutor
+
+        if self._executor_of is not None:
+            return self._executor_of(self._plan)
+        scratch = self._kept.enter_context(scratch_folder(self._out, self._config, "dask"))
+        made = executor_for(self._plan, self._config, scratch, self._tell, self._fail_fast)
+        return self._kept.enter_context(made) if isinstance(made, DaskExecutor) else made
+
+    def ask(self, function: Callable[..., Answer], *args: object) -> list[Answer]:
+        """What a function returns on each worker that is there."""
+        from pipeline.probability_store import KEY, STARTING
+
+        work = self._out / "work"
+        if work.find_json(KEY) is None:
+            # Workers may be hours in a queue: the folder is known as ours meanwhile.
+            work.write_json(KEY, STARTING)
+        return self.executor.ask(function, *args)
+
+
 def _infer(
     plan: RunPlan,
     config: RunConfig,
@@ -103,6 +155,20 @@ def _infer(
     fail_fast: bool,
     executor_of: ExecutorOf | None,
 ) -> ProbabilityStore:
+    with _Hired(plan, config, out, subscriber, fail_fast, executor_of) as hired:
+        return _infer_by(hired, plan, config, out, overwrite, subscriber, detector, fail_fast)
+
+
+def _infer_by(
+    hired: _Hired,
+    plan: RunPlan,
+    config: RunConfig,
+    out: Folder,
+    overwrite: bool,
+    subscriber: Subscriber,
+    detector: DetectorRecipe | None,
+    fail_fast: bool,
+) -> ProbabilityStore:
     from pipeline.inference import TileJob
     from pipeline.probability_store import KEY, STARTING, grid_record, run_name, start_store
 
@@ -110,10 +176,10 @@ def _infer(
         subscriber(Notice(notice))
     refuse_memory(plan, config)
     work = out / "work"
-    begun = None if overwrite else work.find_json(KEY)
-    config, recipe = settled_recipe(plan, config, detector, begun.get("model") if begun else None)
-    key = run_key(plan, config, recipe)
     _refuse_taken(out, overwrite)
+    begun = None if overwrite else work.find_json(KEY)
+    config, recipe = settled_recipe(plan, config, detector, begun.get("model") if begun else None, hired.ask)
+    key = run_key(plan, config, recipe)
     if overwrite:
         # First, so that the folder stays known as ours whenever we are stopped.
         work.write_json(KEY, STARTING)
@@ -146,7 +212,7 @@ def _infer(
         subscriber(Notice(told, warning=False))
     subscriber(Notice(f"computed by {what_computes(recipe)}", warning=False))
     with stage_clock("infer", plan.tiles.tile_count - len(done), fresh, subscriber) as clock:
-        failures = _compute(plan, config, job, done, counted, out, subscriber, fail_fast, executor_of)
+        failures = _compute(hired, plan, job, done, counted, subscriber, fail_fast)
     facts = {
         "run": run_name(key),
         "complete": not failures,
@@ -199,15 +265,13 @@ class _Counted:
 
 
 def _compute(
+    hired: _Hired,
     plan: RunPlan,
-    config: RunConfig,
     job: TileJob,
     done: set[Index],
     counted: _Counted,
-    out: Folder,
     tell: Subscriber,
     fail_fast: bool,
-    executor_of: ExecutorOf | None,
 ) -> list[TileFailure]:
     """Compute what is missing, count it, and return the tiles that kept failing."""
     failures: list[TileFailure] = []
@@ -231,11 +295,7 @@ def _compute(
         job.store.remove("infer.json")
         lanes = plan.cluster.lanes if plan.cluster is not None else 0
         remaining = (index for index in plan.tiles.indices(max(1, lanes)) if index not in done)
-        with scratch_folder(out, config, "dask") as scratch:
-            executor = (
-                executor_of(plan) if executor_of else executor_for(plan, config, scratch, tell, fail_fast)
-            )
-            executor.run(job, remaining, on_result, on_failure)
+        hired.executor.run(job, remaining, on_result, on_failure)
     if failures and not counted.tiles:
         raise TileError(failures[0].error)
     return sorted(failures, key=lambda failure: failure.index)

@@ -20,7 +20,7 @@ def status(out: Folder | Path | str, waiting: bool = False) -> dict[str, Any]:
 
     Returns:
         ``state`` (``complete``; ``incomplete``: done but for tiles that kept failing; ``unfinished``; ``waiting``: no
-        run is there yet), ``run``,
+        run is there yet, or it has no worker yet to ask what it computes fastest), ``run``,
         ``tiles`` (total, done, failed, left), ``failed_tiles``, ``products`` (bytes by name), ``uploads``
         (unfinished ones, by name).
 
@@ -65,7 +65,7 @@ def status(out: Folder | Path | str, waiting: bool = False) -> dict[str, Any]:
     elif finished and failed and done + len(failed) == total:
         state = "incomplete"
     else:
-        state = "waiting" if key is None and manifest is None else "unfinished"
+        state = "waiting" if name is None and manifest is None else "unfinished"
     return {
         "state": state,
         "run": name,

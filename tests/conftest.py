@@ -60,7 +60,7 @@ def _remember(chosen: tuple[str, str]) -> None:
                         engine_version(engine),
                     )  # fmt: skip
 
-                choice.fastest(kinds, recipe)
+                choice.fastest([recipe(*kind) for kind in kinds])
 
 
 @pytest.fixture(scope="session")

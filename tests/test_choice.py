@@ -13,7 +13,7 @@ from networks import MODELS, PACKAGED
 from scenes import write_toy_model
 
 from ussfc import choice
-from ussfc.choice import CUDA_ORDER, Choice, fastest
+from ussfc.choice import CUDA_ORDER, Choice, anywhere, fastest
 from ussfc.detector import DetectorRecipe, PatchDetector, detector_recipe
 from ussfc.errors import ModelError
 from ussfc.spec import find_model
@@ -44,12 +44,9 @@ class Machine:
     built: list[DetectorRecipe] = field(default_factory=list)
     timed: list[Choice] = field(default_factory=list)
     base: DetectorRecipe = BASE
-    absent: dict[Choice, str] = field(default_factory=dict)
 
     def recipe(self, engine: str, precision: str) -> DetectorRecipe:
         """What :func:`ussfc.detector.detector_recipe` makes."""
-        if (engine, precision) in self.absent:
-            raise ModelError(self.absent[engine, precision])
         return replace(self.base, engine=engine, precision=precision)
 
     def build(self, recipe: DetectorRecipe) -> object:
@@ -68,7 +65,7 @@ class Machine:
         """The choice, afresh: forgets what was built and timed before."""
         self.built.clear()
         self.timed.clear()
-        found = fastest(candidates, self.recipe)
+        found = fastest([self.recipe(*candidate) for candidate in candidates])
         assert found == self.recipe(found.engine, found.precision), "a recipe of another making"
         return found.engine, found.precision
 
@@ -183,24 +180,10 @@ def test_what_cannot_be_built_is_passed_over(boot: Boot) -> None:
     assert ("openvino", "float32") not in machine.timed
 
 
-def test_what_is_not_installed_is_passed_over(boot: Boot) -> None:
-    machine = boot(FAST)
-    for precision in ("float32", "bfloat16"):
-        machine.absent["openvino", precision] = "engine openvino: not installed here"
-    assert machine.choose() == ("torch", "float32")
-    assert [(recipe.engine, recipe.precision) for recipe in machine.built] == [("torch", "float32")]
-    # Once it is installed, that is news.
-    machine.absent.clear()
-    assert machine.choose() == ("openvino", "float32")
-
-
 def test_none_that_can_be_built_tells_why(boot: Boot, tmp_path: Path) -> None:
     machine = boot({})
     machine.broken = {each: f"{each[0]} has no {each[1]}" for each in CPU}
     with pytest.raises(ModelError, match=r"^(torch|openvino) has no \w+$"):
-        machine.choose()
-    machine.broken, machine.absent = {}, dict.fromkeys(CPU, "not installed here")
-    with pytest.raises(ModelError, match=r"^not installed here$"):
         machine.choose()
     assert not memory(tmp_path).exists()
 
@@ -311,6 +294,23 @@ def test_the_best_of_the_calls_after_the_first_counts(monkeypatch: pytest.Monkey
     monkeypatch.setattr(choice, "perf_counter", lambda: next(now))
     assert choice._seconds(PatchDetector(engine, 2, 32, 3)) == 0.25  # type: ignore[arg-type]
     assert engine.calls == 3
+
+
+@pytest.mark.parametrize(
+    ("device", "candidates", "chosen"),
+    [
+        ("cpu", CPU, ("openvino", "float32")),
+        ("cpu", (("torch", "float32"), ("openvino", "bfloat16")), ("torch", "float32")),
+        ("cpu", (("openvino", "float16"), ("openvino", "bfloat16")), ("openvino", "bfloat16")),
+        ("cuda", CUDA_ORDER, ("torch", "float16")),
+        ("cuda", (("triton", "float16"),), ("triton", "float16")),
+    ],
+)
+def test_what_any_machine_has(device: str, candidates: tuple[Choice, ...], chosen: Choice) -> None:
+    recipes = [replace(BASE, engine=name, precision=numbers, device=device) for name, numbers in candidates]
+    for order in (recipes, recipes[::-1]):
+        found = anywhere(order)
+        assert (found.engine, found.precision) == chosen
 
 
 @pytest.mark.parametrize("bands", [3, 4])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -20,7 +22,7 @@ from servers import free_port
 
 import cli
 import ussfc
-from pipeline.cluster import READ_AHEAD, LocalGpus, visible_gpus
+from pipeline.cluster import MOST_READERS, QUIET, READ_AHEAD, LocalGpus, quiet_environment, visible_gpus
 from pipeline.config import load_config, size_in_bytes
 from pipeline.errors import ClusterError, ConfigError, MemoryRefused
 from pipeline.planning import RunPlan, plan, refuse_memory
@@ -56,8 +58,11 @@ def test_every_process_sees_a_gpu_of_its_own_also_after_it_was_killed(tmp_path: 
     assert cluster.lanes == 2
     with cluster.start(tmp_path) as started, Client(started.target, set_as_default=False) as client:
         client.wait_for_workers(2, timeout=60)
-        assert started.threads == 2 * READ_AHEAD
-        assert set(client.nthreads().values()) == {READ_AHEAD}
+        assert started.threads == 2 * cluster.ahead
+        assert set(client.nthreads().values()) == {cluster.ahead}
+        for key, value in QUIET.items():
+            assert list(client.run(dask.config.get, key).values()) == [value] * 2
+            assert client.run_on_scheduler(dask.config.get, key) == value
 
         def seen() -> dict[str, int]:
             processes = client.run(os.getpid, on_error="ignore")
@@ -146,6 +151,30 @@ def test_workers_with_a_gpu_do_not_compute_on_the_cpu(
         planned(place, kind, inference__device="cpu", **CUDA[kind])
     for device in ("auto", "cuda"):
         planned(place, kind, inference__device=device, **CUDA[kind])
+
+
+@pytest.mark.parametrize("kind", ["slurm", "allocation", "kubernetes"])
+@pytest.mark.parametrize(("threads", "wanted"), [(1, READ_AHEAD), (5, 5), (64, MOST_READERS)])
+def test_the_cores_beside_a_gpu_read_for_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch, kind: str, threads: int, wanted: int
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", str(threads))
+    made, _ = planned(place, kind, cluster__threads=threads, **CUDA[kind])
+    assert made.cluster is not None
+    assert made.at_once == made.cluster.ahead == wanted
+    beside_cpu, _ = planned(place, kind, cluster__threads=threads, **CUDA[kind] | {"cluster__gpu": False})
+    assert beside_cpu.at_once == 1
+
+
+def test_dask_reads_from_the_environment_what_keeps_it_quiet() -> None:
+    code = "import dask.config, json, distributed, sys; print(json.dumps([dask.config.get(k) for k in sys.argv[1:]]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *QUIET], env={**os.environ, **quiet_environment()}, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert dict(zip(QUIET, json.loads(done.stdout), strict=True)) == QUIET
 
 
 def test_a_job_must_hold_its_workers(place: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -13,16 +14,19 @@ import pytest
 from affine import Affine
 from clusters import Certificates, Namespaces, Programs
 from odc.geo.geobox import GeoBox
+from scenes import write_scene, write_toy_model
 from stubs import StubRecipe, Witness, store_bytes, stub_job
 
 from pipeline import executors
 from pipeline.cluster import SchedulerAt
+from pipeline.config import load_config
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.events import Event, Notice
 from pipeline.executors import DaskExecutor, SerialExecutor
 from pipeline.inference import TileJob
 from pipeline.probability_store import ProbabilityStore
 from pipeline.retrying import Waits
+from pipeline.run import run
 from pipeline.tiling import TilePlan
 from pipeline.types import TileFailure, TileResult
 
@@ -292,6 +296,55 @@ def test_a_worker_that_lacks_the_model_is_told_at_the_start(programs: Programs, 
         DaskExecutor(SchedulerAt(programs.address), tmp_path).run(
             job, PLAN.indices(), lambda result: pytest.fail("it must not"), unwanted
         )
+
+
+def test_workers_choose_the_engine_for_their_machine(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This machine remembers that OpenVINO is the fastest, theirs that PyTorch is."""
+    memory = Path(os.environ["XDG_CACHE_HOME"]) / "ussfc" / "engines.json"
+    theirs = {name: ["torch", "float32"] for name in json.loads(memory.read_text("utf-8"))}
+    (tmp_path / "cache" / "ussfc").mkdir(parents=True)
+    (tmp_path / "cache" / "ussfc" / "engines.json").write_text(json.dumps(theirs), "utf-8")
+    with monkeypatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        programs.start_worker()
+        programs.start_worker()
+    programs.wait_for_workers(2)
+    write_scene(tmp_path, "east", (100, 300), side=192)
+    pair = str(tmp_path / "east_before.tif"), str(tmp_path / "east_after.tif")
+    model = write_toy_model(tmp_path)
+    away = [f"model={model}", "inference.device=cpu", "tiling.tile_size=64"]
+    config = load_config(sets=[*away, "cluster.kind=scheduler", f"cluster.address={programs.address}"])
+    manifest = run(*pair, tmp_path / "out", config)
+    assert "engine=torch precision=float32 device=cpu" in manifest["detector"]
+    # The same bytes as of a run of this machine that names the engine.
+    here = load_config(sets=[*away, "cluster.kind=serial", "inference.engine=torch"])
+    assert run(*pair, tmp_path / "here", here)["run"] == manifest["run"]
+    assert store_bytes(tmp_path / "out" / "work") == store_bytes(tmp_path / "here" / "work")
+
+
+def test_workers_are_asked_and_their_versions_checked_first(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs.start_worker()
+    programs.start_worker()
+    programs.wait_for_workers(2)
+    with DaskExecutor(SchedulerAt(programs.address), tmp_path) as executor:
+        processes = executor.ask(os.getpid)
+        assert sorted(processes) == sorted(worker.pid for worker in programs.workers)
+        assert executor.ask(max, 3, 5) == [5, 5]
+        # It stays usable for a run.
+        results: list[TileResult] = []
+        executor.run(job_in(tmp_path / "work"), PLAN.indices(), results.append, unwanted)
+        assert len(results) == len(list(PLAN.indices()))
+        programs.start_worker(path=distribution(tmp_path / "other", "zarr", "1.0"))
+        programs.wait_for_workers(3)
+        with pytest.raises(ClusterError, match=r"worker tcp://\S+ has zarr 1\.0, here "):
+            executor.ask(os.getpid)
+        programs.end_scheduler()
+        with pytest.raises(ClusterError, match=r"no Dask scheduler answers there"):
+            executor.ask(os.getpid)
 
 
 def test_tls_is_spoken_both_ways(tmp_path: Path, expected: dict[str, bytes]) -> None:

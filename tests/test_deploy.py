@@ -255,10 +255,13 @@ def _scheduler(file: Path) -> Iterator[tuple[str, int]]:
             )
             stack.callback(process.kill)
         patient_until = time.monotonic() + SERVER_SECONDS
-        while not file.exists():
+        told = None
+        while told is None:
             assert time.monotonic() < patient_until, "the scheduler does not start"
             time.sleep(0.05)
-        told = json.loads(file.read_text("utf-8"))
+            # It is there a moment before it is whole.
+            with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+                told = json.loads(file.read_text("utf-8"))
         yield told["address"], int(told["services"]["dashboard"])
 
 

@@ -61,6 +61,7 @@ def test_the_pods_are_what_kubernetes_takes_and_run_dask(kubernetes_file: Path) 
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": part}, "spec": spec[part]["spec"]}
         kubernetes_validate.validate(pod, VERSIONS[-1], strict=True)
         (container,) = spec[part]["spec"]["containers"]
+        assert {"name": "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "value": "False"} in container["env"]
         assert container["command"][0].startswith("dask")  # else the image's own entry point: ussfc
     # The operator takes down the cluster of a run that was lost.
     assert (

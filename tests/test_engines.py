@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
@@ -21,7 +21,8 @@ from scenes import DEMO
 from pipeline.config import load_config
 from pipeline.evaluation import evaluate
 from ussfc import choice, detector
-from ussfc.detector import ANYWHERE, DetectorRecipe, detector_choices, detector_recipe, engine_version
+from ussfc.choice import ANYWHERE, anywhere
+from ussfc.detector import DetectorRecipe, detector_choices, detector_recipe, engine_version
 from ussfc.engines import DEVICES, PRECISIONS, openvino_engine
 from ussfc.engines.openvino_engine import OpenVINOEngine, precisions_here
 from ussfc.errors import ModelError
@@ -304,20 +305,20 @@ def test_the_two_tables_of_engines_agree() -> None:
         assert "cuda" in DEVICES[kind]
 
 
-@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("choose", [None, lambda recipes: pytest.fail("there is nothing to choose")])
 @pytest.mark.parametrize(("engine", "precision", "device"), EVERY)
 def test_every_combination_is_a_recipe_or_refused(
     spec: ModelSpec,
     engine: str,
     precision: str,
     device: str,
-    elsewhere: bool,
+    choose: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(detector, "version", lambda name: "1.0")
     monkeypatch.setattr(choice, "fastest", lambda *args: pytest.fail("there is nothing to choose"))
     options: dict[str, Any] = {
-        "engine": engine, "precision": precision, "device": device, "elsewhere": elsewhere,
+        "engine": engine, "precision": precision, "device": device, "choose": choose,
     }  # fmt: skip
     if device in DEVICES.get((engine, precision), ()):
         made = detector_recipe(spec, **options)
@@ -360,7 +361,7 @@ def test_for_other_machines_auto_takes_what_any_has(
 ) -> None:
     monkeypatch.setattr(detector, "version", lambda name: "1.0")
     monkeypatch.setattr(choice, "fastest", lambda *args: pytest.fail("this machine says nothing of others"))
-    made = detector_recipe(spec, device=device, elsewhere=True, **options)  # type: ignore[arg-type]
+    made = detector_recipe(spec, device=device, choose=anywhere, **options)  # type: ignore[arg-type]
     assert (made.engine, made.precision) == chosen
 
 
@@ -384,10 +385,9 @@ def test_here_auto_asks_this_machine(
 ) -> None:
     asked: list[set[tuple[str, str]]] = []
 
-    def fastest(found: list[tuple[str, str]], recipe: Any) -> DetectorRecipe:
-        asked.append(set(found))
-        made: DetectorRecipe = recipe(*found[-1])
-        return made
+    def fastest(found: list[DetectorRecipe]) -> DetectorRecipe:
+        asked.append({(recipe.engine, recipe.precision) for recipe in found})
+        return found[-1]
 
     monkeypatch.setattr(choice, "fastest", fastest)
     monkeypatch.setattr(detector, "version", lambda name: "1.0")
@@ -425,9 +425,32 @@ def test_an_engine_that_is_not_installed_is_said(
     with pytest.raises(ModelError) as caught:
         detector_recipe(spec, engine=missing, precision="float16", device=device)
     assert str(caught.value) == f"engine {missing}: not installed here; choose another --engine"
+    if missing == "openvino":
+        # All of several.
+        with pytest.raises(ModelError, match=r"^engine openvino: not installed here"):
+            detector_recipe(spec, engine="openvino", device="cpu")
     here = detector_recipe(spec, engine="torch", precision="float32", device="cpu")
     with pytest.raises(ModelError, match=f"^engine {missing}: not installed here"):
         replace(here, engine=missing).build()
+
+
+def test_an_engine_that_is_not_installed_is_no_choice(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name == "triton":
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(detector, "version", version)
+    asked: list[DetectorRecipe] = []
+
+    def first(recipes: Sequence[DetectorRecipe]) -> DetectorRecipe:
+        asked.extend(recipes)
+        return recipes[0]
+
+    assert detector_recipe(spec, device="cuda", choose=first) == asked[0]
+    assert {recipe.engine for recipe in asked} == {"torch"}
 
 
 def test_the_recipes_detector_is_the_engines(spec: ModelSpec) -> None:

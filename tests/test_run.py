@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,8 +28,11 @@ from pipeline.products import mosaic, recorded_config, report
 from pipeline.run import infer, run
 from pipeline.storage import Folder
 from pipeline.tiling import TilePlan
+from pipeline.upkeep import status
 from pipeline.validation import validate
 from ussfc import choice, detector_choices
+from ussfc.detector import DetectorRecipe
+from ussfc.errors import ModelError
 
 DEMO = Path(cli.__file__).parent / "configs" / "demo"
 PAIR = str(DEMO / "beirut_before.tif"), str(DEMO / "beirut_after.tif")
@@ -201,7 +205,10 @@ def choose(monkeypatch: pytest.MonkeyPatch) -> Choose:
     """What this machine would find to be the fastest from now on; nobody may ask before."""
 
     def as_fastest(engine: str, precision: str) -> None:
-        monkeypatch.setattr(choice, "fastest", lambda candidates, recipe: recipe(engine, precision))
+        def fastest(recipes: Sequence[DetectorRecipe]) -> DetectorRecipe:
+            return next(each for each in recipes if (each.engine, each.precision) == (engine, precision))
+
+        monkeypatch.setattr(choice, "fastest", fastest)
 
     monkeypatch.setattr(choice, "fastest", lambda *args: pytest.fail("this machine was asked"))
     return as_fastest
@@ -314,6 +321,8 @@ def test_a_run_stopped_before_its_key_was_written_chooses_anew(
     before, after, model = toy_pair
     (tmp_path / "out" / "work").mkdir(parents=True)
     (tmp_path / "out" / "work" / "run_key.json").write_text(json.dumps(STARTING))
+    # Its workers may be in a queue.
+    assert status(tmp_path / "out")["state"] == "waiting"
     choose("torch", "float32")
     manifest = run(before, after, tmp_path / "out", toy_config(model))
     assert detector_choices(manifest["detector"])["engine"] == "torch"
@@ -342,6 +351,59 @@ def test_what_a_run_began_with_counts_only_for_a_configuration_that_agrees(
     _, found = settled_recipe(planned, config, None, begun)
     _, fresh = settled_recipe(planned, config, None)
     assert found == fresh
+
+
+@pytest.mark.parametrize(
+    ("workers", "chosen"),
+    [
+        ([("torch", "float32")], ("torch", "float32")),
+        ([("openvino", "bfloat16")] * 3, ("openvino", "bfloat16")),
+        # One that can build none of them ends the run, or is left out, when it is to begin.
+        ([("torch", "float32"), None], ("torch", "float32")),
+        # They disagree, left meanwhile, or can do nothing: what any machine has.
+        ([("torch", "float32"), ("openvino", "bfloat16")], ("openvino", "float32")),
+        ([], ("openvino", "float32")),
+        ([None], ("openvino", "float32")),
+        # Nobody can be asked.
+        (None, ("openvino", "float32")),
+    ],
+)
+def test_workers_elsewhere_say_what_they_compute_fastest(
+    toy_pair: tuple[str, str, Path],
+    choose: Choose,
+    workers: list[tuple[str, str] | None] | None,
+    chosen: tuple[str, str],
+) -> None:
+    """``choose`` fails where this machine is asked."""
+    before, after, model = toy_pair
+    config = toy_config(model, "cluster.kind=scheduler", "cluster.address=tcp://10.0.0.5:8786")
+    planned = plan(before, after, config)
+
+    def ask(function: Callable[..., Any], recipes: Sequence[DetectorRecipe]) -> list[Any]:
+        answers = []
+        for worker in workers or []:
+            if worker is None:
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(choice, "fastest", broken)
+                    answers.append(function(recipes))
+            else:
+                choose(*worker)
+                answers.append(function(recipes))
+        return answers
+
+    def broken(recipes: Sequence[DetectorRecipe]) -> DetectorRecipe:
+        raise ModelError("no such device")
+
+    _, found = settled_recipe(planned, config, None, None, ask if workers is not None else None)
+    assert detector_choices(found.identity) == {"engine": chosen[0], "precision": chosen[1], "device": "cpu"}
+    # What the run began with, and what is named, is asked of nobody.
+    asked: Any = lambda *args: pytest.fail("workers were asked")  # noqa: E731
+    assert settled_recipe(planned, config, None, found.identity, asked)[1] == found
+    named = toy_config(
+        model, "cluster.kind=scheduler", "cluster.address=tcp://10.0.0.5:8786",
+        *(f"inference.{what}={value}" for what, value in zip(("engine", "precision"), chosen, strict=True)),
+    )  # fmt: skip
+    assert settled_recipe(planned, named, None, None, asked)[1] == found
 
 
 def test_another_engine_by_name_is_another_run(

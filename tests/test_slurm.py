@@ -17,6 +17,7 @@ from faults.city import PAIR, PRODUCTS, SETS, City, assert_same, kill_group
 from rasterio.windows import Window
 
 import cli
+from pipeline.cluster import quiet_environment
 
 pytest.importorskip("dask_jobqueue", reason="needs pip install 'ussfc[slurm]'")
 
@@ -72,6 +73,8 @@ def test_a_cancelled_job_costs_no_byte_and_is_replaced(
             wait_until(lambda: city.calls >= 40)
             first = workers(slurm)
             assert len(first) == 2
+            script = slurm.run("scontrol", "write", "batch_script", first[0], "-")
+            assert all(f"export {name}={value}\n" in script for name, value in quiet_environment().items())
             slurm.cancel(first[0])
             # The other one goes on; once it is cancelled as well, only jobs submitted later can end the run.
             wait_until(lambda: set(workers(slurm)) - set(first))

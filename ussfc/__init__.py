@@ -11,6 +11,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ussfc.choice import anywhere as anywhere
+    from ussfc.choice import fastest as fastest
     from ussfc.detector import detector_choices as detector_choices
     from ussfc.detector import detector_recipe as detector_recipe
     from ussfc.detector import gpus as gpus
@@ -25,8 +27,10 @@ _HOME = {
     "ModelError": "ussfc.errors",
     "ModelSpec": "ussfc.spec",
     "USSFCNet": "ussfc.network",
+    "anywhere": "ussfc.choice",
     "detector_choices": "ussfc.detector",
     "detector_recipe": "ussfc.detector",
+    "fastest": "ussfc.choice",
     "find_model": "ussfc.spec",
     "gpus": "ussfc.detector",
     "list_models": "ussfc.spec",
@@ -38,8 +42,10 @@ __all__ = [
     "ModelSpec",
     "USSFCNet",
     "__version__",
+    "anywhere",
     "detector_choices",
     "detector_recipe",
+    "fastest",
     "find_model",
     "gpus",
     "list_models",

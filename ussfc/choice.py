@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -28,33 +28,44 @@ TIMES = 2
 """Batches that are timed, after one that warms up; the best counts."""
 
 
-def fastest(candidates: Sequence[Choice], recipe: Callable[[str, str], DetectorRecipe]) -> DetectorRecipe:
-    """The recipe of the fastest candidate that this machine can build.
+ANYWHERE: Mapping[str, tuple[Choice, ...]] = {
+    "cpu": (("openvino", "float32"), ("torch", "float32"), ("openvino", "bfloat16")),
+    "cuda": (("torch", "float16"), ("torch", "float32")),
+}
+"""What every machine with such a device has, the fastest first."""
+
+
+def anywhere(recipes: Sequence[DetectorRecipe]) -> DetectorRecipe:
+    """The fastest recipe of those that any machine with such a device can build.
+
+    Args:
+        recipes: at least one, of one device; where no machine is sure to have any, the first is taken.
+    """
+    known = {(recipe.engine, recipe.precision): recipe for recipe in recipes}
+    return next((known[choice] for choice in ANYWHERE[recipes[0].device] if choice in known), recipes[0])
+
+
+def fastest(recipes: Sequence[DetectorRecipe]) -> DetectorRecipe:
+    """The fastest recipe of those that this machine can build.
 
     On a CPU each runs a few patches, about a second in all; what was found is kept in ``ussfc/engines.json`` under
     ``XDG_CACHE_HOME`` (``~/.cache``), for this processor, these versions and a network of this shape.
 
     Args:
-        candidates: engines and precisions to choose from.
-        recipe: makes the recipe of a choice.
+        recipes: at least one, which differ in engine and precision alone.
 
     Raises:
         ModelError: none can be built; tells why, of the last.
     """
-    error: ModelError | None = None
-    usable = []
-    for choice in candidates:
-        try:
-            usable.append(recipe(*choice))
-        except ModelError as found:
-            error = found
-    remembered = _Memory(usable)
+    choices = {(recipe.engine, recipe.precision): recipe for recipe in recipes}
+    remembered = _Memory(recipes)
     known = remembered.choice()
-    if known is not None and known in candidates:
-        return recipe(*known)
+    if known in choices:
+        return choices[known]
+    error: ModelError | None = None
     seconds: dict[Choice, float] = {}
     lasting = True
-    for made in sorted(usable, key=_preference):
+    for made in sorted(recipes, key=_preference):
         try:
             detector = replace(made, streams=1).build()
         except ModelError as found:
@@ -71,7 +82,7 @@ def fastest(candidates: Sequence[Choice], recipe: Callable[[str, str], DetectorR
     choice = min(seconds, key=lambda each: seconds[each])
     if lasting:
         remembered.keep(choice)
-    return recipe(*choice)
+    return choices[choice]
 
 
 def _preference(recipe: DetectorRecipe) -> int:

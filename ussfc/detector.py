@@ -40,12 +40,6 @@ STRIDE = 16
 BATCH_SIZE = {"cpu": 1, "cuda": 16}
 """A CPU gains nothing from a batch and loses cache; a CUDA device is idle without one."""
 
-ANYWHERE = {
-    "cpu": (("openvino", "float32"), ("torch", "float32"), ("openvino", "bfloat16")),
-    "cuda": (("torch", "float16"), ("torch", "float32")),
-}
-"""Engines and precisions that every machine with such a device has, the fastest first."""
-
 Result = TypeVar("Result")
 
 
@@ -302,7 +296,7 @@ def detector_recipe(
     device: str = "auto",
     batch_size: int | None = None,
     streams: int | None = None,
-    elsewhere: bool = False,
+    choose: Callable[[Sequence[DetectorRecipe]], DetectorRecipe] | None = None,
 ) -> DetectorRecipe:
     """The recipe of a model's detector, every choice that moves a probability made here and now.
 
@@ -317,7 +311,8 @@ def detector_recipe(
             shows where the recipe is built, which may be another machine.
         batch_size: patches of one call; None: 1 on the CPU, 16 on CUDA.
         streams: calls at the same time; None: one a core that the building process may use, 1 on CUDA.
-        elsewhere: the network runs on other machines than this one; ``auto`` takes what any machine has.
+        choose: what ``auto`` comes to where engine or precision are left open, of two recipes or more; None: what this
+            machine computes fastest. For a network that runs on other machines see :func:`ussfc.choice.anywhere`.
 
     Raises:
         ModelError: an engine, precision, device, patch or batch size or number of streams that there is not.
@@ -364,13 +359,21 @@ def detector_recipe(
             engine_version=engine_version(engine),
         )
 
+    made, missing = [], None
+    for candidate in candidates:
+        try:
+            made.append(recipe(*candidate))
+        except ModelError as error:
+            missing = error
+    if missing is not None and not made:
+        raise missing
     if len(candidates) == 1:
-        return recipe(*candidates[0])
-    if elsewhere:
-        return recipe(*next(choice for choice in ANYWHERE[kind] if choice in candidates))
+        return made[0]
+    if choose is not None:
+        return choose(made)
     from ussfc.choice import fastest
 
-    return fastest(candidates, recipe)
+    return fastest(made)
 
 
 def detector_choices(identity: str) -> dict[str, str]:
