@@ -133,8 +133,8 @@ class ClusterConfig(_Section):
     threads: int | None = Field(
         None,
         ge=1,
-        description="threads of a worker that run the network; by default all cores if serial, those of a task in an "
-        "allocation, else 1",
+        description="threads of a worker that run the network, or beside a GPU read tiles; by default all cores if "
+        "serial, those of a task in an allocation, else 1",
     )
     gpu: bool = Field(False, description="every job, pod or task has one GPU and computes on it")
     jobs: int | None = Field(

@@ -69,6 +69,9 @@ STOPPED = "stopped; no finished tile is lost, the same command goes on"
 UNFIT_FAILURES = 3
 """Tiles in a row that a worker may fail to begin before it is left out, where others are left."""
 
+OTHERS_SECONDS = 60
+"""So long after the first worker the others are waited for that are to say what they compute fastest."""
+
 VERSIONS = ("ussfc", "torch", "zarr")
 """Distributions of which everybody who takes part must have the same version: they move bytes, or write them."""
 
@@ -104,7 +107,7 @@ class Executor(Protocol):
         """
 
     def ask(self, function: Callable[..., Answer], *args: object) -> list[Answer]:
-        """What a function returns on each worker that is there; the first is waited for.
+        """What a function returns on each worker that is there; the first is waited for, others for a minute.
 
         Raises:
             ClusterError: scheduler or workers cannot be used.
@@ -211,18 +214,16 @@ class DaskExecutor:
     def ask(self, function: Callable[..., Answer], *args: object) -> list[Answer]:
         """See :class:`Executor`; within the context only."""
         assert self._started is not None
-        name = self._cluster.name
-        try:
-            with self._client(self._started, again=False) as client:
-                _Crew(client, name, self._started, self._tell, self._stop).gather()
-                addresses = _check_versions(client, name)
-                with _asking(client):
-                    answers: Mapping[str, Answer] = _everywhere(client, addresses, function, *args)
-        except _SchedulerLostError as error:
-            raise ClusterError(
-                f"{name} lost before a tile was begun; start it and its workers again, and the same command goes on"
-            ) from error
-        return list(answers.values())
+        started, name = self._started, self._cluster.name
+
+        def answers(client: Any, heard: Callable[[], None]) -> list[Answer]:
+            _Crew(client, name, started, self._tell, self._stop).gather(self._cluster.lanes)
+            addresses = _check_versions(client, name)
+            with _asking(client):
+                found: Mapping[str, Answer] = _everywhere(client, addresses, function, *args)
+            return list(found.values())
+
+        return self._connected(started, answers)
 
     def run(
         self,
@@ -247,22 +248,43 @@ class DaskExecutor:
         on_failure: Callable[[TileFailure], None],
     ) -> None:
         schedule = Schedule(indices, self._waits)
+
+        def work(client: Any, heard: Callable[[], None]) -> None:
+            def deliver(result: TileResult) -> None:
+                heard()
+                on_result(result)
+
+            crew = _Crew(client, self._cluster.name, started, self._tell, self._stop)
+            if not self._cluster.ours:
+                crew.gather()
+                _inspect(client, self._cluster.name, job)
+            self._work(client, crew, job, schedule, deliver, on_failure)
+
+        self._connected(started, work, schedule.recall)
+
+    def _connected(
+        self,
+        started: Started,
+        use: Callable[[Any, Callable[[], None]], Answer],
+        lost: Callable[[], None] = lambda: None,
+    ) -> Answer:
+        """What ``use`` makes of a client, anew with another one whenever the scheduler is lost.
+
+        Args:
+            started: the scheduler.
+            use: takes the client, and a function to call when something came of it: attempts count anew then.
+            lost: called before a next attempt.
+        """
         losses = 0
 
-        def deliver(result: TileResult) -> None:
+        def heard() -> None:
             nonlocal losses
             losses = 0
-            on_result(result)
 
         while True:
             try:
                 with self._client(started, again=losses > 0) as client:
-                    crew = _Crew(client, self._cluster.name, started, self._tell, self._stop)
-                    if not self._cluster.ours:
-                        crew.gather()
-                        _inspect(client, self._cluster.name, job)
-                    self._work(client, crew, job, schedule, deliver, on_failure)
-                return
+                    return use(client, heard)
             except _SchedulerLostError as error:
                 losses += 1
                 if losses > RECONNECTS.attempts:
@@ -270,7 +292,7 @@ class DaskExecutor:
                         f"{self._cluster.name} lost and not back after {RECONNECTS.attempts} attempts; no finished "
                         "tile is lost: start it and its workers again, and the same command goes on"
                     ) from error
-            schedule.recall()
+            lost()
             wait = RECONNECTS.before(losses + 1)
             self._tell(
                 Notice(
@@ -733,13 +755,18 @@ class _Crew:
         if reason is not None:
             self._tell(Notice(f"waiting for workers: {reason}", warning=False))
 
-    def gather(self) -> None:
-        """Wait for the first worker."""
+    def gather(self, workers: int = 1) -> None:
+        """Wait for the first worker, and then a while until so many are there."""
         needs: list[Any] = []
+        first = math.inf
         while True:
             self.look()
-            if self._present:
-                return
+            if self._addresses:
+                first = min(first, time.monotonic())
+                if len(self._addresses) >= workers or time.monotonic() > first + OTHERS_SECONDS:
+                    return
+                self._stop.wait(LOOK_SECONDS)
+                continue
             if not needs:
                 # An adaptive cluster takes back jobs and pods that nobody has a task for.
                 count = TASKS_AHEAD * max(1, self.threads)

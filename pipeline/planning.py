@@ -259,7 +259,8 @@ def settled_recipe(
             the configuration leaves to the machine is then as it was there, unless what it says disagrees: that is
             another run, whose choices are its own.
         ask: where workers on other machines can be asked what they compute fastest. They are, where something is left
-            to choose; where they disagree or nobody can be asked, it is what any machine has.
+            to choose, and their number is known: those of an adaptive cluster come and go. Where one is missing or of
+            another opinion, it is what any machine has.
     """
     config = settled(config, plan.pair.model)
     if detector is not None:
@@ -274,23 +275,29 @@ def settled_recipe(
         ssfc=config.inference.ssfc,
         batch_size=config.inference.batch_size,
         streams=plan.threads,
-        choose=partial(_for_workers, ask) if plan.executor in ELSEWHERE else None,
+        choose=partial(_for_workers, plan, ask) if plan.executor in ELSEWHERE else None,
         **chosen,
     )
     return config, recipe
 
 
-def _for_workers(ask: Ask | None, recipes: Sequence[NetworkRecipe]) -> NetworkRecipe:
+def _for_workers(plan: RunPlan, ask: Ask | None, recipes: Sequence[NetworkRecipe]) -> NetworkRecipe:
+    assert plan.cluster is not None
+    # Of somebody else's scheduler those count that are there.
+    expected = plan.cluster.lanes or (1 if isinstance(plan.cluster, SchedulerAt) else 0)
+    if ask is None or not expected:
+        return ussfc.anywhere(recipes)
+    answers = ask(_fastest, recipes)
     # One that can build none of them says so when it is to begin.
-    found = {each for each in ask(_fastest, recipes) if each is not None} if ask is not None else set()
-    return recipes[found.pop()] if len(found) == 1 else ussfc.anywhere(recipes)
+    found = {answer for answer in answers if answer is not None}
+    return recipes[found.pop()] if len(found) == 1 and len(answers) >= expected else ussfc.anywhere(recipes)
 
 
 def _fastest(recipes: Sequence[NetworkRecipe]) -> int | None:
     """On a worker: which of them it computes fastest; None: it can build none."""
     try:
         return recipes.index(ussfc.fastest(recipes))
-    except ussfc.ModelError:
+    except Exception:  # noqa: BLE001 - whatever a library raises, it is told where tiles are to begin
         return None
 
 
@@ -386,7 +393,8 @@ def _choose_cluster(tiles: TilePlan, config: RunConfig, on_gpu: bool) -> tuple[s
     threads = wanted.threads
     if kind == "allocation" and threads is None:
         threads = int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
-    return kind, _CLUSTERS[kind](wanted), threads or 1
+    # Beside a GPU these cores read.
+    return kind, _CLUSTERS[kind](wanted), 1 if on_gpu else threads or 1
 
 
 def _gpus(wanted: int | None) -> tuple[str, ...]:

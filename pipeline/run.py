@@ -139,8 +139,9 @@ class _Hired:
         from pipeline.probability_store import KEY, STARTING
 
         work = self._out / "work"
-        if work.find_json(KEY) is None:
-            # Workers may be hours in a queue: the folder is known as ours meanwhile.
+        if work.find_json(KEY) is None and not self._out.exists("run.json"):
+            # Workers may be hours in a queue: the folder is known as ours meanwhile. A finished run, which may have no
+            # key any more, is guarded by its manifest.
             work.write_json(KEY, STARTING)
         return self.executor.ask(function, *args)
 
@@ -178,7 +179,9 @@ def _infer_by(
     work = out / "work"
     _refuse_taken(out, overwrite)
     begun = None if overwrite else work.find_json(KEY)
-    config, recipe = settled_recipe(plan, config, detector, begun.get("model") if begun else None, hired.ask)
+    recorded = begun.get("model") if begun else None
+    # Where a run is there it goes on, or is refused at once: for neither workers are needed.
+    config, recipe = settled_recipe(plan, config, detector, recorded, None if recorded else hired.ask)
     key = run_key(plan, config, recipe)
     if overwrite:
         # First, so that the folder stays known as ours whenever we are stopped.

@@ -25,7 +25,7 @@ import ussfc
 from pipeline.cluster import MOST_READERS, QUIET, READ_AHEAD, LocalGpus, quiet_environment, visible_gpus
 from pipeline.config import load_config, size_in_bytes
 from pipeline.errors import ClusterError, ConfigError, MemoryRefused
-from pipeline.planning import RunPlan, plan, refuse_memory
+from pipeline.planning import RunPlan, plan, refuse_memory, settled_recipe
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +164,15 @@ def test_the_cores_beside_a_gpu_read_for_it(
     made, _ = planned(place, kind, cluster__threads=threads, **CUDA[kind])
     assert made.cluster is not None
     assert made.at_once == made.cluster.ahead == wanted
+    # They are not the network's.
+    config = load_config(cluster=kind, flags={"model": str(place / "toy.yaml")}, sets=[
+        "inference.engine=torch", "inference.precision=float16", "cluster.gpu=true", f"cluster.threads={threads}",
+        *(["cluster.image=i"] if kind == "kubernetes" else []),
+    ])  # fmt: skip
+    named = plan(str(place / "a_before.tif"), str(place / "a_after.tif"), config)
+    assert settled_recipe(named, config, None)[1].identity.split()[1:4] == [
+        "engine=torch", "precision=float16", "device=cuda",
+    ]  # fmt: skip
     beside_cpu, _ = planned(place, kind, cluster__threads=threads, **CUDA[kind] | {"cluster__gpu": False})
     assert beside_cpu.at_once == 1
 

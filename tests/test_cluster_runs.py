@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from affine import Affine
-from clusters import Certificates, Namespaces, Programs
+from clusters import Certificates, Namespaces, Programs, wait_until
 from odc.geo.geobox import GeoBox
 from scenes import write_scene, write_toy_model
 from stubs import StubRecipe, Witness, store_bytes, stub_job
@@ -345,6 +345,36 @@ def test_workers_are_asked_and_their_versions_checked_first(
         programs.end_scheduler()
         with pytest.raises(ClusterError, match=r"no Dask scheduler answers there"):
             executor.ask(os.getpid)
+
+
+def test_a_question_survives_the_loss_of_the_scheduler(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "RECONNECTS", Waits(attempts=30, first=0.5, factor=1, longest=0.5))
+    programs.start_worker()
+    programs.wait_for_workers(1)
+    heard: list[Event] = []
+    asked = tmp_path / "asked"
+    with DaskExecutor(SchedulerAt(programs.address), tmp_path, subscriber=heard.append) as executor:
+        answers: list[list[int]] = []
+        question = threading.Thread(target=lambda: answers.append(executor.ask(slow_answer, str(asked))))
+        question.start()
+        wait_until(asked.exists)
+        programs.kill(programs.schedulers)
+        programs.kill(programs.workers)
+        programs.start_scheduler()
+        programs.start_worker()
+        question.join(120)
+    assert answers == [[42]]
+    assert any(isinstance(event, Notice) and " lost; trying again in " in event.message for event in heard)
+
+
+def slow_answer(asked: str) -> int:
+    """The first time it takes longer than its scheduler lives."""
+    if not Path(asked).exists():
+        Path(asked).touch()
+        time.sleep(60)
+    return 42
 
 
 def test_tls_is_spoken_both_ways(tmp_path: Path, expected: dict[str, bytes]) -> None:

@@ -406,6 +406,32 @@ def test_workers_elsewhere_say_what_they_compute_fastest(
     assert settled_recipe(planned, named, None, None, asked)[1] == found
 
 
+@pytest.mark.parametrize(
+    ("sets", "workers", "chosen"),
+    [
+        (["cluster.jobs=2"], 2, "torch"),
+        (["cluster.jobs=2", "cluster.workers=2"], 4, "torch"),
+        # Some are still in the queue, and may be of another kind.
+        (["cluster.jobs=2", "cluster.workers=2"], 3, "openvino"),
+        (["cluster.minimum_jobs=1", "cluster.maximum_jobs=4"], None, "openvino"),
+    ],
+)
+def test_only_all_workers_can_speak_for_all(
+    toy_pair: tuple[str, str, Path], sets: list[str], workers: int | None, chosen: str
+) -> None:
+    before, after, model = toy_pair
+    slurm = ("cluster.kind=slurm", "cluster.memory=8GiB", "cluster.walltime=1:00:00")
+    config = toy_config(model, *slurm, *sets)
+    planned = plan(before, after, config)
+
+    def ask(function: Callable[..., Any], recipes: Sequence[DetectorRecipe]) -> list[Any]:
+        assert workers is not None, "they come and go"
+        return [[recipe.engine for recipe in recipes].index("torch")] * workers
+
+    _, found = settled_recipe(planned, config, None, None, ask)
+    assert detector_choices(found.identity)["engine"] == chosen
+
+
 def test_another_engine_by_name_is_another_run(
     toy_pair: tuple[str, str, Path], tmp_path: Path, choose: Choose
 ) -> None:

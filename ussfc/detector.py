@@ -367,7 +367,7 @@ def detector_recipe(
             missing = error
     if missing is not None and not made:
         raise missing
-    if len(candidates) == 1:
+    if len(made) == 1:
         return made[0]
     if choose is not None:
         return choose(made)
