@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -390,11 +389,11 @@ def _choose_cluster(tiles: TilePlan, config: RunConfig, on_gpu: bool) -> tuple[s
     if kind == "local-cuda":
         _device(config)
         return kind, LocalGpus(_gpus(wanted.workers), wanted.options), 1
-    threads = wanted.threads
-    if kind == "allocation" and threads is None:
-        threads = int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
-    # Beside a GPU these cores read.
-    return kind, _CLUSTERS[kind](wanted), 1 if on_gpu else threads or 1
+    cluster = _CLUSTERS[kind](wanted)
+    if on_gpu:
+        # Its cores read.
+        return kind, cluster, 1
+    return kind, cluster, wanted.threads or (cluster.cores if isinstance(cluster, SlurmAllocation) else 1)
 
 
 def _gpus(wanted: int | None) -> tuple[str, ...]:

@@ -98,7 +98,7 @@ def infer(
 
 
 class _Hired:
-    """Who computes a run: there when first needed, gone with the context."""
+    """Who computes a run: there when first needed, gone with what keeps it."""
 
     def __init__(
         self,
@@ -108,6 +108,7 @@ class _Hired:
         tell: Subscriber,
         fail_fast: bool,
         executor_of: ExecutorOf | None,
+        kept: ExitStack,
     ) -> None:
         self._plan = plan
         self._config = config
@@ -115,13 +116,7 @@ class _Hired:
         self._tell = tell
         self._fail_fast = fail_fast
         self._executor_of = executor_of
-        self._kept = ExitStack()
-
-    def __enter__(self) -> _Hired:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._kept.close()
+        self._kept = kept
 
     @cached_property
     def executor(self) -> Executor:
@@ -156,20 +151,6 @@ def _infer(
     fail_fast: bool,
     executor_of: ExecutorOf | None,
 ) -> ProbabilityStore:
-    with _Hired(plan, config, out, subscriber, fail_fast, executor_of) as hired:
-        return _infer_by(hired, plan, config, out, overwrite, subscriber, detector, fail_fast)
-
-
-def _infer_by(
-    hired: _Hired,
-    plan: RunPlan,
-    config: RunConfig,
-    out: Folder,
-    overwrite: bool,
-    subscriber: Subscriber,
-    detector: DetectorRecipe | None,
-    fail_fast: bool,
-) -> ProbabilityStore:
     from pipeline.inference import TileJob
     from pipeline.probability_store import KEY, STARTING, grid_record, run_name, start_store
 
@@ -179,43 +160,45 @@ def _infer_by(
     work = out / "work"
     _refuse_taken(out, overwrite)
     begun = None if overwrite else work.find_json(KEY)
-    recorded = begun.get("model") if begun else None
-    # Where a run is there it goes on, or is refused at once: for neither workers are needed.
-    config, recipe = settled_recipe(plan, config, detector, recorded, None if recorded else hired.ask)
-    key = run_key(plan, config, recipe)
-    if overwrite:
-        # First, so that the folder stays known as ours whenever we are stopped.
-        work.write_json(KEY, STARTING)
-        for name in PRODUCTS:
-            out.remove(name)
-    store = start_store(
-        work, key, plan.pair.grid, config.output.probability_dtype, config.tiling.tile_size, overwrite
-    )
-    store.sweep()
-    with stage_clock("radiometry", 2, 0, subscriber):
-        stretches = _recorded_stretches(plan.pair, work)
-    done, counted = _Counted.of(store.done())
-    assert config.tiling.taper is not None
-    job = TileJob(
-        key=run_name(key),
-        before=plan.pair.recipes[0],
-        after=plan.pair.recipes[1],
-        stretches=stretches,
-        area=plan.pair.area,
-        plan=plan.tiles,
-        taper=config.tiling.taper,
-        detector=recipe,
-        store=work,
-    )
-    pixels = plan.tiles.shape[0] * plan.tiles.shape[1]
-    # Speed and time left are of this process's own work, not of what an earlier one did.
-    fresh = pixels - sum(plan.tiles.core(index).pixels for index in done)
-    if done:
-        told = f"resuming: {len(done)} of {plan.tiles.tile_count} tiles are done"
-        subscriber(Notice(told, warning=False))
-    subscriber(Notice(f"computed by {what_computes(recipe)}", warning=False))
-    with stage_clock("infer", plan.tiles.tile_count - len(done), fresh, subscriber) as clock:
-        failures = _compute(hired, plan, job, done, counted, subscriber, fail_fast)
+    with ExitStack() as kept:
+        hired = _Hired(plan, config, out, subscriber, fail_fast, executor_of, kept)
+        recorded = begun.get("model") if begun else None
+        # Where a run is there it goes on, or is refused at once: for neither workers are needed.
+        config, recipe = settled_recipe(plan, config, detector, recorded, None if recorded else hired.ask)
+        key = run_key(plan, config, recipe)
+        if overwrite:
+            # First, so that the folder stays known as ours whenever we are stopped.
+            work.write_json(KEY, STARTING)
+            for name in PRODUCTS:
+                out.remove(name)
+        store = start_store(
+            work, key, plan.pair.grid, config.output.probability_dtype, config.tiling.tile_size, overwrite
+        )
+        store.sweep()
+        with stage_clock("radiometry", 2, 0, subscriber):
+            stretches = _recorded_stretches(plan.pair, work)
+        done, counted = _Counted.of(store.done())
+        assert config.tiling.taper is not None
+        job = TileJob(
+            key=run_name(key),
+            before=plan.pair.recipes[0],
+            after=plan.pair.recipes[1],
+            stretches=stretches,
+            area=plan.pair.area,
+            plan=plan.tiles,
+            taper=config.tiling.taper,
+            detector=recipe,
+            store=work,
+        )
+        pixels = plan.tiles.shape[0] * plan.tiles.shape[1]
+        # Speed and time left are of this process's own work, not of what an earlier one did.
+        fresh = pixels - sum(plan.tiles.core(index).pixels for index in done)
+        if done:
+            told = f"resuming: {len(done)} of {plan.tiles.tile_count} tiles are done"
+            subscriber(Notice(told, warning=False))
+        subscriber(Notice(f"computed by {what_computes(recipe)}", warning=False))
+        with stage_clock("infer", plan.tiles.tile_count - len(done), fresh, subscriber) as clock:
+            failures = _compute(hired, plan, job, done, counted, subscriber, fail_fast)
     facts = {
         "run": run_name(key),
         "complete": not failures,
