@@ -91,8 +91,9 @@ def submit(
         )
     if dry_run:
         return Submission(script, None, None, log, notes)
-    slurm.require("sbatch")
+    # Before sbatch is looked for: an output that cannot be written fails the same way on every machine.
     Folder.of(out).prepare()
+    slurm.require("sbatch")
     make_logs(logs)
     file = logs / f"ussfc-{secrets.token_hex(4)}.py"
     # Addresses of images may hold a signature.

@@ -214,7 +214,8 @@ def test_deviation_is_the_largest_difference_of_the_answers(
     command: tuple[Result, dict[str, Any]], model: Path
 ) -> None:
     spec = ussfc.find_model(str(model))
-    recipe = detector_recipe(spec, patch_size=PATCH, device="cpu")
+    # Named, because the default engine and precision depend on the processor.
+    recipe = detector_recipe(spec, patch_size=PATCH, device="cpu", engine="torch", precision="float32")
     before, after = bench.demo_patches(spec, PATCH)
     assert before.shape == after.shape == (bench.MOST_PATCHES, 3, PATCH, PATCH)
     plain = house.PlainNetwork(recipe).predict(before, after)

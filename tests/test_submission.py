@@ -337,14 +337,19 @@ def test_a_machine_without_sbatch_is_told_in_one_line(
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: sbatch: not found on this machine; ")
     assert not logs.exists()
-    assert not (tmp_path / "out").exists()
+    assert list((tmp_path / "out").iterdir()) == []
     # Who only wants to see the script needs none.
     assert submitted(place, tmp_path / "out", "--dry-run").exit_code == 0
 
 
-def test_an_output_that_cannot_be_written_is_told_before_the_queue_is_waited_for(
-    place: Path, logs: Path
+@pytest.mark.parametrize("sbatch", [False, True])
+def test_an_unwritable_output_is_found_before_sbatch_is_called(
+    place: Path, tmp_path: Path, logs: Path, monkeypatch: pytest.MonkeyPatch, sbatch: bool
 ) -> None:
+    if sbatch:
+        (tmp_path / "sbatch").write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
     result = submitted(place, place / "a_before.tif" / "out")
     assert result.exit_code == cli.EXIT_OUTPUT, result.output
     assert not logs.exists()
