@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from pipeline.config import RunConfig
-    from pipeline.events import Event, Subscriber
+    from ussfc.pipeline.config.schema import RunConfig
+    from ussfc.pipeline.events import Event, Subscriber
 
 EXIT_DEFECT, EXIT_USAGE, EXIT_INPUT, EXIT_OUTPUT = 1, 2, 3, 4
 EXIT_MEMORY, EXIT_INVALID, EXIT_CLUSTER, EXIT_INCOMPLETE = 5, 6, 7, 8
@@ -164,7 +164,7 @@ def run(
     Given again after any stop, it continues with what is missing. Tiles that keep failing are nodata in the
     products and listed in run.json; the exit status is then 8, and the same command tries them again.
     """
-    from pipeline.run import run as run_pipeline
+    from ussfc.pipeline.runs.run import run as run_pipeline
 
     with _errors():
         config = _config(**options)
@@ -198,7 +198,7 @@ def submit(
     of cluster.threads cores. Prints the job's id; `ussfc status OUT --follow` follows it from the folder alone.
     Given again after the job's end, it continues.
     """
-    from pipeline.submission import submit as submit_run
+    from ussfc.pipeline.runs.submit import submit as submit_run
 
     with _errors():
         flags = (*(("--overwrite",) if overwrite else ()), *(("--fail-fast",) if fail_fast else ()))
@@ -243,9 +243,9 @@ def batch(
     rest. --out gets results.csv, one row a pair, and collection.json, a STAC collection of the products. Given
     again after any stop, it continues. Exit status 8 if a pair failed or is incomplete.
     """
-    from pipeline.batch import run_batch
-    from pipeline.pairs import read_pairs
-    from pipeline.remote import shown_uri
+    from ussfc.pipeline.batches.pair_lists import read_pairs
+    from ussfc.pipeline.batches.run_batch import run_batch
+    from ussfc.pipeline.storage.remote import shown_uri
 
     with _errors():
         config = _config(**options)
@@ -285,9 +285,9 @@ def batch(
 @_with_output
 def demo(out: str, quiet: bool, verbose: bool, as_json: bool) -> None:
     """Run on an embedded Sentinel-2 pair of Beirut and write to OUT (default: ./ussfc-demo)."""
-    from pipeline.run import run as run_pipeline
+    from ussfc.pipeline.runs.run import run as run_pipeline
 
-    with _errors(), resources.as_file(resources.files("configs").joinpath("demo")) as folder:
+    with _errors(), resources.as_file(resources.files("ussfc.configs").joinpath("demo")) as folder:
         with _progress(quiet, verbose, as_json) as subscriber:
             before, after = (str(folder / f"beirut_{date}.tif") for date in ("before", "after"))
             manifest = run_pipeline(before, after, out, _config(), False, subscriber)
@@ -304,7 +304,7 @@ def demo(out: str, quiet: bool, verbose: bool, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(before: str, after: str, as_json: bool, **options: Any) -> None:
     """Say what a run would do: tiles, patches, bytes, memory, time. No pixel is read."""
-    from pipeline.planning import plan as plan_run
+    from ussfc.pipeline.runs.plan import plan as plan_run
 
     with _errors():
         summary = plan_run(before, after, _config(**options)).summary()
@@ -354,9 +354,9 @@ def infer(
     **options: Any,
 ) -> None:
     """Run the network alone: probabilities in OUT/work."""
-    from pipeline.planning import plan as plan_run
-    from pipeline.products import recorded
-    from pipeline.run import infer as infer_tiles
+    from ussfc.pipeline.runs.plan import plan as plan_run
+    from ussfc.pipeline.runs.products import recorded
+    from ussfc.pipeline.runs.run import infer as infer_tiles
 
     with _errors():
         config = _config(**options)
@@ -384,7 +384,7 @@ def _leave_incomplete(facts: dict[str, Any]) -> None:
 def _finishing(
     stage: str, out: str, quiet: bool, verbose: bool, as_json: bool, options: dict[str, Any]
 ) -> None:
-    from pipeline import products
+    from ussfc.pipeline.runs import products
 
     with _errors():
         config = _config(base=products.recorded_config(out), **options)
@@ -436,7 +436,7 @@ def vectorise(out: str, quiet: bool, verbose: bool, as_json: bool, **options: An
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 def validate(out: str, as_json: bool) -> None:
     """Check the products of OUT: COGs, classes against probabilities, polygons against classes, hashes."""
-    from pipeline.validation import validate as validate_products
+    from ussfc.pipeline.runs.validate import validate as validate_products
 
     with _errors():
         checks = validate_products(out)
@@ -467,7 +467,7 @@ def status(out: str, follow: bool, as_json: bool) -> None:
 
     Exit status 0 where the run is complete, else 8; so a script can wait for it.
     """
-    from pipeline.upkeep import status as status_of
+    from ussfc.pipeline.runs.status import status as status_of
 
     with _errors():
         found = _follow(out) if follow else status_of(out)
@@ -489,7 +489,7 @@ def status(out: str, follow: bool, as_json: bool) -> None:
 
 def _follow(out: str) -> dict[str, Any]:
     """The status once the run has ended; a line on standard error whenever tiles were added."""
-    from pipeline.upkeep import status as status_of
+    from ussfc.pipeline.runs.status import status as status_of
 
     first = last = time.monotonic()
     begun = done = None
@@ -525,7 +525,7 @@ def clean(out: str, dry_run: bool, as_json: bool) -> None:
 
     Not while a run is going on there. What is done stays.
     """
-    from pipeline.upkeep import clean as clean_folder
+    from ussfc.pipeline.runs.status import clean as clean_folder
 
     with _errors():
         found = clean_folder(out, dry_run)
@@ -584,13 +584,13 @@ def train(
 
     Given again after any stop, it continues. `ussfc run --model OUT/best.yaml` uses the result.
     """
-    from ussfc.recipe import load_recipe
+    from ussfc.training.recipe import load_recipe
 
     with _errors():
         chosen = load_recipe(recipe, sets)
-        from pipeline.evaluation import training_sources
+        from ussfc.pipeline.evaluation.evaluate import training_sources
         from ussfc.spec import Licence
-        from ussfc.training import train as train_network
+        from ussfc.training.loop import train as train_network
 
         data, validation = training_sources(
             datas, chosen.input_spec, _names(validate_on), int(memory_gb * 1e9)
@@ -628,7 +628,7 @@ class _TrainingLines:
         self._speed: float | None = None
 
     def __call__(self, event: Any) -> None:
-        from ussfc.training import Stepped, Told, Validated
+        from ussfc.training.loop import Stepped, Told, Validated
 
         if isinstance(event, Stepped):
             self._stepped(event)
@@ -703,7 +703,7 @@ def evaluate(
 
     Georeferenced scenes go through the pipeline as in `ussfc run`; pictures in patches without overlap.
     """
-    from pipeline.evaluation import evaluate as score
+    from ussfc.pipeline.evaluation.evaluate import evaluate as score
 
     with _errors():
         with _progress(quiet, verbose, as_json) as subscriber:
@@ -768,7 +768,7 @@ def check_data(kind: str, folder: Path, as_json: bool) -> None:
 
     Says how many pairs there are, of what size, how much of them changed, and names every broken file.
     """
-    from pipeline.evaluation import check_data as check
+    from ussfc.pipeline.evaluation.evaluate import check_data as check
 
     with _errors():
         reports = check(kind, folder)
@@ -905,8 +905,8 @@ def bench(
     it; and what memory and arithmetic of this machine would allow. Pixels are of the demo pair. The whole way goes by
     the engine and precision of the options where they name one, else of the configuration.
     """
-    from pipeline.bench import bench as measure
-    from pipeline.storage import Folder
+    from ussfc.pipeline.benchmark.bench import bench as measure
+    from ussfc.pipeline.storage.folder import Folder
 
     with _errors("interrupted; nothing is kept"):
         config = _config(
@@ -1068,7 +1068,7 @@ def _show_speeds(result: dict[str, Any]) -> None:
 @main.command("config")
 def show_config() -> None:
     """List every configuration key with its default and meaning."""
-    from pipeline.config import documented_keys
+    from ussfc.pipeline.config.schema import documented_keys
 
     for key, default, description in documented_keys():
         click.echo(f"{key:<30} {json.dumps(default):<16} {description}")
@@ -1087,7 +1087,7 @@ def _config(
     precision: str | None = None,
     own: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    from pipeline.config import load_config
+    from ussfc.pipeline.config.schema import load_config
 
     flags = {
         "model": model,
@@ -1108,8 +1108,8 @@ def _errors(
     interrupted: str = "interrupted; the same command continues where it stopped",
 ) -> Iterator[None]:
     """Turn what a user can meet into one line and an exit status."""
-    from pipeline import errors
     from ussfc.errors import DataError, ModelError, TrainingError
+    from ussfc.pipeline import errors
 
     statuses: tuple[tuple[type[Exception], int], ...] = (
         (errors.ConfigError, EXIT_USAGE),
@@ -1155,7 +1155,7 @@ class _Lines:
         self._start = self._last = time.monotonic()
 
     def __call__(self, event: Event) -> None:
-        from pipeline.events import Advanced, Notice, StageFinished, StageStarted
+        from ussfc.pipeline.events import Advanced, Notice, StageFinished, StageStarted
 
         now = time.monotonic()
         if isinstance(event, StageStarted):
@@ -1184,7 +1184,7 @@ def _bar() -> Iterator[Subscriber]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from pipeline.events import Advanced, Notice, StageFinished, StageStarted
+    from ussfc.pipeline.events import Advanced, Notice, StageFinished, StageStarted
 
     columns = (
         TextColumn("{task.description:<11}"),
@@ -1223,7 +1223,7 @@ def _show_result(manifest: dict[str, Any], out: str, quiet: bool, as_json: bool)
         return
     if quiet:
         return
-    from pipeline.remote import shown_uri
+    from ussfc.pipeline.storage.remote import shown_uri
 
     counts, stages = manifest["counts"], manifest["stages"]
     if "changed_pixels" in counts:

@@ -27,7 +27,7 @@ def colour(path: Path) -> np.ndarray:
 
 def main() -> None:
     out, target = Path(sys.argv[1]), Path(sys.argv[2])
-    demo = Path(str(resources.files("configs").joinpath("demo")))
+    demo = Path(str(resources.files("ussfc.configs").joinpath("demo")))
     with rasterio.open(out / "probability.tif") as source:
         probability = source.read(1, masked=True) / 254
         bounds = source.bounds

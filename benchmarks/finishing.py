@@ -24,11 +24,11 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from scipy import ndimage
 
-from pipeline import products
-from pipeline.config import load_config
-from pipeline.meter import MemoryMeter
-from pipeline.probability_store import ProbabilityStore, grid_record
-from pipeline.types import TileResult, blocks
+from ussfc.pipeline.config.schema import load_config
+from ussfc.pipeline.parallel.memory_meter import MemoryMeter
+from ussfc.pipeline.runs import products
+from ussfc.pipeline.storage.probability_store import ProbabilityStore, grid_record
+from ussfc.pipeline.types import TileResult, blocks
 
 CHUNK, PERIOD = 2048, 4096
 BUILDINGS = 380

@@ -17,14 +17,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import ussfc
-from pipeline.config import load_config
-from pipeline.labelled import ScenePairs, find_scenes
-from pipeline.planning import plan
-from pipeline.run import infer
-from pipeline.types import Box
 from ussfc.metrics import Tally
-from ussfc.pictures import true_colour
-from ussfc.recipe import InputSpec
+from ussfc.pipeline.config.schema import load_config
+from ussfc.pipeline.evaluation.labelled_scenes import ScenePairs, find_scenes
+from ussfc.pipeline.runs.plan import plan
+from ussfc.pipeline.runs.run import infer
+from ussfc.pipeline.types import Box
+from ussfc.training.pictures import true_colour
+from ussfc.training.recipe import InputSpec
 
 CROP = 160
 

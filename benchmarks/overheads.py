@@ -50,8 +50,8 @@ ONE_RUN = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, {benchmarks!r})
-from pipeline.config import load_config
-from pipeline.run import run
+from ussfc.pipeline.config.schema import load_config
+from ussfc.pipeline.runs.run import run
 from stand_in import StandIn
 if __name__ == "__main__":
     config = load_config(sets={sets!r})
@@ -79,7 +79,7 @@ def one_run(before: Path, after: Path, out: Path, executor: str, stand_in: bool)
 
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
-    demo = Path(str(resources.files("configs").joinpath("demo")))
+    demo = Path(str(resources.files("ussfc.configs").joinpath("demo")))
     pair = demo / "beirut_before.tif", demo / "beirut_after.tif"
     titles = ("Mpx", "peak MB", "projected", "ratio", "infer s", "mosaic s", "vector s", "wall s")
     print(f"{'run':<32}" + "".join(f"{title:>10}" for title in titles))
@@ -105,7 +105,7 @@ def main() -> None:
 
 def _help_seconds() -> float:
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "cli", "--help"], capture_output=True, check=True)
+    subprocess.run([sys.executable, "-m", "ussfc.cli", "--help"], capture_output=True, check=True)
     return time.perf_counter() - start
 
 

@@ -29,13 +29,13 @@ import rasterio
 from affine import Affine
 from rasterio.windows import Window
 
-from pipeline.inference import read_pair
-from pipeline.memory import GDAL_CACHE
-from pipeline.radiometry import pair, range_stretch
-from pipeline.reading import SceneRecipe, describe_scene
-from pipeline.thresholding import encode
-from pipeline.tiling import TilePlan
-from pipeline.types import Box
+from ussfc.pipeline.execution.tile import read_pair
+from ussfc.pipeline.pixels.encoding import encode
+from ussfc.pipeline.pixels.radiometry import pair, range_stretch
+from ussfc.pipeline.reading import SceneRecipe, describe_scene
+from ussfc.pipeline.tiling.lattice import TilePlan
+from ussfc.pipeline.tiling.memory import GDAL_CACHE
+from ussfc.pipeline.types import Box
 
 DATES = ("before", "after")
 BLOCK = 512
@@ -52,7 +52,9 @@ CASES = [
 def write_scene(path: Path, date: str, side: int, dtype: str, compression: str, nodata: bool) -> None:
     if path.exists():
         return
-    with rasterio.open(str(resources.files("configs").joinpath("demo", f"beirut_{date}.tif"))) as source:
+    with rasterio.open(
+        str(resources.files("ussfc.configs").joinpath("demo", f"beirut_{date}.tif"))
+    ) as source:
         image = source.read().astype(np.float32)
     if dtype == "uint8":
         image *= 255 / RANGES["uint16"][1]

@@ -25,10 +25,10 @@ from odc.geo.geobox import GeoBox
 from servers import FaultProxy, SeaweedFS
 from test_remote import compressed_bytes, write_cog
 
-from pipeline.memory import GDAL_CACHE, block_cache
-from pipeline.reading import SceneRecipe, describe_scene
-from pipeline.tiling import TilePlan
-from pipeline.types import Box
+from ussfc.pipeline.reading import SceneRecipe, describe_scene
+from ussfc.pipeline.tiling.lattice import TilePlan
+from ussfc.pipeline.tiling.memory import GDAL_CACHE, block_cache
+from ussfc.pipeline.types import Box
 
 Indices = list[tuple[int, int]]
 BUCKET = "scenes"

@@ -25,18 +25,18 @@ from odc.geo.geobox import GeoBox
 from overheads import repeat
 
 import ussfc
-from pipeline.probability_store import ProbabilityStore
-from pipeline.storage import Folder
-from pipeline.types import Box, TileResult
+from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.probability_store import ProbabilityStore
+from ussfc.pipeline.types import Box, TileResult
 
 TILE = 64
 ONE_RUN = """
 import json, sys, time
 start = time.time()
 sys.path.insert(0, {benchmarks!r})
-from pipeline.config import load_config
-from pipeline.events import Advanced
-from pipeline.run import run
+from ussfc.pipeline.config.schema import load_config
+from ussfc.pipeline.events import Advanced
+from ussfc.pipeline.runs.run import run
 from stand_in import StandIn
 first = []
 def hear(event):
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--tiles-a-side", type=int, default=100)
     arguments = parser.parse_args()
     bookkeeping()
-    demo = Path(str(resources.files("configs").joinpath("demo")))
+    demo = Path(str(resources.files("ussfc.configs").joinpath("demo")))
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         pair = scratch / "before.vrt", scratch / "after.vrt"

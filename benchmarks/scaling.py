@@ -32,16 +32,16 @@ from odc.geo.geobox import GeoBox
 from overheads import repeat
 from stand_in import StandIn
 
-from pipeline import executors
-from pipeline.cluster import SchedulerAt
-from pipeline.config import load_config
-from pipeline.executors import DaskExecutor
-from pipeline.inference import TileJob
-from pipeline.planning import plan as plan_run
-from pipeline.probability_store import ProbabilityStore
-from pipeline.run import infer
-from pipeline.tiling import TilePlan
-from pipeline.types import Box, Pixels, Stretch, TileResult
+from ussfc.pipeline.clusters.base import SchedulerAt
+from ussfc.pipeline.config.schema import load_config
+from ussfc.pipeline.execution import dask_executor as executors
+from ussfc.pipeline.execution.dask_executor import DaskExecutor
+from ussfc.pipeline.execution.tile import TileJob
+from ussfc.pipeline.runs.plan import plan as plan_run
+from ussfc.pipeline.runs.run import infer
+from ussfc.pipeline.storage.probability_store import ProbabilityStore
+from ussfc.pipeline.tiling.lattice import TilePlan
+from ussfc.pipeline.types import Box, Pixels, Stretch, TileResult
 
 HERE = Path(__file__).resolve().parent
 TILE = 64
@@ -84,7 +84,7 @@ def cpu_seconds(process: psutil.Process) -> float:
 
 def workers(folder: Path, count: int, rounds: int) -> None:
     """Network-bound runs, each way in turn."""
-    demo = Path(str(resources.files("configs").joinpath("demo")))
+    demo = Path(str(resources.files("ussfc.configs").joinpath("demo")))
     pair = []
     for date in ("before", "after"):
         pair.append(folder / f"{date}.vrt")

@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 
 import ussfc
-from pipeline.blending import taper_weights
-from pipeline.inference import blend_tile
-from pipeline.labelled import ScenePairs, find_scenes
-from pipeline.thresholding import encode
-from pipeline.tiling import TilePlan
-from pipeline.types import PixelPair
-from ussfc.data import LabelledPair
 from ussfc.metrics import Tally
-from ussfc.recipe import InputSpec
+from ussfc.pipeline.evaluation.labelled_scenes import ScenePairs, find_scenes
+from ussfc.pipeline.execution.tile import blend_tile
+from ussfc.pipeline.pixels.encoding import encode
+from ussfc.pipeline.tiling.blending import taper_weights
+from ussfc.pipeline.tiling.lattice import TilePlan
+from ussfc.pipeline.types import PixelPair
+from ussfc.training.data import LabelledPair
+from ussfc.training.recipe import InputSpec
 
 PATCHES = (128, 256, 512, 1024)
 OVERLAPS = (0.0, 0.125, 0.25, 0.375, 0.5)

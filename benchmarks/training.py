@@ -18,11 +18,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ussfc.crops import Batch
 from ussfc.network import USSFCNet
 from ussfc.preprocessing import to_network_range
-from ussfc.recipe import load_recipe
-from ussfc.training import Trainer
+from ussfc.training.crops import Batch
+from ussfc.training.loop import Trainer
+from ussfc.training.recipe import load_recipe
 
 
 def main() -> None:

@@ -1,22 +1,63 @@
 """The pipeline: two scenes in, a change raster and polygons out.
 
-``pipeline.detect_changes`` works on xarray arrays; the command line goes through ``pipeline.run``.
+Public names are imported on first use: the command line needs neither xarray nor Dask to start.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.api import detect_changes as detect_changes
+    from ussfc.pipeline.api import detect_changes as detect_changes
+    from ussfc.pipeline.config.schema import RunConfig as RunConfig
+    from ussfc.pipeline.config.schema import load_config as load_config
+    from ussfc.pipeline.errors import ClusterError as ClusterError
+    from ussfc.pipeline.errors import ConfigError as ConfigError
+    from ussfc.pipeline.errors import GridError as GridError
+    from ussfc.pipeline.errors import PipelineError as PipelineError
+    from ussfc.pipeline.errors import ReadError as ReadError
+    from ussfc.pipeline.errors import StoreError as StoreError
+    from ussfc.pipeline.errors import TileError as TileError
+    from ussfc.pipeline.runs.plan import plan as plan
+    from ussfc.pipeline.runs.run import run as run
 
-__all__ = ["detect_changes"]
+_HOME = {
+    "ClusterError": "ussfc.pipeline.errors",
+    "ConfigError": "ussfc.pipeline.errors",
+    "GridError": "ussfc.pipeline.errors",
+    "PipelineError": "ussfc.pipeline.errors",
+    "ReadError": "ussfc.pipeline.errors",
+    "RunConfig": "ussfc.pipeline.config.schema",
+    "StoreError": "ussfc.pipeline.errors",
+    "TileError": "ussfc.pipeline.errors",
+    "detect_changes": "ussfc.pipeline.api",
+    "load_config": "ussfc.pipeline.config.schema",
+    "plan": "ussfc.pipeline.runs.plan",
+    "run": "ussfc.pipeline.runs.run",
+}
+
+__all__ = [
+    "ClusterError",
+    "ConfigError",
+    "GridError",
+    "PipelineError",
+    "ReadError",
+    "RunConfig",
+    "StoreError",
+    "TileError",
+    "detect_changes",
+    "load_config",
+    "plan",
+    "run",
+]
 
 
 def __getattr__(name: str) -> object:
-    # Imported on first use: xarray and Dask are not needed by the command line.
-    if name == "detect_changes":
-        from pipeline.api import detect_changes
+    if name not in _HOME:
+        raise AttributeError(f"module 'ussfc.pipeline' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
 
-        return detect_changes
-    raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,17 +10,17 @@ import numpy as np
 import xarray as xr
 
 import ussfc
-from pipeline import radiometry
-from pipeline.blending import taper_weights
-from pipeline.config import RunConfig, load_config
-from pipeline.grid import common_grid
-from pipeline.inference import blend_tile
-from pipeline.planning import scene_stretch, settled
-from pipeline.reading import choose_bands
-from pipeline.reading.array import ArrayReader, Placing, describe_array, with_bands
-from pipeline.thresholding import decode, encode
-from pipeline.tiling import TilePlan
-from pipeline.types import DetectorRecipe, FloatArray, Stretch, Tile
+from ussfc.pipeline.config.schema import RunConfig, load_config
+from ussfc.pipeline.execution.tile import blend_tile
+from ussfc.pipeline.pixels import radiometry
+from ussfc.pipeline.pixels.encoding import decode, encode
+from ussfc.pipeline.reading import choose_bands
+from ussfc.pipeline.reading.array import ArrayReader, Placing, describe_array, with_bands
+from ussfc.pipeline.runs.plan import scene_stretch, settled
+from ussfc.pipeline.tiling.blending import taper_weights
+from ussfc.pipeline.tiling.grid import common_grid
+from ussfc.pipeline.tiling.lattice import TilePlan
+from ussfc.pipeline.types import DetectorRecipe, FloatArray, Stretch, Tile
 
 
 def detect_changes(
@@ -40,7 +40,7 @@ def detect_changes(
             finds (or none on both).
         after: later image, likewise.
         model: name, card or weights file; by default the configuration's.
-        config: of :func:`pipeline.config.load_config`; the packaged defaults without it. ``compute``, ``vector``
+        config: from :func:`ussfc.load_config`; the packaged defaults without it. ``compute``, ``vector``
             and ``grid.aoi`` do not apply.
         detector: another detector than the model's network, with the same patch size.
 

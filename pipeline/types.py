@@ -171,7 +171,7 @@ class SceneReader(Protocol):
         """The pixels of ``box`` on the grid.
 
         Raises:
-            pipeline.errors.ReadError: the source cannot be read there.
+            ussfc.pipeline.errors.ReadError: the source cannot be read there.
         """
 
     def sample(self) -> Pixels:

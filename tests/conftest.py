@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import SLURM_VARIABLES, Slurm
-from faults.city import TALLY
 from hypothesis import settings
-from servers import Azurite, FaultProxy, SeaweedFS
 
-from pipeline import remote
-from ussfc import choice
+from tests.support.city import TALLY
+from tests.support.clusters import SLURM_VARIABLES, Slurm
+from tests.support.paths import ROOT, SHARED
+from tests.support.servers import Azurite, FaultProxy, SeaweedFS
+from ussfc import engine_selection as choice
 from ussfc.detector import DetectorRecipe, engine_version
 from ussfc.engines import DEVICES
+from ussfc.pipeline.storage import remote
 
 # The same examples in every run: a test that fails now and then is a defect.
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50, database=None)
@@ -66,20 +67,16 @@ def _remember(chosen: tuple[str, str]) -> None:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of large test data that lies beside the checkout."""
-    folder = Path(__file__).resolve().parents[2] / "shared"
-    if not folder.is_dir():
+    if not SHARED.is_dir():
         pytest.skip("needs the data folder `shared` beside the checkout")
-    return folder
+    return SHARED
 
 
 @pytest.fixture(scope="module")
 def importable() -> Iterator[None]:
     """Worker processes find the stubs."""
     with pytest.MonkeyPatch.context() as patch:
-        here = Path(__file__).parent
-        patch.setenv(
-            "PYTHONPATH", os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
-        )
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
         yield
 
 
@@ -183,8 +180,8 @@ LONGEST = (
     "test_kills.py",
     "test_slurm.py",
     "test_object_store.py",
-    "test_executors.py",
-    "test_cluster_runs.py",
+    "test_dask_executor.py",
+    "test_runs.py",
 )
 
 

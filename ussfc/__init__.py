@@ -1,7 +1,8 @@
-"""USSFC-Net: the network, its weights, and detectors made of it.
+"""City-scale change detection: two images of any size in, a change raster and polygons out.
 
-Public names are imported on first use: ``import ussfc`` and everything around model cards work without
-waiting for torch.
+``run`` goes from files to products, ``detect_changes`` works on xarray arrays; the network, its weights and the
+detectors made of it are here as well. Public names are
+imported on first use: ``import ussfc`` and everything around model cards work without waiting for torch.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ussfc.choice import anywhere as anywhere
-    from ussfc.choice import fastest as fastest
     from ussfc.detector import detector_choices as detector_choices
     from ussfc.detector import detector_recipe as detector_recipe
     from ussfc.detector import gpus as gpus
+    from ussfc.engine_selection import anywhere as anywhere
+    from ussfc.engine_selection import fastest as fastest
     from ussfc.errors import ModelError as ModelError
     from ussfc.network import USSFCNet as USSFCNet
+    from ussfc.pipeline import detect_changes as detect_changes
+    from ussfc.pipeline import load_config as load_config
+    from ussfc.pipeline import plan as plan
+    from ussfc.pipeline import run as run
     from ussfc.spec import ModelSpec as ModelSpec
     from ussfc.spec import find_model as find_model
     from ussfc.spec import list_models as list_models
@@ -27,14 +32,18 @@ _HOME = {
     "ModelError": "ussfc.errors",
     "ModelSpec": "ussfc.spec",
     "USSFCNet": "ussfc.network",
-    "anywhere": "ussfc.choice",
+    "anywhere": "ussfc.engine_selection",
+    "detect_changes": "ussfc.pipeline",
     "detector_choices": "ussfc.detector",
     "detector_recipe": "ussfc.detector",
-    "fastest": "ussfc.choice",
+    "fastest": "ussfc.engine_selection",
     "find_model": "ussfc.spec",
     "gpus": "ussfc.detector",
     "list_models": "ussfc.spec",
+    "load_config": "ussfc.pipeline",
     "load_weights": "ussfc.weights",
+    "plan": "ussfc.pipeline",
+    "run": "ussfc.pipeline",
 }
 
 __all__ = [
@@ -43,13 +52,17 @@ __all__ = [
     "USSFCNet",
     "__version__",
     "anywhere",
+    "detect_changes",
     "detector_choices",
     "detector_recipe",
     "fastest",
     "find_model",
     "gpus",
     "list_models",
+    "load_config",
     "load_weights",
+    "plan",
+    "run",
 ]
 
 

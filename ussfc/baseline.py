@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ussfc.data import BoolArray, FloatArray
+from ussfc.training.data import BoolArray, FloatArray
 
 BINS = 256
 

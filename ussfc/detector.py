@@ -305,14 +305,15 @@ def detector_recipe(
         patch_size: side of a patch, pixels, a multiple of 16; None: what the card recommends.
         ssfc: ``patch`` or ``local``; None: what the card recommends.
         engine: ``torch``, ``openvino``, ``triton``, or ``auto``: the fastest of this machine, see
-            :func:`ussfc.choice.fastest`.
+            :func:`ussfc.engine_selection.fastest`.
         precision: ``float32``, ``bfloat16``, ``float16``, or ``auto``: the fastest likewise.
         device: ``cpu``, ``cuda``, or ``auto``: CUDA where this machine has it. Whether a named device exists
             shows where the recipe is built, which may be another machine.
         batch_size: patches of one call; None: 1 on the CPU, 16 on CUDA.
         streams: calls at the same time; None: one a core that the building process may use, 1 on CUDA.
         choose: what ``auto`` comes to where engine or precision are left open, of two recipes or more; None: what this
-            machine computes fastest. For a network that runs on other machines see :func:`ussfc.choice.anywhere`.
+            machine computes fastest. For a network that runs on other machines see
+            :func:`ussfc.anywhere`.
 
     Raises:
         ModelError: an engine, precision, device, patch or batch size or number of streams that there is not.
@@ -371,7 +372,7 @@ def detector_recipe(
         return made[0]
     if choose is not None:
         return choose(made)
-    from ussfc.choice import fastest
+    from ussfc.engine_selection import fastest
 
     return fastest(made)
 

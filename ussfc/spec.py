@@ -264,7 +264,7 @@ def find_model(name_or_file: str) -> ModelSpec:
 
 def _packaged() -> dict[str, Path]:
     """Card by name. The weights lie beside the cards, hence real paths and not just their text."""
-    cards = [Path(str(entry)) for entry in (files("configs") / "models").iterdir()]
+    cards = [Path(str(entry)) for entry in (files("ussfc.configs") / "models").iterdir()]
     return {card.stem: card for card in cards if card.suffix in CARD_SUFFIXES}
 
 

@@ -13,10 +13,10 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 
-from pipeline import remote
-from pipeline.errors import ReadError, StoreError
-from pipeline.reading.cloud import unreachable
-from pipeline.types import BoolArray, Box
+from ussfc.pipeline.errors import ReadError, StoreError
+from ussfc.pipeline.reading.cloud import unreachable
+from ussfc.pipeline.storage import remote
+from ussfc.pipeline.types import BoolArray, Box
 
 
 @dataclass(frozen=True, slots=True)

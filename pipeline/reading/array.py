@@ -14,10 +14,8 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
-from pipeline import remote
-from pipeline.errors import ReadError, StoreError
-from pipeline.grid import crop, footprint_box, north_up, pixel_shift, warp_scale
-from pipeline.reading.raster import (
+from ussfc.pipeline.errors import ReadError, StoreError
+from ussfc.pipeline.reading.raster import (
     SAMPLE_PIXELS,
     SMALL_INTEGERS,
     WARP_TOLERANCE,
@@ -26,7 +24,9 @@ from pipeline.reading.raster import (
     warp_blocks,
     wkt,
 )
-from pipeline.types import BandInfo, Box, Pixels, SceneInfo
+from ussfc.pipeline.storage import remote
+from ussfc.pipeline.tiling.grid import crop, footprint_box, north_up, pixel_shift, warp_scale
+from ussfc.pipeline.types import BandInfo, Box, Pixels, SceneInfo
 
 KERNEL_MARGIN = 16
 """Source pixels read beyond a warped window, so that no kernel is cut at its border."""
@@ -122,7 +122,7 @@ def array_geobox(array: xr.DataArray) -> GeoBox:
 
 
 def describe_array(array: xr.DataArray, shown: str, identity: str) -> SceneInfo:
-    """The header of a (band, y, x) array; see :func:`pipeline.reading.describe_scene`.
+    """The header of a (band, y, x) array; see :func:`ussfc.pipeline.reading.describe_scene`.
 
     Raises:
         ReadError: its rows run north, or it is rotated.
@@ -273,7 +273,7 @@ class ArrayReader:
         self._shown = shown
 
     def read(self, box: Box) -> Pixels:
-        """See :class:`pipeline.types.SceneReader`."""
+        """See :class:`ussfc.pipeline.types.SceneReader`."""
         block = self.block(box)
         try:
             values = remote.patiently(lambda: block.values, None if remote.is_remote(self._shown) else ())
@@ -295,7 +295,7 @@ class ArrayReader:
         return Placing(self._geobox, self._held(box), self._grid, box, self._nodata, self._resampling)
 
     def sample(self) -> Pixels:
-        """See :class:`pipeline.types.SceneReader`; windows of the full resolution."""
+        """See :class:`ussfc.pipeline.types.SceneReader`; windows of the full resolution."""
         rows, cols = self._grid.shape
         if rows * cols <= SAMPLE_PIXELS:
             return self.read(Box(0, 0, rows, cols))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.errors import ConfigError, ReadError
-from pipeline.types import SceneInfo
+from ussfc.pipeline.errors import ConfigError, ReadError
+from ussfc.pipeline.types import SceneInfo
 
 
 def choose_bands(

@@ -13,9 +13,9 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.session import Session
 
-from pipeline import remote
-from pipeline.errors import ReadError, StoreError
-from pipeline.memory import FETCHED
+from ussfc.pipeline.errors import ReadError, StoreError
+from ussfc.pipeline.storage import remote
+from ussfc.pipeline.tiling.memory import FETCHED
 
 GDAL_ERRORS = (RasterioError, CPLE_BaseError)
 """What rasterio raises when GDAL fails; some calls hand on GDAL's own kind."""

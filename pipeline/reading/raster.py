@@ -20,10 +20,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from pipeline.errors import ReadError
-from pipeline.grid import north_up, pixel_shift, warp_scale
-from pipeline.memory import GDAL_CACHE
-from pipeline.reading.cloud import (
+from ussfc.pipeline.errors import ReadError
+from ussfc.pipeline.reading.cloud import (
     GDAL_ERRORS,
     gdal_environment,
     gdal_reason,
@@ -31,7 +29,9 @@ from pipeline.reading.cloud import (
     stat,
     store_options,
 )
-from pipeline.types import BandInfo, BoolArray, Box, Pixels, SceneInfo, SourceArray
+from ussfc.pipeline.tiling.grid import north_up, pixel_shift, warp_scale
+from ussfc.pipeline.tiling.memory import GDAL_CACHE
+from ussfc.pipeline.types import BandInfo, BoolArray, Box, Pixels, SceneInfo, SourceArray
 
 SAMPLE_PIXELS = 4_000_000
 """Size of the sample that the percentiles are taken from; smaller scenes are read whole."""
@@ -258,7 +258,7 @@ class RasterReader:
         self._header: str | None = None
 
     def read(self, box: Box) -> Pixels:
-        """See :class:`pipeline.types.SceneReader`."""
+        """See :class:`ussfc.pipeline.types.SceneReader`."""
 
         def read(handles: _Handles) -> Pixels:
             return handles.read(box)
@@ -266,7 +266,7 @@ class RasterReader:
         return self._with_handles(read, f"rows {box.y0}..{box.y1}, columns {box.x0}..{box.x1} of the grid")
 
     def sample(self) -> Pixels:
-        """See :class:`pipeline.types.SceneReader`; from overviews where the file has them."""
+        """See :class:`ussfc.pipeline.types.SceneReader`; from overviews where the file has them."""
         rows, cols = self._grid.shape
         if rows * cols <= SAMPLE_PIXELS:
             return self.read(Box(0, 0, rows, cols))

@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 
 from odc.geo.geobox import GeoBox
 
-from pipeline import remote
-from pipeline.errors import ReadError, StoreError
-from pipeline.memory import GDAL_CACHE
-from pipeline.reading.cloud import stat, unreachable
-from pipeline.reading.raster import RasterReader, describe_raster
-from pipeline.types import SceneInfo, SceneReader
+from ussfc.pipeline.errors import ReadError, StoreError
+from ussfc.pipeline.reading.cloud import stat, unreachable
+from ussfc.pipeline.reading.raster import RasterReader, describe_raster
+from ussfc.pipeline.storage import remote
+from ussfc.pipeline.tiling.memory import GDAL_CACHE
+from ussfc.pipeline.types import SceneInfo, SceneReader
 
 ARRAY_SUFFIXES = (".zarr", ".nc", ".nc4", ".netcdf")
 
@@ -93,7 +93,7 @@ def describe_scene(uri: str) -> SceneInfo:
         raise ReadError(f"{shown}: no such file; check the path (looked from {Path.cwd()})")
     identity, size = _identity(uri, shown)
     if _is_array(uri):
-        from pipeline.reading.array import describe_array, open_array
+        from ussfc.pipeline.reading.array import describe_array, open_array
 
         return describe_array(open_array(uri, shown, _is_zarr(uri)), shown, identity)
     return describe_raster(uri, shown, identity, size)
@@ -114,7 +114,7 @@ class SceneRecipe:
     block_cache: int = GDAL_CACHE
     """GDAL's cache of decoded blocks in the process that reads, bytes; one for all scenes of a process."""
     identity: str = ""
-    """Of :class:`pipeline.types.SceneInfo`: a remote scene with another one is refused. Empty: any is taken."""
+    """Of :class:`ussfc.pipeline.types.SceneInfo`: a remote scene with another one is refused. Empty: any is taken."""
 
     def open(self) -> SceneReader:
         """A reader on the grid.
@@ -126,7 +126,7 @@ class SceneRecipe:
         if self.identity and remote.is_remote(self.uri) and _identity(self.uri, shown)[0] != self.identity:
             raise ReadError(f"{shown}: has changed since the run began; run again")
         if _is_array(self.uri):
-            from pipeline.reading.array import ArrayReader, open_array
+            from ussfc.pipeline.reading.array import ArrayReader, open_array
 
             array = open_array(self.uri, shown, _is_zarr(self.uri))
             return ArrayReader(array, self.grid, self.bands, self.resampling, shown)

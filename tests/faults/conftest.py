@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from faults.city import City
+
+from tests.support.city import City
 
 
 @pytest.fixture(scope="session")

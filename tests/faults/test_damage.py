@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults.city import CALLS_OF_A_TILE, MOST_CALLS, TALLY, TILES, City, assert_clean, assert_same
+
+from tests.support.city import CALLS_OF_A_TILE, MOST_CALLS, TALLY, TILES, City, assert_clean, assert_same
 
 Undisturbed = tuple[dict[str, bytes], int]
 

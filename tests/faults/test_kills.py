@@ -13,7 +13,8 @@ from typing import Any
 
 import psutil
 import pytest
-from faults.city import CALLS_OF_A_TILE, MOST_CALLS, TALLY, City, assert_clean, assert_same, kill_group
+
+from tests.support.city import CALLS_OF_A_TILE, MOST_CALLS, TALLY, City, assert_clean, assert_same, kill_group
 
 Undisturbed = tuple[dict[str, bytes], int]
 

@@ -15,11 +15,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from faults.city import CALLS_OF_A_TILE, MOST_CALLS, PAIR, PRODUCTS, TALLY, City, assert_same, kill_group
-from servers import Azurite, FaultProxy, SeaweedFS
 
-from pipeline.storage import PART_BYTES, Folder
-from pipeline.validation import validate
+from tests.support.city import (
+    CALLS_OF_A_TILE,
+    MOST_CALLS,
+    PAIR,
+    PRODUCTS,
+    TALLY,
+    City,
+    assert_same,
+    kill_group,
+)
+from tests.support.paths import ROOT
+from tests.support.servers import Azurite, FaultProxy, SeaweedFS
+from ussfc.pipeline.runs.validate import validate
+from ussfc.pipeline.storage.folder import PART_BYTES, Folder
 
 Undisturbed = tuple[dict[str, bytes], int]
 
@@ -217,9 +227,9 @@ def test_a_killed_upload_is_no_product_and_is_cleaned_away(
 
 def ussfc(city: City, *arguments: str, status: int = 0) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "cli", *arguments],
+        [sys.executable, "-m", "ussfc.cli", *arguments],
         env={**os.environ, **city.environment}, capture_output=True, text=True, check=False,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout

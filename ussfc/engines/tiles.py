@@ -31,7 +31,7 @@ def ends_of(stretches: tuple[Stretch, Stretch]) -> FloatArray:
 def tile_of(
     images: Sequence[Tensor], unsigned: tuple[bool, bool], ends: Tensor | None, seen: Tensor | None
 ) -> Tensor:
-    """Both dates in [0, 1], step by step as :func:`pipeline.radiometry.pair` computes them, and to the same bits.
+    """Both dates in [0, 1], step by step as ``pair`` of the pipeline's radiometry computes them, and to the same bits.
 
     Args:
         images: before and after, ``(bands, rows, cols)``.

@@ -1,0 +1,1 @@
+"""The computation of tiles, in this process and on workers."""

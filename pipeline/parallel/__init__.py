@@ -1,0 +1,1 @@
+"""Ordered work on threads, retries and the measurement of memory."""

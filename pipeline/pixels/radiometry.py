@@ -1,0 +1,90 @@
+"""From source numbers to the model's input range, with constants fixed for the whole scene, never per tile."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ussfc.pipeline.errors import ReadError
+from ussfc.pipeline.types import FloatArray, PixelPair, Pixels, SourceArray, Stretch
+
+MIDDLE = np.float32(0.5)
+"""What a pixel without data looks like to the network: the middle of the range, on both dates alike."""
+
+PART = 1 << 16
+"""Numbers that go through all steps of a stretch together: float32 of them stay in a core's cache."""
+
+
+def range_stretch(low: float | tuple[float, ...], high: float | tuple[float, ...], bands: int) -> Stretch:
+    """A stretch with given ends.
+
+    Args:
+        low: source number that becomes 0, one for all bands or one a band.
+        high: source number that becomes 1, likewise.
+        bands: number of bands.
+
+    Raises:
+        ValueError: a sequence of another length, or an end not above the other.
+    """
+    lows = tuple(low) if isinstance(low, tuple) else (low,) * bands
+    highs = tuple(high) if isinstance(high, tuple) else (high,) * bands
+    if len(lows) != bands or len(highs) != bands:
+        raise ValueError(f"a range of {len(lows)} and {len(highs)} numbers for {bands} bands")
+    if any(a >= b for a, b in zip(lows, highs, strict=True)):
+        raise ValueError(f"the range's low {lows} must lie below its high {highs}")
+    return Stretch(lows, highs)
+
+
+def percentile_stretch(sample: Pixels, low: float, high: float, scene: str) -> Stretch:
+    """A stretch between two percentiles of each band over the valid pixels of a sample.
+
+    Args:
+        sample: pixels that stand for the scene.
+        low: percentile that becomes 0, in [0, 100).
+        high: percentile that becomes 1, in (0, 100], above ``low``.
+        scene: name of the scene, for the error.
+
+    Raises:
+        ReadError: the sample holds no valid pixel.
+    """
+    values = sample.values[:, sample.valid]
+    if values.shape[1] == 0:
+        raise ReadError(
+            f"{scene}: no valid pixel found on the common grid; check the overlap and the nodata value"
+        )
+    lows, highs = np.percentile(values.astype(np.float64), (low, high), axis=1)
+    # A constant band carries no information; any width keeps the division defined.
+    apart = highs.astype(np.float32) > lows.astype(np.float32)
+    highs = np.where(apart, highs, lows + np.maximum(1, np.abs(lows) * 1e-6))
+    return Stretch(tuple(float(v) for v in lows), tuple(float(v) for v in highs))
+
+
+def apply_stretch(pixels: Pixels, stretch: Stretch) -> FloatArray:
+    """The window in the model's input range, (bands, rows, cols) float32 in [0, 1], not valid pixels included."""
+    scaled = np.empty(pixels.values.shape, np.float32)
+    for source, target, low, high in zip(pixels.values, scaled, stretch.low, stretch.high, strict=True):
+        _stretch_band(source, np.float32(low), np.float32(high), target)
+    return scaled
+
+
+def _stretch_band(source: SourceArray, low: np.float32, high: np.float32, target: FloatArray) -> None:
+    width = high - low
+    step = max(1, PART // max(1, source.shape[1]))
+    for start in range(0, source.shape[0], step):
+        part = target[start : start + step]
+        # In float32 from the first step on, whatever the source: its 16 bits and fewer lose nothing.
+        np.subtract(source[start : start + step], low, out=part, dtype=np.float32)
+        np.divide(part, width, out=part)
+        np.clip(part, 0, 1, out=part)
+
+
+def pair(before: Pixels, after: Pixels, stretches: tuple[Stretch, Stretch]) -> PixelPair:
+    """Both dates in the model's range; what is not valid on one date is set to the middle on both."""
+    valid = before.valid & after.valid
+    images = [
+        apply_stretch(pixels, stretch) for pixels, stretch in zip((before, after), stretches, strict=True)
+    ]
+    if not valid.all():
+        missing = ~valid
+        for image in images:
+            np.copyto(image, MIDDLE, where=missing)
+    return PixelPair(images[0], images[1], valid)

@@ -1,0 +1,1 @@
+"""Polygons of change, from the probabilities to vector files."""

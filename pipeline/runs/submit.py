@@ -1,0 +1,182 @@
+"""A whole run as one SLURM job: for sites where long programs on login nodes are forbidden."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import secrets
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ussfc.pipeline.clusters import slurm_commands as slurm
+from ussfc.pipeline.clusters.base import LOGS, make_logs, refuse_shell
+from ussfc.pipeline.config.schema import ENV_PREFIX, RunConfig, documented_keys, size_in_bytes
+from ussfc.pipeline.errors import ConfigError
+from ussfc.pipeline.runs.plan import plan, refuse_memory
+from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.remote import is_remote
+from ussfc.pipeline.tiling.memory import BASE_DASK, BASE_RASTERS, FINISHING
+
+CLIENT = BASE_RASTERS + BASE_DASK + FINISHING
+"""Bytes of the scheduler and of the writing of products, which share a node with workers. Asked for with every job's
+worth of memory, since nobody knows which node that will be."""
+
+SHEBANG_LENGTH = 127
+"""What every kernel takes of a script's first line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A batch script, and the job that it became."""
+
+    script: str
+    """Its text."""
+    file: Path | None
+    """Where it lies; None: it was not submitted."""
+    job: str | None
+    """Id of the job; None: it was not submitted."""
+    log: Path
+    """What the job prints goes here; ``%j`` stands for its id."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of it."""
+
+
+def submit(
+    before: str,
+    after: str,
+    out: str,
+    config: RunConfig,
+    flags: tuple[str, ...] = (),
+    dry_run: bool = False,
+) -> Submission:
+    """Write a batch script that runs ``ussfc run`` inside an allocation, and submit it.
+
+    The allocation has ``cluster.jobs`` (or ``maximum_jobs``) times ``cluster.workers`` tasks, of ``cluster.threads``
+    cores each.
+    Inputs, model and output are looked at here and now: what is wrong with them is said before the queue is waited for.
+
+    Args:
+        before: earlier image, path or URI.
+        after: later image, path or URI.
+        out: folder of the products, path or URI; it must be the same on the nodes.
+        config: with ``cluster.kind`` slurm.
+        flags: more arguments of ``ussfc run``.
+        dry_run: write and submit nothing.
+
+    Raises:
+        ConfigError: the configuration is for another kind of cluster, or holds what cannot stand in a script.
+        ClusterError: sbatch is missing, or the queue rejects the job.
+        ReadError, GridError, StoreError, MemoryRefused, ussfc.ModelError: as a run would raise them.
+    """
+    if config.cluster.kind != "slurm":
+        raise ConfigError(
+            f"cluster.kind {config.cluster.kind}: `ussfc submit` is for SLURM; give --cluster slurm, or a file of that "
+            "kind"
+        )
+    before, after = _absolute(before), _absolute(after)
+    out = out if is_remote(out) else str(Path(out).absolute())
+    refuse_memory(plan(before, after, config), config)
+    arguments = ["run", before, after, "--out", out, *flags, *_settings(config)]
+    logs = Path(str(config.cluster.options.get("log_directory", LOGS))).expanduser()
+    log = logs / "ussfc-%j.out"
+    script = _script(arguments, config, log)
+    notes: tuple[str, ...] = ()
+    if config.cluster.options.get("job_script_prologue"):
+        notes = (
+            "cluster.options.job_script_prologue is for jobs of workers alone and is left out of this script; sbatch "
+            "hands on the environment of this shell, so run these lines here before",
+        )
+    if dry_run:
+        return Submission(script, None, None, log, notes)
+    # Before sbatch is looked for: an output that cannot be written fails the same way on every machine.
+    Folder.of(out).prepare()
+    slurm.require("sbatch")
+    make_logs(logs)
+    file = logs / f"ussfc-{secrets.token_hex(4)}.py"
+    # Addresses of images may hold a signature.
+    file.touch(mode=0o600)
+    file.write_text(script, "utf-8")
+    return Submission(script, file, slurm.sbatch(file), log, notes)
+
+
+def _script(arguments: list[str], config: RunConfig, log: Path) -> str:
+    """The batch script: Python itself, so that no name goes through a shell."""
+    cluster = config.cluster
+    assert cluster.memory is not None
+    workers, threads = cluster.workers or 1, cluster.threads or 1
+    python = f"{sys.executable} -P"  # without the folder that SLURM copies the script to
+    for what, text in (("sys.executable", sys.executable), ("log_directory", str(log.parent))):
+        refuse_shell(what, text)
+    if len(python) + 2 > SHEBANG_LENGTH:
+        raise ConfigError(
+            f"{sys.executable}: too long a path for the first line of a script; use a shorter one"
+        )
+    extra = cluster.options.get("job_extra_directives", [])
+    directives = [
+        "--job-name=ussfc",
+        f"--ntasks={cluster.most_jobs * workers}",
+        f"--cpus-per-task={threads}",
+        f"--mem-per-cpu={math.ceil((size_in_bytes(cluster.memory) + CLIENT) / (workers * threads) / 2**20)}M",
+        f"--time={cluster.walltime}",
+        f"--output={log}",
+        # A job that lost its node goes on where it stopped; --overwrite would begin anew.
+        "--no-requeue" if "--overwrite" in arguments else "--requeue",
+        "--open-mode=append",
+        *((f"--partition={cluster.queue}",) if cluster.queue else ()),
+        *((f"--account={cluster.account}",) if cluster.account else ()),
+        *(("--gpus-per-task=1",) if cluster.gpu else ()),
+        *(str(line) for line in extra),
+    ]
+    broken = [line for line in directives if not line.isprintable()]
+    if broken:
+        raise ConfigError(
+            f"cluster.options.job_extra_directives {broken[0]!r}: wanted one printable line each"
+        )
+    lines = "\n".join(f"#SBATCH {directive}" for directive in directives)
+    # Literals of ASCII: any name is a word of Python, and neither ends a line nor depends on an encoding.
+    called = "".join(f"    {argument!a},\n" for argument in arguments)
+    return f"""#!{python}
+{lines}
+# Written by `ussfc submit`. Given again after any stop, it continues.
+import os
+
+# All settings stand below.
+for name in [name for name in os.environ if name.startswith("{ENV_PREFIX}")]:
+    del os.environ[name]
+
+from ussfc.cli import main
+
+main([
+{called}])
+"""
+
+
+def _settings(config: RunConfig) -> list[str]:
+    """What differs from the defaults, as arguments; of the cluster, what the allocation has use for."""
+    arguments = ["--cluster", "allocation", "--set", f"cluster.threads={config.cluster.threads or 1}"]
+    if config.cluster.gpu:
+        arguments += ["--set", "cluster.gpu=true"]
+    for key, default, _ in documented_keys():
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        if value == default or key.startswith("cluster."):
+            continue
+        # The name of a packaged model may be that of a folder here as well.
+        if key == "grid.aoi" or (key == "model" and Path(value).suffix):
+            value = _absolute(value)
+        arguments += ["--set", f"{key}={_as_yaml(value)}"]
+    return arguments
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as ``--set`` reads it: JSON, but without surrogate pairs, which YAML does not know."""
+    return re.sub(r"[^ -~]", lambda found: f"\\U{ord(found[0]):08x}", json.dumps(value, ensure_ascii=False))
+
+
+def _absolute(uri: str) -> str:
+    """A job's working directory may be another."""
+    return uri if is_remote(uri) or not Path(uri).exists() else str(Path(uri).absolute())

@@ -1,0 +1,162 @@
+"""Checks of finished products against each other, from the files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio
+import rasterio
+import rasterio.features
+import shapely
+from affine import Affine
+from rasterio.windows import Window
+from rio_cogeo.cogeo import cog_validate
+
+from ussfc.pipeline.errors import StoreError
+from ussfc.pipeline.pixels.encoding import classify
+from ussfc.pipeline.storage.folder import Folder, sha256_file
+from ussfc.pipeline.types import NODATA_BYTE, Box, blocks
+
+BLOCK = 2048
+RASTERS = ("change.tif", "probability.tif")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The outcome of one check."""
+
+    name: str
+    ok: bool
+    detail: str
+    """What was found, in words."""
+
+
+def validate(out: Folder | Path | str) -> list[Check]:
+    """Check every product of a run; those in an object store are copied here first, since each is read whole.
+
+    Args:
+        out: output folder, path or URI.
+
+    Raises:
+        StoreError: no ``run.json``, or a product is missing.
+    """
+    out = Folder.of(out)
+    out.reach()
+    manifest = out.read_json("run.json")
+    products = manifest.get("products", {})
+    for name in (*RASTERS, *products):
+        if not out.exists(name):
+            raise StoreError(f"{out / name}: missing; run `ussfc mosaic` and `ussfc vectorise` on the folder")
+    layer = next((name for name in products if name.startswith("changes.")), None)
+    if layer is None or RASTERS[0] not in products:
+        raise StoreError(
+            f"{out}: not all products are written; run `ussfc mosaic` and `ussfc vectorise` on the folder"
+        )
+    with out.local_copies({*RASTERS, *products}) as folder:
+        return _checks(folder, layer, manifest)
+
+
+def _checks(folder: Path, layer: str, manifest: dict[str, Any]) -> list[Check]:
+    checks = [_cog(folder / name) for name in RASTERS]
+    checks += [
+        _hash(folder / name, record["sha256"]) for name, record in sorted(manifest["products"].items())
+    ]
+    with rasterio.open(folder / RASTERS[0]) as change, rasterio.open(folder / RASTERS[1]) as probability:
+        checks.append(_same_grid(change, probability))
+        if checks[-1].ok:
+            checks += _classes(change, probability, manifest)
+            checks += _polygons(folder / layer, probability, manifest)
+    return checks
+
+
+def _cog(path: Path) -> Check:
+    valid, errors, warnings = cog_validate(path, strict=True, quiet=True)
+    return Check(f"{path.name} is a COG", valid, "; ".join([*errors, *warnings]) or "strictly valid")
+
+
+def _hash(path: Path, expected: str) -> Check:
+    same = sha256_file(path) == expected
+    return Check(f"{path.name} is what the run wrote", same, "SHA-256 agrees" if same else "SHA-256 differs")
+
+
+def _same_grid(change: Any, probability: Any) -> Check:
+    same = (change.shape, change.transform, change.crs) == (
+        probability.shape, probability.transform, probability.crs,
+    )  # fmt: skip
+    return Check("both rasters have one grid", same, f"{change.shape[0]} x {change.shape[1]} px")
+
+
+def _windows(raster: Any) -> Iterator[tuple[Box, Window]]:
+    for box in blocks(raster.shape, BLOCK):
+        yield box, Window(box.x0, box.y0, box.shape[1], box.shape[0])
+
+
+def _classes(change: Any, probability: Any, manifest: dict[str, Any]) -> list[Check]:
+    threshold = manifest["thresholds"]["mosaic"]
+    wrong = nodata = changed = 0
+    for _, window in _windows(change):
+        classes = change.read(1, window=window)
+        expected = classify(probability.read(1, window=window), threshold)
+        wrong += int((classes != expected).sum())
+        nodata += int(((classes == NODATA_BYTE) != (expected == NODATA_BYTE)).sum())
+        changed += int((classes == 1).sum())
+    counted = manifest["counts"]["changed_pixels"]
+    return [
+        Check("nodata agrees between the rasters", nodata == 0, f"{nodata} pixels differ"),
+        Check(f"change is probability >= {threshold:g}", wrong == 0, f"{wrong} pixels differ"),
+        Check("changed pixels as counted", changed == counted, f"{changed} found, {counted} in run.json"),
+    ]
+
+
+def _polygons(path: Path, probability: Any, manifest: dict[str, Any]) -> list[Check]:
+    """The polygons burnt back into the grid must be the changed pixels, or part of them after a filter."""
+    geometries, pixels = _geometries(path)
+    invalid = int((~shapely.is_valid(geometries)).sum())
+    checks = [
+        Check("polygons are valid", invalid == 0, f"{invalid} of {len(geometries)} are not"),
+        Check(
+            "polygons as counted",
+            len(geometries) == manifest["counts"]["polygons"],
+            f"{len(geometries)} found",
+        ),
+    ]
+    settings = manifest["config"]["vector"]
+    if settings["simplify_m"] > 0:
+        return checks
+    to_pixels = ~probability.transform if probability.crs else Affine.identity()
+    placed = shapely.transform(geometries, lambda xy: np.stack(to_pixels * (xy[:, 0], xy[:, 1]), axis=1))
+    tree = shapely.STRtree(placed)
+    outside = missing = burnt_total = 0
+    for box, window in _windows(probability):
+        changed = classify(probability.read(1, window=window), manifest["thresholds"]["vectorise"]) == 1
+        hits = placed[tree.query(shapely.box(box.x0, box.y0, box.x1, box.y1))]
+        burnt = np.zeros(box.shape, np.uint8)
+        if len(hits):
+            rasterio.features.rasterize(
+                hits, out=burnt, transform=Affine.translation(box.x0, box.y0), default_value=1
+            )
+        outside += int(((burnt == 1) & ~changed).sum())
+        missing += int(((burnt == 0) & changed).sum())
+        burnt_total += int(burnt.sum())
+    checks.append(Check("polygons lie on changed pixels", outside == 0, f"{outside} pixels outside"))
+    checks.append(
+        Check("polygons' pixels as stated", burnt_total == pixels, f"{burnt_total} burnt, {pixels} stated")
+    )
+    if settings["min_area_m2"] == 0:
+        checks.append(Check("polygons cover every changed pixel", missing == 0, f"{missing} pixels missing"))
+    return checks
+
+
+def _geometries(path: Path) -> tuple[Any, int]:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.read_table(path, columns=["geometry", "pixels"])
+        wkb, pixels = table["geometry"].to_numpy(), table["pixels"].to_numpy()
+    else:
+        _, _, wkb, (pixels,) = pyogrio.raw.read(path, columns=["pixels"])
+    return shapely.from_wkb(np.asarray(wkb, object)), int(np.sum(pixels))

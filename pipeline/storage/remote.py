@@ -1,0 +1,330 @@
+"""Object stores and web addresses: their file systems, how they fail, and what of them may be shown.
+
+Endpoint, region and credentials are found by the libraries of the stores themselves, in the standard environment
+variables, profiles and instance roles. They pass through nothing of ours that is written or printed.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from ussfc.pipeline.errors import StoreError
+
+URI = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+EXTRAS = {
+    "s3": "s3",
+    "s3a": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
+    "az": "azure",
+    "abfs": "azure",
+    "abfss": "azure",
+}
+"""The extra of this package that brings the file system of a scheme."""
+
+SECRET_VARIABLES = (
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_CONNECTION_STRING",
+    "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_CLIENT_SECRET",
+    "GS_SECRET_ACCESS_KEY", "GS_ACCESS_KEY_ID",
+)  # fmt: skip
+"""Environment variables whose values no message repeats, whatever library wrote it."""
+
+WAITS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Seconds before each new try of a request that an outage may have stopped: a minute, beyond the libraries' own."""
+
+CLOSE_SECONDS = 2
+
+TRIES = 4
+"""Times that botocore sends one request by itself, within about ten seconds."""
+
+PERMANENT = (FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
+"""Answers that a wait does not change."""
+
+HTTP_SECONDS = 20
+"""A web server that says nothing for so long is taken to be out."""
+
+MARKS = ("size", "ETag", "etag", "LastModified", "last_modified", "updated", "mtime", "created")
+"""What fsspec's file systems call the signs of another content."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """An object as its store describes it."""
+
+    size: int
+    """Bytes; 0 where the store does not say."""
+    marks: tuple[str, ...]
+    """Size, etag and time, as far as the store tells them: other marks, another content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aws:
+    """Where S3 is and who asks there."""
+
+    credentials: Any
+    """Of botocore, which renews them; None: requests are not signed."""
+    region: str | None
+    endpoint: str | None
+    """URL of a store that is not Amazon's own."""
+    virtual_hosts: bool
+    """The bucket is part of that store's host name, not of the path."""
+
+
+def is_remote(address: str) -> bool:
+    """Whether an address is a URI (``s3://``, ``https://``, ``memory://`` ...), not a path of this machine."""
+    return bool(URI.match(address))
+
+
+def shown_uri(uri: str) -> str:
+    """A path or URI as messages and manifests show it: without user, password and signed query."""
+    if not is_remote(uri):
+        return uri
+    parts = urlsplit(uri)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def redacted(text: str) -> str:
+    """A library's message without secrets: values of credential variables, signed queries, users of URLs."""
+    for name in SECRET_VARIABLES:
+        value = os.environ.get(name)
+        # What is shorter is no secret, and may be a part of any word.
+        if value and len(value) >= 8:
+            text = text.replace(value, f"<{name}>")
+    text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1", text)
+    # GDAL names a file by the end of its address.
+    text = re.sub(r"\?[^\s?'\"]*=[^\s'\",;)]*", "", text)
+    return re.sub(r"(https?://)[^\s/@'\"]+@", r"\1", text)
+
+
+def filesystem(uri: str, asynchronous: bool = False) -> tuple[Any, str]:
+    """The fsspec file system of a URI and the path in it. One system a process serves all threads.
+
+    Args:
+        uri: of the scheme that is wanted.
+        asynchronous: the system for callers with a loop of their own, as Zarr has.
+
+    Raises:
+        StoreError: no file system is installed or known for the scheme.
+    """
+    scheme, path = uri.split("://", 1)
+    scheme = scheme.lower()
+    return _filesystem(scheme, asynchronous), uri if scheme in ("http", "https") else path.rstrip("/")
+
+
+@functools.cache
+def _filesystem(scheme: str, asynchronous: bool) -> Any:
+    import fsspec
+
+    try:
+        known = fsspec.get_filesystem_class(scheme)
+    except (ImportError, ValueError) as error:
+        extra = EXTRAS.get(scheme)
+        remedy = f"pip install 'ussfc[{extra}]'" if extra else "use a local folder, s3://, gs:// or az://"
+        raise StoreError(f"{scheme}://: no file system for it is installed ({error}); {remedy}") from error
+    if asynchronous and not known.async_impl:
+        from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+
+        return AsyncFileSystemWrapper(known(**options(scheme)), asynchronous=True)
+    system = known(**options(scheme), **({"asynchronous": True} if asynchronous else {}))
+    if scheme in ("s3", "s3a"):
+        # botocore's tries are enough of them; times five, an outage would be told after minutes.
+        system.retries = 1
+        if not asynchronous:
+            close_at_exit(system, system.loop)
+    return system
+
+
+@functools.cache
+def close_at_exit(system: Any, loop: Any) -> None:
+    """Close the connections of an S3 system when the process ends: aiohttp complains of those that nobody closed.
+
+    Args:
+        system: of :func:`filesystem`.
+        loop: the running event loop of another thread that its requests go through.
+    """
+    import asyncio
+    import atexit
+
+    def close() -> None:
+        client = getattr(system, "_s3", None)
+        if client is not None and loop.is_running():
+            closing = asyncio.run_coroutine_threadsafe(client.__aexit__(None, None, None), loop)
+            # It is a courtesy: a store that does not answer must not hold the process.
+            with suppress(TimeoutError, OSError):
+                closing.result(CLOSE_SECONDS)
+
+    atexit.register(close)
+
+
+def forget_connections() -> None:
+    """Connect anew from now on: the environment says something else."""
+    _filesystem.cache_clear()
+    aws.cache_clear()
+
+
+@functools.cache
+def aws() -> Aws | None:
+    """What environment, profile, SSO or instance role say of S3, found once a process; None without botocore.
+
+    Raises:
+        BotoCoreError: no credentials, no such profile, or whoever gives them does not answer.
+    """
+    try:
+        from botocore.configprovider import ConfiguredEndpointProvider
+        from botocore.exceptions import NoCredentialsError
+        from botocore.session import Session
+    except ImportError:
+        return None
+    session = Session()
+    profile = session.get_scoped_config()
+    endpoint = None
+    if not session.get_config_variable("ignore_configured_endpoint_urls"):
+        endpoint = ConfiguredEndpointProvider(session.full_config, profile, "s3").provide()
+    credentials = None if unsigned() else session.get_credentials()
+    if credentials is None and not unsigned():
+        raise NoCredentialsError
+    style = (session.get_config_variable("s3") or {}).get("addressing_style")
+    return Aws(credentials, session.get_config_variable("region"), endpoint, style == "virtual")
+
+
+def unsigned() -> bool:
+    """Whether requests to S3 go without credentials, as public buckets want them: AWS_NO_SIGN_REQUEST."""
+    return os.environ.get("AWS_NO_SIGN_REQUEST", "").upper() in ("YES", "TRUE", "ON", "1")
+
+
+def stat(uri: str) -> Stat:
+    """What a store says of one object; a single request, not repeated here.
+
+    Raises:
+        StoreError: no file system is installed for the scheme.
+        OSError: and whatever else :func:`trouble` names: it is not there, not allowed, or nobody answers.
+    """
+    if uri.lower().startswith(("http://", "https://")):
+        # fsspec calls a server that is out "not found".
+        return _http_stat(uri)
+    system, path = filesystem(uri)
+    found = system.info(path)
+    return Stat(
+        int(found.get("size") or 0), tuple(f"{name}={found[name]}" for name in MARKS if found.get(name))
+    )
+
+
+def _http_stat(url: str) -> Stat:
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    parts = urlsplit(url)
+    plain = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
+    # An address signed for GET refuses HEAD, and some servers do not know it.
+    for method, wanted in (("HEAD", {}), ("GET", {"Range": "bytes=0-0"})):
+        try:
+            request = urllib.request.Request(plain, headers=wanted, method=method)  # noqa: S310 (http alone)
+            if parts.username is not None:
+                user = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+                token = base64.b64encode(user).decode()
+                request.add_unredirected_header("Authorization", f"Basic {token}")
+            with urllib.request.urlopen(request, timeout=HTTP_SECONDS) as answer:  # noqa: S310
+                told = answer.headers
+            break
+        except urllib.error.HTTPError as error:
+            error.close()
+            if method == "HEAD" and (error.code < 500 or error.code == 501):
+                continue
+            kinds = {
+                401: PermissionError,
+                403: PermissionError,
+                404: FileNotFoundError,
+                410: FileNotFoundError,
+            }
+            raise kinds.get(error.code, OSError)(f"HTTP {error.code} {error.reason}") from error
+        except http.client.HTTPException as error:
+            raise OSError(f"no proper answer ({type(error).__name__})") from error
+    size = told.get("Content-Range", "").rpartition("/")[2] or told.get("Content-Length", "")
+    marks = [f"{name}={told[name]}" for name in ("ETag", "Last-Modified") if told.get(name)]
+    return Stat(int(size) if size.isdigit() else 0, (f"size={size}", *marks))
+
+
+def options(scheme: str) -> dict[str, Any]:
+    """Options of fsspec for a scheme; nothing secret is among them."""
+    # A listing that is kept would hide what other processes write.
+    chosen: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+    if scheme in ("s3", "s3a"):
+        # Standard retries know all throttling answers and a shaky connection; the legacy ones a few.
+        chosen |= {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": TRIES}}}
+        if unsigned():
+            chosen |= {"anon": True}
+    return chosen
+
+
+def trouble() -> tuple[type[BaseException], ...]:
+    """What the loaded libraries raise when a store cannot be reached or refuses."""
+    kinds: list[type[BaseException]] = [OSError]
+    for module, names in (
+        ("botocore.exceptions", ("BotoCoreError", "ClientError")),
+        ("aiohttp", ("ClientError",)),
+        ("azure.core.exceptions", ("AzureError",)),
+        ("gcsfs.retry", ("HttpError",)),
+        ("google.auth.exceptions", ("GoogleAuthError",)),
+    ):
+        loaded = sys.modules.get(module)
+        kinds += [getattr(loaded, name) for name in names if hasattr(loaded, name)]
+    return tuple(kinds)
+
+
+def patiently(request: Callable[[], Result], waits: tuple[float, ...] | None = None) -> Result:
+    """The result of a request that may be repeated, tried again with growing waits while the store is out.
+
+    Args:
+        request: idempotent.
+        waits: seconds before each new try; by default :data:`WAITS`.
+
+    Raises:
+        OSError: and whatever else :func:`trouble` names, of the last try; permanent answers at once.
+    """
+    for wait in WAITS if waits is None else waits:
+        try:
+            return request()
+        except trouble() as error:
+            if is_permanent(error):
+                raise
+            time.sleep(wait)
+    return request()
+
+
+def is_permanent(error: BaseException) -> bool:
+    """Whether the same request would get the same answer again."""
+    return isinstance(error, PERMANENT) or type(error).__name__ in (
+        "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError",
+        "InvalidRegionError", "ClientAuthenticationError", "ResourceNotFoundError", "DefaultCredentialsError",
+    )  # fmt: skip
+
+
+def reason(error: BaseException) -> tuple[str, str]:
+    """What happened, in one line without secrets, and what to do about it."""
+    name = type(error).__name__
+    text = redacted(" ".join(str(error).split())) or name
+    if isinstance(error, PermissionError) or name == "ClientAuthenticationError":
+        return f"no permission: {text}", "check the credentials and what they may do there"
+    if name in ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"):
+        return "no credentials found", "set the store's environment variables or name a profile (AWS_PROFILE)"
+    if name == "ProfileNotFound":
+        return text, "check AWS_PROFILE"
+    if isinstance(error, FileNotFoundError) or name == "ResourceNotFoundError":
+        return f"not found: {text}", "check the name of the bucket or container"
+    if "endpoint" in text.lower() or "connect" in text.lower():
+        return text, "check the address, for S3 the endpoint (AWS_ENDPOINT_URL), and the network"
+    return text, "the store may be out for a while: the same command continues"

@@ -1,0 +1,1 @@
+"""Where pixels belong: the common grid, tiles, patches, blend weights and the memory they need."""

@@ -1,0 +1,199 @@
+"""The common grid of two scenes: geometry alone, no file is touched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from affine import Affine
+from odc.geo.crs import CRS, CRSError
+from odc.geo.geobox import GeoBox
+from odc.geo.geom import Geometry
+
+from ussfc.pipeline.errors import GridError
+from ussfc.pipeline.types import Box, SceneInfo
+
+ALIGNED_PX = 1e-3
+"""Offsets below this share of a pixel are rounding of the file's geotransform, not a shift."""
+
+
+def common_grid(
+    before: SceneInfo,
+    after: SceneInfo,
+    reference: Literal["before", "after"] = "before",
+    crs: str | None = None,
+    resolution: float | None = None,
+) -> GeoBox:
+    """The grid that both scenes are read on, cut to their overlap.
+
+    Args:
+        before: the earlier image.
+        after: the later image.
+        reference: whose pixel grid to take.
+        crs: another CRS instead (anything pyproj reads); needs ``resolution``.
+        resolution: pixel size in units of that CRS; alone it keeps the reference's CRS.
+
+    Returns:
+        A north-up GeoBox. Without any CRS, the pixel grid itself.
+
+    Raises:
+        GridError: CRS on one side only, no CRS and different sizes, no overlap, an unusable CRS.
+    """
+    scene = before if reference == "before" else after
+    if (before.geobox.crs is None) != (after.geobox.crs is None):
+        bare, other = (before, after) if before.geobox.crs is None else (after, before)
+        raise GridError(
+            f"{bare.uri}: has no CRS while {other.uri} has {crs_name(other.geobox)}; "
+            "assign one (gdal_edit.py -a_srs) or remove it from both to compare pixel by pixel"
+        )
+    if before.geobox.crs is None:
+        return _pixel_grid(before, after, crs)
+    base = _own_grid(scene, crs, resolution)
+    box = Box(0, 0, *base.shape)
+    for info in (before, after):
+        box = box.intersect(footprint_box(info.geobox, base))
+    if box.pixels == 0:
+        raise GridError(
+            f"{before.uri} and {after.uri} do not overlap: before covers {_extent(before.geobox)}, "
+            f"after covers {_extent(after.geobox)}"
+        )
+    return crop(base, box)
+
+
+def crs_name(geobox: GeoBox) -> str | None:
+    """Short name of a grid's CRS: its EPSG code, else its own name; None without one."""
+    if geobox.crs is None:
+        return None
+    return f"EPSG:{geobox.crs.epsg}" if geobox.crs.epsg else str(geobox.crs.proj.name)
+
+
+def _pixel_grid(before: SceneInfo, after: SceneInfo, crs: str | None) -> GeoBox:
+    if crs is not None:
+        raise GridError(f"{before.uri}: has no CRS, so it cannot be brought to {crs}")
+    if before.geobox.shape != after.geobox.shape:
+        raise GridError(
+            f"{before.uri} is {_size(before.geobox)} and {after.uri} is {_size(after.geobox)}; without a CRS "
+            "both must have the same size"
+        )
+    return GeoBox(before.geobox.shape, Affine.identity(), None)
+
+
+def _own_grid(scene: SceneInfo, crs: str | None, resolution: float | None) -> GeoBox:
+    if crs is None and resolution is None:
+        return scene.geobox
+    if crs is not None and resolution is None:
+        raise GridError(f"grid.crs is {crs} but grid.resolution is missing; give the pixel size in its units")
+    try:
+        target = scene.geobox.crs if crs is None else CRS(crs)
+    except CRSError as error:
+        raise GridError(f"grid.crs: {crs!r} is no CRS that PROJ knows; give an EPSG code or WKT") from error
+    assert target is not None  # common_grid has dealt with scenes without one
+    return GeoBox.from_bbox(scene.geobox.footprint(target).boundingbox, target, resolution=resolution)
+
+
+def footprint_box(geobox: GeoBox, grid: GeoBox) -> Box:
+    """The pixels of ``grid`` that ``geobox`` may cover: the hull of its outline, cut to the grid."""
+    outline = geobox.extent if grid.crs is None or grid.crs == geobox.crs else geobox.footprint(grid.crs)
+    return geometry_box(outline, grid)
+
+
+def geometry_box(geometry: Geometry, grid: GeoBox) -> Box:
+    """The pixels of ``grid`` under the bounding box of ``geometry`` (in the grid's CRS), cut to the grid."""
+    to_pixels = ~grid.affine
+    bounds = geometry.boundingbox
+    corners = [to_pixels * (x, y) for x in (bounds.left, bounds.right) for y in (bounds.bottom, bounds.top)]
+    xs, ys = zip(*corners, strict=True)
+    hull = Box(
+        math.floor(min(ys) + ALIGNED_PX),
+        math.floor(min(xs) + ALIGNED_PX),
+        math.ceil(max(ys) - ALIGNED_PX),
+        math.ceil(max(xs) - ALIGNED_PX),
+    )
+    return hull.intersect(Box(0, 0, *grid.shape))
+
+
+def crop(grid: GeoBox, box: Box) -> GeoBox:
+    """The part of ``grid`` under ``box``."""
+    return GeoBox(box.shape, grid.affine * Affine.translation(box.x0, box.y0), grid.crs)
+
+
+def pixel_shift(source: GeoBox, grid: GeoBox) -> tuple[int, int] | None:
+    """Where the grid's origin lies in the source, (row, column), if the two differ by whole pixels alone.
+
+    Returns:
+        None where the source must be warped: another CRS, another pixel size, or a fractional shift.
+    """
+    if source.crs != grid.crs:
+        return None
+    relative = ~source.affine * grid.affine
+    drift = ALIGNED_PX / max(*grid.shape, 1)
+    same_pixels = np.allclose(
+        (relative.a, relative.b, relative.d, relative.e), (1, 0, 0, 1), rtol=0, atol=drift
+    )
+    row, col = round(relative.f), round(relative.c)
+    if not same_pixels or abs(relative.f - row) > ALIGNED_PX or abs(relative.c - col) > ALIGNED_PX:
+        return None
+    return row, col
+
+
+def warp_scale(source: GeoBox, grid: GeoBox) -> dict[str, str]:
+    """GDAL's warp options ``XSCALE`` and ``YSCALE``: grid pixels per source pixel, at the grid's centre.
+
+    Left to itself GDAL takes them from each window it warps, so that the width of the kernel, and with it the
+    answer, would depend on how the grid is cut.
+
+    Returns:
+        No option where the scale is not finite.
+    """
+    rows, cols = grid.shape
+    centre = cols / 2, rows / 2
+    points = [grid.affine * (centre[0] + dx, centre[1] + dy) for dx, dy in ((0, 0), (1, 0), (0, 1))]
+    if grid.crs is not None and source.crs is not None and source.crs != grid.crs:
+        xs, ys = _transform(grid.crs, source.crs, points)
+        points = list(zip(xs, ys, strict=True))
+    pixels = [~source.affine * point for point in points]
+    steps = [math.dist(pixels[0], pixel) for pixel in pixels[1:]]
+    if not all(math.isfinite(step) and step > 0 for step in steps):
+        return {}
+    return {name: repr(min(1.0, 1 / step)) for name, step in zip(("XSCALE", "YSCALE"), steps, strict=True)}
+
+
+def north_up(affine: Affine) -> bool:
+    """Whether rows run south and columns east without rotation."""
+    return bool(affine.a > 0 and affine.e < 0 and affine.b == 0 and affine.d == 0)
+
+
+def metres_per_pixel(grid: GeoBox) -> float | None:
+    """Ground distance of two neighbouring pixels at the grid's centre, metres; None without a CRS."""
+    if grid.crs is None:
+        return None
+    rows, cols = grid.shape
+    centre = [grid.affine * (cols / 2 + dx, rows / 2) for dx in (-0.5, 0.5)]
+    geodetic = grid.crs.proj.geodetic_crs
+    if geodetic is None:
+        return None
+    lon, lat = _transform(grid.crs, CRS(geodetic), centre)
+    geod = grid.crs.proj.get_geod()
+    if geod is None:
+        return None
+    _, _, metres = geod.inv(lon[0], lat[0], lon[1], lat[1])
+    return float(metres) if math.isfinite(metres) else None
+
+
+def _transform(
+    source: CRS, target: CRS, points: Sequence[tuple[float, float]]
+) -> tuple[list[float], list[float]]:
+    xs, ys = zip(*points, strict=True)
+    transformed = source.transformer_to_crs(target, always_xy=True)(np.array(xs), np.array(ys))
+    return list(transformed[0]), list(transformed[1])
+
+
+def _size(geobox: GeoBox) -> str:
+    return f"{geobox.shape[1]} x {geobox.shape[0]} px"
+
+
+def _extent(geobox: GeoBox) -> str:
+    bounds = geobox.boundingbox
+    return f"x {bounds.left:.8g}..{bounds.right:.8g}, y {bounds.bottom:.8g}..{bounds.top:.8g} in {crs_name(geobox)}"

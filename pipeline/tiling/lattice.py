@@ -1,0 +1,184 @@
+"""The lattice of patches and the tiles that own its results. Pure arithmetic: nothing here grows with the scene."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ussfc.pipeline.types import Box, Tile
+
+STRIP = 4096
+"""Least width of the strips that tiles are taken by, pixels. Halos make two neighbouring strips read the blocks
+between them twice: with blocks of 512 px a quarter of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """The fixed patch positions along one axis, counted from the grid's origin.
+
+    Positions are ``0, stride, 2 stride, ...``; the last patch is shifted inward to end at the last pixel.
+    An axis shorter than a patch has the one position 0, and the patch reaches beyond the grid.
+    """
+
+    length: int
+    """Pixels of the grid along this axis."""
+    patch: int
+    """Side of a patch, pixels."""
+    stride: int
+    """Distance of neighbouring patches, pixels; at most ``patch``."""
+
+    @property
+    def count(self) -> int:
+        """Number of positions."""
+        if self.length <= self.patch:
+            return 1
+        return -(-(self.length - self.patch) // self.stride) + 1
+
+    def position(self, i: int) -> int:
+        """First pixel of patch ``i``."""
+        return max(0, min(i * self.stride, self.length - self.patch))
+
+    def touching(self, start: int, stop: int) -> range:
+        """Indices of the patches that have a pixel in ``[start, stop)``."""
+        if self.count == 1:
+            return range(1)
+        # Regular patches i cover [i stride, i stride + patch): the first with an end beyond start.
+        first = max(0, (start - self.patch) // self.stride + 1)
+        last = min((stop - 1) // self.stride, self.count - 2)
+        # The shifted last patch may touch where its regular neighbours do not, and the other way round.
+        indices_end = last + 1
+        if self.position(self.count - 1) < stop:
+            indices_end = self.count
+        return range(min(first, self.count - 1), max(indices_end, min(first, self.count - 1) + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class TilePlan:
+    """How a grid is cut: cores partition it, every tile computes all patches that touch its core."""
+
+    shape: tuple[int, int]
+    """(rows, cols) of the grid."""
+    tile_size: int
+    """Side of a core, pixels; also of a chunk of the store."""
+    patch_size: int
+    """Side of a patch, pixels."""
+    stride: int
+    """Distance of neighbouring patches, pixels."""
+
+    @classmethod
+    def of(cls, shape: tuple[int, int], tile_size: int, patch_size: int, overlap: float) -> TilePlan:
+        """Plan for an overlap given as a share of the patch.
+
+        Args:
+            shape: (rows, cols), both at least 1.
+            tile_size: side of a core, pixels, at least 1.
+            patch_size: side of a patch, pixels, at least 1.
+            overlap: in [0, 1); the stride is ``round(patch_size * (1 - overlap))``, at least 1.
+
+        Raises:
+            ValueError: a number outside these bounds.
+        """
+        if min(shape) < 1 or tile_size < 1 or patch_size < 1 or not 0 <= overlap < 1:
+            raise ValueError(f"no plan for {shape=}, {tile_size=}, {patch_size=}, {overlap=}")
+        return cls(shape, tile_size, patch_size, max(1, round(patch_size * (1 - overlap))))
+
+    @property
+    def tiles_shape(self) -> tuple[int, int]:
+        """(rows, columns) of tiles."""
+        return -(-self.shape[0] // self.tile_size), -(-self.shape[1] // self.tile_size)
+
+    @property
+    def tile_count(self) -> int:
+        """Number of tiles."""
+        rows, cols = self.tiles_shape
+        return rows * cols
+
+    @property
+    def lattices(self) -> tuple[Lattice, Lattice]:
+        """The lattice along rows and along columns."""
+        rows, cols = self.shape
+        return Lattice(rows, self.patch_size, self.stride), Lattice(cols, self.patch_size, self.stride)
+
+    @property
+    def patch_count(self) -> int:
+        """Distinct patches of the lattice."""
+        along_rows, along_cols = self.lattices
+        return along_rows.count * along_cols.count
+
+    @property
+    def computed_patches(self) -> int:
+        """Patches summed over all tiles, those computed by several tiles counted each time."""
+        total = 1
+        for axis, lattice in enumerate(self.lattices):
+            total *= sum(
+                len(lattice.touching(start, min(start + self.tile_size, lattice.length)))
+                for start in range(0, self.shape[axis], self.tile_size)
+            )
+        return total
+
+    @property
+    def redundant_share(self) -> float:
+        """Share of the computed patches that another tile computes too, in [0, 1)."""
+        return 1 - self.patch_count / self.computed_patches
+
+    def core(self, index: tuple[int, int]) -> Box:
+        """The pixels that tile ``index`` (row, column) owns."""
+        y, x = index[0] * self.tile_size, index[1] * self.tile_size
+        return Box(y, x, min(y + self.tile_size, self.shape[0]), min(x + self.tile_size, self.shape[1]))
+
+    def tile(self, index: tuple[int, int]) -> Tile:
+        """The tile at ``index`` (row, column).
+
+        Raises:
+            IndexError: no such tile.
+        """
+        rows, cols = self.tiles_shape
+        if not (0 <= index[0] < rows and 0 <= index[1] < cols):
+            raise IndexError(f"tile {index} of {rows} x {cols}")
+        core = self.core(index)
+        along_rows, along_cols = self.lattices
+        ys = [along_rows.position(i) for i in along_rows.touching(core.y0, core.y1)]
+        xs = [along_cols.position(i) for i in along_cols.touching(core.x0, core.x1)]
+        size = self.patch_size
+        patches = tuple(Box(y, x, y + size, x + size) for y in ys for x in xs)
+        hull = Box(ys[0], xs[0], ys[-1] + size, xs[-1] + size)
+        return Tile(index, core, hull.intersect(Box(0, 0, *self.shape)), patches)
+
+    @property
+    def strip_tiles(self) -> int:
+        """Tiles side by side in a strip."""
+        return -(-STRIP // self.tile_size)
+
+    def indices(self, parts: int = 1) -> Iterator[tuple[int, int]]:
+        """All tile indices: one strip after the other, each row by row from the top.
+
+        A row of a strip is short enough that a cache holds the blocks which the next row reads again.
+
+        Args:
+            parts: stretches of equal length that this order is cut into, which are then walked side by side: one
+                for each of so many workers, so that neighbouring tiles meet in one cache.
+        """
+        stretches = [self._stretch(part, parts) for part in range(parts)]
+        for side_by_side in itertools.zip_longest(*stretches):
+            yield from (index for index in side_by_side if index is not None)
+
+    def part(self, index: tuple[int, int], parts: int) -> int:
+        """Which of :meth:`indices`' stretches a tile is in, from 0."""
+        rows, cols = self.tiles_shape
+        left = index[1] // self.strip_tiles * self.strip_tiles
+        width = min(self.strip_tiles, cols - left)
+        position = rows * left + width * index[0] + index[1] - left
+        # The stretches end at count * k // parts.
+        return ((position + 1) * parts - 1) // self.tile_count
+
+    def _stretch(self, part: int, parts: int) -> Iterator[tuple[int, int]]:
+        rows, cols = self.tiles_shape
+        width = self.strip_tiles
+        order = (
+            (r, c)
+            for left in range(0, cols, width)
+            for r in range(rows)
+            for c in range(left, min(left + width, cols))
+        )
+        return itertools.islice(order, self.tile_count * part // parts, self.tile_count * (part + 1) // parts)

@@ -1,0 +1,1 @@
+"""What tests share: servers, clusters, stand-ins, scenes and paths."""

@@ -1,0 +1,124 @@
+"""What the fault tests share: a small city, runs of it as processes, and the comparison of what they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.support.paths import DEMO, ROOT
+from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.tiling.lattice import TilePlan
+
+PAIR = str(DEMO / "beirut_before.tif"), str(DEMO / "beirut_after.tif")
+PRODUCTS = ("change.tif", "probability.tif", "changes.parquet")
+
+TILES = 36
+SETS = ("tiling.tile_size=128", "tiling.patch_size=32", "threshold=0.5", "compute.retries=1")
+"""768 x 768 px in 36 tiles; one tile is about 30 patches, eight calls of the detector."""
+
+CALLS_OF_A_TILE = 9
+"""At most, of the stand-in detector with its four patches a call."""
+
+_PLAN = TilePlan.of((768, 768), 128, 32, 0.125)
+MOST_CALLS = sum(-(-len(_PLAN.tile(index).patches) // 4) for index in _PLAN.indices())
+"""Of a run whose tiles share no patch: what a process knew of its neighbours' is forgotten with it."""
+
+
+@dataclass
+class Tally:
+    """What the whole suite did, for the summary."""
+
+    faults: int = 0
+    runs: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
+
+    def injected(self, kind: str, count: int = 1) -> None:
+        self.faults += count
+        self.kinds[kind] = self.kinds.get(kind, 0) + count
+
+
+TALLY = Tally()
+
+
+@dataclass
+class City:
+    """Runs of the demo pair into one folder."""
+
+    out: str
+    log: Path
+    sets: tuple[str, ...] = ("cluster.kind=serial",)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    pair: tuple[str, str] = PAIR
+
+    def start(self, **task: Any) -> subprocess.Popen[str]:
+        """A run in a process group of its own."""
+        task |= {
+            "before": self.pair[0],
+            "after": self.pair[1],
+            "out": self.out,
+            "log": str(self.log),
+            "sets": [*SETS, *self.sets],
+        }
+        paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "support" / "driver.py"), json.dumps(task)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **self.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, **task: Any) -> dict[str, Any]:
+        """A run to its end.
+
+        Returns:
+            The driver's last line, `{}` where it was killed; `status` and `error` beside.
+        """
+        with self.start(**task) as process:
+            try:
+                output, error = process.communicate(timeout=300)
+            finally:
+                kill_group(process)
+        told = json.loads(output.splitlines()[-1]) if process.returncode == 0 else {}
+        return {**told, "status": process.returncode, "error": error}
+
+    @property
+    def calls(self) -> int:
+        """Calls of the detector so far."""
+        return self.log.stat().st_size if self.log.exists() else 0
+
+    def content(self) -> dict[str, bytes]:
+        """Products and chunks, by name."""
+        folder = Folder.of(self.out)
+        chunks = [f"work/probability.zarr/{name}" for name in folder.sizes("work/probability.zarr")]
+        TALLY.runs += 1
+        return {name: folder.read(name) for name in (*PRODUCTS, *chunks)}
+
+
+def kill_group(process: subprocess.Popen[str]) -> None:
+    """End a run and all that it started, at once."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def assert_same(found: Mapping[str, bytes], expected: Mapping[str, bytes]) -> None:
+    """Byte for byte; names what differs rather than printing it."""
+    assert sorted(found) == sorted(expected)
+    assert [name for name in expected if found[name] != expected[name]] == []
+
+
+def assert_clean(out: Path) -> None:
+    """Nothing written aside is left, and no scratch."""
+    assert [path for path in out.rglob("*") if "part" in path.name.split(".")] == []
+    assert not (out / "work" / "scratch").exists()
+    assert not (out / "work" / "dask").exists()

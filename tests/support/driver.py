@@ -1,0 +1,86 @@
+"""One run as a process of its own, which may be told to die at its n-th file operation: `driver.py JSON`.
+
+The detector is a stand-in that needs no torch, so that a run takes a second and can be ended many times. It appends a
+byte to a log for every call: what was computed twice shows. The last line printed is the number of file operations.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tests.support.stubs import StubDetector, StubRecipe
+
+OPERATIONS = {
+    "open",
+    "os.rename",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "os.scandir",
+    "os.listdir",
+    "os.truncate",
+}
+
+
+@dataclass
+class LoggingDetector(StubDetector):
+    """Leaves a byte in the log for every call, takes its time, and says something of every pixel."""
+
+    log: Path = Path()
+    seconds: float = 0
+
+    def predict(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        time.sleep(self.seconds)
+        with self.log.open("ab") as file:
+            file.write(b".")
+        # Real reflectances differ little: spread them over the classes, and make polygons of all sizes.
+        return np.clip(6 * super().predict(before, after), 0, 1)
+
+
+@dataclass(frozen=True)
+class LoggingRecipe(StubRecipe):
+    log: Path = Path()
+    seconds: float = 0
+
+    def build(self) -> LoggingDetector:
+        return LoggingDetector(
+            self.patch_size, self.batch_size, self.streams, self.bands, log=self.log, seconds=self.seconds
+        )
+
+
+def main() -> None:
+    task = json.loads(sys.argv[1])
+    from ussfc.pipeline.config.schema import load_config
+    from ussfc.pipeline.errors import PipelineError
+    from ussfc.pipeline.runs.run import run
+
+    count = 0
+
+    def on_event(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal count
+        if event in OPERATIONS and str(arguments[0]).startswith(task["out"]):
+            count += 1
+            if count == task.get("die_at"):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(on_event)
+    recipe = LoggingRecipe(32, 4, 1, 3, log=Path(task["log"]), seconds=task.get("seconds", 0))
+    config = load_config(sets=task["sets"])
+    try:
+        manifest = run(task["before"], task["after"], task["out"], config, detector=recipe)
+    except PipelineError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(4)
+    print(json.dumps({"complete": manifest["complete"], "operations": count}))
+
+
+if __name__ == "__main__":
+    main()

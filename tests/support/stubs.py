@@ -1,0 +1,354 @@
+"""Picklable stand-ins for scenes and the network, importable by Dask worker processes."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ussfc.pipeline.errors import ReadError
+from ussfc.pipeline.execution.tile import TileJob
+from ussfc.pipeline.pixels.radiometry import pair
+from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.probability_store import ProbabilityStore
+from ussfc.pipeline.tiling.lattice import TilePlan
+from ussfc.pipeline.types import BoolArray, Box, FloatArray, PixelPair, Pixels, SourceArray, Stretch, Tile
+
+UNIT = Stretch((0.0,), (1.0,))
+"""A stretch that leaves numbers in [0, 1] alone."""
+
+
+@dataclass
+class StubDetector:
+    """Depends on the whole patch: half the local difference, half its mean over the patch."""
+
+    patch_size: int = 16
+    batch_size: int = 3
+    streams: int = 1
+    bands: int = 1
+    calls: list[int] = field(default_factory=list)
+
+    def predict(self, before: FloatArray, after: FloatArray) -> FloatArray:
+        """See the Protocol; every call must have the one promised shape."""
+        shape = (self.batch_size, self.bands, self.patch_size, self.patch_size)
+        assert before.shape == after.shape == shape
+        assert before.dtype == after.dtype == np.float32
+        assert min(before.min(), after.min()) >= 0
+        assert max(before.max(), after.max()) <= 1
+        self.calls.append(1)
+        return np.stack([local_and_mean(b, a) for b, a in zip(before, after, strict=True)])
+
+
+def local_and_mean(before: FloatArray, after: FloatArray) -> FloatArray:
+    """What the stub says of one patch, (rows, cols)."""
+    difference = np.abs(after - before).mean(axis=0, dtype=np.float64)
+    return np.asarray((difference + difference.mean()) / 2, np.float32)
+
+
+@dataclass(frozen=True)
+class StubRecipe:
+    """Builds a :class:`StubDetector`."""
+
+    patch_size: int = 16
+    batch_size: int = 3
+    streams: int = 1
+    bands: int = 1
+
+    @property
+    def identity(self) -> str:
+        """Names what moves a probability."""
+        return f"stub-{self.patch_size}"
+
+    def build(self) -> StubDetector:
+        """The detector."""
+        return StubDetector(self.patch_size, self.batch_size, self.streams, self.bands)
+
+
+def damaged(error: type[Exception] = ReadError) -> None:
+    """As of a file with a hole."""
+    raise error("stub.tif: block is damaged")
+
+
+@dataclass(frozen=True)
+class Lives:
+    """A folder of lives, to be spent in any process."""
+
+    folder: Path
+
+    def give(self, count: int) -> Self:
+        """Fill a new folder."""
+        self.folder.mkdir()
+        for life in range(count):
+            (self.folder / str(life)).touch()
+        return self
+
+    def left(self) -> int:
+        """Lives not spent."""
+        return len(list(self.folder.iterdir()))
+
+    def spend(self) -> bool:
+        """Whether there was one left."""
+        for life in self.folder.iterdir():
+            try:
+                life.unlink()
+            except FileNotFoundError:
+                continue
+            return True
+        return False
+
+
+@dataclass(frozen=True)
+class Transient(Lives):
+    """Damaged as long as there are lives left."""
+
+    error: type[Exception] = ReadError
+
+    def __call__(self) -> None:
+        """Fail, or do not."""
+        if self.spend():
+            damaged(self.error)
+
+
+@dataclass(frozen=True)
+class Killing(Lives):
+    """Takes its process down as long as there are lives left."""
+
+    def __call__(self) -> None:
+        """Die, or do not."""
+        if self.spend():
+            os._exit(1)
+
+
+@dataclass(frozen=True)
+class StubScene:
+    """A scene made of its seed: one band of noise in [0, 1] with a hole and an unlucky corner."""
+
+    shape: tuple[int, int]
+    seed: int
+    hole: Box | None = None
+    """Not valid there."""
+    fails_at: tuple[int, int] | None = None
+    """A window with this pixel meets with the misfortune."""
+    misfortune: Callable[[], None] = damaged
+
+    def open(self) -> StubReader:
+        """A reader."""
+        values = np.random.default_rng(self.seed).random((1, *self.shape), dtype=np.float32)
+        valid = np.ones(self.shape, np.bool_)
+        if self.hole is not None:
+            valid[self.hole.slices] = False
+        values[:, ~valid] = 0
+        return StubReader(values, valid, self.fails_at, self.misfortune)
+
+
+@dataclass(frozen=True)
+class StubReader:
+    """Pixels from memory."""
+
+    values: FloatArray
+    valid: BoolArray
+    fails_at: tuple[int, int] | None = None
+    misfortune: Callable[[], None] = damaged
+
+    def read(self, box: Box) -> Pixels:
+        """The window; never asked beyond the grid."""
+        assert box.intersect(Box(0, 0, *self.valid.shape)) == box
+        if self.fails_at is not None:
+            y, x = self.fails_at
+            if box.intersect(Box(y, x, y + 1, x + 1)).pixels:
+                self.misfortune()
+        return Pixels(self.values[(slice(None), *box.slices)].copy(), self.valid[box.slices].copy())
+
+    def sample(self) -> Pixels:
+        """Everything."""
+        return Pixels(self.values, self.valid)
+
+
+@dataclass(frozen=True)
+class StubArea:
+    """An area of interest that is a box."""
+
+    inside: Box
+
+    def mask(self, box: Box) -> BoolArray:
+        """True inside."""
+        mask = np.zeros(box.shape, np.bool_)
+        common = box.intersect(self.inside)
+        if common.pixels:
+            mask[common.within(box).slices] = True
+        return mask
+
+
+@dataclass(frozen=True)
+class Witness:
+    """An area without an edge that leaves a file for every tile it is asked about, then takes its time."""
+
+    folder: Path
+    seconds: float = 0.0
+
+    def mask(self, box: Box) -> BoolArray:
+        """True."""
+        (self.folder / f"{os.getpid()}-{uuid.uuid4().hex}").touch()
+        time.sleep(self.seconds)
+        return np.ones(box.shape, np.bool_)
+
+    def processes(self) -> list[int]:
+        """The process of every tile."""
+        return [int(path.name.partition("-")[0]) for path in self.folder.iterdir()]
+
+
+def window(images: PixelPair, tile: Tile) -> PixelPair:
+    """What a tile reads of a whole scene."""
+    box = tile.halo.slices
+    return PixelPair(images.before[(slice(None), *box)], images.after[(slice(None), *box)], images.valid[box])
+
+
+def lattice_positions(length: int, patch: int, stride: int) -> list[int]:
+    """The lattice along one axis, spelt out."""
+    if length <= patch:
+        return [0]
+    positions = list(range(0, length - patch, stride))
+    return [*positions, length - patch]
+
+
+def lattice_patches(shape: tuple[int, int], patch: int, stride: int) -> list[Box]:
+    """All patches of a grid in lattice order, spelt out."""
+    return [
+        Box(y, x, y + patch, x + patch)
+        for y in lattice_positions(shape[0], patch, stride)
+        for x in lattice_positions(shape[1], patch, stride)
+    ]
+
+
+def stub_job(store: ProbabilityStore, plan: TilePlan, key: str = "stub", **changes: object) -> TileJob:
+    """A job over two stub scenes; the first tile column of the second date has no data."""
+    hole = Box(0, 0, plan.shape[0], plan.tile_size)
+    parts: dict[str, object] = {
+        "key": key,
+        "before": StubScene(plan.shape, 1),
+        "after": StubScene(plan.shape, 2, hole),
+        "stretches": (UNIT, UNIT),
+        "area": None,
+        "plan": plan,
+        "taper": "hann",
+        "detector": StubRecipe(plan.patch_size),
+        "store": store.root,
+    }
+    return TileJob(**(parts | changes))  # type: ignore[arg-type]
+
+
+def store_bytes(root: Path | Folder) -> dict[str, bytes]:
+    """Every file of the store's Zarr, by name."""
+    folder = Path(Folder.of(root).address) / "probability.zarr"
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def stored(root: Path | Folder, shape: tuple[int, int]) -> npt.NDArray[np.generic]:
+    """The whole array as stored."""
+    return ProbabilityStore(root).read(Box(0, 0, *shape))
+
+
+@dataclass
+class RecordingDetector(StubDetector):
+    """Leaves the number of its process in a log for every call."""
+
+    log: Path = Path()
+
+    def predict(self, before: FloatArray, after: FloatArray) -> FloatArray:
+        """Spread over the classes: real reflectances differ little."""
+        with self.log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return np.clip(6 * super().predict(before, after), 0, 1)
+
+
+@dataclass(frozen=True)
+class RecordingRecipe(StubRecipe):
+    """Builds a :class:`RecordingDetector`."""
+
+    log: Path = Path()
+
+    def build(self) -> RecordingDetector:
+        """The detector."""
+        return RecordingDetector(self.patch_size, self.batch_size, self.streams, self.bands, log=self.log)
+
+    @property
+    def processes(self) -> list[int]:
+        """The process of every call so far."""
+        return [int(line) for line in self.log.read_text().split()] if self.log.exists() else []
+
+
+@dataclass(frozen=True)
+class StubPending:
+    """What a device has computed."""
+
+    probability: FloatArray
+    seconds: float = 0.25
+
+    def result(self) -> FloatArray:
+        """At once."""
+        return self.probability
+
+
+@dataclass
+class StubTileDetector(StubDetector):
+    """The stub as a device has it: tiles go there once, are cut and blended there."""
+
+    uploads: list[tuple[int, ...]] = field(default_factory=list)
+
+    def upload(
+        self,
+        before: SourceArray,
+        after: SourceArray,
+        stretches: tuple[Stretch, Stretch] | None = None,
+        seen: BoolArray | None = None,
+    ) -> object:
+        """See the Protocol; the arrays may change afterwards."""
+        assert before.shape == after.shape
+        assert min(before.shape[1:]) >= self.patch_size
+        self.uploads.append(before.shape)
+        if stretches is None:
+            assert before.dtype == after.dtype == np.float32
+            assert seen is None
+            return before.copy(), after.copy()
+        seen = np.ones(before.shape[1:], np.bool_) if seen is None else seen
+        both = pair(Pixels(before, seen), Pixels(after, seen), stretches)
+        return both.before, both.after
+
+    def blend(
+        self,
+        uploaded: object,
+        corners: Sequence[tuple[int, int]],
+        core: tuple[int, int, int, int],
+        weights: FloatArray,
+    ) -> StubPending:
+        """See the Protocol."""
+        assert isinstance(uploaded, tuple)
+        before, after = uploaded
+        y0, x0, y1, x1 = core
+        rows, cols = before.shape[1:]
+        total, weight = np.zeros((2, rows, cols), np.float32)
+        assert corners
+        for y, x in corners:
+            assert 0 <= y <= rows - self.patch_size
+            assert 0 <= x <= cols - self.patch_size
+            at = slice(y, y + self.patch_size), slice(x, x + self.patch_size)
+            total[at] += weights * local_and_mean(before[(slice(None), *at)], after[(slice(None), *at)])
+            weight[at] += weights
+        total, weight = total[y0:y1, x0:x1], weight[y0:y1, x0:x1]
+        return StubPending(np.clip(np.where(weight > 0, total / np.maximum(weight, 1e-30), 0), 0, 1))
+
+
+@dataclass(frozen=True)
+class StubTileRecipe(StubRecipe):
+    """Builds a :class:`StubTileDetector`."""
+
+    def build(self) -> StubTileDetector:
+        """The detector."""
+        return StubTileDetector(self.patch_size, self.batch_size, self.streams, self.bands)

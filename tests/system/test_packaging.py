@@ -1,0 +1,145 @@
+"""What is installed: the wheel's content, the lock file, the version."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from tests.support.paths import ROOT
+
+SOURCES = ("cli.py", "pipeline", "ussfc", "configs", "pyproject.toml", "README.md", "LICENSE")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+UNLOCKED_EXTRAS = {"cuda"}
+
+
+def tracked_files() -> list[str]:
+    """List the files of the sources that git tracks, relative to the repository's root.
+
+    A wheel is built from these alone, so a file that a GIS or an editor left in the checkout changes nothing.
+    """
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--", *SOURCES], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("needs a git checkout: which files belong to the project is known to git alone")
+    return [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
+    """A wheel of the sources alone: neither an old `build` folder nor the checkout's other files can help."""
+    tree = tmp_path_factory.mktemp("tree")
+    for name in tracked_files():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tree / name, follow_symlinks=False)
+    built = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist", "."],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    (file,) = (tree / "dist").glob("*.whl")
+    return zipfile.Path(file)
+
+
+def _files(wheel: zipfile.Path) -> set[str]:
+    return {name for name in wheel.root.namelist() if not name.endswith("/")}
+
+
+def _dist_info(wheel: zipfile.Path) -> zipfile.Path:
+    return wheel / f"ussfc-{PROJECT['version']}.dist-info"
+
+
+def test_wheel_carries_the_sources_and_nothing_else(wheel: zipfile.Path) -> None:
+    links = {link.name for link in (ROOT / "ussfc").iterdir() if link.is_symlink()}
+    wanted = {
+        name if name.startswith("ussfc/") else f"ussfc/{name}"
+        for name in tracked_files()
+        if name not in {"pyproject.toml", "README.md", "LICENSE", *(f"ussfc/{link}" for link in links)}
+    }
+    carried = {name for name in _files(wheel) if not name.startswith("ussfc-")}
+    assert carried == wanted
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"ussfc/pipeline/runs/run\.py",
+        r"ussfc/network\.py",
+        r"ussfc/configs/default\.yaml",
+        r"ussfc/configs/models/ussfc-s2-rgb\.yaml",
+        r"ussfc/configs/models/ussfc-s2-rgb\.safetensors",
+        r"ussfc/configs/demo/\w*before\w*\.tif",
+        r"ussfc/configs/demo/\w*after\w*\.tif",
+        r"ussfc-[\d.]+\.dist-info/licenses/LICENSE",
+    ],
+)
+def test_wheel_carries_what_a_run_needs(wheel: zipfile.Path, pattern: str) -> None:
+    assert [name for name in _files(wheel) if re.fullmatch(pattern, name)]
+
+
+def test_wheel_has_the_console_script(wheel: zipfile.Path) -> None:
+    scripts = configparser.ConfigParser()
+    scripts.read_string((_dist_info(wheel) / "entry_points.txt").read_text(encoding="utf-8"))
+    assert dict(scripts["console_scripts"]) == {"ussfc": "ussfc.cli:main"}
+
+
+def test_wheel_runs_away_from_the_checkout(wheel: zipfile.Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    wheel.root.extractall(site)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from ussfc import cli\n"
+        "assert cli.__file__.startswith(sys.argv[1]); "
+        "cli.main(['models', 'show', 'ussfc-s2-rgb'])"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code, str(site)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "ussfc-s2-rgb" in shown.stdout
+
+
+def test_version_is_the_same_everywhere(wheel: zipfile.Path) -> None:
+    metadata = Parser().parsestr((_dist_info(wheel) / "METADATA").read_text(encoding="utf-8"))
+    assert metadata["Version"] == PROJECT["version"]
+    headings = re.findall(
+        r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert headings[0] == PROJECT["version"]
+
+
+def _locked() -> dict[str, Version]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert pins == sorted(pins)
+    for pin in pins:
+        assert re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", pin), pin
+    return {name: Version(version) for name, version in (pin.split("==") for pin in pins)}
+
+
+@pytest.mark.parametrize("extra", [None, *(extra for extra in EXTRAS if extra not in UNLOCKED_EXTRAS)])
+def test_every_dependency_is_locked_within_its_bounds(extra: str | None) -> None:
+    locked = _locked()
+    for line in PROJECT["dependencies"] if extra is None else EXTRAS[extra]:
+        requirement = Requirement(line)
+        name = canonicalize_name(requirement.name)
+        if name == PROJECT["name"]:
+            assert requirement.extras <= set(EXTRAS)
+            continue
+        assert name in locked, f"constraints.txt does not lock {name}"
+        assert requirement.specifier.contains(locked[name]), f"{line}, but {locked[name]} is locked"

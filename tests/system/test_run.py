@@ -1,0 +1,442 @@
+"""The story: projections, choices and what a run records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import rioxarray
+import yaml
+
+import ussfc
+from tests.support.paths import DEMO, MODELS
+from tests.support.scenes import write_scene, write_toy_model
+from tests.support.stubs import StubRecipe
+from ussfc import detector_choices
+from ussfc import engine_selection as choice
+from ussfc.detector import DetectorRecipe
+from ussfc.errors import ModelError
+from ussfc.pipeline import detect_changes
+from ussfc.pipeline.config.schema import RunConfig, load_config
+from ussfc.pipeline.errors import ConfigError, MemoryRefused, StoreError
+from ussfc.pipeline.events import Advanced, Event, Notice
+from ussfc.pipeline.runs.plan import plan, settled_recipe
+from ussfc.pipeline.runs.products import mosaic, recorded_config, report
+from ussfc.pipeline.runs.run import infer, run
+from ussfc.pipeline.runs.status import status
+from ussfc.pipeline.runs.validate import validate
+from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.probability_store import STARTING, ProbabilityStore
+from ussfc.pipeline.tiling.lattice import TilePlan
+from ussfc.pipeline.tiling.memory import MemoryProjection, project, refuse_beyond
+
+PAIR = str(DEMO / "beirut_before.tif"), str(DEMO / "beirut_after.tif")
+
+
+def test_memory_does_not_grow_with_the_scene() -> None:
+    def total(side: int) -> int:
+        tiles = TilePlan.of((side, side), 2048, 128, 0.25)
+        return project(tiles, 3, 12 * side * side, 0, 1, 2, network=True).total
+
+    assert total(10**6) == total(16_384) <= 1.1 * total(8192)
+    workers = [
+        project(TilePlan.of((10**5, 10**5), 2048, 128, 0.25), 3, 10**11, n, 1, 1, True) for n in (1, 4)
+    ]
+    assert workers[1].total > 3 * workers[0].worker
+
+
+def test_refusal_names_both_numbers() -> None:
+    with pytest.raises(MemoryRefused, match=r"2\.50 GB and may use 1\.00 GB"):
+        refuse_beyond(MemoryProjection(10**9, 2_500_000_000), 10**9)
+
+
+@pytest.mark.parametrize(
+    ("sets", "executor"),
+    [
+        (["tiling.tile_size=2048"], "serial"),
+        (["cluster.kind=local"], "local"),
+        (["cluster.kind=scheduler", "cluster.address=tcp://127.0.0.1:1"], "scheduler"),
+    ],
+)
+def test_the_executor_is_chosen_from_plan_and_machine(sets: list[str], executor: str) -> None:
+    assert plan(*PAIR, load_config(sets=sets)).executor == executor
+
+
+def test_a_scheduler_wants_its_address() -> None:
+    with pytest.raises(ConfigError, match=r"cluster\.address is not set"):
+        load_config(sets=["cluster.kind=scheduler"])
+
+
+def test_a_grid_far_from_the_training_resolution_is_told() -> None:
+    notices = plan(*PAIR, load_config(sets=["grid.resolution=0.001"])).pair.notices
+    assert any("was trained at 10 m" in notice for notice in notices)
+
+
+def test_nothing_to_mosaic(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="holds no run"):
+        mosaic(tmp_path, load_config())
+
+
+def test_another_detector_and_its_record(tmp_path: Path) -> None:
+    detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
+    config = load_config(sets=["threshold=0.4", "cluster.kind=serial"])
+    manifest = run(*PAIR, tmp_path / "out", config, detector=detector)
+    assert manifest["detector"] == detector.identity
+    assert manifest["thresholds"] == {"mosaic": 0.4, "vectorise": 0.4}
+    assert recorded_config(tmp_path / "out")["threshold"] == 0.4
+    assert manifest == json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))
+    checks = validate(tmp_path / "out")
+    assert [check.name for check in checks if not check.ok] == []
+    assert len(checks) >= 12
+
+
+def test_percentiles_are_of_the_whole_scene_and_recorded(tmp_path: Path) -> None:
+    packaged = MODELS / "ussfc-s2-rgb.yaml"
+    card = yaml.safe_load(packaged.read_text("utf-8"))
+    card |= {"name": "by-percentiles", "radiometry": {"kind": "percentiles", "low": 2, "high": 90}}
+    card["weights"]["uri"] = str(packaged.with_name(card["weights"]["uri"]))
+    (tmp_path / "by-percentiles.yaml").write_text(yaml.safe_dump(card), "utf-8")
+    config = load_config(sets=[f"model={tmp_path / 'by-percentiles.yaml'}"])
+    manifest = run(
+        *PAIR, tmp_path / "out", config, detector=StubRecipe(patch_size=card["tiling"]["patch_size"], bands=3)
+    )
+    with rasterio.open(PAIR[1]) as source:
+        low, high = np.percentile(source.read().reshape(3, -1), (2, 90), axis=1)
+    assert manifest["radiometry"]["after"] == {"low": low.tolist(), "high": high.tolist()}
+
+
+def test_bytes_for_a_model_of_reflectances_are_told(tmp_path: Path) -> None:
+    with rasterio.open(PAIR[0]) as source:
+        profile = source.profile | {"dtype": "uint8"}
+        values = (source.read() // 16).clip(0, 255).astype(np.uint8)
+    with rasterio.open(tmp_path / "bytes.tif", "w", **profile) as target:
+        target.write(values)
+    notices = plan(PAIR[0], str(tmp_path / "bytes.tif"), load_config()).pair.notices
+    assert [notice for notice in notices if "bytes.tif: holds uint8" in notice]
+
+
+def test_files_of_somebody_else_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.txt").write_text("years")
+    detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
+    for overwrite in (False, True):
+        with pytest.raises(StoreError, match="no run of ussfc is in this folder"):
+            run(*PAIR, tmp_path, load_config(), overwrite, detector=detector)
+    assert (tmp_path / "work" / "thesis.txt").read_text() == "years"
+
+
+def test_a_relative_path_is_the_same_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
+    run(*PAIR, tmp_path / "out", load_config(), detector=detector)
+    monkeypatch.chdir(DEMO)
+    heard: list[object] = []
+    run(
+        "beirut_before.tif",
+        "beirut_after.tif",
+        tmp_path / "out",
+        load_config(),
+        False,
+        heard.append,
+        detector,
+    )
+    assert Notice("everything is done already", warning=False) in heard
+
+
+def test_a_finished_run_without_its_work_is_not_replaced_in_silence(tmp_path: Path) -> None:
+    detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
+    config = load_config(sets=["output.keep_work=false"])
+    run(*PAIR, tmp_path / "out", config, detector=detector)
+    change = (tmp_path / "out" / "change.tif").read_bytes()
+    with pytest.raises(StoreError, match="finished run whose work was removed"):
+        run(*PAIR, tmp_path / "out", load_config(sets=["threshold=0.1"]), detector=detector)
+    assert (tmp_path / "out" / "change.tif").read_bytes() == change
+    run(*PAIR, tmp_path / "out", config, overwrite=True, detector=detector)
+
+
+def test_validation_wants_every_product(tmp_path: Path) -> None:
+    detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
+    config = load_config()
+    infer(plan(*PAIR, config), config, tmp_path, detector=detector)
+    mosaic(tmp_path, config)
+    report(tmp_path)
+    with pytest.raises(StoreError, match="not all products are written"):
+        validate(tmp_path)
+
+
+def test_a_model_says_how_it_is_cut_and_a_configuration_may_say_otherwise(tmp_path: Path) -> None:
+    cutting = {"patch_size": 64, "overlap": 0.5, "taper": "box", "ssfc": "local"}
+    model = write_toy_model(tmp_path, tiling=cutting)
+    write_scene(tmp_path, "east", (100, 300))
+    pair = str(tmp_path / "east_before.tif"), str(tmp_path / "east_after.tif")
+    config = load_config(flags={"model": str(model)})
+    tiles = plan(*pair, config).tiles
+    assert (tiles.patch_size, tiles.stride) == (64, 32)
+    manifest = run(*pair, tmp_path / "out", config)
+    assert "patch=64 ssfc=32 " in manifest["detector"]
+    assert manifest["config"]["tiling"] | {"tile_size": 0} == {
+        "tile_size": 0, "patch_size": 64, "overlap": 0.5, "taper": "box",
+    }  # fmt: skip
+    # The same by configuration, of a card that says nothing of it.
+    (tmp_path / "plain").mkdir()
+    plain = write_toy_model(tmp_path / "plain")
+    sets = [f"tiling.{key}={cutting[key]}" for key in ("patch_size", "overlap", "taper")]
+    other = load_config(sets=[*sets, "inference.ssfc=local"], flags={"model": str(plain)})
+    run(*pair, tmp_path / "other", other)
+    assert (tmp_path / "other" / "change.tif").read_bytes() == (tmp_path / "out" / "change.tif").read_bytes()
+    default = run(*pair, tmp_path / "default", load_config(flags={"model": str(plain)}))
+    assert "patch=32 ssfc=patch " in default["detector"]
+
+    arrays = [rioxarray.open_rasterio(path) for path in pair]
+    with rasterio.open(tmp_path / "out" / "probability.tif") as source:
+        stored = source.read(1) / np.float32(254)
+    np.testing.assert_array_equal(detect_changes(*arrays, config=config), stored)
+
+
+Choose = Callable[[str, str], None]
+
+
+@pytest.fixture
+def choose(monkeypatch: pytest.MonkeyPatch) -> Choose:
+    """What this machine would find to be the fastest from now on; nobody may ask before."""
+
+    def as_fastest(engine: str, precision: str) -> None:
+        def fastest(recipes: Sequence[DetectorRecipe]) -> DetectorRecipe:
+            return next(each for each in recipes if (each.engine, each.precision) == (engine, precision))
+
+        monkeypatch.setattr(choice, "fastest", fastest)
+
+    monkeypatch.setattr(choice, "fastest", lambda *args: pytest.fail("this machine was asked"))
+    return as_fastest
+
+
+@pytest.fixture
+def toy_pair(tmp_path: Path) -> tuple[str, str, Path]:
+    """A pair of 9 tiles, and a model for it."""
+    write_scene(tmp_path, "east", (100, 300), side=192)
+    return str(tmp_path / "east_before.tif"), str(tmp_path / "east_after.tif"), write_toy_model(tmp_path)
+
+
+def toy_config(model: Path, *sets: str) -> RunConfig:
+    plain = ("tiling.tile_size=64", "cluster.kind=serial", "inference.device=cpu")
+    return load_config(sets=[*plain, *sets], flags={"model": str(model)})
+
+
+def interrupted(count: int) -> Callable[[Event], None]:
+    """A subscriber with which a run ends after so many tiles."""
+    tiles: list[Event] = []
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Advanced):
+            tiles.append(event)
+            if len(tiles) == count:
+                raise KeyboardInterrupt
+
+    return tell
+
+
+PRODUCTS = ("probability.tif", "change.tif", "changes.parquet")
+
+
+def products(out: Path) -> list[bytes]:
+    return [(out / name).read_bytes() for name in PRODUCTS]
+
+
+def done(out: Path) -> int:
+    return len(ProbabilityStore(Folder.of(out) / "work").done())
+
+
+def test_a_run_goes_on_with_the_engine_that_it_began_with(
+    toy_pair: tuple[str, str, Path], tmp_path: Path, choose: Choose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after, model = toy_pair
+    config = toy_config(model)
+    choose("torch", "float32")
+    with pytest.raises(KeyboardInterrupt):
+        run(before, after, tmp_path / "out", config, subscriber=interrupted(3))
+    assert 3 <= done(tmp_path / "out") < 9
+    # Another machine, or the same one after its choice was forgotten.
+    monkeypatch.setattr(choice, "fastest", lambda *args: pytest.fail("this machine was asked"))
+    heard: list[object] = []
+    manifest = run(before, after, tmp_path / "out", config, subscriber=heard.append)
+    assert any(isinstance(event, Notice) and event.message.startswith("resuming: ") for event in heard)
+    assert detector_choices(manifest["detector"]) == {
+        "engine": "torch", "precision": "float32", "device": "cpu",
+    }  # fmt: skip
+    key = json.loads((tmp_path / "out" / "work" / "run_key.json").read_text("utf-8"))
+    assert key["model"] == manifest["detector"]
+    # The same bytes as of a run that names the engine and is not disturbed.
+    named = toy_config(model, "inference.engine=torch", "inference.precision=float32")
+    assert run(before, after, tmp_path / "named", named)["detector"] == manifest["detector"]
+    assert products(tmp_path / "out") == products(tmp_path / "named")
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_overwrite_chooses_anew(
+    toy_pair: tuple[str, str, Path], tmp_path: Path, choose: Choose, finished: bool
+) -> None:
+    before, after, model = toy_pair
+    config = toy_config(model)
+    choose("torch", "float32")
+    if finished:
+        run(before, after, tmp_path / "out", config)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            run(before, after, tmp_path / "out", config, subscriber=interrupted(2))
+    choose("openvino", "float32")
+    manifest = run(before, after, tmp_path / "out", config, overwrite=True)
+    assert detector_choices(manifest["detector"])["engine"] == "openvino"
+
+
+def test_a_finished_run_is_done_whatever_the_machine_would_choose_now(
+    toy_pair: tuple[str, str, Path], tmp_path: Path, choose: Choose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after, model = toy_pair
+    choose("torch", "float32")
+    manifest = run(before, after, tmp_path / "out", toy_config(model))
+    assert "engine=torch precision=float32 device=cpu" in manifest["detector"]
+    monkeypatch.setattr(choice, "fastest", lambda *args: pytest.fail("this machine was asked"))
+    heard: list[object] = []
+    same = run(before, after, tmp_path / "out", toy_config(model), subscriber=heard.append)
+    assert Notice("everything is done already", warning=False) in heard
+    assert same == manifest
+    # Also when the products were removed, and must be made of what is stored.
+    (tmp_path / "out" / "change.tif").unlink()
+    assert run(before, after, tmp_path / "out", toy_config(model))["detector"] == manifest["detector"]
+    assert (tmp_path / "out" / "change.tif").is_file()
+    # The same choice, named.
+    heard.clear()
+    named = toy_config(model, "inference.engine=torch")
+    run(before, after, tmp_path / "out", named, subscriber=heard.append)
+    assert Notice("everything is done already", warning=False) in heard
+
+
+def test_a_run_stopped_before_its_key_was_written_chooses_anew(
+    toy_pair: tuple[str, str, Path], tmp_path: Path, choose: Choose
+) -> None:
+    before, after, model = toy_pair
+    (tmp_path / "out" / "work").mkdir(parents=True)
+    (tmp_path / "out" / "work" / "run_key.json").write_text(json.dumps(STARTING))
+    # Its workers may be in a queue.
+    assert status(tmp_path / "out")["state"] == "waiting"
+    choose("torch", "float32")
+    manifest = run(before, after, tmp_path / "out", toy_config(model))
+    assert detector_choices(manifest["detector"])["engine"] == "torch"
+
+
+@pytest.mark.parametrize(
+    ("begun", "sets"),
+    [
+        # Begun with an engine, precision or device that does not go with what is now asked for by name.
+        ("engine=openvino precision=bfloat16 device=cpu", ["inference.engine=torch"]),
+        ("engine=triton precision=float16 device=cuda", []),
+        ("engine=torch precision=float16 device=cuda", ["inference.engine=torch"]),
+        ("engine=torch precision=float32 device=cpu", ["inference.precision=bfloat16"]),
+        ("stub-16", []),
+        (None, []),
+    ],
+)
+def test_what_a_run_began_with_counts_only_for_a_configuration_that_agrees(
+    toy_pair: tuple[str, str, Path], choose: Choose, begun: str | None, sets: list[str]
+) -> None:
+    """Else it is another run, which is refused by the name of what differs, not by what nobody asked for."""
+    before, after, model = toy_pair
+    config = toy_config(model, *sets)
+    choose("openvino", "float32")
+    planned = plan(before, after, config)
+    _, found = settled_recipe(planned, config, None, begun)
+    _, fresh = settled_recipe(planned, config, None)
+    assert found == fresh
+
+
+@pytest.mark.parametrize(
+    ("workers", "chosen"),
+    [
+        ([("torch", "float32")], ("torch", "float32")),
+        ([("openvino", "bfloat16")] * 3, ("openvino", "bfloat16")),
+        # One that can build none of them ends the run, or is left out, when it is to begin.
+        ([("torch", "float32"), None], ("torch", "float32")),
+        # They disagree, left meanwhile, or can do nothing: what any machine has.
+        ([("torch", "float32"), ("openvino", "bfloat16")], ("openvino", "float32")),
+        ([], ("openvino", "float32")),
+        ([None], ("openvino", "float32")),
+        # Nobody can be asked.
+        (None, ("openvino", "float32")),
+    ],
+)
+def test_workers_elsewhere_say_what_they_compute_fastest(
+    toy_pair: tuple[str, str, Path],
+    choose: Choose,
+    workers: list[tuple[str, str] | None] | None,
+    chosen: tuple[str, str],
+) -> None:
+    """``choose`` fails where this machine is asked."""
+    before, after, model = toy_pair
+    config = toy_config(model, "cluster.kind=scheduler", "cluster.address=tcp://10.0.0.5:8786")
+    planned = plan(before, after, config)
+
+    def ask(function: Callable[..., Any], recipes: Sequence[DetectorRecipe]) -> list[Any]:
+        answers = []
+        for worker in workers or []:
+            if worker is None:
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(choice, "fastest", broken)
+                    answers.append(function(recipes))
+            else:
+                choose(*worker)
+                answers.append(function(recipes))
+        return answers
+
+    def broken(recipes: Sequence[DetectorRecipe]) -> DetectorRecipe:
+        raise ModelError("no such device")
+
+    _, found = settled_recipe(planned, config, None, None, ask if workers is not None else None)
+    assert detector_choices(found.identity) == {"engine": chosen[0], "precision": chosen[1], "device": "cpu"}
+    # What the run began with, and what is named, is asked of nobody.
+    asked: Any = lambda *args: pytest.fail("workers were asked")  # noqa: E731
+    assert settled_recipe(planned, config, None, found.identity, asked)[1] == found
+    named = toy_config(
+        model, "cluster.kind=scheduler", "cluster.address=tcp://10.0.0.5:8786",
+        *(f"inference.{what}={value}" for what, value in zip(("engine", "precision"), chosen, strict=True)),
+    )  # fmt: skip
+    assert settled_recipe(planned, named, None, None, asked)[1] == found
+
+
+@pytest.mark.parametrize(
+    ("sets", "workers", "chosen"),
+    [
+        (["cluster.jobs=2"], 2, "torch"),
+        (["cluster.jobs=2", "cluster.workers=2"], 4, "torch"),
+        # Some are still in the queue, and may be of another kind.
+        (["cluster.jobs=2", "cluster.workers=2"], 3, "openvino"),
+        (["cluster.minimum_jobs=1", "cluster.maximum_jobs=4"], None, "openvino"),
+    ],
+)
+def test_only_all_workers_can_speak_for_all(
+    toy_pair: tuple[str, str, Path], sets: list[str], workers: int | None, chosen: str
+) -> None:
+    before, after, model = toy_pair
+    slurm = ("cluster.kind=slurm", "cluster.memory=8GiB", "cluster.walltime=1:00:00")
+    config = toy_config(model, *slurm, *sets)
+    planned = plan(before, after, config)
+
+    def ask(function: Callable[..., Any], recipes: Sequence[DetectorRecipe]) -> list[Any]:
+        assert workers is not None, "they come and go"
+        return [[recipe.engine for recipe in recipes].index("torch")] * workers
+
+    _, found = settled_recipe(planned, config, None, None, ask)
+    assert detector_choices(found.identity)["engine"] == chosen
+
+
+def test_another_engine_by_name_is_another_run(
+    toy_pair: tuple[str, str, Path], tmp_path: Path, choose: Choose
+) -> None:
+    before, after, model = toy_pair
+    choose("openvino", "float32")
+    run(before, after, tmp_path / "out", toy_config(model))
+    with pytest.raises(StoreError, match=r"holds another run, different in model; .* --overwrite"):
+        run(before, after, tmp_path / "out", toy_config(model, "inference.engine=torch"))

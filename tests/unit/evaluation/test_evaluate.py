@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from tests.support.scenes import write_scene, write_toy_model
+from ussfc import cli
+from ussfc.baseline import change_vector_magnitude, changed, otsu_threshold
+from ussfc.metrics import Confusion
+from ussfc.pipeline.config.schema import load_config
+from ussfc.pipeline.errors import ConfigError
+from ussfc.pipeline.evaluation.evaluate import evaluate
+
+
+def ussfc(*args: object) -> Result:
+    return CliRunner().invoke(cli.main, [str(arg) for arg in args], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scene(folder, "east", (100, 300))
+    write_scene(folder, "north", (20, 40), shift=5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_model(tmp_path_factory.mktemp("model"))
+
+
+def middle(folder: Path, model: Path) -> float:
+    """A threshold that splits this network's answers, whatever they are."""
+    result = evaluate([f"geotiff:{folder}"], load_config(flags={"model": str(model)}))
+    levels = np.repeat(np.arange(255), result.tally.change + result.tally.no_change)
+    return float(np.median(levels)) / 254
+
+
+def test_scores_are_those_of_the_products_of_a_run(folder: Path, model: Path, tmp_path: Path) -> None:
+    threshold = middle(folder, model)
+    config = load_config(flags={"model": str(model), "threshold": threshold})
+    result = evaluate([f"geotiff:{folder}"], config)
+    total = Confusion()
+    for scene, cut in (("east", 0), ("north", 5)):
+        ran = ussfc(
+            "run", folder / f"{scene}_before.tif", folder / f"{scene}_after.tif", "--out", tmp_path / scene,
+            "--model", model, "--threshold", threshold, "-q",
+        )  # fmt: skip
+        assert ran.exit_code == 0, ran.output
+        with rasterio.open(tmp_path / scene / "change.tif") as source:
+            change = source.read(1)
+        with rasterio.open(folder / f"{scene}_label.tif") as source:
+            label = source.read(1)[:, cut:] > 0
+        total += Confusion.of(change == 1, label)
+    assert result.tally.at(threshold) == total
+    assert min(total.tp, total.fp, total.fn, total.tn) > 0
+    summary = result.summary()
+    assert summary["scores"]["f1"] == total.f1
+    assert [scene["name"] for scene in summary["scenes"]] == ["east", "north"]
+    assert summary["scenes"][1]["pixels"] == 96 * 91
+
+
+def test_the_threshold_is_chosen_on_other_scenes(folder: Path, model: Path) -> None:
+    config = load_config(flags={"model": str(model)})
+    alone = evaluate([f"geotiff:{folder}"], config, scenes=["north"])
+    tuned = evaluate([f"geotiff:{folder}"], config, tune_on="north")
+    assert [scene.name for scene in tuned.scenes] == ["east"]
+    assert tuned.threshold == alone.tally.best_threshold()
+    assert tuned.threshold_from == "largest F1 on north"
+    assert alone.threshold == 0.5
+    assert alone.threshold_from == "the model card"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tune_on": "east,north"}, "nothing to score"),
+        ({"tune_on": "val"}, "wanted the name of a split, or names of scenes"),
+        ({"scenes": ["south"]}, "scene 'south': not in"),
+    ],
+)
+def test_choices_that_cannot_be(folder: Path, model: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        evaluate([f"geotiff:{folder}"], load_config(flags={"model": str(model)}), **options)  # type: ignore[arg-type]
+
+
+def test_the_command_prints_a_table_and_writes_pictures(folder: Path, model: Path, tmp_path: Path) -> None:
+    arguments = ("evaluate", "--model", model, "--data", f"geotiff:{folder}", "--baseline", "--out", tmp_path)
+    shown = ussfc(*arguments)
+    assert shown.exit_code == 0, shown.output
+    for word in ("precision", "kappa", "east", "north", "all 2", "magnitude + Otsu", "the model card"):
+        assert word in shown.stdout
+    summary = json.loads(ussfc(*arguments, "--json").stdout)
+    assert summary == json.loads((tmp_path / "evaluation.json").read_text("utf-8"))
+    assert len(summary["sweep"]) == 19
+    with (tmp_path / "curve.csv").open() as file:
+        points = [[float(value) for value in row] for row in list(csv.reader(file))[1:]]
+    assert points[0][2] == 1.0  # at threshold 0 everything is claimed
+    recalls = [point[2] for point in points]
+    assert recalls == sorted(recalls, reverse=True)
+    with Image.open(tmp_path / "errors_north.png") as picture:
+        assert picture.size == (3 * (91 + 4), 96 + 4)
+    with Image.open(tmp_path / "curve.png") as picture:
+        assert picture.format == "PNG"
+    assert not list(tmp_path.glob(".*"))
+
+
+def write_pictures(folder: Path, split: str, names: tuple[str, ...], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for part in ("A", "B", "label"):
+        (folder / split / part).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        for part in ("A", "B"):
+            Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(
+                folder / split / part / f"{name}.png"
+            )
+        Image.fromarray((rng.random((64, 64)) < 0.3).astype(np.uint8) * 255).save(
+            folder / split / "label" / f"{name}.png"
+        )
+
+
+def test_pictures_are_scored_in_patches_without_overlap(tmp_path: Path) -> None:
+    model = write_toy_model(
+        tmp_path, radiometry={"kind": "range", "low": 0, "high": 255}, tiling={"overlap": 0.5}
+    )
+    write_pictures(tmp_path / "levir", "test", ("1", "2"), 0)
+    write_pictures(tmp_path / "levir", "val", ("7",), 1)
+    config = load_config(flags={"model": str(model)})
+    result = evaluate([f"levir-cd:{tmp_path / 'levir'}"], config)
+    assert [scene.name for scene in result.scenes] == ["1", "2"]
+    # What the training's own validation, another code, says of the same files.
+    from ussfc.training.data import open_split
+    from ussfc.training.loop import tally
+    from ussfc.weights import load_weights
+
+    network = load_weights(tmp_path / "toy.safetensors")
+    other = tally(network, open_split("levir-cd", tmp_path / "levir", "test"), 32)
+    # Two engines differ in the last bits, so a few pixels may lie on the next level.
+    moved = np.abs(np.cumsum(result.tally.change - other.change)).sum()
+    assert moved <= 3
+    assert result.tally.change.sum() == other.change.sum() > 0
+    tuned = evaluate([f"levir-cd:{tmp_path / 'levir'}"], config, tune_on="val")
+    assert tuned.threshold_from == "largest F1 on val"
+    with pytest.raises(ConfigError, match="is the split that is scored"):
+        evaluate([f"levir-cd:{tmp_path / 'levir'}"], config, tune_on="test")
+
+
+def test_otsu_finds_the_valley() -> None:
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(1, 0.2, 5000), rng.normal(4, 0.3, 800)]).astype(np.float32)
+    # Empty between the two; anywhere there splits alike.
+    assert 1.6 < otsu_threshold(values) < 3.2
+    assert otsu_threshold(np.full(9, 2.5, np.float32)) == 2.5
+
+
+def test_otsu_maximises_the_variance_between_classes() -> None:
+    values = np.random.default_rng(2).gamma(1.2, size=4000).astype(np.float32)
+    edges = np.linspace(values.min(), values.max(), 257)
+
+    def between(threshold: float) -> float:
+        above = values > threshold
+        share = above.mean()
+        return float(share * (1 - share) * (values[above].mean() - values[~above].mean()) ** 2)
+
+    found = between(otsu_threshold(values))
+    # Bins stand for their centres, hence a per mille of slack.
+    assert found >= 0.999 * max(between(edge) for edge in edges[1:-1])
+
+
+def test_the_baseline_looks_at_valid_pixels_alone() -> None:
+    before, after = np.zeros((2, 3, 8, 8), np.float32)
+    after[:, :2] = 0.3
+    after[:, 7] = 1.0
+    valid = np.ones((8, 8), bool)
+    valid[7] = False
+    assert change_vector_magnitude(before, after)[0, 0] == pytest.approx(math.sqrt(3) * 0.3)
+    found = changed(before, after, valid)
+    assert found[:2].all()
+    assert not found[2:].any()

@@ -1,0 +1,205 @@
+"""Model cards: what is accepted, what is refused and in which words, and how models are found."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import ussfc
+from ussfc import spec as spec_module
+from ussfc.errors import ModelError
+from ussfc.network import USSFCNet
+from ussfc.spec import ModelSpec, PercentileRadiometry, RangeRadiometry, find_model, list_models
+from ussfc.weights import save_weights
+
+
+def card(**changes: Any) -> dict[str, Any]:
+    """A card with every key, some of them changed."""
+    return {
+        "name": "toy",
+        "title": "A toy",
+        "weights": {"uri": "toy.safetensors", "sha256": "0" * 64},
+        "network": {"ratio": 0.125},
+        "bands": [
+            {"name": "B04", "common_name": "red", "wavelength_um": 0.665},
+            {"name": "B03", "common_name": "green", "wavelength_um": 0.56},
+        ],
+        "resolution_m": 10.0,
+        "patch_size": 128,
+        "tiling": {"patch_size": 256, "overlap": 0.5, "taper": "pyramid", "ssfc": "local"},
+        "radiometry": {"kind": "percentiles", "low": 2.0, "high": 98.0},
+        "threshold": 0.4,
+        "licence": {"weights": "Apache-2.0", "training_labels": "CC-BY-4.0", "note": "mind the labels"},
+        "training": {
+            "data": "two scenes",
+            "held_out": "one scene",
+            "device": "2 CPU cores",
+            "seconds": 10.0,
+            "steps": 5,
+            "recipe": "AdamW",
+        },
+        "scores": [{"scene": "x", "precision": 0.5, "recall": 0.4, "f1": 0.44, "iou": 0.3, "note": ""}],
+        "cpu_mpx_per_s": 0.4,
+        "notes": "none",
+        **changes,
+    }
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    path = folder / "toy.yaml"
+    path.write_text(yaml.safe_dump(card(**changes)))
+    return path
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    spec = ModelSpec.load(written(tmp_path))
+    assert spec.model_dump(mode="json") == card()
+    assert spec.weights_path() == str(tmp_path / "toy.safetensors")
+    assert pickle.loads(pickle.dumps(spec)).weights_path() == spec.weights_path()
+
+
+def test_defaults_are_the_papers(tmp_path: Path) -> None:
+    optional = (
+        "network resolution_m patch_size radiometry threshold licence training scores cpu_mpx_per_s notes"
+    )
+    content = {key: value for key, value in card().items() if key not in optional.split()}
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(content))
+    spec = find_model(str(tmp_path / "toy.yaml"))
+    assert (spec.patch_size, spec.threshold) == (256, 0.5)
+    assert spec.radiometry == RangeRadiometry(low=0, high=255)
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/toy.safetensors", "/models/toy.safetensors"])
+def test_absolute_weights_stay_where_they_are(tmp_path: Path, uri: str) -> None:
+    path = written(tmp_path, weights={"uri": uri, "sha256": "0" * 64})
+    assert ModelSpec.load(path).weights_path() == uri
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"thresold": 0.5}, ["thresold", "unknown key"]),
+        ({"weights": {"uri": "x", "sha256": "0" * 64, "md5": "1"}}, ["weights.md5", "unknown key"]),
+        ({"weights": {"uri": "x", "sha256": "abc"}}, ["weights.sha256", "'abc'"]),
+        ({"weights": {"uri": "x"}}, ["weights.sha256", "required"]),
+        ({"bands": []}, ["bands", "at least 1"]),
+        ({"bands": [{"name": "B04", "colour": "red"}]}, ["bands.0.colour", "unknown key"]),
+        ({"patch_size": 100}, ["patch_size", "multiple of 16", "100"]),
+        ({"patch_size": 0}, ["patch_size", "greater than 0"]),
+        ({"threshold": 1.5}, ["threshold", "1.5"]),
+        ({"radiometry": {"kind": "guess"}}, ["radiometry", "'range'", "'percentiles'"]),
+        ({"radiometry": {"kind": "percentiles", "low": 99, "high": 1}}, ["radiometry", "low 99", "high 1"]),
+        ({"radiometry": {"kind": "percentiles", "high": 101}}, ["radiometry.percentiles.high", "101"]),
+        ({"radiometry": {"kind": "range", "low": [0, 0, 0]}}, ["3 low", "for 2 bands"]),
+        ({"radiometry": {"kind": "range", "low": 0, "high": [1, 0]}}, ["must be below", "every band"]),
+        ({"scores": [{"scene": "x", "precision": 2}]}, ["scores.0.precision", "scores.0.recall"]),
+    ],
+)
+def test_faults_name_the_key(tmp_path: Path, changes: dict[str, Any], said: list[str]) -> None:
+    path = written(tmp_path, **changes)
+    with pytest.raises(ModelError) as caught:
+        ModelSpec.load(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(part in message for part in [str(path), *said]), message
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"a: [", "not YAML"), (b"\xff\xfe\x00", "not YAML"), (b"- 1", "list"), (b"", "None")],
+)
+def test_files_that_are_no_cards(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "toy.yaml").write_bytes(content)
+    with pytest.raises(ModelError, match=said) as caught:
+        find_model(str(tmp_path / "toy.yaml"))
+    assert "\n" not in str(caught.value)
+
+
+def test_absent_card_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"none\.yaml: cannot be read"):
+        find_model(str(tmp_path / "none.yaml"))
+
+
+def test_packaged_cards_are_in_order() -> None:
+    assert list(list_models()) == sorted(list_models())
+    for name in list_models():
+        spec = find_model(name)
+        assert spec.name == name
+        assert hashlib.sha256(Path(spec.weights_path()).read_bytes()).hexdigest() == spec.weights.sha256
+
+
+def test_packaged_cards_lie_in_configs() -> None:
+    folder = files("ussfc.configs") / "models"
+    assert {path.name for path in folder.iterdir() if path.name.endswith(".yaml")} == {
+        f"{name}.yaml" for name in list_models()
+    }
+
+
+def test_unknown_names_list_the_known_and_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {name: tmp_path / f"{name}.yaml" for name in ("ussfc-s2-rgb", "toy")}
+    monkeypatch.setattr(spec_module, "_packaged", lambda: names)
+    with pytest.raises(ModelError, match=r"known: toy, ussfc-s2-rgb;.*did you mean ussfc-s2-rgb\?"):
+        find_model("ussfc-s2-rbg")
+    written(tmp_path)
+    assert find_model("toy").patch_size == 128
+
+
+def test_no_packaged_model_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spec_module, "_packaged", dict)
+    with pytest.raises(ModelError, match="known: none"):
+        find_model("toy")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt"])
+def test_bare_weights_get_the_papers_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = tmp_path / f"mine{suffix}"
+    network = USSFCNet(2, 0.125)
+    if suffix == ".safetensors":
+        save_weights(network, path, {})
+    else:
+        torch.save(network.state_dict(), path)
+    monkeypatch.chdir(tmp_path)
+    spec = find_model(path.name)
+    monkeypatch.chdir("/")
+    assert (spec.name, spec.patch_size, spec.threshold) == ("mine", 256, 0.5)
+    assert [band.name for band in spec.bands] == ["band1", "band2"]
+    assert spec.radiometry == RangeRadiometry(low=0, high=255)
+    assert spec.network.ratio == 0.125
+    assert spec.weights.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert spec.weights_path() == str(path)
+
+
+def test_percentiles_default_to_1_and_99() -> None:
+    assert PercentileRadiometry() == PercentileRadiometry(low=1, high=99)
+
+
+def test_public_names_are_all_there() -> None:
+    for name in set(ussfc.__all__) - {"__version__"}:
+        assert getattr(ussfc, name).__name__ == name
+    assert set(ussfc.__all__) <= set(dir(ussfc))
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = ussfc.nothing
+
+
+def test_cards_are_read_without_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys, ussfc\n"
+        f"ussfc.find_model({str(written(tmp_path))!r}); ussfc.list_models(); ussfc.ModelError\n"
+        "spec = ussfc.find_model(sys.argv[1])\n"
+        "ussfc.detector_recipe(spec, engine='torch', device='cpu').identity\n"
+        "assert not {'torch', 'fsspec'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(written(tmp_path))], check=True)

@@ -1,0 +1,1 @@
+"""Training: recipes, labelled data, crops, the loop and its state on disk."""

@@ -1,0 +1,240 @@
+"""Batches of crops.
+
+The batch of a step is a function of the seed and the step alone, so that a training that stopped anywhere goes on
+with the very same batches, and no generator's state has to be kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ussfc.errors import DataError
+from ussfc.training.data import BoolArray, FloatArray, LabelledPair, LabelledPairs
+from ussfc.training.recipe import AugmentationSection, SamplingSection, TrainingRecipe
+
+Number = TypeVar("Number", np.float32, np.bool_)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops of both dates, N of them."""
+
+    before: FloatArray
+    """(N, bands, size, size) float32 in [0, 1]."""
+    after: FloatArray
+    """The same shape."""
+    label: BoolArray
+    """(N, size, size), True where there is change."""
+    valid: BoolArray
+    """(N, size, size), True where the pixel counts."""
+
+
+class Batches(Protocol):
+    """Batches by step."""
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Steps of one pass over the fixed crops; None where crops are random."""
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from 0."""
+
+
+def make_batches(recipe: TrainingRecipe, source: LabelledPairs) -> Batches:
+    """The batches of a recipe.
+
+    Raises:
+        DataError: no pairs, a pair smaller than a crop, or no changed pixel to place crops around.
+    """
+    if not source.names:
+        raise DataError("training data: no pairs in it; check --data and the names held out for validation")
+    if recipe.sampling.kind == "fixed":
+        return FixedCrops(source, recipe.sampling, recipe.augmentation, recipe.seed)
+    return RandomCrops(source, recipe.sampling, recipe.augmentation, recipe.seed)
+
+
+class FixedCrops:
+    """One set of crops, in a new order each epoch.
+
+    Pairs of the crop's size are taken whole, once each. If any pair is larger, ``sampling.crops`` crops are drawn
+    from the larger ones, each pixel as likely as another to be a crop's corner.
+    """
+
+    def __init__(
+        self, source: LabelledPairs, sampling: SamplingSection, augmentation: AugmentationSection, seed: int
+    ) -> None:
+        self._source = source
+        self._augmentation = augmentation
+        self._seed = seed
+        self._size = sampling.crop_size
+        self._batch_size = sampling.batch_size
+        self._crops = self._draw(sampling.crops)
+
+    def _draw(self, count: int) -> list[tuple[int, int, int]]:
+        """(pair, row, column) of every crop."""
+        shapes = [
+            _checked(self._source.pair(index), self._size).shape for index in range(len(self._source.names))
+        ]
+        crops = [(i, 0, 0) for i, shape in enumerate(shapes) if shape == (self._size, self._size)]
+        room = np.array([(h - self._size + 1) * (w - self._size + 1) for h, w in shapes], dtype=np.int64)
+        room[[i for i, _, _ in crops]] = 0
+        if room.sum():
+            rng = np.random.default_rng((self._seed, 0))
+            ends = np.cumsum(room)
+            for corner in rng.integers(ends[-1], size=count):
+                index = int(np.searchsorted(ends, corner, side="right"))
+                row, col = divmod(
+                    int(corner - (ends[index] - room[index])), shapes[index][1] - self._size + 1
+                )
+                crops.append((index, row, col))
+        return crops
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one pass; the last batch may be smaller."""
+        return -(-len(self._crops) // self._batch_size)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from 0."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng((self._seed, 1, epoch)).permutation(len(self._crops))
+        rng = np.random.default_rng((self._seed, 2, step))
+        samples = []
+        for number in order[place * self._batch_size : (place + 1) * self._batch_size]:
+            index, row, col = self._crops[number]
+            crop = _cut(self._source.pair(index), row, col, self._size)
+            samples.append(augment(crop, self._augmentation, rng))
+        return _stack(samples)
+
+
+class RandomCrops:
+    """New crops at every step, a share of them around a changed pixel."""
+
+    def __init__(
+        self, source: LabelledPairs, sampling: SamplingSection, augmentation: AugmentationSection, seed: int
+    ) -> None:
+        self._source = source
+        self._sampling = sampling
+        self._augmentation = augmentation
+        self._seed = seed
+        self._shapes: list[tuple[int, int]] = []
+        self._changed: list[npt.NDArray[np.int32]] = []
+        for index in range(len(source.names)):
+            pair = _checked(source.pair(index), sampling.crop_size)
+            seen = pair.label if pair.valid is None else pair.label & pair.valid
+            self._shapes.append(pair.shape)
+            self._changed.append(np.flatnonzero(seen).astype(np.int32))
+        changed = np.array([found.size for found in self._changed], dtype=float)
+        pixels = np.array([h * w for h, w in self._shapes], dtype=float)
+        if sampling.change_share and not changed.sum():
+            raise DataError(
+                "training data: no changed pixel in any pair; check the labels, or set sampling.change_share=0"
+            )
+        self._by_pixels = pixels / pixels.sum()
+        self._by_change = changed / max(changed.sum(), 1)
+
+    @property
+    def steps_per_epoch(self) -> None:
+        """Random crops know no epochs."""
+        return None
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from 0."""
+        rng = np.random.default_rng((self._seed, 2, step))
+        return _stack([self._one(rng) for _ in range(self._sampling.batch_size)])
+
+    def _one(self, rng: np.random.Generator) -> _Crop:
+        size = self._sampling.crop_size
+        around_change = rng.random() < self._sampling.change_share
+        index = int(rng.choice(len(self._shapes), p=self._by_change if around_change else self._by_pixels))
+        height, width = self._shapes[index]
+        if around_change:
+            row, col = divmod(int(rng.choice(self._changed[index])), width)
+            row, col = row - int(rng.integers(size)), col - int(rng.integers(size))
+            row, col = min(max(row, 0), height - size), min(max(col, 0), width - size)
+        else:
+            row, col = int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
+        return augment(_cut(self._source.pair(index), row, col, size), self._augmentation, rng)
+
+
+@dataclass(frozen=True)
+class _Crop:
+    before: FloatArray
+    after: FloatArray
+    label: BoolArray
+    valid: BoolArray
+
+
+def augment(crop: _Crop, how: AugmentationSection, rng: np.random.Generator) -> _Crop:
+    """A crop changed at random: geometry on both dates alike, radiometry on each date by itself.
+
+    Args:
+        crop: of equal sides.
+        how: what may happen, and how strongly.
+        rng: where chance comes from.
+    """
+    before, after, label = crop.before, crop.after, crop.label
+    if how.swap and rng.random() < how.swap:
+        before, after = after, before
+    if how.unchanged and rng.random() < how.unchanged:
+        after, label = before, np.zeros_like(label)
+    jittered = _jittered(before, how, rng), _jittered(after, how, rng)
+    turns = int(rng.integers(4)) if how.turn else 0
+    flipped = how.flip and rng.random() < 0.5
+
+    def placed(part: npt.NDArray[Number]) -> npt.NDArray[Number]:
+        turned = np.rot90(part, turns, (-2, -1))
+        return turned[..., ::-1] if flipped else turned
+
+    return _Crop(placed(jittered[0]), placed(jittered[1]), placed(label), placed(crop.valid))
+
+
+def _jittered(image: FloatArray, how: AugmentationSection, rng: np.random.Generator) -> FloatArray:
+    per_band = (image.shape[0], 1, 1)
+    gain = (1 + how.gain * rng.uniform(-1, 1)) * (1 + how.band_gain * rng.uniform(-1, 1, per_band))
+    bias = how.bias * rng.uniform(-1, 1) + how.band_bias * rng.uniform(-1, 1, per_band)
+    if not (how.gain or how.band_gain or how.bias or how.band_bias or how.noise):
+        return image
+    moved = (image - np.float32(0.5)) * gain.astype(np.float32) + (bias + 0.5).astype(np.float32)
+    if how.noise:
+        moved += np.float32(rng.uniform(0, how.noise)) * rng.standard_normal(image.shape, np.float32)
+    return np.clip(moved, 0, 1, out=moved)
+
+
+def as_unit_range(image: npt.NDArray[np.uint8] | FloatArray) -> FloatArray:
+    """uint8 as float32 in [0, 1]; float32 as it is."""
+    return (
+        image.astype(np.float32) / np.float32(255)
+        if image.dtype == np.uint8
+        else image.astype(np.float32, copy=False)
+    )
+
+
+def _checked(pair: LabelledPair, size: int) -> LabelledPair:
+    if min(pair.shape) < size:
+        raise DataError(
+            f"pair {pair.name}: {pair.shape[0]} x {pair.shape[1]} pixels, smaller than a crop of {size}; "
+            "set a smaller sampling.crop_size or leave the pair out"
+        )
+    return pair
+
+
+def _cut(pair: LabelledPair, row: int, col: int, size: int) -> _Crop:
+    window = (..., slice(row, row + size), slice(col, col + size))
+    valid = np.ones((size, size), bool) if pair.valid is None else pair.valid[window]
+    return _Crop(
+        as_unit_range(pair.before[window]), as_unit_range(pair.after[window]), pair.label[window], valid
+    )
+
+
+def _stack(crops: list[_Crop]) -> Batch:
+    return Batch(
+        np.stack([crop.before for crop in crops]),
+        np.stack([crop.after for crop in crops]),
+        np.stack([crop.label for crop in crops]),
+        np.stack([crop.valid for crop in crops]),
+    )

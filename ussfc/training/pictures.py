@@ -1,0 +1,92 @@
+"""Small pictures of pairs, labels and answers, (rows, cols, 3) uint8 each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ussfc.metrics import Confusion
+from ussfc.training.data import BoolArray, FloatArray
+
+Picture = npt.NDArray[np.uint8]
+
+GAP = 4
+"""White pixels between pictures of a row."""
+
+ERROR_COLOURS = {
+    "found": (255, 255, 255),
+    "claimed": (230, 75, 53),
+    "missed": (60, 120, 216),
+    "none": (0, 0, 0),
+    "nodata": (128, 128, 128),
+}
+"""True positives, false positives, false negatives, true negatives, not valid."""
+
+
+def true_colour(image: npt.NDArray[np.uint8] | FloatArray) -> Picture:
+    """The first three bands, (bands, rows, cols), stretched between their 1st and 99th percentile.
+
+    Two bands or one become grey.
+    """
+    shown = image[:3] if image.shape[0] >= 3 else image[[0, 0, 0]]
+    low, high = np.percentile(shown, (1, 99))
+    scaled = np.clip((shown.astype(np.float32) - low) / max(float(high - low), 1e-6), 0, 1)
+    return np.ascontiguousarray((scaled * 255).astype(np.uint8).transpose(1, 2, 0))
+
+
+def grey(values: BoolArray | FloatArray) -> Picture:
+    """(rows, cols) in [0, 1] from black to white."""
+    return np.repeat((values.astype(np.float32) * 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def errors(answer: BoolArray, truth: BoolArray, valid: BoolArray | None = None) -> Picture:
+    """Right and wrong by colour: change found white, claimed red, missed blue, none black, nodata grey."""
+    table = np.array(
+        [ERROR_COLOURS[name] for name in ("none", "claimed", "missed", "found", "nodata")], np.uint8
+    )
+    index = answer.astype(np.uint8) + 2 * truth.astype(np.uint8)
+    if valid is not None:
+        index[~valid] = 4
+    picture: Picture = table[index]
+    return picture
+
+
+def row(pictures: list[Picture]) -> Picture:
+    """Pictures of one height side by side, with a white frame below and between."""
+    padded = [np.pad(picture, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for picture in pictures]
+    return np.concatenate(padded, axis=1)
+
+
+def save(picture: Picture, path: Path) -> None:
+    """Write a PNG; it appears only when complete."""
+    from PIL import Image
+
+    aside = path.with_name(f".{path.name}.part")
+    Image.fromarray(picture).save(aside, format="PNG")
+    os.replace(aside, path)
+
+
+def precision_recall(points: Sequence[tuple[float, float, float]], chosen: Confusion, path: Path) -> None:
+    """Draw a precision-recall curve as a PNG.
+
+    Args:
+        points: (threshold, precision, recall) of :meth:`ussfc.metrics.Tally.curve`.
+        chosen: the confusion matrix of the threshold in use, marked on the curve.
+        path: of the picture.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([recall for _, _, recall in points], [precision for _, precision, _ in points], color="#3c78d8")
+    axes.plot(chosen.recall, chosen.precision, "o", color="#e64b35", label=f"in use: F1 {chosen.f1:.3f}")
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="recall", ylabel="precision", aspect="equal")
+    axes.grid(color="#dddddd")
+    axes.legend(loc="lower left")
+    aside = path.with_name(f".{path.name}.part")
+    figure.savefig(aside, format="png", dpi=110)
+    os.replace(aside, path)

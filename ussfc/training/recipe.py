@@ -1,0 +1,238 @@
+"""Training recipes: every choice that decides what comes out of a training, as a file.
+
+The packaged ones lie in ``configs/training``; the inputs that they name in ``configs/inputs``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from ussfc.errors import TrainingError
+from ussfc.spec import Band, Radiometry, RangeRadiometry
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InputSpec(_Section):
+    """What the network is fed; becomes part of the model card."""
+
+    bands: tuple[Band, ...] = Field(min_length=1)
+    """In the network's order."""
+    resolution_m: PositiveFloat | None = None
+    """Ground size of a pixel, metres; None where it varies."""
+    radiometry: Radiometry = RangeRadiometry()
+    """How source numbers become [0, 1]."""
+
+
+class NetworkSection(_Section):
+    """The network."""
+
+    ratio: float = Field(0.5, gt=0)
+    """Width of level 1 over 64."""
+    masked_kernels: bool = True
+    """Hold the kernels at zero that the reference's training never moves."""
+
+
+class SamplingSection(_Section):
+    """Which crops make up a batch."""
+
+    kind: Literal["fixed", "random"] = "random"
+    """fixed: one set of crops, shuffled each epoch; random: new ones at every step."""
+    crop_size: int = Field(256, gt=0, multiple_of=16)
+    """Side of a crop, pixels; becomes the model's patch size."""
+    batch_size: PositiveInt = 8
+    crops: PositiveInt = 10_000
+    """Fixed crops drawn once from pairs larger than a crop; pairs of the crop's size are taken whole, once each."""
+    change_share: float = Field(0.5, ge=0, le=1)
+    """Share of random crops placed around a changed pixel."""
+
+
+class AugmentationSection(_Section):
+    """Random changes to a crop. Gains act about the middle of [0, 1]; amplitudes are of uniform distributions."""
+
+    flip: bool = False
+    turn: bool = False
+    """Quarter turns."""
+    swap: float = Field(0.0, ge=0, le=1)
+    """Probability that the dates change places."""
+    gain: float = Field(0.0, ge=0, lt=1)
+    """Contrast of a date, all bands alike."""
+    band_gain: float = Field(0.0, ge=0, lt=1)
+    """Contrast of each band."""
+    bias: float = Field(0.0, ge=0, lt=1)
+    """Brightness of a date, all bands alike."""
+    band_bias: float = Field(0.0, ge=0, lt=1)
+    """Brightness of each band."""
+    noise: float = Field(0.0, ge=0, lt=1)
+    """Largest standard deviation of Gaussian noise."""
+    unchanged: float = Field(0.0, ge=0, lt=1)
+    """Share of crops that show one date twice, differently jittered, and no change."""
+
+
+class LossSection(_Section):
+    """What is made small, over the valid pixels of a batch."""
+
+    cross_entropy: float = Field(1.0, ge=0)
+    """Weight of the binary cross-entropy."""
+    dice: float = Field(0.0, ge=0)
+    """Weight of one minus the Dice coefficient of the change class."""
+    change_weight: float = Field(1.0, gt=0)
+    """Weight of a changed pixel in the cross-entropy."""
+
+
+class OptimiserSection(_Section):
+    """How the weights move."""
+
+    name: Literal["adam", "adamw"] = "adamw"
+    """adam couples the weight decay to the gradient, adamw does not."""
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: float = Field(1e-2, ge=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """cosine falls to zero at the last step."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps over which the rate rises from zero."""
+    clip: PositiveFloat | None = None
+    """Largest norm of a gradient; null: any."""
+    average: float | None = Field(None, gt=0, lt=1)
+    """Decay of the moving average of the weights, which is what is validated and kept; null: the weights."""
+
+
+class TrainingRecipe(_Section):
+    """Everything that decides a training, but its data."""
+
+    input: str | InputSpec = "rgb8"
+    """Name of a packaged input, or the input itself."""
+    network: NetworkSection = NetworkSection()
+    sampling: SamplingSection = SamplingSection()
+    augmentation: AugmentationSection = AugmentationSection()
+    loss: LossSection = LossSection()
+    optimiser: OptimiserSection = OptimiserSection()
+    steps: PositiveInt | None = None
+    """Optimiser steps; give this or epochs."""
+    epochs: PositiveInt | None = None
+    """Passes over the fixed crops."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the forward pass: auto takes bfloat16 on CUDA, float32 on the CPU."""
+    validate_every: PositiveInt | None = None
+    """Steps between validations; null: once an epoch."""
+    patience: PositiveInt | None = None
+    """Validations without a better score after which training stops; null: never."""
+    save_every: PositiveInt = 100
+    """Steps between states to resume from."""
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give steps or epochs, one of the two")
+        if self.sampling.kind == "random" and (self.epochs is not None or self.validate_every is None):
+            raise ValueError("random crops know no epochs: give steps and validate_every")
+        if self.loss.cross_entropy == 0 and self.loss.dice == 0:
+            raise ValueError("loss: cross_entropy and dice are both 0")
+        return self
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """The input, looked up if it is a name.
+
+        Raises:
+            TrainingError: no such name.
+        """
+        return find_input(self.input) if isinstance(self.input, str) else self.input
+
+
+def find_input(name: str) -> InputSpec:
+    """A packaged input.
+
+    Raises:
+        TrainingError: no such input (the known ones are listed).
+    """
+    folder = files("ussfc.configs") / "inputs"
+    known = {Path(entry.name).stem: entry for entry in folder.iterdir() if entry.name.endswith(".yaml")}
+    if name not in known:
+        raise TrainingError(
+            f"input {name!r}: not known; known: {', '.join(sorted(known))}; or give bands and radiometry"
+        )
+    return InputSpec.model_validate(yaml.safe_load(known[name].read_text("utf-8")))
+
+
+def list_recipes() -> tuple[str, ...]:
+    """Names of the packaged recipes, sorted."""
+    folder = files("ussfc.configs") / "training"
+    return tuple(sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+
+
+def load_recipe(name_or_file: str, sets: Sequence[str] = ()) -> TrainingRecipe:
+    """A packaged recipe or one in a file, with keys set.
+
+    Args:
+        name_or_file: ``paper``, ``strong``, or a YAML file.
+        sets: ``a.b=c`` settings, c in YAML.
+
+    Raises:
+        TrainingError: no such recipe, not YAML, or a key unknown or wrong (named).
+    """
+    if name_or_file in list_recipes():
+        text, where = (
+            (files("ussfc.configs") / "training" / f"{name_or_file}.yaml").read_text("utf-8"),
+            name_or_file,
+        )
+    else:
+        where = name_or_file
+        try:
+            text = Path(name_or_file).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            known = ", ".join(list_recipes())
+            raise TrainingError(
+                f"recipe {where}: cannot be read; packaged ones: {known}; or give a YAML file"
+            ) from error
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise TrainingError(f"recipe {where}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise TrainingError(f"recipe {where}: holds a {type(content).__name__}, wanted keys and values")
+    for setting in sets:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise TrainingError(
+                f"--set {setting}: wanted key=value, for example --set optimiser.learning_rate=0.0005"
+            )
+        try:
+            _put(content, key.strip().split("."), yaml.safe_load(value))
+        except yaml.YAMLError:
+            _put(content, key.strip().split("."), value)
+    try:
+        return TrainingRecipe.model_validate(content)
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors(include_url=False):
+            key = ".".join(str(part) for part in fault["loc"])
+            message = fault["msg"].removeprefix("Value error, ")
+            message = "unknown key" if fault["type"] == "extra_forbidden" else message
+            faults.append(f"{key}: {message}" if key else message)
+        raise TrainingError(f"recipe {where}: {'; '.join(faults)}") from error
+
+
+def _put(content: dict[str, Any], key: list[str], value: Any) -> None:
+    for part in key[:-1]:
+        inner = content.get(part)
+        content[part] = dict(inner) if isinstance(inner, dict) else {}
+        content = content[part]
+    content[key[-1]] = value
