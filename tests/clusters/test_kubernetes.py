@@ -12,10 +12,10 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from test_deploy import DEPLOY, VERSIONS, _kubeconfig, _one, _scheduler
 
 from tests.support.kubernetes_api import KubernetesApi, rights
 from tests.support.paths import ROOT
+from tests.system.test_deploy import DEPLOY, VERSIONS, _kubeconfig, _one, _scheduler
 from ussfc.pipeline.config.schema import load_config
 
 
