@@ -628,9 +628,9 @@ class _TrainingLines:
         self._speed: float | None = None
 
     def __call__(self, event: Any) -> None:
-        from ussfc.training.loop import Stepped, Told, Validated
+        from ussfc.training.loop import StepCompleted, TrainingNotice, Validated
 
-        if isinstance(event, Stepped):
+        if isinstance(event, StepCompleted):
             self._stepped(event)
             return
         if self._live:
@@ -641,7 +641,7 @@ class _TrainingLines:
                 f"step {event.step}: validation F1 {event.f1:.4f} at threshold {event.threshold:g}{mark}",
                 err=True,
             )
-        elif isinstance(event, Told):
+        elif isinstance(event, TrainingNotice):
             click.echo(event.message, err=True)
 
     def _stepped(self, event: Any) -> None:
@@ -1114,7 +1114,7 @@ def _errors(
     statuses: tuple[tuple[type[Exception], int], ...] = (
         (errors.ConfigError, EXIT_USAGE),
         (errors.StoreError, EXIT_OUTPUT),
-        (errors.MemoryRefused, EXIT_MEMORY),
+        (errors.InsufficientMemoryError, EXIT_MEMORY),
         (errors.ClusterError, EXIT_CLUSTER),
         (errors.PipelineError, EXIT_INPUT),
         (ModelError, EXIT_INPUT),

@@ -31,7 +31,7 @@ from rasterio.windows import Window
 
 from ussfc.pipeline.execution.tile import read_pair
 from ussfc.pipeline.pixels.encoding import encode
-from ussfc.pipeline.pixels.radiometry import pair, range_stretch
+from ussfc.pipeline.pixels.radiometry import pair, range_mapping
 from ussfc.pipeline.reading import SceneRecipe, describe_scene
 from ussfc.pipeline.tiling.lattice import TilePlan
 from ussfc.pipeline.tiling.memory import GDAL_CACHE
@@ -104,7 +104,7 @@ def one_round(files: list[Path], dtype: str, side: int) -> dict[str, float]:
     """Mpx/s by step."""
     grid = describe_scene(str(files[0])).geobox
     readers = [SceneRecipe(str(file), grid, BANDS, "bilinear").open() for file in files]
-    stretch = range_stretch(*RANGES[dtype], len(BANDS))
+    stretch = range_mapping(*RANGES[dtype], len(BANDS))
     pixels = sum(box.pixels for box in windows(side))
     seconds = {"decode": decode(files, side), "read": 0.0, "pair": 0.0, "encode": 0.0, "read_pair": 0.0}
     for box in windows(side):
@@ -129,7 +129,7 @@ def side_by_side(files: list[Path], side: int, threads: int, stretched: bool) ->
     """Print what so many readers of one process take."""
     grid = describe_scene(str(files[0])).geobox
     before, after = (SceneRecipe(str(file), grid, BANDS, "bilinear").open() for file in files)
-    stretch = range_stretch(*RANGES["uint16"], len(BANDS))
+    stretch = range_mapping(*RANGES["uint16"], len(BANDS))
 
     def read(box: Box) -> None:
         if stretched:

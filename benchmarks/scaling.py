@@ -41,12 +41,12 @@ from ussfc.pipeline.runs.plan import plan as plan_run
 from ussfc.pipeline.runs.run import infer
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.tiling.lattice import TilePlan
-from ussfc.pipeline.types import Box, Pixels, Stretch, TileResult
+from ussfc.pipeline.types import Box, Pixels, RadiometricMapping, TileResult
 
 HERE = Path(__file__).resolve().parent
 TILE = 64
 WORKERS = 32
-UNIT = Stretch((0.0,), (1.0,))
+UNIT = RadiometricMapping((0.0,), (1.0,))
 
 MANY_WORKERS = """
 import asyncio, sys

@@ -16,11 +16,11 @@ from ussfc.pipeline.pixels import radiometry
 from ussfc.pipeline.pixels.encoding import decode, encode
 from ussfc.pipeline.reading import choose_bands
 from ussfc.pipeline.reading.array import ArrayReader, Placing, describe_array, with_bands
-from ussfc.pipeline.runs.plan import scene_stretch, settled
+from ussfc.pipeline.runs.plan import resolve_config, scene_mapping
 from ussfc.pipeline.tiling.blending import taper_weights
 from ussfc.pipeline.tiling.grid import common_grid
 from ussfc.pipeline.tiling.lattice import TilePlan
-from ussfc.pipeline.types import DetectorRecipe, FloatArray, Stretch, Tile
+from ussfc.pipeline.types import DetectorSpec, FloatArray, RadiometricMapping, Tile
 
 
 def detect_changes(
@@ -28,7 +28,7 @@ def detect_changes(
     after: xr.DataArray,
     model: str | None = None,
     config: RunConfig | None = None,
-    detector: DetectorRecipe | None = None,
+    detector: DetectorSpec | None = None,
 ) -> xr.DataArray:
     """Change probability of two georeferenced arrays.
 
@@ -54,10 +54,10 @@ def detect_changes(
     """
     config = config or load_config()
     spec = ussfc.find_model(model or config.model)
-    config = settled(config, spec)
+    config = resolve_config(config, spec)
     assert config.tiling.taper is not None
     assert config.tiling.overlap is not None
-    recipe = detector or ussfc.detector_recipe(
+    recipe = detector or ussfc.detector_spec(
         spec,
         patch_size=config.tiling.patch_size,
         ssfc=config.inference.ssfc,
@@ -71,11 +71,11 @@ def detect_changes(
     infos = [describe_array(array, name, "") for array, name in zip(arrays, ("before", "after"), strict=True)]
     grid = common_grid(infos[0], infos[1], config.grid.reference, config.grid.crs, config.grid.resolution)
     wanted = [(band.name, band.common_name) for band in spec.bands]
-    readers, stretches = [], []
+    readers, mappings = [], []
     for array, info, chosen in zip(arrays, infos, (config.bands.before, config.bands.after), strict=True):
         bands, _ = choose_bands(info, wanted, chosen)
         readers.append(ArrayReader(array, grid, bands, config.grid.resampling))
-        stretches.append(scene_stretch(spec, readers[-1], info.uri))
+        mappings.append(scene_mapping(spec, readers[-1], info.uri))
     plan = TilePlan.of(
         (grid.shape[0], grid.shape[1]), config.tiling.tile_size, recipe.patch_size, config.tiling.overlap
     )
@@ -87,7 +87,7 @@ def detect_changes(
                 compute(
                     *(reader.block(plan.tile((r, c)).halo).data for reader in readers),
                     tuple(reader.placing(plan.tile((r, c)).halo) for reader in readers),
-                    tuple(stretches),
+                    tuple(mappings),
                     plan.tile((r, c)),
                     recipe,
                     config.tiling.taper,
@@ -116,14 +116,14 @@ def _compute_core(
     before: Any,
     after: Any,
     placings: tuple[Placing, Placing],
-    stretches: tuple[Stretch, Stretch],
+    mappings: tuple[RadiometricMapping, RadiometricMapping],
     tile: Tile,
-    recipe: DetectorRecipe,
+    recipe: DetectorSpec,
     taper: Any,
     dtype: str,
 ) -> FloatArray:
     """One chunk; runs on whatever scheduler computes the array."""
-    images = radiometry.pair(placings[0](before), placings[1](after), stretches)
+    images = radiometry.pair(placings[0](before), placings[1](after), mappings)
     detector = _detectors.get(recipe.identity)
     if detector is None:
         _detectors.clear()

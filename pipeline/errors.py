@@ -35,7 +35,7 @@ class DamagedTiles(StoreError):
         return str(self.args[0])
 
 
-class MemoryRefused(PipelineError):
+class InsufficientMemoryError(PipelineError):
     """The projected peak does not fit into the memory that the run may use."""
 
 

@@ -130,7 +130,7 @@ class PixelPair:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class RadiometricMapping:
     """Linear mapping of one date to the model's input range, fixed for the whole scene."""
 
     low: tuple[float, ...]
@@ -228,7 +228,7 @@ class TileDetector(Detector, Protocol):
         self,
         before: SourceArray,
         after: SourceArray,
-        stretches: tuple[Stretch, Stretch] | None = None,
+        mappings: tuple[RadiometricMapping, RadiometricMapping] | None = None,
         seen: BoolArray | None = None,
     ) -> object:
         """Begin to copy both dates of a tile, while the device computes another.
@@ -236,7 +236,7 @@ class TileDetector(Detector, Protocol):
         Args:
             before: ``(bands, rows, cols)`` source numbers.
             after: the same shape.
-            stretches: of before and after, which the device applies; None: the numbers are in [0, 1] already.
+            mappings: of before and after, which the device applies; None: the numbers are in [0, 1] already.
             seen: ``(rows, cols)``; False where both dates are to be 0.5. None: nowhere.
         """
 
@@ -257,7 +257,7 @@ class TileDetector(Detector, Protocol):
         """
 
 
-class DetectorRecipe(Protocol):
+class DetectorSpec(Protocol):
     """How a worker makes its detector: small, picklable, hashable."""
 
     @property

@@ -16,7 +16,7 @@ from tests.support.clusters import SLURM_VARIABLES, Slurm
 from tests.support.paths import ROOT, SHARED
 from tests.support.servers import Azurite, FaultProxy, SeaweedFS
 from ussfc import engine_selection as choice
-from ussfc.detector import DetectorRecipe, engine_version
+from ussfc.detector import DetectorSpec, engine_version
 from ussfc.engines import DEVICES
 from ussfc.pipeline.storage import remote
 
@@ -48,15 +48,15 @@ def _remember(chosen: tuple[str, str]) -> None:
     kinds = [kind for kind, devices in DEVICES.items() if "cpu" in devices]
     with pytest.MonkeyPatch.context() as patch:
         # Nothing is built and nothing measured.
-        patch.setattr(DetectorRecipe, "build", lambda recipe: (recipe.engine, recipe.precision))
+        patch.setattr(DetectorSpec, "build", lambda recipe: (recipe.engine, recipe.precision))
         patch.setattr(choice, "_seconds", lambda built: float(built != chosen))
         for bands in (3, 4):
             for ratio, patch_size, window in (
                 (0.5, 256, None), (None, 32, None), (None, 64, None), (None, 32, 32), (None, 64, 32),
             ):  # fmt: skip
 
-                def recipe(engine: str, precision: str) -> DetectorRecipe:
-                    return DetectorRecipe(
+                def recipe(engine: str, precision: str) -> DetectorSpec:
+                    return DetectorSpec(
                         "", "", bands, ratio, patch_size, window, engine, precision, "cpu", 1, None,  # noqa: B023
                         engine_version(engine),
                     )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ussfc.detector import detector_choices as detector_choices
-    from ussfc.detector import detector_recipe as detector_recipe
+    from ussfc.detector import detector_spec as detector_spec
     from ussfc.detector import gpus as gpus
     from ussfc.engine_selection import anywhere as anywhere
     from ussfc.engine_selection import fastest as fastest
@@ -35,7 +35,7 @@ _HOME = {
     "anywhere": "ussfc.engine_selection",
     "detect_changes": "ussfc.pipeline",
     "detector_choices": "ussfc.detector",
-    "detector_recipe": "ussfc.detector",
+    "detector_spec": "ussfc.detector",
     "fastest": "ussfc.engine_selection",
     "find_model": "ussfc.spec",
     "gpus": "ussfc.detector",
@@ -54,7 +54,7 @@ __all__ = [
     "anywhere",
     "detect_changes",
     "detector_choices",
-    "detector_recipe",
+    "detector_spec",
     "fastest",
     "find_model",
     "gpus",

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ussfc.detector import DetectorRecipe, TileDetector, cores
+from ussfc.detector import DetectorSpec, TileDetector, cores
 from ussfc.efficiency import efficiency
 from ussfc.engines import FloatArray, Pending
 from ussfc.network import LEVELS, STRIDE, USSFCNet
@@ -70,7 +70,7 @@ class PlainNetwork:
     batch_size = 1
     streams = 1
 
-    def __init__(self, recipe: DetectorRecipe) -> None:
+    def __init__(self, recipe: DetectorSpec) -> None:
         network = load_weights(recipe.weights_uri, sha256=recipe.weights_sha256)
         if recipe.ssfc_window is not None:
             network.use_local_statistics(recipe.ssfc_window)

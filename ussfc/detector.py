@@ -1,6 +1,6 @@
 """Detectors: a network with its weights, its engine and its batch shape, ready for patches.
 
-The pipeline knows these only by their form (its Protocols ``Detector`` and ``DetectorRecipe``).
+The pipeline knows these only by their form (its Protocols ``Detector`` and ``DetectorSpec``).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ussfc.engines import (
     FloatArray,
     OutOfMemory,
     Pending,
+    RadiometricMapping,
     SourceArray,
-    Stretch,
     TileEngine,
 )
 from ussfc.errors import ModelError
@@ -155,7 +155,7 @@ class TileDetector(PatchDetector):
         self,
         before: SourceArray,
         after: SourceArray,
-        stretches: tuple[Stretch, Stretch] | None = None,
+        mappings: tuple[RadiometricMapping, RadiometricMapping] | None = None,
         seen: BoolArray | None = None,
     ) -> object:
         """Begin to copy a tile to the device, see :meth:`ussfc.engines.TileEngine.upload`.
@@ -164,7 +164,7 @@ class TileDetector(PatchDetector):
             ModelError: the device has no room for it.
         """
         try:
-            return self._tiles.upload(before, after, stretches, seen)
+            return self._tiles.upload(before, after, mappings, seen)
         except OutOfMemory as error:
             raise ModelError(f"{error}; take a smaller tiling.tile_size or fewer cluster.threads") from error
 
@@ -186,8 +186,8 @@ class TileDetector(PatchDetector):
 
 
 @dataclass(frozen=True, slots=True)
-class DetectorRecipe:
-    """How a worker makes its detector: small, picklable, hashable. See :func:`detector_recipe`."""
+class DetectorSpec:
+    """How a worker makes its detector: small, picklable, hashable. See :func:`detector_spec`."""
 
     weights_uri: str
     """Absolute path or URI, as the workers see it."""
@@ -286,7 +286,7 @@ def engine_version(engine: str) -> str:
     return "+".join(versions)
 
 
-def detector_recipe(
+def detector_spec(
     spec: ModelSpec,
     *,
     patch_size: int | None = None,
@@ -296,8 +296,8 @@ def detector_recipe(
     device: str = "auto",
     batch_size: int | None = None,
     streams: int | None = None,
-    choose: Callable[[Sequence[DetectorRecipe]], DetectorRecipe] | None = None,
-) -> DetectorRecipe:
+    choose: Callable[[Sequence[DetectorSpec]], DetectorSpec] | None = None,
+) -> DetectorSpec:
     """The recipe of a model's detector, every choice that moves a probability made here and now.
 
     Args:
@@ -344,8 +344,8 @@ def detector_recipe(
     if not candidates:
         raise ModelError(f"engine {engine}, precision {precision}: there is no such thing on device {kind}")
 
-    def recipe(engine: str, precision: str) -> DetectorRecipe:
-        return DetectorRecipe(
+    def recipe(engine: str, precision: str) -> DetectorSpec:
+        return DetectorSpec(
             weights_uri=spec.weights_path(),
             weights_sha256=spec.weights.sha256,
             bands=len(spec.bands),
@@ -378,7 +378,7 @@ def detector_recipe(
 
 
 def detector_choices(identity: str) -> dict[str, str]:
-    """What :attr:`DetectorRecipe.identity` says of engine, precision and device, by these names; {} of none."""
+    """What :attr:`DetectorSpec.identity` says of engine, precision and device, by these names; {} of none."""
     facts = dict(part.split("=", 1) for part in identity.split() if "=" in part)
     return {name: facts[name] for name in ("engine", "precision", "device") if name in facts}
 

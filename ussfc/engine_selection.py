@@ -15,7 +15,7 @@ from time import perf_counter
 
 import numpy as np
 
-from ussfc.detector import DetectorRecipe, PatchDetector
+from ussfc.detector import DetectorSpec, PatchDetector
 from ussfc.errors import ModelError
 
 Choice = tuple[str, str]
@@ -35,7 +35,7 @@ ANYWHERE: Mapping[str, tuple[Choice, ...]] = {
 """What every machine with such a device has, the fastest first."""
 
 
-def anywhere(recipes: Sequence[DetectorRecipe]) -> DetectorRecipe:
+def anywhere(recipes: Sequence[DetectorSpec]) -> DetectorSpec:
     """The fastest recipe of those that any machine with such a device can build.
 
     Args:
@@ -45,7 +45,7 @@ def anywhere(recipes: Sequence[DetectorRecipe]) -> DetectorRecipe:
     return next((known[choice] for choice in ANYWHERE[recipes[0].device] if choice in known), recipes[0])
 
 
-def fastest(recipes: Sequence[DetectorRecipe]) -> DetectorRecipe:
+def fastest(recipes: Sequence[DetectorSpec]) -> DetectorSpec:
     """The fastest recipe of those that this machine can build.
 
     On a CPU each runs a few patches, about a second in all; what was found is kept in ``ussfc/engines.json`` under
@@ -85,7 +85,7 @@ def fastest(recipes: Sequence[DetectorRecipe]) -> DetectorRecipe:
     return choices[choice]
 
 
-def _preference(recipe: DetectorRecipe) -> int:
+def _preference(recipe: DetectorSpec) -> int:
     choice = recipe.engine, recipe.precision
     return CUDA_ORDER.index(choice) if choice in CUDA_ORDER else len(CUDA_ORDER)
 
@@ -104,7 +104,7 @@ def _seconds(detector: PatchDetector) -> float:
 class _Memory:
     """What earlier processes found out."""
 
-    def __init__(self, recipes: Sequence[DetectorRecipe]) -> None:
+    def __init__(self, recipes: Sequence[DetectorSpec]) -> None:
         moving = (
             "engine",
             "precision",

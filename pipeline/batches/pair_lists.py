@@ -402,7 +402,7 @@ def _text(address: str, shown: str, waits: tuple[float, ...] | None = None) -> s
     """
     try:
         if remote.is_remote(address):
-            content = remote.patiently(lambda: _fetched(address), waits)
+            content = remote.retry_request(lambda: _fetched(address), waits)
         else:
             with Path(address).open("rb") as file:
                 content = _bounded(file)
@@ -411,8 +411,8 @@ def _text(address: str, shown: str, waits: tuple[float, ...] | None = None) -> s
     except ValueError as error:
         # A host or port that cannot be.
         raise ReadError(f"{shown}: cannot be read ({_quoted(error)}); check the address") from error
-    except remote.trouble() as error:
-        what, remedy = remote.reason(error)
+    except remote.store_exceptions() as error:
+        what, remedy = remote.describe_error(error)
         if not remote.is_remote(address):
             what, remedy = getattr(error, "strerror", None) or what, "check the path"
         elif isinstance(error, FileNotFoundError):

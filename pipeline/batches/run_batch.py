@@ -27,7 +27,7 @@ from ussfc.pipeline.runs.products import stage_clock
 from ussfc.pipeline.runs.run import executor_for, run
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.remote import shown_uri
-from ussfc.pipeline.types import DetectorRecipe
+from ussfc.pipeline.types import DetectorSpec
 
 TABLE = "results.csv"
 
@@ -66,7 +66,7 @@ def run_batch(
     subscriber: Subscriber = ignore,
     fail_fast: bool = False,
     at_once: int | None = None,
-    detector: DetectorRecipe | None = None,
+    detector: DetectorSpec | None = None,
 ) -> list[PairResult]:
     """Run a list of pairs; each ends in ``OUT/NAME`` as ``ussfc run`` would have left it.
 

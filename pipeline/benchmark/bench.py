@@ -32,18 +32,18 @@ import psutil
 import ussfc
 from ussfc import engines
 from ussfc.pipeline.config.schema import RunConfig
-from ussfc.pipeline.errors import ConfigError, MemoryRefused, PipelineError, StoreError
+from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, PipelineError, StoreError
 from ussfc.pipeline.events import Notice, Subscriber, ignore
 from ussfc.pipeline.parallel.memory_meter import MemoryMeter
 from ussfc.pipeline.parallel.ordered_map import cores
-from ussfc.pipeline.pixels.radiometry import apply_stretch, percentile_stretch, range_stretch
-from ussfc.pipeline.runs.plan import settled
+from ussfc.pipeline.pixels.radiometry import apply_mapping, percentile_mapping, range_mapping
+from ussfc.pipeline.runs.plan import resolve_config
 from ussfc.pipeline.runs.run import run
 from ussfc.pipeline.types import FloatArray, Pixels
 
 if TYPE_CHECKING:
     from ussfc.bench import PlainNetwork
-    from ussfc.detector import DetectorRecipe
+    from ussfc.detector import DetectorSpec
 
 FORMAT = 1
 """Version of the result's layout."""
@@ -165,7 +165,7 @@ def bench(
 
     kinds = _kinds(only_engines, only_precisions)
     model = ussfc.find_model(config.model)
-    config = settled(config, model)
+    config = resolve_config(config, model)
     inference = config.inference
     # All of them before anything is measured: a patch size may be refused.
     plain = [_plain_recipe(config, model, patch) for patch in patches or (config.tiling.patch_size,)]
@@ -185,7 +185,7 @@ def bench(
                 )
                 row: dict[str, Any] = {"engine": engine, "precision": precision, "patch": recipe.patch_size}
                 try:
-                    wanted = ussfc.detector_recipe(
+                    wanted = ussfc.detector_spec(
                         model,
                         patch_size=recipe.patch_size,
                         ssfc=inference.ssfc,
@@ -245,10 +245,10 @@ def _kinds(only_engines: Sequence[str], only_precisions: Sequence[str]) -> list[
     return kinds
 
 
-def _plain_recipe(config: RunConfig, model: ussfc.ModelSpec, patch_size: int | None) -> DetectorRecipe:
+def _plain_recipe(config: RunConfig, model: ussfc.ModelSpec, patch_size: int | None) -> DetectorSpec:
     """What :class:`ussfc.bench.PlainNetwork` takes."""
     inference = config.inference
-    return ussfc.detector_recipe(
+    return ussfc.detector_spec(
         model,
         patch_size=patch_size,
         ssfc=inference.ssfc,
@@ -304,7 +304,7 @@ def _others_share(before: tuple[float, float, float]) -> float:
     return min(1.0, max(0.0, (used - ours) / max(every, 1e-9)))
 
 
-def _roof(recipe: DetectorRecipe, rounds: int, seconds: float) -> dict[str, Any]:
+def _roof(recipe: DetectorSpec, rounds: int, seconds: float) -> dict[str, Any]:
     """What memory and arithmetic of the device allow a network."""
     from ussfc import bench as house
 
@@ -349,7 +349,7 @@ class _Reference:
     answers: FloatArray
 
     @classmethod
-    def of(cls, model: ussfc.ModelSpec, recipe: DetectorRecipe) -> _Reference:
+    def of(cls, model: ussfc.ModelSpec, recipe: DetectorSpec) -> _Reference:
         from ussfc.bench import PlainNetwork, answers
 
         network = PlainNetwork(recipe)
@@ -357,7 +357,7 @@ class _Reference:
         return cls(network, before, after, answers(network, before, after))
 
 
-def _beside(reference: _Reference, recipe: DetectorRecipe, rounds: int, seconds: float) -> dict[str, Any]:
+def _beside(reference: _Reference, recipe: DetectorSpec, rounds: int, seconds: float) -> dict[str, Any]:
     """A detector's row, measured in turns with the reference."""
     from ussfc.bench import answers, speed
 
@@ -415,11 +415,11 @@ def in_unit_range(image: npt.NDArray[Any], model: ussfc.ModelSpec) -> FloatArray
     mapping = model.radiometry
     pixels = Pixels(image, np.ones(image.shape[1:], np.bool_))
     if mapping.kind == "range":
-        stretch = range_stretch(mapping.low, mapping.high, len(image))
+        stretch = range_mapping(mapping.low, mapping.high, len(image))
     else:
         sample = Pixels(image[:, ::4, ::4], pixels.valid[::4, ::4])
-        stretch = percentile_stretch(sample, mapping.low, mapping.high, "the pair")
-    return apply_stretch(pixels, stretch)
+        stretch = percentile_mapping(sample, mapping.low, mapping.high, "the pair")
+    return apply_mapping(pixels, stretch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -535,7 +535,7 @@ def _end_to_end(
     chosen: dict[str, str] = {}
     try:
         # What the configuration leaves to the machine is measured here once, and not on the way.
-        recipe = ussfc.detector_recipe(
+        recipe = ussfc.detector_spec(
             model,
             patch_size=config.tiling.patch_size,
             ssfc=inference.ssfc,
@@ -603,7 +603,7 @@ def _records(done: Sequence[Mapping[str, Any]], pixels: int) -> dict[str, Any]:
     return {"mpx_per_s": speed.record(), **{field: _field(done, field).record() for field in fields}}
 
 
-_HERE = (ussfc.ModelError, MemoryRefused)
+_HERE = (ussfc.ModelError, InsufficientMemoryError)
 """What says that this machine cannot, rather than that something failed."""
 
 _KINDS = (*_HERE, ConfigError, StoreError, PipelineError)

@@ -79,7 +79,7 @@ class Cluster(Protocol):
         """How messages call it."""
 
     @property
-    def lanes(self) -> int:
+    def worker_count(self) -> int:
         """Workers that walk a stretch of the tiles each; 0 where their number is not known."""
 
     @property
@@ -108,7 +108,7 @@ class SchedulerAt:
     address: str
     tls: tuple[str, str, str] | None = None
     """PEM files: authority, certificate, key."""
-    lanes: int = 0
+    worker_count: int = 0
     ahead: int = 1
     ours: bool = False
 
@@ -150,7 +150,7 @@ class LocalProcesses:
     name: str = "scheduler of this process"
 
     @property
-    def lanes(self) -> int:
+    def worker_count(self) -> int:
         """Each has a stretch."""
         return self.workers
 
@@ -176,7 +176,7 @@ class LocalGpus:
     name: str = "scheduler of this process"
 
     @property
-    def lanes(self) -> int:
+    def worker_count(self) -> int:
         """Each has a stretch."""
         return len(self.devices)
 
@@ -313,7 +313,7 @@ class SlurmJobs:
     name: str = "scheduler of this process, with workers in SLURM jobs"
 
     @property
-    def lanes(self) -> int:
+    def worker_count(self) -> int:
         """Workers, if their number does not change."""
         return self.jobs[0] * self.workers if self.jobs[0] == self.jobs[1] else 0
 
@@ -550,7 +550,7 @@ class SlurmAllocation:
         return int(text)
 
     @property
-    def lanes(self) -> int:
+    def worker_count(self) -> int:
         """Each task has a stretch."""
         return self.tasks
 
@@ -659,7 +659,7 @@ class KubernetesPods:
     name: str = "scheduler of the Kubernetes cluster"
 
     @property
-    def lanes(self) -> int:
+    def worker_count(self) -> int:
         """Workers, if their number does not change."""
         return self.jobs[0] if self.jobs[0] == self.jobs[1] else 0
 

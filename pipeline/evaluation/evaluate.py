@@ -327,7 +327,7 @@ def _scene_job(scene: LabelledScene, config: RunConfig, spec: ussfc.ModelSpec, w
 def _picture_jobs(
     pairs: LabelledPairs, config: RunConfig, spec: ussfc.ModelSpec, with_baseline: bool
 ) -> list[_Job]:
-    recipe = ussfc.detector_recipe(
+    recipe = ussfc.detector_spec(
         spec, patch_size=config.tiling.patch_size or spec.patch_size, ssfc=config.inference.ssfc,
         engine=config.inference.engine, precision=config.inference.precision, device=config.inference.device,
         batch_size=config.inference.batch_size, streams=config.cluster.threads,

@@ -13,10 +13,10 @@ from odc.geo.geobox import GeoBox
 
 from ussfc.errors import DataError
 from ussfc.pipeline.config.schema import RunConfig, load_config
-from ussfc.pipeline.errors import ConfigError, MemoryRefused, PipelineError, ReadError
+from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, PipelineError, ReadError
 from ussfc.pipeline.pixels import radiometry
 from ussfc.pipeline.reading import SceneRecipe, choose_bands, describe_scene
-from ussfc.pipeline.runs.plan import scene_stretch
+from ussfc.pipeline.runs.plan import scene_mapping
 from ussfc.pipeline.tiling.grid import common_grid
 from ussfc.pipeline.types import BoolArray, Box
 from ussfc.training.data import LabelledPair, mask_of
@@ -153,7 +153,7 @@ class ScenePairs:
         """Refuse scenes that would not fit, before the first is read; opens every header.
 
         Raises:
-            MemoryRefused: they would not.
+            InsufficientMemoryError: they would not.
             PipelineError: a scene cannot be used.
         """
         # Both dates in float32, label and validity.
@@ -161,7 +161,7 @@ class ScenePairs:
         needed = sum(int(np.prod(self._grid(scene).shape)) * pixel for scene in self._scenes)
         allowed = int(MEMORY_SHARE * psutil.virtual_memory().available)
         if needed > allowed:
-            raise MemoryRefused(
+            raise InsufficientMemoryError(
                 f"labelled scenes: {needed / 1e9:.1f} GB in memory, {allowed / 1e9:.1f} GB may be used; take fewer "
                 "scenes, or cut them into smaller ones"
             )
@@ -188,7 +188,7 @@ class ScenePairs:
         grid = self._grid(scene)
         wanted = [(band.name, band.common_name) for band in self._spec.bands]
         box = Box(0, 0, *grid.shape)
-        pixels, stretches = [], []
+        pixels, mappings = [], []
         for file, chosen in (
             (scene.before, self._config.bands.before),
             (scene.after, self._config.bands.after),
@@ -196,8 +196,8 @@ class ScenePairs:
             bands, _ = choose_bands(describe_scene(str(file)), wanted, chosen)
             reader = SceneRecipe(str(file), grid, bands, self._config.grid.resampling).open()
             pixels.append(reader.read(box))
-            stretches.append(scene_stretch(self._spec, reader, str(file)))
-        images = radiometry.pair(pixels[0], pixels[1], (stretches[0], stretches[1]))
+            mappings.append(scene_mapping(self._spec, reader, str(file)))
+        images = radiometry.pair(pixels[0], pixels[1], (mappings[0], mappings[1]))
         label, known = label_on_grid(scene, grid, box)
         return LabelledPair(scene.name, images.before, images.after, label, images.valid & known)
 

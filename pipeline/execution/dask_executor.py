@@ -29,8 +29,8 @@ import psutil
 from ussfc.pipeline.clusters.base import JOB_END, Cluster, Started
 from ussfc.pipeline.errors import ClusterError, StoreError, TileError
 from ussfc.pipeline.events import Notice, Subscriber, ignore
-from ussfc.pipeline.execution.tile import CannotStart, TileJob, compute_tile, prepare, tile_name
-from ussfc.pipeline.parallel.schedule import Index, Schedule, Waits
+from ussfc.pipeline.execution.tile import TileJob, WorkerSetupError, compute_tile, prepare, tile_name
+from ussfc.pipeline.parallel.schedule import Backoff, Index, Schedule
 from ussfc.pipeline.types import TileFailure, TileResult
 
 Answer = TypeVar("Answer")
@@ -75,10 +75,10 @@ OTHERS_SECONDS = 60
 VERSIONS = ("ussfc", "torch", "zarr")
 """Distributions of which everybody who takes part must have the same version: they move bytes, or write them."""
 
-RECONNECTS = Waits(attempts=8, first=2, factor=2, longest=60)
+RECONNECTS = Backoff(attempts=8, first=2, factor=2, longest=60)
 """Attempts to reach a lost scheduler, beginning with a wait; they count anew once it has delivered a tile."""
 
-TILE_WAITS = Waits(attempts=4, first=2, factor=4, longest=60)
+TILE_WAITS = Backoff(attempts=4, first=2, factor=4, longest=60)
 """Attempts of a tile where the caller says nothing."""
 
 
@@ -117,7 +117,7 @@ class Executor(Protocol):
 class SerialExecutor:
     """This process: one tile after the other in the network, others read and written beside it."""
 
-    def __init__(self, waits: Waits = TILE_WAITS, at_once: int = 1) -> None:
+    def __init__(self, waits: Backoff = TILE_WAITS, at_once: int = 1) -> None:
         """Nothing is done before :meth:`run`.
 
         Args:
@@ -180,7 +180,7 @@ class DaskExecutor:
         self,
         cluster: Cluster,
         scratch: Path,
-        waits: Waits = TILE_WAITS,
+        waits: Backoff = TILE_WAITS,
         subscriber: Subscriber = ignore,
         stop: threading.Event | None = None,
     ) -> None:
@@ -217,10 +217,10 @@ class DaskExecutor:
         started, name = self._started, self._cluster.name
 
         def answers(client: Any, heard: Callable[[], None]) -> list[Answer]:
-            _Crew(client, name, started, self._tell, self._stop).gather(self._cluster.lanes)
+            _WorkerPool(client, name, started, self._tell, self._stop).gather(self._cluster.worker_count)
             addresses = _check_versions(client, name)
             with _asking(client):
-                found: Mapping[str, Answer] = _everywhere(client, addresses, function, *args)
+                found: Mapping[str, Answer] = _run_on_all_workers(client, addresses, function, *args)
             return list(found.values())
 
         return self._connected(started, answers)
@@ -254,7 +254,7 @@ class DaskExecutor:
                 heard()
                 on_result(result)
 
-            crew = _Crew(client, self._cluster.name, started, self._tell, self._stop)
+            crew = _WorkerPool(client, self._cluster.name, started, self._tell, self._stop)
             if not self._cluster.ours:
                 crew.gather()
                 _inspect(client, self._cluster.name, job)
@@ -305,21 +305,23 @@ class DaskExecutor:
     def _work(
         self,
         client: Any,
-        crew: _Crew,
+        crew: _WorkerPool,
         job: TileJob,
         schedule: Schedule,
         on_result: Callable[[TileResult], None],
         on_failure: Callable[[TileFailure], None],
     ) -> None:
         """Hand out tiles and hear of them, as long as this client has its scheduler."""
-        running: dict[Any, _Handed] = {}
+        running: dict[Any, _PendingTask] = {}
         ended: SimpleQueue[Any] = SimpleQueue()
-        pace = _Pace()
-        lanes = self._cluster.lanes
-        drawn = _Drawn(schedule, lambda index: job.plan.part(index, lanes) if lanes > 1 else 0)
+        pace = _TaskSizer()
+        worker_count = self._cluster.worker_count
+        drawn = _TileBatcher(
+            schedule, lambda index: job.plan.part(index, worker_count) if worker_count > 1 else 0
+        )
         while True:
             if crew.look():
-                for future in _stranded(client, running, crew):
+                for future in _orphaned_tasks(client, running, crew):
                     handed = running.pop(future)
                     future.cancel()
                     for index in handed.indices:
@@ -332,12 +334,12 @@ class DaskExecutor:
                 if not indices:
                     patience = min(patience, schedule.due_in())
                     break
-                address = crew.place(job.plan.part(indices[0], lanes)) if lanes > 1 else None
+                address = crew.place(job.plan.part(indices[0], worker_count)) if worker_count > 1 else None
                 where = {"workers": [address], "allow_other_workers": True} if address else {}
                 with _asking(client):
                     future = client.submit(_compute, job, versions(), indices, pure=False, **where)
                     future.add_done_callback(ended.put)
-                running[future] = _Handed(indices, address)
+                running[future] = _PendingTask(indices, address)
             if schedule.over:
                 return
             try:
@@ -405,7 +407,7 @@ def _version(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Handed:
+class _PendingTask:
     """A task that is out."""
 
     indices: tuple[Index, ...]
@@ -413,7 +415,7 @@ class _Handed:
     """The worker that it had best go to."""
 
 
-def _stranded(client: Any, running: Mapping[Any, _Handed], crew: _Crew) -> list[Any]:
+def _orphaned_tasks(client: Any, running: Mapping[Any, _PendingTask], crew: _WorkerPool) -> list[Any]:
     """Tasks that Dask will never run.
 
     Those for a worker that left in a moment without any other wait for it alone, though they may go elsewhere.
@@ -533,7 +535,7 @@ def _difference(wanted: Mapping[str, str], found: Mapping[str, str]) -> str:
     )
 
 
-class _Pace:
+class _TaskSizer:
     """How many tiles go into a task: a task that is over at once costs the scheduler more than the worker."""
 
     def __init__(self) -> None:
@@ -551,7 +553,7 @@ class _Pace:
         return max(1, min(MOST_TILES, int(TASK_SECONDS / max(self._seconds, 1e-3))))
 
 
-class _Drawn:
+class _TileBatcher:
     """Tiles drawn from the schedule, several at a time of the same stretch of the plan: neighbours share blocks."""
 
     def __init__(self, schedule: Schedule, stretch: Callable[[Index], int]) -> None:
@@ -602,7 +604,7 @@ def _check_versions(client: Any, scheduler: str) -> list[str]:
     with _asking(client):
         said(client.run_on_scheduler(found_versions), scheduler)
         addresses = list(client.nthreads(callback_timeout=ANSWER_SECONDS))
-        for address, found in _everywhere(client, addresses, found_versions).items():
+        for address, found in _run_on_all_workers(client, addresses, found_versions).items():
             said(found, f"worker {address}")
     return addresses
 
@@ -622,7 +624,7 @@ def _inspect(client: Any, scheduler: str, job: TileJob) -> None:
     job.store.write(probe, token.encode())
     try:
         with _asking(client):
-            faults = _everywhere(client, addresses, _show, job, probe, token)
+            faults = _run_on_all_workers(client, addresses, _show, job, probe, token)
     finally:
         job.store.remove(probe)
     broken = {address: fault for address, fault in faults.items() if fault}
@@ -631,7 +633,9 @@ def _inspect(client: Any, scheduler: str, job: TileJob) -> None:
         raise ClusterError(f"worker {address} ({len(broken)} of {len(faults)} workers): {fault}")
 
 
-def _everywhere(client: Any, addresses: Iterable[str], function: Callable[..., Any], *args: Any) -> Any:
+def _run_on_all_workers(
+    client: Any, addresses: Iterable[str], function: Callable[..., Any], *args: Any
+) -> Any:
     """What a function returns on a thread of each worker, by address; workers that left meanwhile are left out."""
     futures = {
         # Before the tiles of other runs that wait there: these may take longer than is waited here.
@@ -681,7 +685,7 @@ class _SchedulerLostError(Exception):
     """The client has no scheduler any more; what it was waiting for will not come."""
 
 
-class _Crew:
+class _WorkerPool:
     """The threads of the workers that are there now."""
 
     def __init__(
@@ -787,7 +791,7 @@ class _Crew:
         if report.ending:
             self._dismiss(report.worker)
             return
-        failed = [isinstance(outcome, CannotStart) for outcome in report.outcomes]
+        failed = [isinstance(outcome, WorkerSetupError) for outcome in report.outcomes]
         if not all(failed):
             self._failures.pop(report.worker, None)
         elif failed:
@@ -873,7 +877,7 @@ def _closing(client: Any) -> Iterator[Any]:
 
 
 def _outcomes(
-    client: Any, future: Any, job: TileJob, indices: Sequence[Index], crew: _Crew, pace: _Pace
+    client: Any, future: Any, job: TileJob, indices: Sequence[Index], crew: _WorkerPool, pace: _TaskSizer
 ) -> Sequence[TileResult | _NotTried | Exception]:
     """What became of each tile of a task that ended. What this raises is the connection's."""
     from distributed.scheduler import KilledWorker

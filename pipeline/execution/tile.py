@@ -19,18 +19,18 @@ from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.tiling.blending import Blender, Taper, taper_weights
 from ussfc.pipeline.tiling.lattice import TilePlan
-from ussfc.pipeline.tiling.memory import PATCH_MEMORY
+from ussfc.pipeline.tiling.memory import PATCH_CACHE
 from ussfc.pipeline.types import (
     BoolArray,
     Box,
     Detector,
-    DetectorRecipe,
+    DetectorSpec,
     FloatArray,
     PixelPair,
     Pixels,
+    RadiometricMapping,
     SceneReader,
     SourceArray,
-    Stretch,
     Tile,
     TileDetector,
     TileResult,
@@ -59,31 +59,31 @@ class TileJob:
     """Names the run; a worker opens scenes and weights once per key."""
     before: SceneSource
     after: SceneSource
-    stretches: tuple[Stretch, Stretch]
+    mappings: tuple[RadiometricMapping, RadiometricMapping]
     """Radiometric constants of before and after."""
     area: Area | None
     plan: TilePlan
     taper: Taper
-    detector: DetectorRecipe
+    detector: DetectorSpec
     store: Folder
     """The run's ``work`` folder."""
 
 
-class CannotStart(TileError):
+class WorkerSetupError(TileError):
     """What every tile of a run needs cannot be had where it is to be computed: a scene, the model, the store."""
 
 
-class Abandoned(Exception):
+class TileCancelled(Exception):
     """A tile was given up between two batches."""
 
 
-class PatchMemory:
+class PatchCache:
     """Predictions of patches that reach into several tiles, so that a tile finds what its neighbour computed.
 
     A patch's probabilities depend on its pixels alone, so they are the same whoever computes them.
     """
 
-    def __init__(self, room: int = PATCH_MEMORY) -> None:
+    def __init__(self, room: int = PATCH_CACHE) -> None:
         """Begin empty.
 
         Args:
@@ -119,7 +119,7 @@ class _Opened:
     detector: Detector
     weights: FloatArray
     store: ProbabilityStore
-    memory: PatchMemory
+    memory: PatchCache
 
 
 _turn = threading.Lock()
@@ -130,7 +130,7 @@ MOST_OPEN = 8
 
 _opening = threading.Lock()
 _opened_runs: dict[tuple[str, Folder], _Opened] = {}
-_detectors: dict[DetectorRecipe, Detector] = {}
+_detectors: dict[DetectorSpec, Detector] = {}
 
 
 def _open(job: TileJob) -> _Opened:
@@ -148,7 +148,7 @@ def _open(job: TileJob) -> _Opened:
             detector = _detectors[job.detector]
             weights = taper_weights(job.plan.patch_size, job.taper)
             _opened_runs[name] = _Opened(
-                job.before.open(), job.after.open(), detector, weights, store, PatchMemory()
+                job.before.open(), job.after.open(), detector, weights, store, PatchCache()
             )
         # The one used longest ago is the first to go.
         _opened_runs[name] = opened = _opened_runs.pop(name)
@@ -163,13 +163,13 @@ def prepare(job: TileJob) -> str | None:
     """
     try:
         _opened(job)
-    except (CannotStart, StoreError) as error:
+    except (WorkerSetupError, StoreError) as error:
         return str(error)
     return None
 
 
 def _opened(job: TileJob) -> _Opened:
-    """Raises CannotStart, or StoreError for what tries again may mend."""
+    """Raises WorkerSetupError, or StoreError for what tries again may mend."""
     try:
         return _open(job)
     except StoreError:
@@ -177,7 +177,7 @@ def _opened(job: TileJob) -> _Opened:
     except Exception as error:
         kind = "" if isinstance(error, PipelineError) else f"{type(error).__name__}: "
         said = " ".join(f"{kind}{error}".split()).removesuffix(":")
-        raise CannotStart(f"{said} (on {socket.gethostname()})") from error
+        raise WorkerSetupError(f"{said} (on {socket.gethostname()})") from error
 
 
 def compute_tile(job: TileJob, index: tuple[int, int], stop: threading.Event | None = None) -> TileResult:
@@ -189,17 +189,17 @@ def compute_tile(job: TileJob, index: tuple[int, int], stop: threading.Event | N
         stop: when set, the tile is given up before its next batch.
 
     Raises:
-        Abandoned: ``stop`` was set.
+        TileCancelled: ``stop`` was set.
         TileError: it failed, for whatever reason; names the tile, its bounds and the cause.
         StoreError: the store cannot be used, which is no matter of this tile.
     """
     core = job.plan.core(index)
     try:
         return run_tile(job.plan.tile(index), job, _opened(job), stop)
-    except (StoreError, Abandoned):
+    except (StoreError, TileCancelled):
         raise
-    except CannotStart as error:
-        raise CannotStart(f"{tile_name(index, core)}: {error}") from error
+    except WorkerSetupError as error:
+        raise WorkerSetupError(f"{tile_name(index, core)}: {error}") from error
     except PipelineError as error:
         raise TileError(f"{tile_name(index, core)}: {error}") from error
     except Exception as error:
@@ -222,15 +222,15 @@ def run_tile(tile: Tile, job: TileJob, opened: _Opened, stop: threading.Event | 
         clock.lap("read")
         seen = before.valid & after.valid
         valid = seen if inside is None else seen & inside
-        # As they were read: the device stretches them, and has a queue of its own, which the next tile joins
+        # As they were read: the device mappings them, and has a queue of its own, which the next tile joins
         # while this one is computed.
         images = before.values, after.values
         probability, patches, seconds = _blend_on_device(
-            tile, images, job.stretches, seen, valid, detector, opened.weights
+            tile, images, job.mappings, seen, valid, detector, opened.weights
         )
         clock.seconds["network"] = round(seconds, 3)
     else:
-        stretched = _stretched(before, after, job.stretches, inside)
+        stretched = _stretched(before, after, job.mappings, inside)
         valid = stretched.valid
         del before, after
         clock.lap("read")
@@ -247,11 +247,15 @@ def run_tile(tile: Tile, job: TileJob, opened: _Opened, stop: threading.Event | 
 
 
 def read_pair(
-    halo: Box, before: SceneReader, after: SceneReader, stretches: tuple[Stretch, Stretch], area: Area | None
+    halo: Box,
+    before: SceneReader,
+    after: SceneReader,
+    mappings: tuple[RadiometricMapping, RadiometricMapping],
+    area: Area | None,
 ) -> PixelPair:
     """Both dates over ``halo``; pixels outside the area of interest are seen by the network but not valid."""
     pixels, others, inside = _read(halo, before, after, area)
-    return _stretched(pixels, others, stretches, inside)
+    return _stretched(pixels, others, mappings, inside)
 
 
 def _read(
@@ -262,9 +266,12 @@ def _read(
 
 
 def _stretched(
-    before: Pixels, after: Pixels, stretches: tuple[Stretch, Stretch], inside: BoolArray | None
+    before: Pixels,
+    after: Pixels,
+    mappings: tuple[RadiometricMapping, RadiometricMapping],
+    inside: BoolArray | None,
 ) -> PixelPair:
-    images = pair(before, after, stretches)
+    images = pair(before, after, mappings)
     return images if inside is None else PixelPair(images.before, images.after, images.valid & inside)
 
 
@@ -273,7 +280,7 @@ def blend_tile(
     images: PixelPair,
     detector: Detector,
     weights: FloatArray,
-    memory: PatchMemory | None = None,
+    memory: PatchCache | None = None,
     stop: threading.Event | None = None,
 ) -> tuple[FloatArray, int]:
     """Change probability of a tile's core.
@@ -292,7 +299,7 @@ def blend_tile(
         (rows, cols) float32 in [0, 1], and the number of patches that it is made of.
 
     Raises:
-        Abandoned: ``stop`` was set.
+        TileCancelled: ``stop`` was set.
     """
     if isinstance(detector, TileDetector):
         both = images.before, images.after
@@ -300,7 +307,7 @@ def blend_tile(
         return probability, count
     blender = Blender(tile.core, weights)
     wanted = _wanted(tile, images.valid)
-    memory = memory or PatchMemory(room=0)
+    memory = memory or PatchCache(room=0)
     # Held by this list until they are blended, whatever the memory drops meanwhile.
     known = {patch: found for patch in wanted if (found := memory.find(patch)) is not None}
     new = [patch for patch in wanted if patch not in known]
@@ -309,7 +316,7 @@ def blend_tile(
 
     def predict(batch: Sequence[Box]) -> FloatArray:
         if stop is not None and stop.is_set():
-            raise Abandoned
+            raise TileCancelled
         return detector.predict(
             _gather(images.before, tile.halo, batch, size), _gather(images.after, tile.halo, batch, size)
         )
@@ -348,7 +355,7 @@ def _wanted(tile: Tile, valid: BoolArray) -> list[Box]:
 def _blend_on_device(
     tile: Tile,
     images: tuple[SourceArray, SourceArray],
-    stretches: tuple[Stretch, Stretch] | None,
+    mappings: tuple[RadiometricMapping, RadiometricMapping] | None,
     seen: BoolArray | None,
     valid: BoolArray,
     detector: TileDetector,
@@ -359,7 +366,7 @@ def _blend_on_device(
     Args:
         tile: the tile.
         images: before and after over ``tile.halo``, ``(bands, rows, cols)``.
-        stretches: that bring them into the model's range; None: they are.
+        mappings: that bring them into the model's range; None: they are.
         seen: where both dates have data, (rows, cols); None: what has none is in the middle of the range already.
         valid: where a result is wanted, (rows, cols).
         detector: on the device.
@@ -376,7 +383,7 @@ def _blend_on_device(
         before, after = (np.pad(image, [(0, 0), *missing], "reflect") for image in images)
         images = cast("SourceArray", before), cast("SourceArray", after)
         seen = None if seen is None else np.pad(seen, missing, "reflect")
-    uploaded = detector.upload(*images, stretches, seen)
+    uploaded = detector.upload(*images, mappings, seen)
     core = tile.core.within(tile.halo)
     corners = [(patch.y0 - tile.halo.y0, patch.x0 - tile.halo.x0) for patch in wanted]
     pending = detector.blend(uploaded, corners, (core.y0, core.x0, core.y1, core.x1), weights)

@@ -12,7 +12,7 @@ Index = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Waits:
+class Backoff:
     """How often something is tried, and the growing waits in between."""
 
     attempts: int = 4
@@ -44,7 +44,7 @@ class Schedule:
     """
 
     def __init__(
-        self, indices: Iterable[Index], waits: Waits, clock: Callable[[], float] = time.monotonic
+        self, indices: Iterable[Index], waits: Backoff, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Nothing is drawn from ``indices`` yet.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ussfc.pipeline.errors import ReadError
-from ussfc.pipeline.types import FloatArray, PixelPair, Pixels, SourceArray, Stretch
+from ussfc.pipeline.types import FloatArray, PixelPair, Pixels, RadiometricMapping, SourceArray
 
 MIDDLE = np.float32(0.5)
 """What a pixel without data looks like to the network: the middle of the range, on both dates alike."""
@@ -14,7 +14,9 @@ PART = 1 << 16
 """Numbers that go through all steps of a stretch together: float32 of them stay in a core's cache."""
 
 
-def range_stretch(low: float | tuple[float, ...], high: float | tuple[float, ...], bands: int) -> Stretch:
+def range_mapping(
+    low: float | tuple[float, ...], high: float | tuple[float, ...], bands: int
+) -> RadiometricMapping:
     """A stretch with given ends.
 
     Args:
@@ -31,10 +33,10 @@ def range_stretch(low: float | tuple[float, ...], high: float | tuple[float, ...
         raise ValueError(f"a range of {len(lows)} and {len(highs)} numbers for {bands} bands")
     if any(a >= b for a, b in zip(lows, highs, strict=True)):
         raise ValueError(f"the range's low {lows} must lie below its high {highs}")
-    return Stretch(lows, highs)
+    return RadiometricMapping(lows, highs)
 
 
-def percentile_stretch(sample: Pixels, low: float, high: float, scene: str) -> Stretch:
+def percentile_mapping(sample: Pixels, low: float, high: float, scene: str) -> RadiometricMapping:
     """A stretch between two percentiles of each band over the valid pixels of a sample.
 
     Args:
@@ -55,18 +57,18 @@ def percentile_stretch(sample: Pixels, low: float, high: float, scene: str) -> S
     # A constant band carries no information; any width keeps the division defined.
     apart = highs.astype(np.float32) > lows.astype(np.float32)
     highs = np.where(apart, highs, lows + np.maximum(1, np.abs(lows) * 1e-6))
-    return Stretch(tuple(float(v) for v in lows), tuple(float(v) for v in highs))
+    return RadiometricMapping(tuple(float(v) for v in lows), tuple(float(v) for v in highs))
 
 
-def apply_stretch(pixels: Pixels, stretch: Stretch) -> FloatArray:
+def apply_mapping(pixels: Pixels, stretch: RadiometricMapping) -> FloatArray:
     """The window in the model's input range, (bands, rows, cols) float32 in [0, 1], not valid pixels included."""
     scaled = np.empty(pixels.values.shape, np.float32)
     for source, target, low, high in zip(pixels.values, scaled, stretch.low, stretch.high, strict=True):
-        _stretch_band(source, np.float32(low), np.float32(high), target)
+        _map_band(source, np.float32(low), np.float32(high), target)
     return scaled
 
 
-def _stretch_band(source: SourceArray, low: np.float32, high: np.float32, target: FloatArray) -> None:
+def _map_band(source: SourceArray, low: np.float32, high: np.float32, target: FloatArray) -> None:
     width = high - low
     step = max(1, PART // max(1, source.shape[1]))
     for start in range(0, source.shape[0], step):
@@ -77,11 +79,11 @@ def _stretch_band(source: SourceArray, low: np.float32, high: np.float32, target
         np.clip(part, 0, 1, out=part)
 
 
-def pair(before: Pixels, after: Pixels, stretches: tuple[Stretch, Stretch]) -> PixelPair:
+def pair(before: Pixels, after: Pixels, mappings: tuple[RadiometricMapping, RadiometricMapping]) -> PixelPair:
     """Both dates in the model's range; what is not valid on one date is set to the middle on both."""
     valid = before.valid & after.valid
     images = [
-        apply_stretch(pixels, stretch) for pixels, stretch in zip((before, after), stretches, strict=True)
+        apply_mapping(pixels, stretch) for pixels, stretch in zip((before, after), mappings, strict=True)
     ]
     if not valid.all():
         missing = ~valid

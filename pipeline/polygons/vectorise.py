@@ -377,7 +377,7 @@ def _trace(source: ProbabilitySource, threshold: float, connectivity: Literal[4,
 
 @dataclass(frozen=True, slots=True)
 class _Runs:
-    """The changed pixels of a block, as stretches within its rows; one element of every column for each."""
+    """The changed pixels of a block, as mappings within its rows; one element of every column for each."""
 
     shape: tuple[int, int]
     """(rows, cols) of the block."""

@@ -57,7 +57,7 @@ def read_aoi(path: str) -> Geometry:
     try:
         frame = geopandas.read_parquet(source) if parquet else geopandas.read_file(source)
     except (OSError, ValueError, DataSourceError) as error:
-        reason, _ = remote.reason(error)
+        reason, _ = remote.describe_error(error)
         raise ReadError(
             f"{shown}: cannot be read as a vector layer ({reason}); give a GeoJSON or GeoPackage"
         ) from error
@@ -72,10 +72,10 @@ def read_aoi(path: str) -> Geometry:
 def _fetched(uri: str, shown: str) -> io.BytesIO:
     try:
         system, path = remote.filesystem(uri)
-        return io.BytesIO(remote.patiently(lambda: system.cat_file(path)))
+        return io.BytesIO(remote.retry_request(lambda: system.cat_file(path)))
     except StoreError as error:
         raise ReadError(f"{shown}: cannot be read ({error})") from error
-    except remote.trouble() as error:
+    except remote.store_exceptions() as error:
         raise unreachable(shown, error) from error
 
 

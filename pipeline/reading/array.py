@@ -60,10 +60,10 @@ def open_array(uri: str, shown: str, zarr: bool) -> xr.DataArray:
             )
 
     try:
-        dataset = remote.patiently(opened) if remote.is_remote(uri) else opened()
+        dataset = remote.retry_request(opened) if remote.is_remote(uri) else opened()
     except (ValueError, KeyError, ImportError, StoreError) as error:
         raise _not_opened(shown, engine, error) from error
-    except remote.trouble() as error:
+    except remote.store_exceptions() as error:
         raise _not_opened(shown, engine, error) from error
     images = [variable for variable in dataset.data_vars.values() if variable.ndim in (2, 3)]
     if len(images) == 1:
@@ -80,7 +80,7 @@ def open_array(uri: str, shown: str, zarr: bool) -> xr.DataArray:
 
 
 def _not_opened(shown: str, engine: str, error: BaseException) -> ReadError:
-    reason, _ = remote.reason(error)
+    reason, _ = remote.describe_error(error)
     return ReadError(f"{shown}: cannot be opened as {engine} ({reason}); check the path and the format")
 
 
@@ -276,9 +276,9 @@ class ArrayReader:
         """See :class:`ussfc.pipeline.types.SceneReader`."""
         block = self.block(box)
         try:
-            values = remote.patiently(lambda: block.values, None if remote.is_remote(self._shown) else ())
-        except remote.trouble() as error:
-            what, remedy = remote.reason(error)
+            values = remote.retry_request(lambda: block.values, None if remote.is_remote(self._shown) else ())
+        except remote.store_exceptions() as error:
+            what, remedy = remote.describe_error(error)
             raise ReadError(
                 f"{self._shown}: rows {box.y0}..{box.y1}, columns {box.x0}..{box.x1} of the grid cannot be read "
                 f"({what}); {remedy}"

@@ -105,11 +105,11 @@ def store_options(uri: str, shown: str) -> dict[str, str]:
     if not (uri.lower().startswith("s3://") or "/vsis3/" in uri):
         return {}
     try:
-        found = remote.patiently(remote.aws)
+        found = remote.retry_request(remote.aws)
         if found is None:
             return {}
-        keys = remote.patiently(found.credentials.get_frozen_credentials) if found.credentials else None
-    except remote.trouble() as error:
+        keys = remote.retry_request(found.credentials.get_frozen_credentials) if found.credentials else None
+    except remote.store_exceptions() as error:
         raise unreachable(shown, error) from error
     options = {"AWS_REGION": found.region} if found.region else {}
     if found.endpoint:
@@ -139,16 +139,16 @@ def stat(uri: str, shown: str) -> remote.Stat | None:
     if not remote.is_remote(uri):
         return None
     try:
-        return remote.patiently(lambda: remote.stat(uri))
+        return remote.retry_request(lambda: remote.stat(uri))
     except StoreError:
         return None
-    except remote.trouble() as error:
+    except remote.store_exceptions() as error:
         raise unreachable(shown, error) from error
 
 
 def unreachable(shown: str, error: BaseException) -> ReadError:
     """The error of a scene whose store refuses or is out."""
-    what, remedy = remote.reason(error)
+    what, remedy = remote.describe_error(error)
     if isinstance(error, FileNotFoundError):
         remedy = "check the address"
     return ReadError(f"{shown}: cannot be read ({what}); {remedy}")

@@ -62,13 +62,13 @@ def _zarr_stat(uri: str, shown: str) -> remote.Stat | None:
         for name in ZARR_METADATA:
             request = functools.partial(remote.stat, f"{uri.rstrip('/')}/{name}")
             try:
-                marks += remote.patiently(request).marks
+                marks += remote.retry_request(request).marks
             except (FileNotFoundError, PermissionError) as error:
                 # Who may not list a bucket is not told that something is not there.
                 absent = error
     except StoreError:
         return None
-    except remote.trouble() as error:
+    except remote.store_exceptions() as error:
         raise unreachable(shown, error) from error
     if not marks:
         raise unreachable(shown, absent) from absent

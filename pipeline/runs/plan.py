@@ -26,7 +26,7 @@ from ussfc.pipeline.clusters.base import (
     visible_gpus,
 )
 from ussfc.pipeline.config.schema import ClusterConfig, RunConfig, size_in_bytes
-from ussfc.pipeline.errors import ClusterError, ConfigError, MemoryRefused
+from ussfc.pipeline.errors import ClusterError, ConfigError, InsufficientMemoryError
 from ussfc.pipeline.parallel.ordered_map import cores
 from ussfc.pipeline.pixels import radiometry
 from ussfc.pipeline.reading import (
@@ -42,10 +42,10 @@ from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.tiling.grid import common_grid, crop, crs_name, geometry_box, metres_per_pixel
 from ussfc.pipeline.tiling.lattice import TilePlan
 from ussfc.pipeline.tiling.memory import BASE_DASK, MemoryProjection, project, refuse_beyond
-from ussfc.pipeline.types import DetectorRecipe, SceneInfo, SceneReader, Stretch
+from ussfc.pipeline.types import DetectorSpec, RadiometricMapping, SceneInfo, SceneReader
 
 if TYPE_CHECKING:
-    from ussfc.detector import DetectorRecipe as NetworkRecipe
+    from ussfc.detector import DetectorSpec as NetworkRecipe
     from ussfc.training.recipe import InputSpec
 
 Answer = TypeVar("Answer")
@@ -111,7 +111,7 @@ class RunPlan:
         """The plan as numbers, for people and programs."""
         tiles, model = self.tiles, self.pair.model
         pixels = tiles.shape[0] * tiles.shape[1]
-        workers = self.cluster.lanes if self.cluster is not None else 1
+        workers = self.cluster.worker_count if self.cluster is not None else 1
         cores = workers * self.threads
         speed = (model.cpu_mpx_per_s or 0) * 1e6 * cores
         network_pixels = tiles.computed_patches * tiles.patch_size**2
@@ -135,7 +135,7 @@ class RunPlan:
         }
 
 
-def look(before: str, after: str, config: RunConfig) -> ScenePair:
+def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
     """Open both headers, find the common grid, choose the bands. No pixel is read.
 
     Raises:
@@ -160,7 +160,9 @@ def look(before: str, after: str, config: RunConfig) -> ScenePair:
         recipes.append(SceneRecipe(uri, grid, bands, config.grid.resampling))
     if grid.crs is None:
         notices.append("neither image has a CRS: the run and its products are in pixel coordinates")
-    notices += _scale_notices(grid, model, settled(config, model).tiling.patch_size or model.patch_size)
+    notices += _scale_notices(
+        grid, model, resolve_config(config, model).tiling.patch_size or model.patch_size
+    )
     notices += _range_notices(infos, model)
     return ScenePair(*infos, (recipes[0], recipes[1]), grid, area, model, tuple(notices))
 
@@ -224,7 +226,7 @@ def space_notices(plan: RunPlan, config: RunConfig, out: Folder) -> list[str]:
     ]
 
 
-def settled(config: RunConfig, model: ussfc.ModelSpec) -> RunConfig:
+def resolve_config(config: RunConfig, model: ussfc.ModelSpec) -> RunConfig:
     """The configuration with what it leaves to the model filled in from the model card."""
     cutting, tiling = model.tiling, config.tiling
     return config.model_copy(
@@ -241,13 +243,13 @@ def settled(config: RunConfig, model: ussfc.ModelSpec) -> RunConfig:
     )
 
 
-def settled_recipe(
+def resolve_detector(
     plan: RunPlan,
     config: RunConfig,
-    detector: DetectorRecipe | None,
+    detector: DetectorSpec | None,
     begun: str | None = None,
     ask: Ask | None = None,
-) -> tuple[RunConfig, DetectorRecipe]:
+) -> tuple[RunConfig, DetectorSpec]:
     """The configuration without gaps, and the detector that it means.
 
     Args:
@@ -261,14 +263,14 @@ def settled_recipe(
             to choose, and their number is known: those of an adaptive cluster come and go. Where one is missing or of
             another opinion, it is what any machine has.
     """
-    config = settled(config, plan.pair.model)
+    config = resolve_config(config, plan.pair.model)
     if detector is not None:
         return config, detector
     chosen = config.inference.model_dump(include={"engine", "precision"}) | {"device": _device(config)}
     recorded = ussfc.detector_choices(begun or "")
     if all(chosen[name] in ("auto", value) for name, value in recorded.items()):
         chosen |= recorded
-    recipe = ussfc.detector_recipe(
+    recipe = ussfc.detector_spec(
         plan.pair.model,
         patch_size=config.tiling.patch_size,
         ssfc=config.inference.ssfc,
@@ -283,7 +285,7 @@ def settled_recipe(
 def _for_workers(plan: RunPlan, ask: Ask | None, recipes: Sequence[NetworkRecipe]) -> NetworkRecipe:
     assert plan.cluster is not None
     # Of somebody else's scheduler those count that are there.
-    expected = plan.cluster.lanes or (1 if isinstance(plan.cluster, SchedulerAt) else 0)
+    expected = plan.cluster.worker_count or (1 if isinstance(plan.cluster, SchedulerAt) else 0)
     if ask is None or not expected:
         return ussfc.anywhere(recipes)
     answers = ask(_fastest, recipes)
@@ -300,7 +302,7 @@ def _fastest(recipes: Sequence[NetworkRecipe]) -> int | None:
         return None
 
 
-def what_computes(recipe: DetectorRecipe) -> str:
+def what_computes(recipe: DetectorSpec) -> str:
     """How a notice names a detector: its engine, precision and device, where its identity tells them."""
     choices = ussfc.detector_choices(recipe.identity)
     return "{engine} in {precision} on {device}".format(**choices) if len(choices) == 3 else recipe.identity
@@ -308,7 +310,7 @@ def what_computes(recipe: DetectorRecipe) -> str:
 
 def plan(before: str, after: str, config: RunConfig) -> RunPlan:
     """What a run would do. Raises as :func:`look` does."""
-    return plan_pair(look(before, after, config), config)
+    return plan_pair(inspect_pair(before, after, config), config)
 
 
 def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPlan:
@@ -317,7 +319,7 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
     tiles = tile_plan(pair.grid, model, config)
     on_gpu = _device(config) == "cuda"
     executor, cluster, threads = _choose_cluster(tiles, config, on_gpu)
-    processes = cluster.lanes if cluster is not None and executor in LOCAL else 0
+    processes = cluster.worker_count if cluster is not None and executor in LOCAL else 0
     batch = config.inference.batch_size or 1
     raw = sum(tiles.shape[0] * tiles.shape[1] * _raw_bytes(info) for info in (pair.before, pair.after))
     if cluster is not None:
@@ -325,7 +327,7 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
     else:
         # Beside a CPU's network another tile is read.
         ahead = min(tiles.tile_count, tiles_at_once(cores(), True) if on_gpu else 2)
-    local = settled(config, model).inference.ssfc == "local"
+    local = resolve_config(config, model).inference.ssfc == "local"
     remote = any(over_network(recipe.uri) for recipe in pair.recipes)
     memory = project(
         tiles, len(model.bands), raw, processes, ahead, batch * threads, network, local, remote, on_gpu
@@ -343,7 +345,7 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
 
 def tile_plan(grid: GeoBox, model: ussfc.ModelSpec, config: RunConfig) -> TilePlan:
     """How a grid is cut for a model."""
-    tiling = settled(config, model).tiling
+    tiling = resolve_config(config, model).tiling
     assert tiling.patch_size is not None
     assert tiling.overlap is not None
     return TilePlan.of((grid.shape[0], grid.shape[1]), tiling.tile_size, tiling.patch_size, tiling.overlap)
@@ -456,18 +458,18 @@ _CLUSTERS: dict[str, Callable[[ClusterConfig], Cluster]] = {
 }
 
 
-def refuse_memory(plan: RunPlan, config: RunConfig) -> None:
+def check_memory(plan: RunPlan, config: RunConfig) -> None:
     """Refuse a run that does not fit: into this machine, or into the jobs of a cluster.
 
     Raises:
-        MemoryRefused: names both numbers and the settings that change them.
+        InsufficientMemoryError: names both numbers and the settings that change them.
     """
     if plan.executor in ("serial", *LOCAL):
         refuse_beyond(plan.memory, _allowed_memory(config))
     elif config.cluster.memory is not None:
         given, workers = size_in_bytes(config.cluster.memory), config.cluster.workers or 1
         if workers * plan.memory.worker > given:
-            raise MemoryRefused(
+            raise InsufficientMemoryError(
                 f"a job's {workers} worker(s) would need about {workers * plan.memory.worker / 1e9:.2f} GB, and "
                 f"cluster.memory is {given / 1e9:.2f} GB; raise it, or lower tiling.tile_size"
                 f"{', cluster.threads' if plan.at_once > 1 else ''} or cluster.workers"
@@ -480,16 +482,16 @@ def _allowed_memory(config: RunConfig) -> int:
     return int(0.9 * psutil.virtual_memory().available)
 
 
-def scene_stretches(pair: ScenePair) -> tuple[Stretch, Stretch]:
-    """The constants of both dates; see :func:`scene_stretch`."""
+def scene_mappings(pair: ScenePair) -> tuple[RadiometricMapping, RadiometricMapping]:
+    """The constants of both dates; see :func:`scene_mapping`."""
     before, after = (
-        scene_stretch(pair.model, recipe.open(), info.uri)
+        scene_mapping(pair.model, recipe.open(), info.uri)
         for info, recipe in zip((pair.before, pair.after), pair.recipes, strict=True)
     )
     return before, after
 
 
-def scene_stretch(model: ussfc.ModelSpec | InputSpec, reader: SceneReader, scene: str) -> Stretch:
+def scene_mapping(model: ussfc.ModelSpec | InputSpec, reader: SceneReader, scene: str) -> RadiometricMapping:
     """The constants that bring one scene into the model's input range.
 
     Args:
@@ -502,15 +504,15 @@ def scene_stretch(model: ussfc.ModelSpec | InputSpec, reader: SceneReader, scene
     """
     mapping = model.radiometry
     if mapping.kind == "range":
-        return radiometry.range_stretch(_ends(mapping.low), _ends(mapping.high), len(model.bands))
-    return radiometry.percentile_stretch(reader.sample(), mapping.low, mapping.high, scene)
+        return radiometry.range_mapping(_ends(mapping.low), _ends(mapping.high), len(model.bands))
+    return radiometry.percentile_mapping(reader.sample(), mapping.low, mapping.high, scene)
 
 
 def _ends(value: float | Iterable[float]) -> float | tuple[float, ...]:
     return float(value) if isinstance(value, int | float) else tuple(value)
 
 
-def run_key(plan: RunPlan, config: RunConfig, recipe: DetectorRecipe) -> dict[str, Any]:
+def run_key(plan: RunPlan, config: RunConfig, recipe: DetectorSpec) -> dict[str, Any]:
     """Everything that decides a stored byte, by the name a message calls it."""
     from ussfc.pipeline.storage.probability_store import FORMAT_VERSION, grid_record
 

@@ -37,7 +37,7 @@ def mosaic(out: Folder | Path | str, config: RunConfig, subscriber: Subscriber =
         StoreError: no finished inference in OUT, or no space.
     """
     out = Folder.of(out)
-    with out.alone():
+    with out.lock():
         write_rasters(out, config, subscriber, again=True)
 
 
@@ -85,7 +85,7 @@ def vectorise(out: Folder | Path | str, config: RunConfig, subscriber: Subscribe
         ConfigError: metres asked for on a grid without CRS.
     """
     out = Folder.of(out)
-    with out.alone():
+    with out.lock():
         write_polygons(out, config, subscriber, again=True)
 
 
@@ -160,7 +160,7 @@ def _make(
         scratch_folder(out, config, "scratch") as scratch,
         ExitStack() as stack,
     ):
-        paths = {name: stack.enter_context(out.making(name, scratch)) for name in wanted}
+        paths = {name: stack.enter_context(out.atomic_output(name, scratch)) for name in wanted}
         counts = make(paths, scratch)
         made = {
             name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for name, path in paths.items()
@@ -252,7 +252,7 @@ def recorded(out: Folder | Path | str) -> dict[str, Any]:
     from ussfc.pipeline.storage.probability_store import KEY
 
     out = Folder.of(out)
-    out.reach()
+    out.ping()
     if not out.exists("work/infer.json") and out.exists(f"work/{KEY}"):
         raise StoreError(f"{out}: tiles are not all computed yet; run `ussfc infer` or `ussfc run` again")
     return out.read_json("work/infer.json")

@@ -17,17 +17,17 @@ from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import DamagedTiles, StoreError, TileError
 from ussfc.pipeline.events import Advanced, Notice, Subscriber, ignore
 from ussfc.pipeline.parallel.memory_meter import MemoryMeter
-from ussfc.pipeline.parallel.schedule import Index, Waits
+from ussfc.pipeline.parallel.schedule import Backoff, Index
 from ussfc.pipeline.reading import shown_uri
 from ussfc.pipeline.runs.plan import (
     RunPlan,
     ScenePair,
-    look,
+    check_memory,
+    inspect_pair,
     plan_pair,
-    refuse_memory,
+    resolve_detector,
     run_key,
-    scene_stretches,
-    settled_recipe,
+    scene_mappings,
     space_notices,
     threshold_of_model,
     what_computes,
@@ -44,7 +44,7 @@ from ussfc.pipeline.runs.products import (
     write_rasters,
 )
 from ussfc.pipeline.storage.folder import Folder
-from ussfc.pipeline.types import DetectorRecipe, SceneInfo, Stretch, TileFailure, TileResult
+from ussfc.pipeline.types import DetectorSpec, RadiometricMapping, SceneInfo, TileFailure, TileResult
 
 if TYPE_CHECKING:
     import threading
@@ -70,7 +70,7 @@ def infer(
     out: Folder | Path | str,
     overwrite: bool = False,
     subscriber: Subscriber = ignore,
-    detector: DetectorRecipe | None = None,
+    detector: DetectorSpec | None = None,
     fail_fast: bool = False,
     executor_of: ExecutorOf | None = None,
 ) -> ProbabilityStore:
@@ -89,15 +89,15 @@ def infer(
         executor_of: who computes a plan, where workers are kept between runs; by default they are the run's own.
 
     Raises:
-        StoreError, MemoryRefused, TileError, ClusterError: see their messages.
+        StoreError, InsufficientMemoryError, TileError, ClusterError: see their messages.
     """
     out = Folder.of(out)
     out.prepare()
-    with out.alone():
+    with out.lock():
         return _infer(plan, config, out, overwrite, subscriber, detector, fail_fast, executor_of)
 
 
-class _Hired:
+class _LazyExecutor:
     """Who computes a run: there when first needed, gone with what keeps it."""
 
     def __init__(
@@ -147,7 +147,7 @@ def _infer(
     out: Folder,
     overwrite: bool,
     subscriber: Subscriber,
-    detector: DetectorRecipe | None,
+    detector: DetectorSpec | None,
     fail_fast: bool,
     executor_of: ExecutorOf | None,
 ) -> ProbabilityStore:
@@ -156,15 +156,15 @@ def _infer(
 
     for notice in (*plan.pair.notices, *space_notices(plan, config, out)):
         subscriber(Notice(notice))
-    refuse_memory(plan, config)
+    check_memory(plan, config)
     work = out / "work"
     _refuse_taken(out, overwrite)
     begun = None if overwrite else work.find_json(KEY)
     with ExitStack() as kept:
-        hired = _Hired(plan, config, out, subscriber, fail_fast, executor_of, kept)
+        hired = _LazyExecutor(plan, config, out, subscriber, fail_fast, executor_of, kept)
         recorded = begun.get("model") if begun else None
         # Where a run is there it goes on, or is refused at once: for neither workers are needed.
-        config, recipe = settled_recipe(plan, config, detector, recorded, None if recorded else hired.ask)
+        config, recipe = resolve_detector(plan, config, detector, recorded, None if recorded else hired.ask)
         key = run_key(plan, config, recipe)
         if overwrite:
             # First, so that the folder stays known as ours whenever we are stopped.
@@ -176,14 +176,14 @@ def _infer(
         )
         store.sweep()
         with stage_clock("radiometry", 2, 0, subscriber):
-            stretches = _recorded_stretches(plan.pair, work)
+            mappings = _recorded_mappings(plan.pair, work)
         done, counted = _Counted.of(store.done())
         assert config.tiling.taper is not None
         job = TileJob(
             key=run_name(key),
             before=plan.pair.recipes[0],
             after=plan.pair.recipes[1],
-            stretches=stretches,
+            mappings=mappings,
             area=plan.pair.area,
             plan=plan.tiles,
             taper=config.tiling.taper,
@@ -211,7 +211,7 @@ def _infer(
                   "licence": plan.pair.model.licence.weights if plan.pair.model.licence else None},
         "threshold": threshold_of_model(config, plan.pair.model),
         "detector": recipe.identity,
-        "radiometry": {"before": dataclasses.asdict(stretches[0]), "after": dataclasses.asdict(stretches[1])},
+        "radiometry": {"before": dataclasses.asdict(mappings[0]), "after": dataclasses.asdict(mappings[1])},
         "executor": {"name": plan.executor, "processes": plan.processes, "threads": plan.threads},
         "projected_memory_bytes": plan.memory.total,
         "warnings": list(plan.pair.notices),
@@ -251,7 +251,7 @@ class _Counted:
 
 
 def _compute(
-    hired: _Hired,
+    hired: _LazyExecutor,
     plan: RunPlan,
     job: TileJob,
     done: set[Index],
@@ -279,8 +279,8 @@ def _compute(
     if len(done) < plan.tiles.tile_count:
         # It tells of an inference that ended; this one has not.
         job.store.remove("infer.json")
-        lanes = plan.cluster.lanes if plan.cluster is not None else 0
-        remaining = (index for index in plan.tiles.indices(max(1, lanes)) if index not in done)
+        worker_count = plan.cluster.worker_count if plan.cluster is not None else 0
+        remaining = (index for index in plan.tiles.indices(max(1, worker_count)) if index not in done)
         hired.executor.run(job, remaining, on_result, on_failure)
     if failures and not counted.tiles:
         raise TileError(failures[0].error)
@@ -298,7 +298,7 @@ def executor_for(
     """Who computes the tiles of a plan; ``stop`` ends workers' runs from another thread."""
     from ussfc.pipeline.execution.dask_executor import DaskExecutor, SerialExecutor
 
-    waits = Waits(attempts=1 if fail_fast else config.compute.retries + 1)
+    waits = Backoff(attempts=1 if fail_fast else config.compute.retries + 1)
     if plan.cluster is None:
         return SerialExecutor(waits, plan.at_once)
     return DaskExecutor(plan.cluster, scratch, waits, tell, stop)
@@ -319,15 +319,16 @@ def _failure_record(failure: TileFailure) -> dict[str, Any]:
     }
 
 
-def _recorded_stretches(pair: ScenePair, work: Folder) -> tuple[Stretch, Stretch]:
+def _recorded_mappings(pair: ScenePair, work: Folder) -> tuple[RadiometricMapping, RadiometricMapping]:
     """The radiometric constants, taken from the scenes once a run: they follow from what its key names."""
     recorded = work.find_json("radiometry.json")
     if recorded is None:
-        before, after = scene_stretches(pair)
+        before, after = scene_mappings(pair)
         recorded = {"before": dataclasses.asdict(before), "after": dataclasses.asdict(after)}
         work.write_json("radiometry.json", recorded)
     before, after = (
-        Stretch(tuple(recorded[date]["low"]), tuple(recorded[date]["high"])) for date in ("before", "after")
+        RadiometricMapping(tuple(recorded[date]["low"]), tuple(recorded[date]["high"]))
+        for date in ("before", "after")
     )
     return before, after
 
@@ -358,7 +359,7 @@ def run(
     config: RunConfig,
     overwrite: bool = False,
     subscriber: Subscriber = ignore,
-    detector: DetectorRecipe | None = None,
+    detector: DetectorSpec | None = None,
     fail_fast: bool = False,
     executor_of: ExecutorOf | None = None,
 ) -> dict[str, Any]:
@@ -384,8 +385,8 @@ def run(
     with MemoryMeter() as meter:
         # A place that cannot be written is said before anything is read.
         out.prepare()
-        planned = plan_pair(look(before, after, config), config, network=detector is None)
-        with out.alone():
+        planned = plan_pair(inspect_pair(before, after, config), config, network=detector is None)
+        with out.lock():
             manifest = None if overwrite else _already(planned, config, out, detector)
             if manifest is None:
                 _infer(planned, config, out, overwrite, subscriber, detector, fail_fast, executor_of)
@@ -409,7 +410,7 @@ def run(
 
 
 def _already(
-    plan: RunPlan, config: RunConfig, out: Folder, detector: DetectorRecipe | None
+    plan: RunPlan, config: RunConfig, out: Folder, detector: DetectorSpec | None
 ) -> dict[str, Any] | None:
     """The manifest of OUT if it is of this very run, complete, and of the same products."""
     from ussfc.pipeline.polygons import vectorise as vector
@@ -418,7 +419,7 @@ def _already(
     manifest = out.find_json("run.json")
     if not manifest or not manifest.get("complete") or "products" not in manifest:
         return None
-    settled_config, recipe = settled_recipe(plan, config, detector, manifest["detector"])
+    settled_config, recipe = resolve_detector(plan, config, detector, manifest["detector"])
     if manifest["run"] != run_name(run_key(plan, settled_config, recipe)):
         return None
     products = manifest["products"]

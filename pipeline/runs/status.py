@@ -30,7 +30,7 @@ def status(out: Folder | Path | str, waiting: bool = False) -> dict[str, Any]:
     from ussfc.pipeline.storage.probability_store import KEY, STARTING, ProbabilityStore, run_name
 
     out = Folder.of(out)
-    out.reach()
+    out.ping()
     work = out / "work"
     key = work.find_json(KEY)
     manifest = out.find_json("run.json")
@@ -98,10 +98,10 @@ def clean(out: Folder | Path | str, dry_run: bool = False) -> dict[str, list[str
         StoreError: OUT cannot be reached, or a run is going on in it.
     """
     out = Folder.of(out)
-    out.reach()
+    out.ping()
     if not out.exists("work") and not out.exists("run.json"):
         raise StoreError(f"{out}: holds no run of ussfc; check --out")
-    with out.alone():
+    with out.lock():
         files = sorted(
             name for name in out.sizes() if name.endswith((".part", ".partial")) or ".part." in name
         )

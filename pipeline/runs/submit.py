@@ -15,7 +15,7 @@ from ussfc.pipeline.clusters import slurm_commands as slurm
 from ussfc.pipeline.clusters.base import LOGS, make_logs, refuse_shell
 from ussfc.pipeline.config.schema import ENV_PREFIX, RunConfig, documented_keys, size_in_bytes
 from ussfc.pipeline.errors import ConfigError
-from ussfc.pipeline.runs.plan import plan, refuse_memory
+from ussfc.pipeline.runs.plan import check_memory, plan
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.remote import is_remote
 from ussfc.pipeline.tiling.memory import BASE_DASK, BASE_RASTERS, FINISHING
@@ -69,7 +69,7 @@ def submit(
     Raises:
         ConfigError: the configuration is for another kind of cluster, or holds what cannot stand in a script.
         ClusterError: sbatch is missing, or the queue rejects the job.
-        ReadError, GridError, StoreError, MemoryRefused, ussfc.ModelError: as a run would raise them.
+        ReadError, GridError, StoreError, InsufficientMemoryError, ussfc.ModelError: as a run would raise them.
     """
     if config.cluster.kind != "slurm":
         raise ConfigError(
@@ -78,7 +78,7 @@ def submit(
         )
     before, after = _absolute(before), _absolute(after)
     out = out if is_remote(out) else str(Path(out).absolute())
-    refuse_memory(plan(before, after, config), config)
+    check_memory(plan(before, after, config), config)
     arguments = ["run", before, after, "--out", out, *flags, *_settings(config)]
     logs = Path(str(config.cluster.options.get("log_directory", LOGS))).expanduser()
     log = logs / "ussfc-%j.out"

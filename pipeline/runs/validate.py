@@ -45,7 +45,7 @@ def validate(out: Folder | Path | str) -> list[Check]:
         StoreError: no ``run.json``, or a product is missing.
     """
     out = Folder.of(out)
-    out.reach()
+    out.ping()
     manifest = out.read_json("run.json")
     products = manifest.get("products", {})
     for name in (*RASTERS, *products):

@@ -85,7 +85,7 @@ class Folder:
         """The path, None in an object store."""
         return None if remote.is_remote(self.address) else Path(self.address)
 
-    def reach(self) -> None:
+    def ping(self) -> None:
         """A first look at the place: a misspelt one is told at once, not after the patience that an outage gets.
 
         Raises:
@@ -183,7 +183,7 @@ class Folder:
                 os.fsync(file.fileno())
             os.replace(aside, path)
 
-    def mark(self, name: str) -> None:
+    def touch(self, name: str) -> None:
         """Make an empty file: it is there or not, never half, whoever else makes it at the same time.
 
         Raises:
@@ -224,7 +224,7 @@ class Folder:
         self._ask(ask, name, "removed")
 
     @contextmanager
-    def making(self, name: str, scratch: Path) -> Iterator[Path]:
+    def atomic_output(self, name: str, scratch: Path) -> Iterator[Path]:
         """A local path to write a large file to; the folder has it under ``name`` once the body ends well.
 
         The body writes the path itself only when complete. A file ``name.aux.xml`` beside it goes along.
@@ -362,7 +362,7 @@ class Folder:
             raise StoreError(f"{self}: cannot be written ({error.strerror}); {_remedy(error)}") from error
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Keep other processes of this machine out of the folder meanwhile.
 
         A lock of the kernel on the folder itself, which dies with its process. In an object store nobody is kept
@@ -393,13 +393,13 @@ class Folder:
         finally:
             os.close(lock)
 
-    def patiently(self, request: Callable[[], Result]) -> Result:
+    def retry_request(self, request: Callable[[], Result]) -> Result:
         """An idempotent request of somebody else's code to this place, repeated while a store is out; a disk is not.
 
         Raises:
-            OSError: and whatever else :func:`ussfc.pipeline.storage.remote.trouble` names.
+            OSError: and whatever else :func:`ussfc.pipeline.storage.remote.store_exceptions` names.
         """
-        return remote.patiently(request, () if self.local is not None else None)
+        return remote.retry_request(request, () if self.local is not None else None)
 
     def free_bytes(self) -> int | None:
         """Free bytes of the disk, None in an object store."""
@@ -456,8 +456,8 @@ class Folder:
         """One idempotent request to the store, with patience; ``missing`` lets FileNotFoundError through."""
         system, path = remote.filesystem(f"{self.address}/{name}" if name else self.address)
         try:
-            return remote.patiently(lambda: request(system, path), waits)
-        except remote.trouble() as error:
+            return remote.retry_request(lambda: request(system, path), waits)
+        except remote.store_exceptions() as error:
             if missing and isinstance(error, FileNotFoundError):
                 raise
             raise self.trouble(name, doing, error) from error
@@ -466,7 +466,7 @@ class Folder:
         """What a place said, in this package's words."""
         if self.local is not None and isinstance(error, OSError):
             return self._refused(name, doing, error)
-        what, remedy = remote.reason(error)
+        what, remedy = remote.describe_error(error)
         return StoreError(f"{self / name if name else self}: cannot be {doing} ({what}); {remedy}")
 
     @contextmanager

@@ -99,12 +99,12 @@ class ProbabilityStore:
             return zarr.open_array(_zarr_store(self.root / GROUP), path=ARRAY, mode="r+", zarr_format=3)
 
         try:
-            array = self.root.patiently(opened)
+            array = self.root.retry_request(opened)
         except (FileNotFoundError, ValueError, KeyError) as error:
             raise StoreError(
                 f"{self.root}: holds no probabilities; run `ussfc infer` or `ussfc run` first"
             ) from error
-        except remote.trouble() as error:
+        except remote.store_exceptions() as error:
             raise self.root.trouble(GROUP, "opened", error) from error
         run = array.attrs.get("ussfc_run")
         if run is None:
@@ -134,8 +134,8 @@ class ProbabilityStore:
         root.remove(GROUP)
         root.remove("done")
         try:
-            root.patiently(lambda: _create_group(_zarr_store(root / GROUP), grid, dtype, tile_size, run))
-        except remote.trouble() as error:
+            root.retry_request(lambda: _create_group(_zarr_store(root / GROUP), grid, dtype, tile_size, run))
+        except remote.store_exceptions() as error:
             raise root.trouble(GROUP, "written", error) from error
         return cls(root)
 
@@ -173,8 +173,8 @@ class ProbabilityStore:
             self._array[core.slices] = stored
 
         try:
-            self.root.patiently(put)
-        except remote.trouble() as error:
+            self.root.retry_request(put)
+        except remote.store_exceptions() as error:
             raise self.root.trouble(GROUP, "written", error) from error
         # Asked of the store, not of the codec: a chunk that is not there has no size.
         size = self.root.size(f"{GROUP}/{ARRAY}/c/{row}/{col}")
@@ -183,7 +183,7 @@ class ProbabilityStore:
                 f"{self.root / GROUP}: chunk {row}/{col} was written and is not there; check the store"
             )
         record = TileRecord(result, size, _checksum(stored))
-        self.root.mark(f"{self._done}/{record.name}")
+        self.root.touch(f"{self._done}/{record.name}")
         if self._records is not None:
             self._records[result.index] = record
 
@@ -306,9 +306,9 @@ class ProbabilityStore:
         try:
             # As a block: zarr decodes it into place instead of copying it there.
             pixels: StoredArray = np.asarray(
-                self.root.patiently(lambda: self._array.get_block_selection((row, col)))
+                self.root.retry_request(lambda: self._array.get_block_selection((row, col)))
             )
-        except remote.trouble() as error:
+        except remote.store_exceptions() as error:
             raise self.root.trouble(f"{GROUP}/{ARRAY}/c/{row}/{col}", "read", error) from error
         except (RuntimeError, ValueError):
             # How the codecs tell of bytes that are not theirs.

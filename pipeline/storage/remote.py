@@ -270,7 +270,7 @@ def options(scheme: str) -> dict[str, Any]:
     return chosen
 
 
-def trouble() -> tuple[type[BaseException], ...]:
+def store_exceptions() -> tuple[type[BaseException], ...]:
     """What the loaded libraries raise when a store cannot be reached or refuses."""
     kinds: list[type[BaseException]] = [OSError]
     for module, names in (
@@ -285,7 +285,7 @@ def trouble() -> tuple[type[BaseException], ...]:
     return tuple(kinds)
 
 
-def patiently(request: Callable[[], Result], waits: tuple[float, ...] | None = None) -> Result:
+def retry_request(request: Callable[[], Result], waits: tuple[float, ...] | None = None) -> Result:
     """The result of a request that may be repeated, tried again with growing waits while the store is out.
 
     Args:
@@ -298,7 +298,7 @@ def patiently(request: Callable[[], Result], waits: tuple[float, ...] | None = N
     for wait in WAITS if waits is None else waits:
         try:
             return request()
-        except trouble() as error:
+        except store_exceptions() as error:
             if is_permanent(error):
                 raise
             time.sleep(wait)
@@ -313,7 +313,7 @@ def is_permanent(error: BaseException) -> bool:
     )  # fmt: skip
 
 
-def reason(error: BaseException) -> tuple[str, str]:
+def describe_error(error: BaseException) -> tuple[str, str]:
     """What happened, in one line without secrets, and what to do about it."""
     name = type(error).__name__
     text = redacted(" ".join(str(error).split())) or name

@@ -156,20 +156,20 @@ class TilePlan:
         A row of a strip is short enough that a cache holds the blocks which the next row reads again.
 
         Args:
-            parts: stretches of equal length that this order is cut into, which are then walked side by side: one
+            parts: mappings of equal length that this order is cut into, which are then walked side by side: one
                 for each of so many workers, so that neighbouring tiles meet in one cache.
         """
-        stretches = [self._stretch(part, parts) for part in range(parts)]
-        for side_by_side in itertools.zip_longest(*stretches):
+        mappings = [self._stretch(part, parts) for part in range(parts)]
+        for side_by_side in itertools.zip_longest(*mappings):
             yield from (index for index in side_by_side if index is not None)
 
     def part(self, index: tuple[int, int], parts: int) -> int:
-        """Which of :meth:`indices`' stretches a tile is in, from 0."""
+        """Which of :meth:`indices`' mappings a tile is in, from 0."""
         rows, cols = self.tiles_shape
         left = index[1] // self.strip_tiles * self.strip_tiles
         width = min(self.strip_tiles, cols - left)
         position = rows * left + width * index[0] + index[1] - left
-        # The stretches end at count * k // parts.
+        # The mappings end at count * k // parts.
         return ((position + 1) * parts - 1) // self.tile_count
 
     def _stretch(self, part: int, parts: int) -> Iterator[tuple[int, int]]:

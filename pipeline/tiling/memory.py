@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ussfc.pipeline.errors import MemoryRefused
+from ussfc.pipeline.errors import InsufficientMemoryError
 from ussfc.pipeline.tiling.lattice import TilePlan
 
 MB = 1_000_000
@@ -17,7 +17,7 @@ BASE_NETWORK = 400 * MB
 """torch, the weights, and what its libraries keep after the first call."""
 BASE_CUDA = 1500 * MB
 """The same with a CUDA device: torch's CUDA libraries, the driver's context, the compiled kernels."""
-PATCH_MEMORY = 64 * MB
+PATCH_CACHE = 64 * MB
 """Predictions of patches that reach into several tiles, kept for the next of them."""
 BASE_DASK = 60 * MB
 """distributed, in every process that takes part."""
@@ -112,7 +112,7 @@ def project(
         pixel = live if network else 4 * bands * 3
         activations, base = patches_in_flight * plan.patch_size**2 * pixel, BASE_NETWORK
     # What a tile leaves for its neighbours is less than its own blending at most.
-    memory = min(PATCH_MEMORY, core * 4)
+    memory = min(PATCH_CACHE, core * 4)
     one = max(reading, kept + blending)
     tiles = int(FRAGMENTATION * (threads * one + activations * (threads if on_gpu else 1)) + memory)
     allowed = block_cache(plan, source_bytes / (plan.shape[0] * plan.shape[1])) if remote else GDAL_CACHE
@@ -135,10 +135,10 @@ def refuse_beyond(projection: MemoryProjection, allowed: int) -> None:
         allowed: what it may use.
 
     Raises:
-        MemoryRefused: names both numbers and the settings that lower the projection.
+        InsufficientMemoryError: names both numbers and the settings that lower the projection.
     """
     if projection.total > allowed:
-        raise MemoryRefused(
+        raise InsufficientMemoryError(
             f"the run would need about {projection.total / 1e9:.2f} GB and may use {allowed / 1e9:.2f} GB; lower "
             "tiling.tile_size or cluster.workers, or raise compute.memory_gb"
         )

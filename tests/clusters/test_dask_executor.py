@@ -42,7 +42,7 @@ from ussfc.pipeline.execution import dask_executor as executors
 from ussfc.pipeline.execution import tile as inference
 from ussfc.pipeline.execution.dask_executor import TASKS_AHEAD, DaskExecutor, Executor, SerialExecutor
 from ussfc.pipeline.execution.tile import TileJob
-from ussfc.pipeline.parallel.schedule import Waits
+from ussfc.pipeline.parallel.schedule import Backoff
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.tiling.lattice import TilePlan
 from ussfc.pipeline.types import BoolArray, Box, FloatArray, TileFailure, TileResult
@@ -56,8 +56,8 @@ LUCKY = [index for index in PLAN.indices() if index != UNLUCKY]
 SERIAL = ["serial", "serial-2", "serial-4"]
 """The number: tiles under way in this process."""
 EXECUTORS = [*SERIAL, "local", "scheduler"]
-WAITS = Waits(attempts=3, first=0.1, factor=2, longest=1)
-ONCE = Waits(attempts=1)
+WAITS = Backoff(attempts=3, first=0.1, factor=2, longest=1)
+ONCE = Backoff(attempts=1)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def address(importable: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield cluster.scheduler_address
 
 
-Make = Callable[[Waits], Executor]
+Make = Callable[[Backoff], Executor]
 
 
 @pytest.fixture
@@ -411,7 +411,7 @@ def test_a_scheduler_that_comes_back_loses_nothing(
     programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = serially(tmp_path / "expected")
-    monkeypatch.setattr(executors, "RECONNECTS", Waits(attempts=9, first=0.1, factor=2, longest=10))
+    monkeypatch.setattr(executors, "RECONNECTS", Backoff(attempts=9, first=0.1, factor=2, longest=10))
     job = job_in(tmp_path / "work", area=witness(tmp_path / "seen", 0.1))
     results: list[TileResult] = []
     told: list[Event] = []
@@ -434,7 +434,7 @@ def test_a_scheduler_that_does_not_answer_is_lost_as_well(
     programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = serially(tmp_path / "expected")
-    monkeypatch.setattr(executors, "RECONNECTS", Waits(attempts=9, first=0.1, factor=2, longest=10))
+    monkeypatch.setattr(executors, "RECONNECTS", Backoff(attempts=9, first=0.1, factor=2, longest=10))
     job = job_in(tmp_path / "work")
     results: list[TileResult] = []
     told: list[Event] = []
@@ -467,7 +467,7 @@ def test_a_scheduler_that_does_not_come_back_ends_the_run_and_the_next_one_goes_
     told: list[Event] = []
     with monkeypatch.context() as patch:
         patch.setattr(executors, "CONNECT_SECONDS", 1)
-        patch.setattr(executors, "RECONNECTS", Waits(attempts=2, first=0.1, factor=2, longest=1))
+        patch.setattr(executors, "RECONNECTS", Backoff(attempts=2, first=0.1, factor=2, longest=1))
         act = at(3, results, programs.end_scheduler)
         with pytest.raises(ClusterError) as caught:
             DaskExecutor(SchedulerAt(programs.address), tmp_path, ONCE, told.append).run(
@@ -509,7 +509,7 @@ def test_a_scheduler_out_of_reach_is_a_cluster_error(
 class Nobody:
     """A scheduler whose workers never come."""
 
-    name, lanes, ours = "nobody", 0, False
+    name, worker_count, ours = "nobody", 0, False
 
     @contextlib.contextmanager
     def start(self, scratch: Path) -> Iterator[Started]:
@@ -526,13 +526,13 @@ def test_who_waits_for_workers_can_be_stopped_and_shows_a_need_of_them(tmp_path:
         def start(self, scratch: Path) -> Iterator[Started]:
             with super().start(scratch) as started:
 
-                def look() -> None:
+                def watch() -> None:
                     scheduler = started.target.scheduler
                     wait_until(lambda: scheduler.adaptive_target() > 0, 10)
                     targets.append(scheduler.adaptive_target())
                     stop.set()
 
-                thread = threading.Thread(target=look)
+                thread = threading.Thread(target=watch)
                 thread.start()
                 yield started
                 thread.join()
@@ -708,7 +708,7 @@ def test_a_tile_waits_before_it_is_tried_again_and_the_others_do_not(at_once: in
         if len(attempts) < 3:
             damaged()
 
-    waits = Waits(attempts=3, first=0.5, factor=2, longest=10)
+    waits = Backoff(attempts=3, first=0.5, factor=2, longest=10)
     job = job_in(tmp_path, after=unlucky(fail_twice))
     SerialExecutor(waits, at_once).run(job, [UNLUCKY, *LUCKY], results.append, unwanted)
     assert indices_of(results) == list(PLAN.indices())

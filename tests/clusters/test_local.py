@@ -32,8 +32,8 @@ from ussfc.pipeline.clusters.base import (
     visible_gpus,
 )
 from ussfc.pipeline.config.schema import load_config, size_in_bytes
-from ussfc.pipeline.errors import ClusterError, ConfigError, MemoryRefused
-from ussfc.pipeline.runs.plan import RunPlan, plan, refuse_memory, settled_recipe
+from ussfc.pipeline.errors import ClusterError, ConfigError, InsufficientMemoryError
+from ussfc.pipeline.runs.plan import RunPlan, check_memory, plan, resolve_detector
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def planned(place: Path, cluster: str, **flags: Any) -> tuple[RunPlan, Callable[
     }
     config = load_config(cluster=cluster, flags=named)
     made = plan(str(place / "a_before.tif"), str(place / "a_after.tif"), config)
-    return made, lambda: refuse_memory(made, config)
+    return made, lambda: check_memory(made, config)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -63,7 +63,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def test_every_process_sees_a_gpu_of_its_own_also_after_it_was_killed(tmp_path: Path) -> None:
     cluster = LocalGpus(("3", "GPU-5"))
-    assert cluster.lanes == 2
+    assert cluster.worker_count == 2
     with cluster.start(tmp_path) as started, Client(started.target, set_as_default=False) as client:
         client.wait_for_workers(2, timeout=60)
         assert started.threads == 2 * cluster.ahead
@@ -178,7 +178,7 @@ def test_the_cores_beside_a_gpu_read_for_it(
         *(["cluster.image=i"] if kind == "kubernetes" else []),
     ])  # fmt: skip
     named = plan(str(place / "a_before.tif"), str(place / "a_after.tif"), config)
-    assert settled_recipe(named, config, None)[1].identity.split()[1:4] == [
+    assert resolve_detector(named, config, None)[1].identity.split()[1:4] == [
         "engine=torch", "precision=float16", "device=cuda",
     ]  # fmt: skip
     beside_cpu, _ = planned(place, kind, cluster__threads=threads, **CUDA[kind] | {"cluster__gpu": False})
@@ -204,7 +204,7 @@ def test_a_job_must_hold_its_workers(place: Path) -> None:
         _, refuse = planned(
             place, "slurm", cluster__memory=f"{(workers * one) // 1000}KB", cluster__workers=workers
         )
-        with pytest.raises(MemoryRefused) as caught:
+        with pytest.raises(InsufficientMemoryError) as caught:
             refuse()
         message = str(caught.value)
         assert message.startswith(
@@ -228,7 +228,7 @@ def test_outside_an_allocation_the_kind_is_refused(place: Path, monkeypatch: pyt
     made, _ = planned(place, "allocation")
     assert made.cluster is not None
     with pytest.raises(ClusterError, match="in no SLURM allocation"):
-        _ = made.cluster.lanes
+        _ = made.cluster.worker_count
 
 
 def test_a_task_of_an_allocation_uses_all_its_cores(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,7 @@ def test_a_task_of_an_allocation_uses_all_its_cores(place: Path, monkeypatch: py
         monkeypatch.setenv(name, value)
     made, _ = planned(place, "allocation")
     assert made.cluster is not None
-    assert (made.threads, made.cluster.lanes, made.processes) == (5, 6, 0)
+    assert (made.threads, made.cluster.worker_count, made.processes) == (5, 6, 0)
     assert planned(place, "allocation", cluster__threads=2)[0].threads == 2
 
 

@@ -24,7 +24,7 @@ from ussfc.pipeline.events import Event, Notice
 from ussfc.pipeline.execution import dask_executor as executors
 from ussfc.pipeline.execution.dask_executor import DaskExecutor, SerialExecutor
 from ussfc.pipeline.execution.tile import TileJob
-from ussfc.pipeline.parallel.schedule import Waits
+from ussfc.pipeline.parallel.schedule import Backoff
 from ussfc.pipeline.runs.run import run
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.tiling.lattice import TilePlan
@@ -32,7 +32,7 @@ from ussfc.pipeline.types import TileFailure, TileResult
 
 PLAN = TilePlan.of((200, 260), 32, 16, 0.25)
 GRID = GeoBox(PLAN.shape, Affine(1, 0, 0, 0, -1, PLAN.shape[0]), "EPSG:32636")
-ONCE = Waits(attempts=1)
+ONCE = Backoff(attempts=1)
 
 pytestmark = pytest.mark.usefixtures("importable")
 
@@ -350,7 +350,7 @@ def test_workers_are_asked_and_their_versions_checked_first(
 def test_a_question_survives_the_loss_of_the_scheduler(
     programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executors, "RECONNECTS", Waits(attempts=30, first=0.5, factor=1, longest=0.5))
+    monkeypatch.setattr(executors, "RECONNECTS", Backoff(attempts=30, first=0.5, factor=1, longest=0.5))
     programs.start_worker()
     programs.wait_for_workers(1)
     heard: list[Event] = []

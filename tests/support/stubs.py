@@ -19,9 +19,18 @@ from ussfc.pipeline.pixels.radiometry import pair
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.tiling.lattice import TilePlan
-from ussfc.pipeline.types import BoolArray, Box, FloatArray, PixelPair, Pixels, SourceArray, Stretch, Tile
+from ussfc.pipeline.types import (
+    BoolArray,
+    Box,
+    FloatArray,
+    PixelPair,
+    Pixels,
+    RadiometricMapping,
+    SourceArray,
+    Tile,
+)
 
-UNIT = Stretch((0.0,), (1.0,))
+UNIT = RadiometricMapping((0.0,), (1.0,))
 """A stretch that leaves numbers in [0, 1] alone."""
 
 
@@ -234,7 +243,7 @@ def stub_job(store: ProbabilityStore, plan: TilePlan, key: str = "stub", **chang
         "key": key,
         "before": StubScene(plan.shape, 1),
         "after": StubScene(plan.shape, 2, hole),
-        "stretches": (UNIT, UNIT),
+        "mappings": (UNIT, UNIT),
         "area": None,
         "plan": plan,
         "taper": "hann",
@@ -306,19 +315,19 @@ class StubTileDetector(StubDetector):
         self,
         before: SourceArray,
         after: SourceArray,
-        stretches: tuple[Stretch, Stretch] | None = None,
+        mappings: tuple[RadiometricMapping, RadiometricMapping] | None = None,
         seen: BoolArray | None = None,
     ) -> object:
         """See the Protocol; the arrays may change afterwards."""
         assert before.shape == after.shape
         assert min(before.shape[1:]) >= self.patch_size
         self.uploads.append(before.shape)
-        if stretches is None:
+        if mappings is None:
             assert before.dtype == after.dtype == np.float32
             assert seen is None
             return before.copy(), after.copy()
         seen = np.ones(before.shape[1:], np.bool_) if seen is None else seen
-        both = pair(Pixels(before, seen), Pixels(after, seen), stretches)
+        both = pair(Pixels(before, seen), Pixels(after, seen), mappings)
         return both.before, both.after
 
     def blend(

@@ -28,7 +28,7 @@ import ussfc
 from tests.support.paths import DEMO, ROOT
 from ussfc import bench as house
 from ussfc import cli
-from ussfc.detector import DetectorRecipe, TileDetector, detector_recipe
+from ussfc.detector import DetectorSpec, TileDetector, detector_spec
 from ussfc.engines import PRECISIONS, FloatArray
 from ussfc.layers import CyclicMultiScaleConv
 from ussfc.network import USSFCNet
@@ -59,7 +59,7 @@ class Skewed:
 class Abacus:
     """The recipe of an engine that stands for any: one of its precisions is not here."""
 
-    recipe: DetectorRecipe
+    recipe: DetectorSpec
     precision: str
 
     @property
@@ -72,11 +72,11 @@ class Abacus:
         return Skewed(house.PlainNetwork(self.recipe))
 
 
-def with_abacus(*args: Any, **options: Any) -> DetectorRecipe | Abacus:
+def with_abacus(*args: Any, **options: Any) -> DetectorSpec | Abacus:
     if options.get("engine") != "abacus":
-        return detector_recipe(*args, **options)
+        return detector_spec(*args, **options)
     precision = options["precision"]
-    return Abacus(detector_recipe(*args, **options | {"engine": "torch", "precision": "float32"}), precision)
+    return Abacus(detector_spec(*args, **options | {"engine": "torch", "precision": "float32"}), precision)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -92,7 +92,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(bench, "COPY_BYTES", 2**22)
         patch.setitem(house.MATRIX_SIDE, "cpu", 128)
         patch.setitem(PRECISIONS, "abacus", ("float16", "beads"))
-        patch.setattr(ussfc, "detector_recipe", with_abacus, raising=False)
+        patch.setattr(ussfc, "detector_spec", with_abacus, raising=False)
         yield
         os.sched_setaffinity(0, allowed)
 
@@ -215,7 +215,7 @@ def test_deviation_is_the_largest_difference_of_the_answers(
 ) -> None:
     spec = ussfc.find_model(str(model))
     # Named, because the default engine and precision depend on the processor.
-    recipe = detector_recipe(spec, patch_size=PATCH, device="cpu", engine="torch", precision="float32")
+    recipe = detector_spec(spec, patch_size=PATCH, device="cpu", engine="torch", precision="float32")
     before, after = bench.demo_patches(spec, PATCH)
     assert before.shape == after.shape == (bench.MOST_PATCHES, 3, PATCH, PATCH)
     plain = house.PlainNetwork(recipe).predict(before, after)
@@ -358,8 +358,8 @@ class FakeDevice:
     def run(self, before: FloatArray, after: FloatArray) -> FloatArray:
         raise AssertionError("tiles go to the device, not patches")
 
-    def upload(self, before: FloatArray, after: FloatArray, stretches: None, seen: None) -> object:
-        assert stretches is seen is None
+    def upload(self, before: FloatArray, after: FloatArray, mappings: None, seen: None) -> object:
+        assert mappings is seen is None
         assert before.shape == (1, 48, 16)
         assert before[0, ::16, 0].tolist() == [0, 1, 2]
         np.testing.assert_array_equal(before, after)
@@ -396,7 +396,7 @@ def test_sliding_window_is_the_networks_own_answer_where_one_window_contributes(
 ) -> None:
     pytest.importorskip("monai")
     spec = ussfc.find_model(str(model))
-    plain = house.PlainNetwork(detector_recipe(spec, patch_size=PATCH, device="cpu"))
+    plain = house.PlainNetwork(detector_spec(spec, patch_size=PATCH, device="cpu"))
     before, after = (np.concatenate(tuple(image[:2]), axis=-1) for image in bench.demo_patches(spec, PATCH))
     slid = plain.slide(before, after, PATCH, 0.0, mode, 4)
     halves = [
@@ -436,13 +436,13 @@ def test_pair_has_the_bands_and_numbers_of_its_model(model: Path, tmp_path: Path
 
 def test_patches_are_what_the_pipeline_hands_to_the_network(tmp_path: Path) -> None:
     from ussfc.pipeline.pixels.radiometry import pair
-    from ussfc.pipeline.runs.plan import look, scene_stretches
+    from ussfc.pipeline.runs.plan import inspect_pair, scene_mappings
     from ussfc.pipeline.types import Box
 
     spec = ussfc.find_model("ussfc-s2-rgb")
-    found = look(*(str(DEMO / f"beirut_{date}.tif") for date in ("before", "after")), load_config())
+    found = inspect_pair(*(str(DEMO / f"beirut_{date}.tif") for date in ("before", "after")), load_config())
     readers = [recipe.open() for recipe in found.recipes]
-    images = pair(*(reader.read(Box(0, 0, 256, 256)) for reader in readers), scene_stretches(found))
+    images = pair(*(reader.read(Box(0, 0, 256, 256)) for reader in readers), scene_mappings(found))
     before, after = bench.demo_patches(spec, 256)
     assert len(before) == 9
     np.testing.assert_allclose(before[0], images.before, atol=1e-6)

@@ -260,16 +260,16 @@ def test_source_numbers_are_stretched_as_on_the_host(
     trained: USSFCNet, engine: str, precision: str, dtype: str, holes: bool
 ) -> None:
     pytest.importorskip("odc.geo")
-    from ussfc.pipeline.pixels.radiometry import pair, range_stretch
+    from ussfc.pipeline.pixels.radiometry import pair, range_mapping
     from ussfc.pipeline.types import Pixels
 
     made = engine_of(trained, 4, PATCH, engine, precision)
     high = {"uint8": 255, "int16": 32767, "uint16": 65535, "float32": 1e4}[dtype]
     before, after = ((image * high).astype(dtype) for image in scene(20, 3, ROWS, COLS))
     seen = np.random.default_rng(1).random((ROWS, COLS)) > (0.2 if holes else -1)
-    stretches = range_stretch(0.05 * high, 0.9 * high, 3), range_stretch(0.1 * high, 0.6 * high, 3)
-    there = made.upload(before, after, stretches, seen if holes else None)
-    here = pair(Pixels(before, seen), Pixels(after, seen), stretches)
+    mappings = range_mapping(0.05 * high, 0.9 * high, 3), range_mapping(0.1 * high, 0.6 * high, 3)
+    there = made.upload(before, after, mappings, seen if holes else None)
+    here = pair(Pixels(before, seen), Pixels(after, seen), mappings)
     core = (0, 0, ROWS, COLS)
     found, wanted = (
         made.blend(uploaded, LATTICE, core, taper(), 4).result()

@@ -19,13 +19,13 @@ from tests.support.scenes import write_scene, write_toy_model
 from tests.support.stubs import StubRecipe
 from ussfc import detector_choices
 from ussfc import engine_selection as choice
-from ussfc.detector import DetectorRecipe
+from ussfc.detector import DetectorSpec
 from ussfc.errors import ModelError
 from ussfc.pipeline import detect_changes
 from ussfc.pipeline.config.schema import RunConfig, load_config
-from ussfc.pipeline.errors import ConfigError, MemoryRefused, StoreError
+from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, StoreError
 from ussfc.pipeline.events import Advanced, Event, Notice
-from ussfc.pipeline.runs.plan import plan, settled_recipe
+from ussfc.pipeline.runs.plan import plan, resolve_detector
 from ussfc.pipeline.runs.products import mosaic, recorded_config, report
 from ussfc.pipeline.runs.run import infer, run
 from ussfc.pipeline.runs.status import status
@@ -51,7 +51,7 @@ def test_memory_does_not_grow_with_the_scene() -> None:
 
 
 def test_refusal_names_both_numbers() -> None:
-    with pytest.raises(MemoryRefused, match=r"2\.50 GB and may use 1\.00 GB"):
+    with pytest.raises(InsufficientMemoryError, match=r"2\.50 GB and may use 1\.00 GB"):
         refuse_beyond(MemoryProjection(10**9, 2_500_000_000), 10**9)
 
 
@@ -205,7 +205,7 @@ def choose(monkeypatch: pytest.MonkeyPatch) -> Choose:
     """What this machine would find to be the fastest from now on; nobody may ask before."""
 
     def as_fastest(engine: str, precision: str) -> None:
-        def fastest(recipes: Sequence[DetectorRecipe]) -> DetectorRecipe:
+        def fastest(recipes: Sequence[DetectorSpec]) -> DetectorSpec:
             return next(each for each in recipes if (each.engine, each.precision) == (engine, precision))
 
         monkeypatch.setattr(choice, "fastest", fastest)
@@ -348,8 +348,8 @@ def test_what_a_run_began_with_counts_only_for_a_configuration_that_agrees(
     config = toy_config(model, *sets)
     choose("openvino", "float32")
     planned = plan(before, after, config)
-    _, found = settled_recipe(planned, config, None, begun)
-    _, fresh = settled_recipe(planned, config, None)
+    _, found = resolve_detector(planned, config, None, begun)
+    _, fresh = resolve_detector(planned, config, None)
     assert found == fresh
 
 
@@ -379,7 +379,7 @@ def test_workers_elsewhere_say_what_they_compute_fastest(
     config = toy_config(model, "cluster.kind=scheduler", "cluster.address=tcp://10.0.0.5:8786")
     planned = plan(before, after, config)
 
-    def ask(function: Callable[..., Any], recipes: Sequence[DetectorRecipe]) -> list[Any]:
+    def ask(function: Callable[..., Any], recipes: Sequence[DetectorSpec]) -> list[Any]:
         answers = []
         for worker in workers or []:
             if worker is None:
@@ -391,19 +391,19 @@ def test_workers_elsewhere_say_what_they_compute_fastest(
                 answers.append(function(recipes))
         return answers
 
-    def broken(recipes: Sequence[DetectorRecipe]) -> DetectorRecipe:
+    def broken(recipes: Sequence[DetectorSpec]) -> DetectorSpec:
         raise ModelError("no such device")
 
-    _, found = settled_recipe(planned, config, None, None, ask if workers is not None else None)
+    _, found = resolve_detector(planned, config, None, None, ask if workers is not None else None)
     assert detector_choices(found.identity) == {"engine": chosen[0], "precision": chosen[1], "device": "cpu"}
     # What the run began with, and what is named, is asked of nobody.
     asked: Any = lambda *args: pytest.fail("workers were asked")  # noqa: E731
-    assert settled_recipe(planned, config, None, found.identity, asked)[1] == found
+    assert resolve_detector(planned, config, None, found.identity, asked)[1] == found
     named = toy_config(
         model, "cluster.kind=scheduler", "cluster.address=tcp://10.0.0.5:8786",
         *(f"inference.{what}={value}" for what, value in zip(("engine", "precision"), chosen, strict=True)),
     )  # fmt: skip
-    assert settled_recipe(planned, named, None, None, asked)[1] == found
+    assert resolve_detector(planned, named, None, None, asked)[1] == found
 
 
 @pytest.mark.parametrize(
@@ -424,11 +424,11 @@ def test_only_all_workers_can_speak_for_all(
     config = toy_config(model, *slurm, *sets)
     planned = plan(before, after, config)
 
-    def ask(function: Callable[..., Any], recipes: Sequence[DetectorRecipe]) -> list[Any]:
+    def ask(function: Callable[..., Any], recipes: Sequence[DetectorSpec]) -> list[Any]:
         assert workers is not None, "they come and go"
         return [[recipe.engine for recipe in recipes].index("torch")] * workers
 
-    _, found = settled_recipe(planned, config, None, None, ask)
+    _, found = resolve_detector(planned, config, None, None, ask)
     assert detector_choices(found.identity)["engine"] == chosen
 
 

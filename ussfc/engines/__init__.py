@@ -67,7 +67,7 @@ class Pending(Protocol):
         """Wait for it."""
 
 
-class Stretch(Protocol):
+class RadiometricMapping(Protocol):
     """Linear mapping of one date to [0, 1], where it is cut off."""
 
     @property
@@ -86,7 +86,7 @@ class TileEngine(Engine, Protocol):
         self,
         before_BHW: SourceArray,
         after_BHW: SourceArray,
-        stretches: tuple[Stretch, Stretch] | None = None,
+        mappings: tuple[RadiometricMapping, RadiometricMapping] | None = None,
         seen: BoolArray | None = None,
     ) -> object:
         """Begin to copy a tile to the device; any thread may, while the device computes another tile.
@@ -94,7 +94,7 @@ class TileEngine(Engine, Protocol):
         Args:
             before_BHW: ``(bands, rows, cols)`` finite source numbers.
             after_BHW: the same shape.
-            stretches: of before and after; None: the numbers are in [0, 1] already.
+            mappings: of before and after; None: the numbers are in [0, 1] already.
             seen: ``(rows, cols)``; False where both dates are set to 0.5. None: nowhere.
 
         Returns:

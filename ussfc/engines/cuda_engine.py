@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ussfc.engines import PRECISIONS, BoolArray, FloatArray, OutOfMemory, SourceArray, Stretch
+from ussfc.engines import PRECISIONS, BoolArray, FloatArray, OutOfMemory, RadiometricMapping, SourceArray
 from ussfc.engines.tiles import ends_of, signed, tile_of
 from ussfc.errors import ModelError
 from ussfc.folded import FoldedUSSFCNet
@@ -163,7 +163,7 @@ class CudaEngine:
         self,
         before_BHW: SourceArray,
         after_BHW: SourceArray,
-        stretches: tuple[Stretch, Stretch] | None = None,
+        mappings: tuple[RadiometricMapping, RadiometricMapping] | None = None,
         seen: BoolArray | None = None,
     ) -> _Uploaded:
         """See :meth:`ussfc.engines.TileEngine.upload`."""
@@ -171,7 +171,7 @@ class CudaEngine:
             # As they are: the fewest bytes for the host to touch and to send.
             images = [_sent(signed(image)) for image in (before_BHW, after_BHW)]
             unsigned = before_BHW.dtype == np.uint16, after_BHW.dtype == np.uint16
-            ends = None if stretches is None else _sent(ends_of(stretches))
+            ends = None if mappings is None else _sent(ends_of(mappings))
             tile = tile_of(images, unsigned, ends, None if seen is None else _sent(seen))
             return _Uploaded(tile, _now())
 

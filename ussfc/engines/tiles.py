@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ussfc.engines import FloatArray, SourceArray, Stretch
+from ussfc.engines import FloatArray, RadiometricMapping, SourceArray
 
 MIDDLE = 0.5
 """What a pixel that is not seen looks like to the network, on both dates alike."""
@@ -21,10 +21,10 @@ def signed(numbers: SourceArray) -> npt.NDArray[Any]:
     return numbers.view(np.int16) if numbers.dtype == np.uint16 else numbers
 
 
-def ends_of(stretches: tuple[Stretch, Stretch]) -> FloatArray:
+def ends_of(mappings: tuple[RadiometricMapping, RadiometricMapping]) -> FloatArray:
     """(2, 2, bands): of both dates the number that becomes 0, and the width from there to the one that becomes 1."""
-    lows = np.array([stretch.low for stretch in stretches], np.float32)
-    widths = np.array([stretch.high for stretch in stretches], np.float32) - lows
+    lows = np.array([stretch.low for stretch in mappings], np.float32)
+    widths = np.array([stretch.high for stretch in mappings], np.float32) - lows
     return np.stack([lows, widths], axis=1)
 
 

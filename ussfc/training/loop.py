@@ -43,7 +43,7 @@ STATE_FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Stepped:
+class StepCompleted:
     """Some steps are done."""
 
     step: int
@@ -69,17 +69,17 @@ class Validated:
 
 
 @dataclass(frozen=True)
-class Told:
+class TrainingNotice:
     """Something a user should know; training goes on."""
 
     message: str
 
 
-Event = Stepped | Validated | Told
+Event = StepCompleted | Validated | TrainingNotice
 Subscriber = Callable[[Event], None]
 
 REPORT_EVERY = 10
-"""Steps between :class:`Stepped` events."""
+"""Steps between :class:`StepCompleted` events."""
 
 
 @dataclass
@@ -169,7 +169,7 @@ def train(
     threads = threads or (state["threads"] if state else None) or len(os.sched_getaffinity(0))
     if state and state["threads"] != threads:
         subscriber(
-            Told(
+            TrainingNotice(
                 f"{state['threads']} threads before, {threads} now: the last bits of the weights will differ"
             )
         )
@@ -179,7 +179,7 @@ def train(
             trainer.load_state_dict(state["trainer"])
         progress = Progress(**state["progress"]) if state else Progress()
         if progress.step:
-            subscriber(Told(f"resuming after step {progress.step}"))
+            subscriber(TrainingNotice(f"resuming after step {progress.step}"))
         folder.start(progress)
         return _loop(
             trainer, progress, recipe, batches, validation, folder, threads, description, licence, subscriber
@@ -409,7 +409,7 @@ def _loop(
                 now = time.monotonic()
                 speed = REPORT_EVERY * recipe.sampling.batch_size / max(now - reported, 1e-9)
                 recent = float(np.mean(progress.losses[-REPORT_EVERY:]))
-                tell(Stepped(progress.step, steps, recent, speed))
+                tell(StepCompleted(progress.step, steps, recent, speed))
                 reported = now
             last = progress.step == steps
             if progress.step % every == 0 or last:

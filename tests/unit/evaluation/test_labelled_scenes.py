@@ -8,7 +8,7 @@ import rasterio
 
 from tests.support.scenes import write_scene
 from ussfc.errors import DataError
-from ussfc.pipeline.errors import ConfigError, MemoryRefused, ReadError
+from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, ReadError
 from ussfc.pipeline.evaluation.evaluate import check_data, parse_data, training_sources
 from ussfc.pipeline.evaluation.labelled_scenes import ScenePairs, find_scenes
 from ussfc.training.data import LabelledPair
@@ -154,7 +154,7 @@ def test_scenes_that_do_not_fit_into_memory_are_refused(
         available = 100_000
 
     monkeypatch.setattr("psutil.virtual_memory", Little)
-    with pytest.raises(MemoryRefused, match=r"labelled scenes: 0\.0 GB in memory"):
+    with pytest.raises(InsufficientMemoryError, match=r"labelled scenes: 0\.0 GB in memory"):
         training_sources([f"geotiff:{folder}"], SPEC, ["north"], 0)
 
 

@@ -38,10 +38,10 @@ from tests.support.stubs import (
 from ussfc.pipeline.errors import ReadError, StoreError, TileError
 from ussfc.pipeline.execution import tile as inference
 from ussfc.pipeline.execution.tile import (
-    Abandoned,
-    CannotStart,
-    PatchMemory,
+    PatchCache,
+    TileCancelled,
     TileJob,
+    WorkerSetupError,
     blend_tile,
     compute_tile,
     read_pair,
@@ -51,7 +51,7 @@ from ussfc.pipeline.pixels.radiometry import MIDDLE
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.tiling.blending import TAPERS, Taper, taper_weights
 from ussfc.pipeline.tiling.lattice import TilePlan
-from ussfc.pipeline.types import Box, PixelPair, Pixels, Stretch, TileDetector, TileResult
+from ussfc.pipeline.types import Box, PixelPair, Pixels, RadiometricMapping, TileDetector, TileResult
 
 law = settings(deadline=None, max_examples=60)
 GRID = GeoBox((70, 100), Affine(1, 0, 0, 0, -1, 70), "EPSG:32636")
@@ -531,7 +531,7 @@ def test_what_every_tile_needs_and_cannot_be_had_is_no_fault_of_a_tile(tmp_path:
         store = ProbabilityStore.create(tmp_path / str(number), GRID, "uint8", 32)
         job = stub_job(store, PLAN, f"nowhere-{number}-{tmp_path}", after=Nowhere(error))
         here = f"{said} (on {socket.gethostname()})"
-        with pytest.raises(CannotStart) as caught:
+        with pytest.raises(WorkerSetupError) as caught:
             compute_tile(job, (2, 3))
         assert str(caught.value) == f"tile 2,3 (rows 64..70, columns 96..100): {here}"
         assert inference.prepare(job) == here
@@ -547,7 +547,7 @@ def patch_at(number: int, side: int = 4) -> Box:
 
 def test_a_memory_of_patches_forgets_what_was_not_asked_for_longest() -> None:
     # Room for three patches of 4 x 4 float32.
-    memory = PatchMemory(room=3 * 64)
+    memory = PatchCache(room=3 * 64)
     answers = [np.full((4, 4), number, np.float32) for number in range(5)]
     for number in range(3):
         memory.keep(patch_at(number), answers[number])
@@ -565,7 +565,7 @@ def test_a_memory_of_patches_forgets_what_was_not_asked_for_longest() -> None:
 
 @pytest.mark.parametrize(("room", "kept"), [(0, []), (63, []), (64, [2]), (127, [2]), (128, [1, 2])])
 def test_a_memory_of_patches_keeps_to_its_room(room: int, kept: list[int]) -> None:
-    memory = PatchMemory(room)
+    memory = PatchCache(room)
     for number in range(3):
         memory.keep(patch_at(number), np.zeros((4, 4), np.float32))
     assert [number for number in range(3) if memory.find(patch_at(number)) is not None] == kept
@@ -575,7 +575,7 @@ def test_a_memory_of_patches_keeps_to_its_room(room: int, kept: list[int]) -> No
 
 
 def test_a_patch_that_is_kept_again_counts_once() -> None:
-    memory = PatchMemory(room=2 * 64)
+    memory = PatchCache(room=2 * 64)
     for number in (0, 1, 1, 1):
         memory.keep(patch_at(number), np.full((4, 4), number, np.float32))
     for number in (0, 1):
@@ -601,7 +601,7 @@ def test_what_neighbours_left_changes_no_bit_and_saves_calls(
     weights = taper_weights(patch, "hann")
     indices = list(plan.indices())
     order.shuffle(indices)
-    memory = PatchMemory(room)
+    memory = PatchCache(room)
     alone, helped = StubDetector(patch, batch, bands=2), StubDetector(patch, batch, bands=2)
     wanted: set[Box] = set()
     for index in indices:
@@ -644,13 +644,13 @@ def test_a_tile_is_given_up_between_two_batches(streams: int) -> None:
     images = PixelPair(*np.zeros((2, 1, 70, 100), np.float32), np.ones((70, 100), np.bool_))
     tile = PLAN.tile((1, 1))
     detector = Stopping(16, 1, streams)
-    with pytest.raises(Abandoned):
+    with pytest.raises(TileCancelled):
         blend_tile(tile, window(images, tile), detector, taper_weights(16, "hann"), None, stop)
     # Another stream may be in the middle of a batch.
     assert 3 <= len(detector.calls) <= 2 + streams < len(tile.patches)
     # What was computed of it is not taken for a neighbour's.
     detector.calls.clear()
-    with pytest.raises(Abandoned):
+    with pytest.raises(TileCancelled):
         blend_tile(tile, window(images, tile), detector, taper_weights(16, "hann"), None, stop)
     assert detector.calls == []
 
@@ -660,7 +660,7 @@ def test_a_tile_that_was_given_up_is_no_failure_and_leaves_no_record(tmp_path: P
     job = stub_job(store, PLAN, f"abandoned-{tmp_path}")
     stop = threading.Event()
     stop.set()
-    with pytest.raises(Abandoned):
+    with pytest.raises(TileCancelled):
         compute_tile(job, (1, 1), stop)
     assert store.done() == {}
     stop.clear()
@@ -685,7 +685,7 @@ def test_a_device_that_cuts_and_blends_gives_the_same_bytes(
             f"{name}-{case}-{tmp_path}",
             after=StubScene(plan.shape, 2, hole),
             area=StubArea(Box(5, 40, 60, 75)) if case == "area" else None,
-            stretches=(Stretch((0.1,), (0.9,)), Stretch((0.3,), (0.8,))),
+            mappings=(RadiometricMapping((0.1,), (0.9,)), RadiometricMapping((0.3,), (0.8,))),
             detector=recipe,
         )
         records.append([replace(compute_tile(job, index), seconds={}) for index in plan.indices()])

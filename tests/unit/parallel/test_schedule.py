@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ussfc.pipeline.parallel.schedule import Schedule, Waits
+from ussfc.pipeline.parallel.schedule import Backoff, Schedule
 
 WAITS = st.builds(
-    Waits,
+    Backoff,
     attempts=st.integers(1, 5),
     first=st.floats(0, 100),
     factor=st.floats(1, 10),
@@ -37,29 +37,29 @@ def row(count: int) -> list[tuple[int, int]]:
 @pytest.mark.parametrize(
     ("waits", "seconds"),
     [
-        (Waits(attempts=5, first=2, factor=4, longest=60), [0, 2, 8, 32, 60]),
-        (Waits(attempts=3, first=5, factor=1, longest=60), [0, 5, 5]),
-        (Waits(attempts=3, first=90, factor=2, longest=60), [0, 60, 60]),
+        (Backoff(attempts=5, first=2, factor=4, longest=60), [0, 2, 8, 32, 60]),
+        (Backoff(attempts=3, first=5, factor=1, longest=60), [0, 5, 5]),
+        (Backoff(attempts=3, first=90, factor=2, longest=60), [0, 60, 60]),
     ],
 )
-def test_waits_grow_up_to_the_longest(waits: Waits, seconds: list[float]) -> None:
+def test_waits_grow_up_to_the_longest(waits: Backoff, seconds: list[float]) -> None:
     assert [waits.before(attempt) for attempt in range(1, len(seconds) + 1)] == seconds
 
 
 def test_waits_do_not_overflow() -> None:
-    assert Waits(attempts=10_000, first=2, factor=4, longest=60).before(10_000) == 60
+    assert Backoff(attempts=10_000, first=2, factor=4, longest=60).before(10_000) == 60
 
 
 @given(waits=WAITS, attempt=st.integers(1, 2000))
 def test_no_wait_is_shorter_than_the_one_before_or_longer_than_the_longest(
-    waits: Waits, attempt: int
+    waits: Backoff, attempt: int
 ) -> None:
     assert 0 <= waits.before(attempt) <= waits.before(attempt + 1) <= waits.longest
 
 
 @given(data=st.data(), waits=WAITS, count=st.integers(0, 8))
 def test_every_index_ends_once_after_no_more_than_its_attempts_and_waits(
-    data: st.DataObject, waits: Waits, count: int
+    data: st.DataObject, waits: Backoff, count: int
 ) -> None:
     clock = Clock()
     drawn: list[tuple[int, int]] = []
@@ -130,13 +130,13 @@ def test_every_index_ends_once_after_no_more_than_its_attempts_and_waits(
 
 def test_nothing_is_drawn_before_it_is_taken() -> None:
     fresh = iter(row(3))
-    schedule = Schedule(fresh, Waits())
+    schedule = Schedule(fresh, Backoff())
     assert schedule.take() == (0, 0)
     assert list(fresh) == row(3)[1:]
 
 
 def test_over_is_known_after_the_last_take() -> None:
-    schedule = Schedule(row(1), Waits())
+    schedule = Schedule(row(1), Backoff())
     assert schedule.take() == (0, 0)
     schedule.done((0, 0))
     assert not schedule.over
@@ -146,7 +146,7 @@ def test_over_is_known_after_the_last_take() -> None:
 
 def test_a_failed_one_goes_before_fresh_ones_once_it_is_due() -> None:
     clock = Clock()
-    schedule = Schedule(row(4), Waits(attempts=3, first=10, factor=2, longest=60), clock)
+    schedule = Schedule(row(4), Backoff(attempts=3, first=10, factor=2, longest=60), clock)
     assert schedule.take() == (0, 0)
     assert schedule.due_in() == math.inf
     assert schedule.failed((0, 0)) is None
@@ -168,7 +168,7 @@ def test_a_failed_one_goes_before_fresh_ones_once_it_is_due() -> None:
 
 def test_what_is_recalled_comes_at_once_and_has_not_failed() -> None:
     clock = Clock()
-    schedule = Schedule(row(3), Waits(attempts=2, first=10), clock)
+    schedule = Schedule(row(3), Backoff(attempts=2, first=10), clock)
     assert [schedule.take(), schedule.take()] == row(2)
     schedule.failed((0, 1))
     schedule.recall()
@@ -181,7 +181,7 @@ def test_what_is_recalled_comes_at_once_and_has_not_failed() -> None:
 
 def test_a_crashed_one_is_tried_once_more_by_itself_after_all_others() -> None:
     clock = Clock()
-    schedule = Schedule(row(4), Waits(attempts=2, first=10), clock)
+    schedule = Schedule(row(4), Backoff(attempts=2, first=10), clock)
     assert [schedule.take(), schedule.take()] == row(2)
     assert [schedule.crashed(index) for index in row(2)] == [None, None]
     assert [schedule.take(), schedule.take()] == row(4)[2:]
@@ -205,14 +205,14 @@ def test_a_crashed_one_is_tried_once_more_by_itself_after_all_others() -> None:
 
 
 def test_a_crashed_one_is_given_up_at_once_where_nothing_is_tried_again() -> None:
-    schedule = Schedule(row(2), Waits(attempts=1))
+    schedule = Schedule(row(2), Backoff(attempts=1))
     schedule.take()
     assert schedule.crashed((0, 0)) == 1
     assert schedule.take() == (0, 1)
 
 
 def test_only_what_is_handed_out_can_end() -> None:
-    schedule = Schedule(row(2), Waits())
+    schedule = Schedule(row(2), Backoff())
     schedule.take()
     schedule.done((0, 0))
     for index in row(2):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ussfc.pipeline.errors import ReadError
-from ussfc.pipeline.pixels.radiometry import MIDDLE, apply_stretch, pair, percentile_stretch, range_stretch
-from ussfc.pipeline.types import Pixels, Stretch
+from ussfc.pipeline.pixels.radiometry import MIDDLE, apply_mapping, pair, percentile_mapping, range_mapping
+from ussfc.pipeline.types import Pixels, RadiometricMapping
 
 law = settings(deadline=None, max_examples=60)
 
@@ -21,18 +21,22 @@ windows = st.builds(
     values=hnp.arrays(np.float32, SHAPE, elements=numbers),
     valid=hnp.arrays(np.bool_, SHAPE[1:]),
 )
-stretches = st.builds(
-    lambda lows, widths: Stretch(tuple(lows), tuple(a + b for a, b in zip(lows, widths, strict=True))),
+mappings = st.builds(
+    lambda lows, widths: RadiometricMapping(
+        tuple(lows), tuple(a + b for a, b in zip(lows, widths, strict=True))
+    ),
     st.lists(st.integers(-10_000, 10_000).map(float), min_size=3, max_size=3),
     st.lists(st.integers(1, 20_000).map(float), min_size=3, max_size=3),
 )
 
 
 @law
-@given(windows, stretches)
-def test_the_range_is_mapped_to_the_unit_interval_band_by_band(window: Pixels, stretch: Stretch) -> None:
+@given(windows, mappings)
+def test_the_range_is_mapped_to_the_unit_interval_band_by_band(
+    window: Pixels, stretch: RadiometricMapping
+) -> None:
     untouched = window.values.copy()
-    scaled = apply_stretch(window, stretch)
+    scaled = apply_mapping(window, stretch)
     assert scaled.shape == SHAPE
     assert scaled.dtype == np.float32
     for band in range(3):
@@ -43,23 +47,23 @@ def test_the_range_is_mapped_to_the_unit_interval_band_by_band(window: Pixels, s
 
 
 @law
-@given(windows, windows, stretches, stretches)
+@given(windows, windows, mappings, mappings)
 def test_what_is_missing_on_one_date_is_the_middle_on_both(
-    before: Pixels, after: Pixels, first: Stretch, second: Stretch
+    before: Pixels, after: Pixels, first: RadiometricMapping, second: RadiometricMapping
 ) -> None:
     images = pair(before, after, (first, second))
     np.testing.assert_array_equal(images.valid, before.valid & after.valid)
     assert (images.before[:, ~images.valid] == MIDDLE).all()
     assert (images.after[:, ~images.valid] == MIDDLE).all()
     np.testing.assert_array_equal(
-        images.before[:, images.valid], apply_stretch(before, first)[:, images.valid]
+        images.before[:, images.valid], apply_mapping(before, first)[:, images.valid]
     )
     np.testing.assert_array_equal(
-        images.after[:, images.valid], apply_stretch(after, second)[:, images.valid]
+        images.after[:, images.valid], apply_mapping(after, second)[:, images.valid]
     )
 
 
-def plainly(values: np.ndarray, stretch: Stretch) -> np.ndarray:
+def plainly(values: np.ndarray, stretch: RadiometricMapping) -> np.ndarray:
     """The formula as it stands in the documents: float32, one step after the other."""
     low, high = (np.array(ends, np.float32)[:, None, None] for ends in (stretch.low, stretch.high))
     return np.clip((values.astype(np.float32) - low) / (high - low), 0, 1)
@@ -76,9 +80,9 @@ def test_every_number_of_an_integer_type_is_mapped_to_the_same_bits(
 ) -> None:
     kind = np.iinfo(dtype)
     numbers = np.arange(kind.min, kind.max + 1).astype(dtype).reshape(1, 16, -1)
-    stretch = Stretch((low,), (low + width,))
+    stretch = RadiometricMapping((low,), (low + width,))
     window = Pixels(numbers, np.ones(numbers.shape[1:], np.bool_))
-    assert apply_stretch(window, stretch).tobytes() == plainly(numbers, stretch).tobytes()
+    assert apply_mapping(window, stretch).tobytes() == plainly(numbers, stretch).tobytes()
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 70_000), (2, 200, 700), (2, 65_537, 2), (2, 0, 5), (2, 5, 0)])
@@ -92,7 +96,7 @@ def test_a_large_pair_is_mapped_to_the_same_bits(
     both = [
         Pixels(rng.integers(-128, 256, shape).astype(dtype), rng.random(shape[1:]) < share) for _ in range(2)
     ]
-    ranges = Stretch((3.1, 0.0), (90.7, 255.0)), Stretch((-100.0, 5.5), (200.0, 7.0))
+    ranges = RadiometricMapping((3.1, 0.0), (90.7, 255.0)), RadiometricMapping((-100.0, 5.5), (200.0, 7.0))
     images = pair(both[0], both[1], ranges)
     valid = both[0].valid & both[1].valid
     np.testing.assert_array_equal(images.valid, valid)
@@ -101,9 +105,9 @@ def test_a_large_pair_is_mapped_to_the_same_bits(
 
 
 @law
-@given(windows, windows, stretches, st.integers(0, 4), st.integers(0, 6))
+@given(windows, windows, mappings, st.integers(0, 4), st.integers(0, 6))
 def test_a_window_is_mapped_as_its_part_of_the_scene(
-    before: Pixels, after: Pixels, stretch: Stretch, row: int, col: int
+    before: Pixels, after: Pixels, stretch: RadiometricMapping, row: int, col: int
 ) -> None:
     whole = pair(before, after, (stretch, stretch))
     cut = (slice(None), slice(row, None), slice(col, None))
@@ -114,8 +118,8 @@ def test_a_window_is_mapped_as_its_part_of_the_scene(
 
 
 def test_one_number_serves_all_bands_and_a_tuple_one_each() -> None:
-    assert range_stretch(0.0, 1.0, 2) == Stretch((0.0, 0.0), (1.0, 1.0))
-    assert range_stretch((1.0, 2.0), 5.0, 2) == Stretch((1.0, 2.0), (5.0, 5.0))
+    assert range_mapping(0.0, 1.0, 2) == RadiometricMapping((0.0, 0.0), (1.0, 1.0))
+    assert range_mapping((1.0, 2.0), 5.0, 2) == RadiometricMapping((1.0, 2.0), (5.0, 5.0))
 
 
 @pytest.mark.parametrize(
@@ -131,13 +135,13 @@ def test_a_range_that_is_none_is_refused(
     low: float | tuple[float, ...], high: float | tuple[float, ...], text: str
 ) -> None:
     with pytest.raises(ValueError, match=text):
-        range_stretch(low, high, 3)
+        range_mapping(low, high, 3)
 
 
 @law
 @given(windows.filter(lambda window: bool(window.valid.any())))
 def test_percentiles_are_taken_over_valid_pixels_of_each_band(window: Pixels) -> None:
-    stretch = percentile_stretch(window, 2, 98, "before.tif")
+    stretch = percentile_mapping(window, 2, 98, "before.tif")
     for band in range(3):
         lows, highs = np.percentile(window.values[band][window.valid].astype(np.float64), (2, 98))
         assert stretch.low[band] == pytest.approx(lows, abs=1e-6)
@@ -152,19 +156,19 @@ def test_numbers_of_nodata_do_not_move_the_percentiles() -> None:
     valid[0] = False
     spoilt = values.copy()
     spoilt[:, 0] = -9999
-    clean = percentile_stretch(Pixels(values, valid), 2, 98, "s")
-    assert percentile_stretch(Pixels(spoilt, valid), 2, 98, "s") == clean
+    clean = percentile_mapping(Pixels(values, valid), 2, 98, "s")
+    assert percentile_mapping(Pixels(spoilt, valid), 2, 98, "s") == clean
 
 
 @pytest.mark.parametrize("level", [0.0, 7.0, -1e4, 3e7, 1e12, -3.4e38])
 def test_a_constant_band_stays_finite(level: float) -> None:
     window = Pixels(np.full(SHAPE, level, np.float32), np.ones(SHAPE[1:], np.bool_))
-    scaled = apply_stretch(window, percentile_stretch(window, 2, 98, "s"))
+    scaled = apply_mapping(window, percentile_mapping(window, 2, 98, "s"))
     assert np.isfinite(scaled).all()
 
 
 def test_a_sample_without_a_valid_pixel_names_the_scene() -> None:
     window = Pixels(np.zeros(SHAPE, np.float32), np.zeros(SHAPE[1:], np.bool_))
     with pytest.raises(ReadError, match=r"^before\.tif: no valid pixel") as caught:
-        percentile_stretch(window, 2, 98, "before.tif")
+        percentile_mapping(window, 2, 98, "before.tif")
     assert "\n" not in str(caught.value)

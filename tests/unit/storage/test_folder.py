@@ -41,8 +41,8 @@ def test_a_folder_keeps_files(folder: Folder) -> None:
     assert folder.sizes() == {}
     folder.write("a.json", b"one")
     folder.write("work/deep/b.bin", b"twelve bytes")
-    folder.mark("work/done/0.0")
-    folder.mark("work/done/0.0")
+    folder.touch("work/done/0.0")
+    folder.touch("work/done/0.0")
     assert folder.sizes() == {"a.json": 3, "work/deep/b.bin": 12, "work/done/0.0": 0}
     assert folder.sizes("work") == {"deep/b.bin": 12, "done/0.0": 0}
     assert (folder / "work").sizes("deep") == {"b.bin": 12}
@@ -84,7 +84,7 @@ def test_a_large_file_and_its_sidecar(
     folder.prepare()
     content = os.urandom(3 * storage.PART_BYTES + 12345)
     for sidecar in (True, False):
-        with folder.making("big.tif", tmp_path) as path:
+        with folder.atomic_output("big.tif", tmp_path) as path:
             path.write_bytes(content)
             if sidecar:
                 path.with_name("big.tif.aux.xml").write_bytes(b"<x/>")
@@ -101,7 +101,7 @@ def test_a_large_file_and_its_sidecar(
 
 def test_what_was_not_made_is_not_there(folder: Folder, tmp_path: Path) -> None:
     folder.prepare()
-    with pytest.raises(ZeroDivisionError), folder.making("big.tif", tmp_path):
+    with pytest.raises(ZeroDivisionError), folder.atomic_output("big.tif", tmp_path):
         raise ZeroDivisionError
     assert not folder.exists("big.tif")
 
@@ -124,7 +124,7 @@ def test_an_address_is_a_path_or_a_uri(tmp_path: Path, monkeypatch: pytest.Monke
 def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
     code = (
         "import sys; from ussfc.pipeline.storage.folder import Folder\n"
-        "with Folder.of(sys.argv[1]).alone(): print('mine', flush=True); sys.stdin.read()"
+        "with Folder.of(sys.argv[1]).lock(): print('mine', flush=True); sys.stdin.read()"
     )
     root = ROOT
     with subprocess.Popen(
@@ -132,12 +132,12 @@ def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"mine\n"
-        with pytest.raises(StoreError, match="another ussfc is at work there"), Folder.of(tmp_path).alone():
+        with pytest.raises(StoreError, match="another ussfc is at work there"), Folder.of(tmp_path).lock():
             pass
         other.kill()
-    with Folder.of(tmp_path).alone():
+    with Folder.of(tmp_path).lock():
         pass
-    with Folder.of(tmp_path).alone():
+    with Folder.of(tmp_path).lock():
         pass
     assert list(tmp_path.iterdir()) == []
 

@@ -124,7 +124,7 @@ def test_the_record_comes_after_the_chunk(tmp_path: Path, monkeypatch: pytest.Mo
     chunk = tmp_path / "probability.zarr" / "probability" / "c" / "0" / "0"
     seen = []
     monkeypatch.setattr(
-        "ussfc.pipeline.storage.folder.Folder.mark", lambda folder, name: seen.append(chunk.exists())
+        "ussfc.pipeline.storage.folder.Folder.touch", lambda folder, name: seen.append(chunk.exists())
     )
     store.write(Box(0, 0, 64, 64), np.zeros((64, 64), np.uint8), TileResult((0, 0), 1, 1))
     assert seen == [True]

@@ -38,9 +38,9 @@ from ussfc.training.data import LabelledPair
 from ussfc.training.loop import (
     Event,
     Result,
-    Stepped,
-    Told,
+    StepCompleted,
     Trainer,
+    TrainingNotice,
     Validated,
     learning_rate,
     loss_of,
@@ -339,13 +339,13 @@ def undisturbed(request: pytest.FixtureRequest) -> Undisturbed:
 
 def test_interruptions_leave_no_trace(undisturbed: Undisturbed, tmp_path: Path) -> None:
     """Stopped before the first validation, after one that no state tells of, amid a row of the log, at the end."""
-    moments = [(Stepped, 10, None), (Validated, 12, 7), (Stepped, 20, 7), (Validated, 24, 14)]
+    moments = [(StepCompleted, 10, None), (Validated, 12, 7), (StepCompleted, 20, 7), (Validated, 24, 14)]
     how, data = undisturbed.how, undisturbed.data
     for kind, step, resumed in moments:
         heard: list[Event] = []
         with pytest.raises(Stop):
             trained(how, tmp_path, data=data, subscriber=both(heard.append, stop_at(kind, step)))
-        told = [event.message for event in heard if isinstance(event, Told)]
+        told = [event.message for event in heard if isinstance(event, TrainingNotice)]
         assert told == ([f"resuming after step {resumed}"] if resumed else [])
         assert not (tmp_path / "last.safetensors").exists()
     result = trained(how, tmp_path, data=data)
@@ -355,7 +355,7 @@ def test_interruptions_leave_no_trace(undisturbed: Undisturbed, tmp_path: Path) 
     heard = []
     again = trained(how, tmp_path, data=data, subscriber=heard.append)
     assert again == result
-    assert not any(isinstance(event, (Stepped, Validated)) for event in heard)
+    assert not any(isinstance(event, (StepCompleted, Validated)) for event in heard)
     assert digests(tmp_path) == digests(undisturbed.folder)
 
 
@@ -363,7 +363,7 @@ def child(out: str) -> None:
     """Train, but stop dead after 20 steps: what :func:`test_killed` kills is never done."""
 
     def wait(event: Event) -> None:
-        if isinstance(event, Stepped) and event.step == 20:
+        if isinstance(event, StepCompleted) and event.step == 20:
             time.sleep(600)
 
     trained(recipe(**EVERYTHING), Path(out), data=LARGER, subscriber=wait)
@@ -392,7 +392,7 @@ def test_killed(tmp_path: Path, random_crops: Undisturbed) -> None:
     assert not (tmp_path / "last.safetensors").exists()
     heard: list[Event] = []
     trained(random_crops.how, tmp_path, data=LARGER, subscriber=heard.append)
-    assert isinstance(heard[0], Told)
+    assert isinstance(heard[0], TrainingNotice)
     assert heard[0].message in {f"resuming after step {step}" for step in (7, 12, 14)}
     assert digests(tmp_path) == digests(random_crops.folder)
 
@@ -458,7 +458,9 @@ def test_threads_are_those_of_the_interrupted_training(tmp_path: Path) -> None:
     assert set(seen) == {1}
     heard: list[Event] = []
     trained(recipe(), tmp_path, threads=2, subscriber=heard.append)
-    assert any(isinstance(event, Told) and "1 threads before, 2 now" in event.message for event in heard)
+    assert any(
+        isinstance(event, TrainingNotice) and "1 threads before, 2 now" in event.message for event in heard
+    )
 
 
 # --- what is in the folder

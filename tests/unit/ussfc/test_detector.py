@@ -21,14 +21,14 @@ import pytest
 import torch
 
 from tests.support.networks import GOLDEN
-from ussfc.detector import DetectorRecipe, PatchDetector, detector_recipe
+from ussfc.detector import DetectorSpec, PatchDetector, detector_spec
 from ussfc.engines import OutOfMemory, cuda_engine
 from ussfc.engines.torch_engine import TorchEngine
 from ussfc.errors import ModelError
 from ussfc.folded import FoldedUSSFCNet
 from ussfc.network import USSFCNet
 from ussfc.pipeline.types import Detector
-from ussfc.pipeline.types import DetectorRecipe as RecipeProtocol
+from ussfc.pipeline.types import DetectorSpec as RecipeProtocol
 from ussfc.preprocessing import to_network_range
 from ussfc.spec import ModelSpec, find_model
 from ussfc.weights import load_weights, save_weights
@@ -42,12 +42,12 @@ def spec() -> ModelSpec:
 
 
 @pytest.fixture(scope="module")
-def recipe(spec: ModelSpec) -> DetectorRecipe:
-    return detector_recipe(spec, engine="torch", device="cpu", batch_size=2, streams=2)
+def recipe(spec: ModelSpec) -> DetectorSpec:
+    return detector_spec(spec, engine="torch", device="cpu", batch_size=2, streams=2)
 
 
 @pytest.fixture(scope="module")
-def detector(recipe: DetectorRecipe) -> PatchDetector:
+def detector(recipe: DetectorSpec) -> PatchDetector:
     return recipe.build()
 
 
@@ -64,7 +64,7 @@ def kept_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_fulfils_the_pipelines_protocols(recipe: DetectorRecipe, detector: PatchDetector) -> None:
+def test_fulfils_the_pipelines_protocols(recipe: DetectorSpec, detector: PatchDetector) -> None:
     # The assignments are what a type checker holds; at run time only the values can be looked at.
     as_recipe: RecipeProtocol = recipe
     as_detector: Detector = detector
@@ -88,7 +88,7 @@ def test_predicts_what_the_network_says(
 @pytest.mark.usefixtures("kept_threads")
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_same_bytes_whoever_calls(
-    recipe: DetectorRecipe,
+    recipe: DetectorSpec,
     detector: PatchDetector,
     pairs: list[tuple[FloatArray, FloatArray]],
     threads: int,
@@ -214,13 +214,13 @@ def test_out_of_memory_halves_what_goes_through_at_a_time(
     # Each part has the bytes of a detector of its own batch size.
     at_once = sizes[-1]
     padded = np.pad(pair, ((0, 0), (0, -batch_size % at_once), *[(0, 0)] * 3))
-    reference = detector_recipe(spec, engine="torch", device="cpu", batch_size=at_once, streams=1).build()
+    reference = detector_spec(spec, engine="torch", device="cpu", batch_size=at_once, streams=1).build()
     parts = [
         reference.predict(*padded[:, start : start + at_once]) for start in range(0, batch_size, at_once)
     ]
     assert found.tobytes() == np.concatenate(parts)[:batch_size].tobytes()
     undisturbed = (
-        detector_recipe(spec, engine="torch", device="cpu", batch_size=batch_size, streams=1)
+        detector_spec(spec, engine="torch", device="cpu", batch_size=batch_size, streams=1)
         .build()
         .predict(*pair)
     )
@@ -284,14 +284,14 @@ def test_what_did_not_fit_is_let_go_before_the_next_attempt() -> None:
         gc.enable()
 
 
-def test_recipes_travel(recipe: DetectorRecipe) -> None:
+def test_recipes_travel(recipe: DetectorSpec) -> None:
     copy = pickle.loads(pickle.dumps(recipe))
     assert copy == recipe
     assert hash(copy) == hash(recipe)
     assert len(pickle.dumps(recipe)) < 2000
 
 
-def test_identity_names_what_moves_a_probability(recipe: DetectorRecipe) -> None:
+def test_identity_names_what_moves_a_probability(recipe: DetectorSpec) -> None:
     moving: dict[str, Any] = {
         "weights_sha256": "0" * 64,
         "patch_size": 256,
@@ -311,27 +311,27 @@ def test_identity_names_what_moves_a_probability(recipe: DetectorRecipe) -> None
 def test_auto_is_settled_when_the_recipe_is_made(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     for there, device, batch_size in ((True, "cuda", 16), (False, "cpu", 1)):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        recipe = detector_recipe(spec, engine="torch", precision="float32")
+        recipe = detector_spec(spec, engine="torch", precision="float32")
         assert (recipe.device, recipe.batch_size) == (device, batch_size)
 
 
 def test_streams_default_to_the_cores(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 2, 5})
-    assert detector_recipe(spec, engine="torch", device="cpu").build().streams == 3
+    assert detector_spec(spec, engine="torch", device="cpu").build().streams == 3
 
 
 def test_absent_cuda_is_said_where_the_recipe_is_built(
     spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    recipe = detector_recipe(spec, engine="torch", precision="float32", device="cuda")
+    recipe = detector_spec(spec, engine="torch", precision="float32", device="cuda")
     with pytest.raises(ModelError, match=r"device cuda: none found here .* or take device cpu"):
         recipe.build()
 
 
 @pytest.mark.parametrize("engine", ["triton", "torch"])
 def test_a_gpu_without_room_for_an_engine_is_said_where_it_is_built(
-    recipe: DetectorRecipe, engine: str, monkeypatch: pytest.MonkeyPatch
+    recipe: DetectorSpec, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The buffers of the kernels are made with the engine."""
 
@@ -361,7 +361,7 @@ def test_a_gpu_without_room_for_an_engine_is_said_where_it_is_built(
 )
 def test_unknown_choices_are_refused(spec: ModelSpec, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ModelError, match=said):
-        detector_recipe(spec, **options)
+        detector_spec(spec, **options)
 
 
 def test_the_engine_refuses_what_it_does_not_have() -> None:
@@ -369,7 +369,7 @@ def test_the_engine_refuses_what_it_does_not_have() -> None:
         TorchEngine(USSFCNet(1, 0.125), streams=0)
 
 
-def test_weights_that_are_not_the_cards_are_refused(recipe: DetectorRecipe) -> None:
+def test_weights_that_are_not_the_cards_are_refused(recipe: DetectorSpec) -> None:
     for changed, said in (
         (replace(recipe, weights_sha256="0" * 64), "sha256"),
         (replace(recipe, bands=3), "for 4 bands, the model card lists 3"),
@@ -383,7 +383,7 @@ def test_one_band(tmp_path: Path) -> None:
     # Of one band, channels-last and contiguous are the same strides.
     save_weights(USSFCNet(1, 0.125), tmp_path / "w.safetensors", {})
     spec = find_model(str(tmp_path / "w.safetensors")).model_copy(update={"patch_size": 32})
-    detector = detector_recipe(spec, engine="torch", device="cpu", streams=1).build()
+    detector = detector_spec(spec, engine="torch", device="cpu", streams=1).build()
     assert detector.predict(*np.full((2, 1, 1, 32, 32), 0.5, np.float32)).shape == (1, 32, 32)
 
 

@@ -13,13 +13,13 @@ import pytest
 from tests.support.networks import MODELS, PACKAGED
 from tests.support.scenes import write_toy_model
 from ussfc import engine_selection as choice
-from ussfc.detector import DetectorRecipe, PatchDetector, detector_recipe
+from ussfc.detector import DetectorSpec, PatchDetector, detector_spec
 from ussfc.engine_selection import CUDA_ORDER, Choice, anywhere, fastest
 from ussfc.errors import ModelError
 from ussfc.spec import find_model
 
 CPU: tuple[Choice, ...] = (("torch", "float32"), ("openvino", "float32"), ("openvino", "bfloat16"))
-BASE = DetectorRecipe(
+BASE = DetectorSpec(
     weights_uri="w.safetensors",
     weights_sha256="0" * 64,
     bands=3,
@@ -41,15 +41,15 @@ class Machine:
 
     seconds: dict[Choice, float]
     broken: dict[Choice, str] = field(default_factory=dict)
-    built: list[DetectorRecipe] = field(default_factory=list)
+    built: list[DetectorSpec] = field(default_factory=list)
     timed: list[Choice] = field(default_factory=list)
-    base: DetectorRecipe = BASE
+    base: DetectorSpec = BASE
 
-    def recipe(self, engine: str, precision: str) -> DetectorRecipe:
-        """What :func:`ussfc.detector.detector_recipe` makes."""
+    def recipe(self, engine: str, precision: str) -> DetectorSpec:
+        """What :func:`ussfc.detector.detector_spec` makes."""
         return replace(self.base, engine=engine, precision=precision)
 
-    def build(self, recipe: DetectorRecipe) -> object:
+    def build(self, recipe: DetectorSpec) -> object:
         """What stands for a detector: its choice."""
         self.built.append(recipe)
         if (recipe.engine, recipe.precision) in self.broken:
@@ -81,7 +81,7 @@ def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Boot:
 
     def machine(seconds: dict[Choice, float]) -> Machine:
         made = Machine(seconds)
-        monkeypatch.setattr(DetectorRecipe, "build", lambda recipe: made.build(recipe))
+        monkeypatch.setattr(DetectorSpec, "build", lambda recipe: made.build(recipe))
         monkeypatch.setattr(choice, "_seconds", made.time)
         return made
 
@@ -326,5 +326,5 @@ def test_the_suite_does_not_measure(
     if not options:
         cards.append(MODELS / f"{PACKAGED[bands - 3]}.yaml")
     for card in cards:
-        found = detector_recipe(find_model(str(card)), device="cpu", **options)  # type: ignore[arg-type]
+        found = detector_spec(find_model(str(card)), device="cpu", **options)  # type: ignore[arg-type]
         assert (found.engine, found.precision) == ("openvino", "float32")

@@ -20,7 +20,7 @@ from tests.support.networks import GOLDEN, GOLDEN_CASES, MODELS, PACKAGED, drawn
 from tests.support.scenes import DEMO
 from ussfc import detector
 from ussfc import engine_selection as choice
-from ussfc.detector import DetectorRecipe, detector_choices, detector_recipe, engine_version
+from ussfc.detector import DetectorSpec, detector_choices, detector_spec, engine_version
 from ussfc.engine_selection import ANYWHERE, anywhere
 from ussfc.engines import DEVICES, PRECISIONS, openvino_engine
 from ussfc.engines.openvino_engine import OpenVINOEngine, precisions_here
@@ -322,14 +322,14 @@ def test_every_combination_is_a_recipe_or_refused(
         "engine": engine, "precision": precision, "device": device, "choose": choose,
     }  # fmt: skip
     if device in DEVICES.get((engine, precision), ()):
-        made = detector_recipe(spec, **options)
+        made = detector_spec(spec, **options)
         assert (made.engine, made.precision, made.device) == (engine, precision, device)
         assert detector_choices(made.identity) == {
             "engine": engine, "precision": precision, "device": device,
         }  # fmt: skip
         return
     with pytest.raises(ModelError) as caught:
-        detector_recipe(spec, **options)
+        detector_spec(spec, **options)
     if precision in PRECISIONS[engine]:
         said = f"engine {engine}, precision {precision}: there is no such thing on device {device}"
     else:
@@ -362,7 +362,7 @@ def test_for_other_machines_auto_takes_what_any_has(
 ) -> None:
     monkeypatch.setattr(detector, "version", lambda name: "1.0")
     monkeypatch.setattr(choice, "fastest", lambda *args: pytest.fail("this machine says nothing of others"))
-    made = detector_recipe(spec, device=device, choose=anywhere, **options)  # type: ignore[arg-type]
+    made = detector_spec(spec, device=device, choose=anywhere, **options)  # type: ignore[arg-type]
     assert (made.engine, made.precision) == chosen
 
 
@@ -386,19 +386,19 @@ def test_here_auto_asks_this_machine(
 ) -> None:
     asked: list[set[tuple[str, str]]] = []
 
-    def fastest(found: list[DetectorRecipe]) -> DetectorRecipe:
+    def fastest(found: list[DetectorSpec]) -> DetectorSpec:
         asked.append({(recipe.engine, recipe.precision) for recipe in found})
         return found[-1]
 
     monkeypatch.setattr(choice, "fastest", fastest)
     monkeypatch.setattr(detector, "version", lambda name: "1.0")
-    made = detector_recipe(spec, device=device, **options)  # type: ignore[arg-type]
+    made = detector_spec(spec, device=device, **options)  # type: ignore[arg-type]
     assert asked == [candidates]
     assert (made.engine, made.precision) in candidates
 
 
 def test_a_worker_with_another_version_is_refused(spec: ModelSpec) -> None:
-    made = detector_recipe(spec, engine="openvino", precision="float32", device="cpu", streams=1)
+    made = detector_spec(spec, engine="openvino", precision="float32", device="cpu", streams=1)
     with pytest.raises(ModelError) as caught:
         replace(made, engine_version="2020.1").build()
     assert str(caught.value) == (
@@ -424,13 +424,13 @@ def test_an_engine_that_is_not_installed_is_said(
     monkeypatch.setattr(detector, "version", version)
     device = "cpu" if missing == "openvino" else "cuda"
     with pytest.raises(ModelError) as caught:
-        detector_recipe(spec, engine=missing, precision="float16", device=device)
+        detector_spec(spec, engine=missing, precision="float16", device=device)
     assert str(caught.value) == f"engine {missing}: not installed here; choose another --engine"
     if missing == "openvino":
         # All of several.
         with pytest.raises(ModelError, match=r"^engine openvino: not installed here"):
-            detector_recipe(spec, engine="openvino", device="cpu")
-    here = detector_recipe(spec, engine="torch", precision="float32", device="cpu")
+            detector_spec(spec, engine="openvino", device="cpu")
+    here = detector_spec(spec, engine="torch", precision="float32", device="cpu")
     with pytest.raises(ModelError, match=f"^engine {missing}: not installed here"):
         replace(here, engine=missing).build()
 
@@ -444,18 +444,18 @@ def test_an_engine_that_is_not_installed_is_no_choice(
         return "1.0"
 
     monkeypatch.setattr(detector, "version", version)
-    asked: list[DetectorRecipe] = []
+    asked: list[DetectorSpec] = []
 
-    def first(recipes: Sequence[DetectorRecipe]) -> DetectorRecipe:
+    def first(recipes: Sequence[DetectorSpec]) -> DetectorSpec:
         asked.extend(recipes)
         return recipes[0]
 
-    assert detector_recipe(spec, device="cuda", choose=first) == asked[0]
+    assert detector_spec(spec, device="cuda", choose=first) == asked[0]
     assert {recipe.engine for recipe in asked} == {"torch"}
 
 
 def test_the_recipes_detector_is_the_engines(spec: ModelSpec) -> None:
-    made = detector_recipe(
+    made = detector_spec(
         spec, engine="openvino", precision="float32", device="cpu", batch_size=2, streams=1, ssfc="local",
         patch_size=48,
     )  # fmt: skip

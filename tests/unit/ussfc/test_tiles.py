@@ -12,21 +12,24 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ussfc.engines.tiles import ends_of, signed, tile_of
-from ussfc.pipeline.pixels.radiometry import pair, range_stretch
-from ussfc.pipeline.types import BoolArray, Pixels, SourceArray, Stretch
+from ussfc.pipeline.pixels.radiometry import pair, range_mapping
+from ussfc.pipeline.types import BoolArray, Pixels, RadiometricMapping, SourceArray
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "float32")
 
 
 def on_device(
-    before: SourceArray, after: SourceArray, stretches: tuple[Stretch, Stretch] | None, seen: BoolArray | None
+    before: SourceArray,
+    after: SourceArray,
+    mappings: tuple[RadiometricMapping, RadiometricMapping] | None,
+    seen: BoolArray | None,
 ) -> Any:
     """What the engine does with the arrays once they are there."""
     images = [torch.from_numpy(signed(image)) for image in (before, after)]
     return tile_of(
         images,
         (before.dtype == np.uint16, after.dtype == np.uint16),
-        None if stretches is None else torch.from_numpy(ends_of(stretches)),
+        None if mappings is None else torch.from_numpy(ends_of(mappings)),
         None if seen is None else torch.from_numpy(seen),
     ).numpy()
 
@@ -46,7 +49,7 @@ def test_the_bits_are_those_of_the_host(
     before: SourceArray, after: SourceArray, ranges: list[tuple[float, float]], seen: BoolArray | None
 ) -> None:
     one, two = (
-        range_stretch(tuple(low for low, _ in part), tuple(high for _, high in part), 2)
+        range_mapping(tuple(low for low, _ in part), tuple(high for _, high in part), 2)
         for part in (ranges[:2], ranges[2:])
     )
     known = np.ones((5, 7), np.bool_) if seen is None else seen
