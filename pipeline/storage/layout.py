@@ -1,0 +1,135 @@
+"""Names of the files and folders of a run, below its output folder OUT.
+
+::
+
+    OUT/change.tif  probability.tif  changes.parquet (or .gpkg, .fgb)   products
+    OUT/*.tif.aux.xml                                                   statistics beside a raster
+    OUT/run.json                                                        the manifest, written last
+    OUT/work/run_key.json                                               everything that decides a stored byte
+    OUT/work/radiometry.json                                            constants of the radiometric mappings
+    OUT/work/probability.zarr/                                          probabilities, one chunk a tile
+    OUT/work/done/RUN/RECORD                                            one empty file a finished tile
+    OUT/work/failed/ROW.COLUMN.json                                     one a tile that kept failing
+    OUT/work/infer.json                                                 the inference that ended
+    OUT/work/products/NAME.json                                         the bytes of a product and their origin
+    OUT/work/scratch/  dask/                                            temporary files, in a local OUT only
+
+A batch has such a folder for each pair, with ``item.json``, and beside them ``results.csv`` and ``collection.json``.
+"""
+
+from __future__ import annotations
+
+CHANGE = "change.tif"
+"""Raster of changed, unchanged and nodata pixels, in OUT."""
+
+PROBABILITY = "probability.tif"
+"""Raster of the change probability, in OUT."""
+
+LAYERS = {"parquet": "changes.parquet", "gpkg": "changes.gpkg", "flatgeobuf": "changes.fgb"}
+"""Polygons, in OUT, by ``vector.format``; a run has one of them."""
+
+PRODUCTS = (CHANGE, PROBABILITY, *LAYERS.values())
+"""Every name that a product may have, in OUT."""
+
+MANIFEST = "run.json"
+"""Record of a finished run, in OUT; written last."""
+
+WORK = "work"
+"""Folder of the intermediate results, in OUT."""
+
+RUN_KEY = "run_key.json"
+"""Key of the run, in OUT/work."""
+
+RADIOMETRY = "radiometry.json"
+"""Constants of the radiometric mappings, in OUT/work."""
+
+INFERENCE = "infer.json"
+"""Record of an inference that ended, in OUT/work."""
+
+PROBABILITIES = "probability.zarr"
+"""Zarr group of the probabilities, in OUT/work."""
+
+PROBABILITY_ARRAY = "probability"
+"""Array of that group."""
+
+CHUNKS = f"{PROBABILITIES}/{PROBABILITY_ARRAY}/c"
+"""Folder of the chunks, in OUT/work."""
+
+DONE = "done"
+"""Folder of the tile records, in OUT/work; see :mod:`ussfc.pipeline.storage.tile_records`."""
+
+FAILED = "failed"
+"""Folder of the records of failed tiles, in OUT/work."""
+
+SCRATCH = "scratch"
+"""Folder of temporary files of the stages after the inference, in a local OUT/work."""
+
+DASK_SCRATCH = "dask"
+"""Folder of temporary files of workers, in a local OUT/work."""
+
+PROBE = ".ussfc-probe"
+"""File that is written and removed to learn whether OUT can be written."""
+
+PART_SUFFIX = ".part"
+"""End of the name of a local file until it is complete."""
+
+RESULTS_TABLE = "results.csv"
+"""Table of a batch, in its OUT: a row a pair."""
+
+RESULTS_PARQUET = "results.parquet"
+"""Table of earlier batches; no pair may have the name."""
+
+COLLECTION = "collection.json"
+"""STAC collection of a batch, in its OUT."""
+
+ITEM = "item.json"
+"""STAC item of a pair, in the pair's folder."""
+
+EVALUATION = "evaluation.json"
+"""Scores of an evaluation, in its OUT."""
+
+CURVE_TABLE = "curve.csv"
+"""Precision and recall by threshold, in the OUT of an evaluation."""
+
+CURVE_PICTURE = "curve.png"
+"""Plot of that table, in the OUT of an evaluation."""
+
+
+def in_work(name: str) -> str:
+    """Return the name relative to OUT of a file that is named relative to OUT/work."""
+    return f"{WORK}/{name}"
+
+
+def statistics_file(raster: str) -> str:
+    """Return the name of the file beside a raster that holds its statistics."""
+    return f"{raster}.aux.xml"
+
+
+def product_record(product: str) -> str:
+    """Return the name, in OUT/work, of the record of a product."""
+    return f"products/{product}.json"
+
+
+def failure_record(index: tuple[int, int]) -> str:
+    """Return the name, in OUT/work, of the record of a tile that kept failing."""
+    return f"{FAILED}/{index[0]}.{index[1]}.json"
+
+
+def done_folder(run: str) -> str:
+    """Return the name, in OUT/work, of the folder of a run's tile records."""
+    return f"{DONE}/{run}"
+
+
+def chunk(index: tuple[int, int]) -> str:
+    """Return the name, in OUT/work, of the chunk of a tile."""
+    return f"{CHUNKS}/{index[0]}/{index[1]}"
+
+
+def errors_picture(scene: str) -> str:
+    """Return the name, in the OUT of an evaluation, of the picture of a scene's errors."""
+    return f"errors_{scene}.png"
+
+
+def is_partial(name: str) -> bool:
+    """Return whether a file is one that a stopped run left before it was complete."""
+    return name.endswith((PART_SUFFIX, ".partial")) or f"{PART_SUFFIX}." in name
