@@ -52,7 +52,7 @@ READ_AHEAD, MOST_READERS = 2, 12
 """Tiles in hand of a process with a GPU, least and most: while one has the GPU, others are read."""
 
 
-def tiles_at_once(cores: int, gpu: bool) -> int:
+def tiles_per_worker(cores: int, gpu: bool) -> int:
     """Tiles that a worker has in hand: a core reads too slowly for a GPU, while a CPU's network wants all cores."""
     return min(MOST_READERS, max(READ_AHEAD, cores)) if gpu else 1
 
@@ -83,11 +83,11 @@ class Cluster(Protocol):
         """Workers that walk a stretch of the tiles each; 0 where their number is not known."""
 
     @property
-    def ahead(self) -> int:
+    def concurrent_tiles(self) -> int:
         """Tiles that each worker has in hand, as far as this is known."""
 
     @property
-    def ours(self) -> bool:
+    def is_local(self) -> bool:
         """Whether its workers are processes of this machine, which need not show what they have and see."""
 
     def start(self, scratch: Path) -> AbstractContextManager[Started]:
@@ -109,8 +109,8 @@ class SchedulerAt:
     tls: tuple[str, str, str] | None = None
     """PEM files: authority, certificate, key."""
     worker_count: int = 0
-    ahead: int = 1
-    ours: bool = False
+    concurrent_tiles: int = 1
+    is_local: bool = False
 
     @property
     def name(self) -> str:
@@ -145,8 +145,8 @@ class LocalProcesses:
     workers: int
     options: Mapping[str, Any] = field(default_factory=dict)
     """For LocalCluster."""
-    ahead: int = 1
-    ours: bool = True
+    concurrent_tiles: int = 1
+    is_local: bool = True
     name: str = "scheduler of this process"
 
     @property
@@ -172,7 +172,7 @@ class LocalGpus:
     """Entries of CUDA_VISIBLE_DEVICES: numbers or identifiers."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """For LocalCUDACluster where dask-cuda is installed, else for LocalCluster."""
-    ours: bool = True
+    is_local: bool = True
     name: str = "scheduler of this process"
 
     @property
@@ -181,15 +181,18 @@ class LocalGpus:
         return len(self.devices)
 
     @property
-    def ahead(self) -> int:
+    def concurrent_tiles(self) -> int:
         """The machine's cores are shared among its GPUs."""
-        return tiles_at_once(cores() // len(self.devices), True)
+        return tiles_per_worker(cores() // len(self.devices), True)
 
     @contextmanager
     def start(self, scratch: Path) -> Iterator[Started]:
         """See :meth:`Cluster.start`."""
         count = len(self.devices)
-        settings = _local_settings(scratch) | {"n_workers": count, "threads_per_worker": self.ahead}
+        settings = _local_settings(scratch) | {
+            "n_workers": count,
+            "threads_per_worker": self.concurrent_tiles,
+        }
         try:
             from dask_cuda import LocalCUDACluster
 
@@ -223,7 +226,7 @@ class LocalGpus:
             kind = PinnedCluster
             settings |= {"processes": True}
         with _local(), _made(kind, settings, self.options) as cluster:
-            yield Started(cluster, self.ahead * count)
+            yield Started(cluster, self.concurrent_tiles * count)
 
 
 def visible_gpus(count: int) -> tuple[str, ...]:
@@ -273,8 +276,8 @@ def _made(
     """
     merged = dict(settings)
     for key, value in options.items():
-        ours = merged.get(key)
-        merged[key] = [*ours, *value] if isinstance(ours, list) and isinstance(value, list) else value
+        default = merged.get(key)
+        merged[key] = [*default, *value] if isinstance(default, list) and isinstance(value, list) else value
     try:
         return kind(**merged)
     except refusals as error:
@@ -309,7 +312,7 @@ class SlurmJobs:
     account: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     """For SLURMCluster."""
-    ours: bool = False
+    is_local: bool = False
     name: str = "scheduler of this process, with workers in SLURM jobs"
 
     @property
@@ -318,9 +321,9 @@ class SlurmJobs:
         return self.jobs[0] * self.workers if self.jobs[0] == self.jobs[1] else 0
 
     @property
-    def ahead(self) -> int:
+    def concurrent_tiles(self) -> int:
         """As its cores read for a GPU."""
-        return tiles_at_once(self.threads, self.gpu)
+        return tiles_per_worker(self.threads, self.gpu)
 
     @contextmanager
     def start(self, scratch: Path) -> Iterator[Started]:
@@ -336,7 +339,7 @@ class SlurmJobs:
         early = int(min(END_MOST, END_SHARE * slurm.seconds(self.walltime)))
         settings: dict[str, Any] = {
             # Dask's threads are tiles in hand; the network's threads are the engine's own.
-            "cores": self.workers * self.ahead,
+            "cores": self.workers * self.concurrent_tiles,
             "processes": self.workers,
             "job_cpu": self.workers * self.threads,
             "memory": self.memory,
@@ -395,7 +398,7 @@ class SlurmJobs:
             submitted.settle(max(1, least))
             # To scale once does not replace a job that ends; adapting between equal bounds does.
             cluster.adapt(minimum_jobs=least, maximum_jobs=most, interval="5s")
-            yield Started(cluster, most * self.workers * self.ahead, waiting=submitted.waiting)
+            yield Started(cluster, most * self.workers * self.concurrent_tiles, waiting=submitted.waiting)
 
 
 class _Submitted:
@@ -530,7 +533,7 @@ class SlurmAllocation:
     """The SLURM allocation that this process runs in: a worker for each of its tasks, started by srun."""
 
     gpu: bool = False
-    ours: bool = False
+    is_local: bool = False
     """The Python is that of here, but other nodes may see other folders."""
     name: str = "scheduler of this allocation"
 
@@ -560,9 +563,9 @@ class SlurmAllocation:
         return int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
 
     @property
-    def ahead(self) -> int:
+    def concurrent_tiles(self) -> int:
         """As a task's cores read for a GPU."""
-        return tiles_at_once(self.cores, self.gpu)
+        return tiles_per_worker(self.cores, self.gpu)
 
     @contextmanager
     def start(self, scratch: Path) -> Iterator[Started]:
@@ -594,7 +597,7 @@ class SlurmAllocation:
                 "--wait=0",
                 *(("--gpus-per-task=1",) if self.gpu else ()),
                 *(sys.executable, "-m", "dask", "worker", cluster.scheduler_address),
-                *("--nthreads", str(self.ahead), "--no-dashboard", "--memory-limit", "0"),
+                *("--nthreads", str(self.concurrent_tiles), "--no-dashboard", "--memory-limit", "0"),
             ]
             with _program(command, quiet_environment()) as srun:
 
@@ -606,7 +609,7 @@ class SlurmAllocation:
                         )
                     return "srun is starting workers"
 
-                yield Started(cluster, tasks * self.ahead, waiting=waiting)
+                yield Started(cluster, tasks * self.concurrent_tiles, waiting=waiting)
 
 
 def _address_of(host: str, nodes: int) -> str:
@@ -655,7 +658,7 @@ class KubernetesPods:
     gpu: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     """For KubeCluster."""
-    ours: bool = False
+    is_local: bool = False
     name: str = "scheduler of the Kubernetes cluster"
 
     @property
@@ -664,9 +667,9 @@ class KubernetesPods:
         return self.jobs[0] if self.jobs[0] == self.jobs[1] else 0
 
     @property
-    def ahead(self) -> int:
+    def concurrent_tiles(self) -> int:
         """As a pod's cores read for a GPU."""
-        return tiles_at_once(self.threads, self.gpu)
+        return tiles_per_worker(self.threads, self.gpu)
 
     def spec(self, name: str) -> dict[str, Any]:
         """The DaskCluster resource.
@@ -686,7 +689,14 @@ class KubernetesPods:
             resources={"requests": wanted, "limits": wanted},
             # The last one of a name counts.
             env=[*_variables(quiet_environment()), *_variables(self.options.get("env", {}))],
-            worker_command=["dask", "worker", "--nthreads", str(self.ahead), "--memory-limit", "0"],
+            worker_command=[
+                "dask",
+                "worker",
+                "--nthreads",
+                str(self.concurrent_tiles),
+                "--memory-limit",
+                "0",
+            ],
             # KubeCluster itself makes nothing of it where it is given a whole specification.
             idle_timeout=self.options.get("idle_timeout", 0),
         )
@@ -730,7 +740,7 @@ class KubernetesPods:
             def waiting() -> str:
                 return f"no worker pod after {time.monotonic() - since:.0f} s (`kubectl get pods` says why)"
 
-            yield Started(cluster, most * self.ahead, waiting=waiting)
+            yield Started(cluster, most * self.concurrent_tiles, waiting=waiting)
 
 
 def _variables(env: Mapping[str, str] | Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

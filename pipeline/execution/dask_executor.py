@@ -117,15 +117,15 @@ class Executor(Protocol):
 class SerialExecutor:
     """This process: one tile after the other in the network, others read and written beside it."""
 
-    def __init__(self, waits: Backoff = TILE_WAITS, at_once: int = 1) -> None:
+    def __init__(self, waits: Backoff = TILE_WAITS, concurrent_tiles: int = 1) -> None:
         """Nothing is done before :meth:`run`.
 
         Args:
             waits: attempts of every tile.
-            at_once: tiles under way, the one in the network included.
+            concurrent_tiles: tiles under way, the one in the network included.
         """
         self._waits = waits
-        self._at_once = at_once
+        self._at_once = concurrent_tiles
 
     def run(
         self,
@@ -255,7 +255,7 @@ class DaskExecutor:
                 on_result(result)
 
             crew = _WorkerPool(client, self._cluster.name, started, self._tell, self._stop)
-            if not self._cluster.ours:
+            if not self._cluster.is_local:
                 crew.gather()
                 _inspect(client, self._cluster.name, job)
             self._work(client, crew, job, schedule, deliver, on_failure)
@@ -386,7 +386,7 @@ class DaskExecutor:
                 "`dask scheduler` or check cluster.address"
             ) from error
         with _closing(client):
-            if started.waiting is None and not self._cluster.ours and not again and not _workers(client):
+            if started.waiting is None and not self._cluster.is_local and not again and not _workers(client):
                 raise ClusterError(
                     f"{started.target}: the scheduler has no workers; start some with `dask worker`"
                 )

@@ -13,21 +13,10 @@ import psutil
 from odc.geo.geobox import GeoBox
 
 import ussfc
-from ussfc.pipeline.clusters.base import (
-    READ_AHEAD,
-    Cluster,
-    KubernetesPods,
-    LocalGpus,
-    LocalProcesses,
-    SchedulerAt,
-    SlurmAllocation,
-    SlurmJobs,
-    tiles_at_once,
-    visible_gpus,
-)
-from ussfc.pipeline.config.schema import ClusterConfig, RunConfig, size_in_bytes
-from ussfc.pipeline.errors import ClusterError, ConfigError, InsufficientMemoryError
-from ussfc.pipeline.parallel.ordered_map import cores
+from ussfc.pipeline.clusters.base import Cluster, SchedulerAt
+from ussfc.pipeline.clusters.select import LOCAL_KINDS, REMOTE_KINDS, select_cluster
+from ussfc.pipeline.config.schema import RunConfig, size_in_bytes
+from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError
 from ussfc.pipeline.pixels import radiometry
 from ussfc.pipeline.reading import (
     AreaOfInterest,
@@ -50,17 +39,8 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-LOCAL = ("local", "local-cuda")
-"""Kinds of cluster whose processes are on this machine."""
-
-ELSEWHERE = ("slurm", "kubernetes", "scheduler")
-"""Kinds of cluster whose workers run on machines that this one may be unlike."""
-
 GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")
 """What drivers of CUDA devices put up: on Linux, under Windows (WSL), on Tegra."""
-
-ONE_PROCESS_CORES = 8
-"""Cores that one process keeps at work by itself; beyond, processes side by side do better."""
 
 RESOLUTION_TOLERANCE = 2.0
 """Factor between the grid's pixel size and the model's beyond which a warning is due."""
@@ -99,7 +79,7 @@ class RunPlan:
     """Worker processes on this machine; 0 where there are none."""
     threads: int
     """Threads of one process that run the network."""
-    at_once: int
+    concurrent_tiles: int
     """Tiles that one process has under way: one in the network, others read or written beside it."""
     cluster: Cluster | None
     """Where the workers come from; None: this process computes."""
@@ -276,7 +256,7 @@ def resolve_detector(
         ssfc=config.inference.ssfc,
         batch_size=config.inference.batch_size,
         streams=plan.threads,
-        choose=partial(_for_workers, plan, ask) if plan.executor in ELSEWHERE else None,
+        choose=partial(_for_workers, plan, ask) if plan.executor in REMOTE_KINDS else None,
         **chosen,
     )
     return config, recipe
@@ -318,21 +298,24 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
     model = pair.model
     tiles = tile_plan(pair.grid, model, config)
     on_gpu = _device(config) == "cuda"
-    executor, cluster, threads = _choose_cluster(tiles, config, on_gpu)
-    processes = cluster.worker_count if cluster is not None and executor in LOCAL else 0
+    selected = select_cluster(config.cluster, tiles.tile_count, on_gpu, ussfc.gpus)
     batch = config.inference.batch_size or 1
     raw = sum(tiles.shape[0] * tiles.shape[1] * _raw_bytes(info) for info in (pair.before, pair.after))
-    if cluster is not None:
-        ahead = max(cluster.ahead, READ_AHEAD if on_gpu else 1)
-    else:
-        # Beside a CPU's network another tile is read.
-        ahead = min(tiles.tile_count, tiles_at_once(cores(), True) if on_gpu else 2)
     local = resolve_config(config, model).inference.ssfc == "local"
     remote = any(over_network(recipe.uri) for recipe in pair.recipes)
     memory = project(
-        tiles, len(model.bands), raw, processes, ahead, batch * threads, network, local, remote, on_gpu
+        tiles,
+        len(model.bands),
+        raw,
+        selected.processes,
+        selected.concurrent_tiles,
+        batch * selected.threads,
+        network,
+        local,
+        remote,
+        on_gpu,
     )
-    if cluster is not None and not processes:
+    if selected.cluster is not None and not selected.processes:
         # Workers elsewhere are Dask's as well; only the sum over them is not this machine's matter.
         memory = dataclasses.replace(memory, worker=memory.worker + BASE_DASK)
     before, after = (
@@ -340,7 +323,17 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
         for recipe, info in zip(pair.recipes, (pair.before, pair.after), strict=True)
     )
     pair = dataclasses.replace(pair, recipes=(before, after))
-    return RunPlan(pair, tiles, executor, processes, threads, ahead, cluster, on_gpu, memory)
+    return RunPlan(
+        pair=pair,
+        tiles=tiles,
+        executor=selected.kind,
+        processes=selected.processes,
+        threads=selected.threads,
+        concurrent_tiles=selected.concurrent_tiles,
+        cluster=selected.cluster,
+        on_gpu=on_gpu,
+        memory=memory,
+    )
 
 
 def tile_plan(grid: GeoBox, model: ussfc.ModelSpec, config: RunConfig) -> TilePlan:
@@ -365,7 +358,7 @@ def _device(config: RunConfig) -> str:
     """
     device, cluster = config.inference.device, config.cluster
     if cluster.kind != "local-cuda" and not cluster.gpu:
-        if device == "auto" and cluster.kind not in ELSEWHERE:
+        if device == "auto" and cluster.kind not in REMOTE_KINDS:
             # Its driver's file first: where there is none, planning need not wait for torch.
             there = any(Path(file).exists() for file in GPU_FILES)
             return "cuda" if there and ussfc.gpus() else "cpu"
@@ -377,94 +370,13 @@ def _device(config: RunConfig) -> str:
     return "cuda"
 
 
-def _choose_cluster(tiles: TilePlan, config: RunConfig, on_gpu: bool) -> tuple[str, Cluster | None, int]:
-    """(kind, where workers come from, network threads of a process)."""
-    wanted = config.cluster
-    kind = wanted.kind
-    if kind == "auto" and on_gpu:
-        kind = "local-cuda" if ussfc.gpus() > 1 else "serial"
-    elif kind == "auto":
-        # Few tiles cannot occupy many workers, and every process has libraries and a cache of its own in memory.
-        kind = "serial" if tiles.tile_count < 4 * cores() or cores() <= ONE_PROCESS_CORES else "local"
-    if kind == "serial":
-        return kind, None, 1 if on_gpu else wanted.threads or cores()
-    if kind == "local-cuda":
-        _device(config)
-        return kind, LocalGpus(_gpus(wanted.workers), wanted.options), 1
-    cluster = _CLUSTERS[kind](wanted)
-    if on_gpu:
-        # Its cores read.
-        return kind, cluster, 1
-    return kind, cluster, wanted.threads or (cluster.cores if isinstance(cluster, SlurmAllocation) else 1)
-
-
-def _gpus(wanted: int | None) -> tuple[str, ...]:
-    count = ussfc.gpus()
-    if not count or (wanted or 0) > count:
-        raise ClusterError(
-            f"cluster.kind local-cuda: {count or 'no'} GPU(s) found here, wanted {wanted or 'at least one'}; "
-            "check that nvidia-smi lists them and that PyTorch is a CUDA build, or choose --cluster local"
-        )
-    return visible_gpus(count)[:wanted]
-
-
-def _between(wanted: ClusterConfig) -> tuple[int, int]:
-    return (wanted.jobs, wanted.jobs) if wanted.jobs else (wanted.minimum_jobs or 0, wanted.most_jobs)
-
-
-def _scheduler(wanted: ClusterConfig) -> Cluster:
-    assert wanted.address is not None
-    files = (wanted.tls_ca, wanted.tls_certificate, wanted.tls_key)
-    tls = tuple(file for file in files if file is not None)
-    return SchedulerAt(wanted.address, (tls[0], tls[1], tls[2]) if len(tls) == len(files) else None)
-
-
-def _slurm(wanted: ClusterConfig) -> Cluster:
-    assert wanted.memory is not None
-    assert wanted.walltime is not None
-    return SlurmJobs(
-        _between(wanted),
-        wanted.workers or 1,
-        wanted.threads or 1,
-        wanted.memory,
-        wanted.walltime,
-        wanted.gpu,
-        wanted.queue,
-        wanted.account,
-        wanted.options,
-    )
-
-
-def _kubernetes(wanted: ClusterConfig) -> Cluster:
-    assert wanted.memory is not None
-    assert wanted.image is not None
-    return KubernetesPods(
-        _between(wanted),
-        wanted.threads or 1,
-        wanted.memory,
-        wanted.image,
-        wanted.namespace,
-        wanted.gpu,
-        wanted.options,
-    )
-
-
-_CLUSTERS: dict[str, Callable[[ClusterConfig], Cluster]] = {
-    "local": lambda wanted: LocalProcesses(wanted.workers or cores(), wanted.options),
-    "slurm": _slurm,
-    "allocation": lambda wanted: SlurmAllocation(wanted.gpu),
-    "kubernetes": _kubernetes,
-    "scheduler": _scheduler,
-}
-
-
 def check_memory(plan: RunPlan, config: RunConfig) -> None:
     """Refuse a run that does not fit: into this machine, or into the jobs of a cluster.
 
     Raises:
         InsufficientMemoryError: names both numbers and the settings that change them.
     """
-    if plan.executor in ("serial", *LOCAL):
+    if plan.executor in ("serial", *LOCAL_KINDS):
         refuse_beyond(plan.memory, _allowed_memory(config))
     elif config.cluster.memory is not None:
         given, workers = size_in_bytes(config.cluster.memory), config.cluster.workers or 1
@@ -472,7 +384,7 @@ def check_memory(plan: RunPlan, config: RunConfig) -> None:
             raise InsufficientMemoryError(
                 f"a job's {workers} worker(s) would need about {workers * plan.memory.worker / 1e9:.2f} GB, and "
                 f"cluster.memory is {given / 1e9:.2f} GB; raise it, or lower tiling.tile_size"
-                f"{', cluster.threads' if plan.at_once > 1 else ''} or cluster.workers"
+                f"{', cluster.threads' if plan.concurrent_tiles > 1 else ''} or cluster.workers"
             )
 
 

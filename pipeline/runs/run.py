@@ -300,7 +300,7 @@ def executor_for(
 
     waits = Backoff(attempts=1 if fail_fast else config.compute.retries + 1)
     if plan.cluster is None:
-        return SerialExecutor(waits, plan.at_once)
+        return SerialExecutor(waits, plan.concurrent_tiles)
     return DaskExecutor(plan.cluster, scratch, waits, tell, stop)
 
 

@@ -82,8 +82,8 @@ Make = Callable[[Backoff], Executor]
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     """Makes the executor of that name."""
     if request.param in SERIAL:
-        at_once = int(request.param.partition("-")[2] or 1)
-        return lambda waits: SerialExecutor(waits, at_once)
+        concurrent_tiles = int(request.param.partition("-")[2] or 1)
+        return lambda waits: SerialExecutor(waits, concurrent_tiles)
     if request.param == "local":
         request.getfixturevalue("importable")
         return lambda waits: DaskExecutor(LocalProcesses(2), tmp_path / "scratch", waits)
@@ -509,7 +509,7 @@ def test_a_scheduler_out_of_reach_is_a_cluster_error(
 class Nobody:
     """A scheduler whose workers never come."""
 
-    name, worker_count, ours = "nobody", 0, False
+    name, worker_count, is_local = "none", 0, False
 
     @contextlib.contextmanager
     def start(self, scratch: Path) -> Iterator[Started]:
@@ -567,13 +567,13 @@ def test_another_program_on_the_usual_port_is_no_cause_for_a_warning(tmp_path: P
     assert [result.index for result in results] == [(0, 1)]
 
 
-several = pytest.mark.parametrize("at_once", [2, 4])
+several = pytest.mark.parametrize("concurrent_tiles", [2, 4])
 
 
 @several
-def test_so_many_tiles_are_under_way_in_this_process(at_once: int, tmp_path: Path) -> None:
+def test_so_many_tiles_are_under_way_in_this_process(concurrent_tiles: int, tmp_path: Path) -> None:
     # A tile is read only when as many are being read: fewer at a time would wait for ever.
-    everyone = threading.Barrier(at_once)
+    everyone = threading.Barrier(concurrent_tiles)
     results: list[TileResult] = []
     ahead: list[int] = []
 
@@ -582,14 +582,14 @@ def test_so_many_tiles_are_under_way_in_this_process(at_once: int, tmp_path: Pat
             everyone.wait(60)
             return super().mask(box)
 
-    assert PLAN.tile_count % at_once == 0
+    assert PLAN.tile_count % concurrent_tiles == 0
     expected = serially(tmp_path / "expected")
     job = job_in(tmp_path / "work", area=Meeting(Box(0, 0, *PLAN.shape)))
-    SerialExecutor(ONCE, at_once).run(job, watched(results, ahead), results.append, unwanted)
+    SerialExecutor(ONCE, concurrent_tiles).run(job, watched(results, ahead), results.append, unwanted)
     assert indices_of(results) == list(PLAN.indices())
     assert store_bytes(job.store) == expected
     # Nor more.
-    assert max(ahead) == at_once
+    assert max(ahead) == concurrent_tiles
 
 
 class Signalled(threading.Event):
@@ -647,9 +647,9 @@ def tile_threads() -> list[threading.Thread]:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("at_once", [2, 4])
+@pytest.mark.parametrize("concurrent_tiles", [2, 4])
 def test_what_on_result_raises_stops_the_tiles_under_way(
-    at_once: int, tmp_path: Path, stopped: threading.Event
+    concurrent_tiles: int, tmp_path: Path, stopped: threading.Event
 ) -> None:
     # Two that share no patch and have as many of them, and those without data, which need no network.
     pair, others = [(0, 3), (2, 2)], [(0, 0), (1, 0), (2, 0)]
@@ -664,7 +664,7 @@ def test_what_on_result_raises_stops_the_tiles_under_way(
         raise OSError("no space for a result")
 
     with pytest.raises(OSError, match="no space for a result"):
-        SerialExecutor(ONCE, at_once).run(job, [*pair, *others], on_result, unwanted)
+        SerialExecutor(ONCE, concurrent_tiles).run(job, [*pair, *others], on_result, unwanted)
     # It ended with the batch that was in the network, and whoever waited for that never began.
     assert len(detector.calls) == patches + 1
     assert tile_threads() == []
@@ -680,9 +680,9 @@ def pythons_interrupt() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("pythons_interrupt")
-@pytest.mark.parametrize("at_once", [1, 2, 4])
+@pytest.mark.parametrize("concurrent_tiles", [1, 2, 4])
 def test_an_interrupt_stops_the_tiles_under_way(
-    at_once: int, tmp_path: Path, stopped: threading.Event
+    concurrent_tiles: int, tmp_path: Path, stopped: threading.Event
 ) -> None:
     main = threading.main_thread().ident
     assert main == threading.get_ident()
@@ -690,14 +690,16 @@ def test_an_interrupt_stops_the_tiles_under_way(
     job = job_in(tmp_path, detector=Ready(detector=detector))
     columns = [index for index in PLAN.indices() if index[1]]  # the first one has no data
     with pytest.raises(KeyboardInterrupt):
-        SerialExecutor(ONCE, at_once).run(job, columns, lambda result: None, unwanted)
+        SerialExecutor(ONCE, concurrent_tiles).run(job, columns, lambda result: None, unwanted)
     assert len(detector.calls) == 1
     assert tile_threads() == []
     assert ProbabilityStore(job.store).done() == {}
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 4])
-def test_a_tile_waits_before_it_is_tried_again_and_the_others_do_not(at_once: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("concurrent_tiles", [1, 2, 4])
+def test_a_tile_waits_before_it_is_tried_again_and_the_others_do_not(
+    concurrent_tiles: int, tmp_path: Path
+) -> None:
     attempts: list[float] = []
     results: list[TileResult] = []
     done_before: list[int] = []
@@ -710,7 +712,7 @@ def test_a_tile_waits_before_it_is_tried_again_and_the_others_do_not(at_once: in
 
     waits = Backoff(attempts=3, first=0.5, factor=2, longest=10)
     job = job_in(tmp_path, after=unlucky(fail_twice))
-    SerialExecutor(waits, at_once).run(job, [UNLUCKY, *LUCKY], results.append, unwanted)
+    SerialExecutor(waits, concurrent_tiles).run(job, [UNLUCKY, *LUCKY], results.append, unwanted)
     assert indices_of(results) == list(PLAN.indices())
     first, second = (later - earlier for earlier, later in pairwise(attempts))
     assert first >= 0.5

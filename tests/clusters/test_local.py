@@ -66,8 +66,8 @@ def test_every_process_sees_a_gpu_of_its_own_also_after_it_was_killed(tmp_path: 
     assert cluster.worker_count == 2
     with cluster.start(tmp_path) as started, Client(started.target, set_as_default=False) as client:
         client.wait_for_workers(2, timeout=60)
-        assert started.threads == 2 * cluster.ahead
-        assert set(client.nthreads().values()) == {cluster.ahead}
+        assert started.threads == 2 * cluster.concurrent_tiles
+        assert set(client.nthreads().values()) == {cluster.concurrent_tiles}
         for key, value in QUIET.items():
             assert list(client.run(dask.config.get, key).values()) == [value] * 2
             assert client.run_on_scheduler(dask.config.get, key) == value
@@ -121,7 +121,7 @@ def test_a_machine_without_a_gpu_is_told_the_way_out(place: Path, tmp_path: Path
     )  # fmt: skip
     assert result.exit_code == cli.EXIT_CLUSTER, result.output
     (line,) = result.stderr.splitlines()
-    assert line.startswith("error: cluster.kind local-cuda: no GPU(s) found here, wanted at least one; ")
+    assert line.startswith("error: cluster.kind local-cuda: no GPU(s) found here, expected at least one; ")
     assert "choose --cluster local" in line
 
 
@@ -133,7 +133,7 @@ def test_as_many_gpus_as_are_wanted_and_no_more(place: Path, monkeypatch: pytest
         assert isinstance(made.cluster, LocalGpus)
         assert made.cluster.devices == devices
         assert (made.executor, made.processes, made.threads) == ("local-cuda", len(devices), 1)
-    with pytest.raises(ClusterError, match=r"2 GPU\(s\) found here, wanted 3; "):
+    with pytest.raises(ClusterError, match=r"2 GPU\(s\) found here, expected 3; "):
         planned(place, "local-cuda", cluster__workers=3)
 
 
@@ -171,7 +171,7 @@ def test_the_cores_beside_a_gpu_read_for_it(
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", str(threads))
     made, _ = planned(place, kind, cluster__threads=threads, **CUDA[kind])
     assert made.cluster is not None
-    assert made.at_once == made.cluster.ahead == wanted
+    assert made.concurrent_tiles == made.cluster.concurrent_tiles == wanted
     # They are not the network's.
     config = load_config(cluster=kind, flags={"model": str(place / "toy.yaml")}, sets=[
         "inference.engine=torch", "inference.precision=float16", "cluster.gpu=true", f"cluster.threads={threads}",
@@ -182,7 +182,7 @@ def test_the_cores_beside_a_gpu_read_for_it(
         "engine=torch", "precision=float16", "device=cuda",
     ]  # fmt: skip
     beside_cpu, _ = planned(place, kind, cluster__threads=threads, **CUDA[kind] | {"cluster__gpu": False})
-    assert beside_cpu.at_once == 1
+    assert beside_cpu.concurrent_tiles == 1
 
 
 def test_dask_reads_from_the_environment_what_keeps_it_quiet() -> None:
