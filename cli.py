@@ -1068,7 +1068,7 @@ def _show_speeds(result: dict[str, Any]) -> None:
 @main.command("config")
 def show_config() -> None:
     """List every configuration key with its default and meaning."""
-    from ussfc.pipeline.config.schema import documented_keys
+    from ussfc.pipeline.config.load import documented_keys
 
     for key, default, description in documented_keys():
         click.echo(f"{key:<30} {json.dumps(default):<16} {description}")
@@ -1087,7 +1087,7 @@ def _config(
     precision: str | None = None,
     own: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    from ussfc.pipeline.config.schema import load_config
+    from ussfc.pipeline.config.load import load_config
 
     flags = {
         "model": model,

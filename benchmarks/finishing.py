@@ -24,7 +24,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from scipy import ndimage
 
-from ussfc.pipeline.config.schema import load_config
+from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.parallel.memory_meter import MemoryMeter
 from ussfc.pipeline.runs import products
 from ussfc.pipeline.storage.probability_store import ProbabilityStore, grid_record

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 import ussfc
 from ussfc.metrics import Tally
-from ussfc.pipeline.config.schema import load_config
+from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.evaluation.labelled_scenes import ScenePairs, find_scenes
 from ussfc.pipeline.runs.plan import plan
 from ussfc.pipeline.runs.run import infer

@@ -50,7 +50,7 @@ ONE_RUN = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, {benchmarks!r})
-from ussfc.pipeline.config.schema import load_config
+from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.runs.run import run
 from stand_in import StandIn
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ ONE_RUN = """
 import json, sys, time
 start = time.time()
 sys.path.insert(0, {benchmarks!r})
-from ussfc.pipeline.config.schema import load_config
+from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.events import Advanced
 from ussfc.pipeline.runs.run import run
 from stand_in import StandIn

@@ -33,7 +33,7 @@ from overheads import repeat
 from stand_in import StandIn
 
 from ussfc.pipeline.clusters.base import SchedulerAt
-from ussfc.pipeline.config.schema import load_config
+from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.execution import dask_executor as executors
 from ussfc.pipeline.execution.dask_executor import DaskExecutor
 from ussfc.pipeline.execution.tile import TileJob

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ussfc.pipeline.api import detect_changes as detect_changes
+    from ussfc.pipeline.config.load import load_config as load_config
     from ussfc.pipeline.config.schema import RunConfig as RunConfig
-    from ussfc.pipeline.config.schema import load_config as load_config
     from ussfc.pipeline.errors import ClusterError as ClusterError
     from ussfc.pipeline.errors import ConfigError as ConfigError
     from ussfc.pipeline.errors import GridError as GridError
@@ -32,7 +32,7 @@ _HOME = {
     "StoreError": "ussfc.pipeline.errors",
     "TileError": "ussfc.pipeline.errors",
     "detect_changes": "ussfc.pipeline.api",
-    "load_config": "ussfc.pipeline.config.schema",
+    "load_config": "ussfc.pipeline.config.load",
     "plan": "ussfc.pipeline.runs.plan",
     "run": "ussfc.pipeline.runs.run",
 }

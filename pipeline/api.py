@@ -10,7 +10,8 @@ import numpy as np
 import xarray as xr
 
 import ussfc
-from ussfc.pipeline.config.schema import RunConfig, load_config
+from ussfc.pipeline.config.load import load_config
+from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.execution.tile import blend_tile
 from ussfc.pipeline.pixels import radiometry
 from ussfc.pipeline.pixels.encoding import decode, encode

@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import ValidationError
 
-from ussfc.pipeline.config.schema import RunConfig, documented_keys
+from ussfc.pipeline.config.load import documented_keys
+from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError, ReadError, StoreError
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.storage.folder import PROBE_WAITS

@@ -17,7 +17,17 @@ from ussfc.pipeline.clusters.base import (
     tiles_per_worker,
     visible_gpus,
 )
-from ussfc.pipeline.config.schema import ClusterConfig
+from ussfc.pipeline.config.schema import (
+    AllocationCluster,
+    AutoCluster,
+    ClusterConfig,
+    KubernetesCluster,
+    LocalCluster,
+    LocalCudaCluster,
+    SchedulerCluster,
+    SerialCluster,
+    SlurmCluster,
+)
 from ussfc.pipeline.errors import ClusterError
 from ussfc.pipeline.parallel.ordered_map import cores
 
@@ -65,24 +75,29 @@ def select_cluster(
     Raises:
         ClusterError: this machine has fewer GPUs than configured.
     """
-    kind = config.kind
-    if kind == "auto" and on_gpu:
-        kind = "local-cuda" if count_gpus() > 1 else "serial"
-    elif kind == "auto":
-        # Few tiles cannot occupy many workers, and every process has libraries and a cache of its own in memory.
-        kind = "serial" if tile_count < 4 * cores() or cores() <= ONE_PROCESS_CORES else "local"
-    if kind == "serial":
+    if isinstance(config, AutoCluster):
+        config = _decide(config, tile_count, on_gpu, count_gpus)
+    kind, threads = config.kind, config.network_threads
+    if isinstance(config, SerialCluster):
         # Beside a CPU's network another tile is read.
         concurrent = min(tile_count, tiles_per_worker(cores(), True) if on_gpu else 2)
-        return SelectedCluster(kind, None, 1 if on_gpu else config.threads or cores(), concurrent)
-    if kind == "local-cuda":
-        cluster: Cluster = LocalGpus(_devices(config.workers, count_gpus()), config.options)
-    else:
-        cluster = _CLUSTERS[kind](config)
+        return SelectedCluster(kind, None, 1 if on_gpu else threads or cores(), concurrent)
+    cluster = _cluster(config, count_gpus)
     cores_of_worker = cluster.cores if isinstance(cluster, SlurmAllocation) else 1
     # The cores beside a GPU read.
-    threads = 1 if on_gpu else config.threads or cores_of_worker
+    threads = 1 if on_gpu else threads or cores_of_worker
     return SelectedCluster(kind, cluster, threads, max(cluster.concurrent_tiles, READ_AHEAD if on_gpu else 1))
+
+
+def _decide(
+    config: AutoCluster, tile_count: int, on_gpu: bool, count_gpus: Callable[[], int]
+) -> SerialCluster | LocalCluster | LocalCudaCluster:
+    if on_gpu:
+        return LocalCudaCluster(workers=config.workers) if count_gpus() > 1 else SerialCluster()
+    # Few tiles cannot occupy many workers, and every process has libraries and a cache of its own in memory.
+    if tile_count < 4 * cores() or cores() <= ONE_PROCESS_CORES:
+        return SerialCluster(threads=config.threads)
+    return LocalCluster(workers=config.workers, threads=config.threads)
 
 
 def _devices(workers: int | None, count: int) -> tuple[str, ...]:
@@ -94,52 +109,36 @@ def _devices(workers: int | None, count: int) -> tuple[str, ...]:
     return visible_gpus(count)[:workers]
 
 
-def _jobs(config: ClusterConfig) -> tuple[int, int]:
-    """Return the least and largest number of jobs."""
-    return (config.jobs, config.jobs) if config.jobs else (config.minimum_jobs or 0, config.most_jobs)
-
-
-def _scheduler(config: ClusterConfig) -> Cluster:
-    assert config.address is not None
-    files = (config.tls_ca, config.tls_certificate, config.tls_key)
-    tls = tuple(file for file in files if file is not None)
-    return SchedulerAt(config.address, (tls[0], tls[1], tls[2]) if len(tls) == len(files) else None)
-
-
-def _slurm(config: ClusterConfig) -> Cluster:
-    assert config.memory is not None
-    assert config.walltime is not None
-    return SlurmJobs(
-        jobs=_jobs(config),
-        workers=config.workers or 1,
-        threads=config.threads or 1,
-        memory=config.memory,
-        walltime=config.walltime,
-        gpu=config.gpu,
-        queue=config.queue,
-        account=config.account,
-        options=config.options,
-    )
-
-
-def _kubernetes(config: ClusterConfig) -> Cluster:
-    assert config.memory is not None
-    assert config.image is not None
-    return KubernetesPods(
-        jobs=_jobs(config),
-        threads=config.threads or 1,
-        memory=config.memory,
-        image=config.image,
-        namespace=config.namespace,
-        gpu=config.gpu,
-        options=config.options,
-    )
-
-
-_CLUSTERS: dict[str, Callable[[ClusterConfig], Cluster]] = {
-    "local": lambda config: LocalProcesses(config.workers or cores(), config.options),
-    "slurm": _slurm,
-    "allocation": lambda config: SlurmAllocation(config.gpu),
-    "kubernetes": _kubernetes,
-    "scheduler": _scheduler,
-}
+def _cluster(config: ClusterConfig, count_gpus: Callable[[], int]) -> Cluster:
+    match config:
+        case LocalCluster():
+            return LocalProcesses(config.workers or cores(), config.options)
+        case LocalCudaCluster():
+            return LocalGpus(_devices(config.workers, count_gpus()), config.options)
+        case SlurmCluster():
+            return SlurmJobs(
+                jobs=config.job_range,
+                workers=config.workers_per_job,
+                threads=config.threads or 1,
+                memory=config.memory,
+                walltime=config.walltime,
+                gpu=config.gpu,
+                queue=config.queue,
+                account=config.account,
+                options=config.options,
+            )
+        case AllocationCluster():
+            return SlurmAllocation(config.gpu)
+        case KubernetesCluster():
+            return KubernetesPods(
+                jobs=config.job_range,
+                threads=config.threads or 1,
+                memory=config.memory,
+                image=config.image,
+                namespace=config.namespace,
+                gpu=config.gpu,
+                options=config.options,
+            )
+        case SchedulerCluster():
+            return SchedulerAt(config.address, config.tls)
+    raise ValueError(f"cluster.kind {config.kind}: has no workers beside this process")

@@ -1,43 +1,16 @@
-"""Configuration: typed, every key documented, unknown keys refused.
-
-Order of precedence: flags, ``--set``, environment ``USSFC_...``, user file, packaged ``configs/default.yaml``.
-"""
+"""Sections of the configuration: every key with its type, its bounds, its unit and its default."""
 
 from __future__ import annotations
 
-import copy
-import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
-from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from ussfc.pipeline.errors import ConfigError
-
-ENV_PREFIX = "USSFC_"
-
-_NAMES = r"^[A-Za-z0-9_.,@+-]+$"
+_WORD = r"^[A-Za-z0-9_.,@+-]+$"
 """Names that go into a batch script: nothing that a shell would read as more than a name."""
 
-
 _SIZE = r"([0-9]+(?:\.[0-9]+)?) ?([KMGT])(i?)B"
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose whole numbers are decimal: 12:00:00 is a time, not of base 60, and 0123 an account, not octal."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    letter: [(tag, words) for tag, words in resolvers if tag != "tag:yaml.org,2002:int"]
-    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789")
-)
 
 
 class _Section(BaseModel):
@@ -47,9 +20,11 @@ class _Section(BaseModel):
 
 
 class GridConfig(_Section):
-    """The common grid."""
+    """Common grid of both images."""
 
-    reference: Literal["before", "after"] = Field("before", description="whose pixel grid the results have")
+    reference: Literal["before", "after"] = Field(
+        "before", description="image whose pixel grid the results have"
+    )
     crs: str | None = Field(
         None, description="another CRS for the grid (EPSG code or WKT); needs grid.resolution"
     )
@@ -61,7 +36,7 @@ class GridConfig(_Section):
 
 
 class BandsConfig(_Section):
-    """Which bands of the files the model gets."""
+    """Bands of the files that the model gets."""
 
     before: tuple[int, ...] | None = Field(None, description="band numbers from 1, in the model's order")
     after: tuple[int, ...] | None = Field(None, description="band numbers from 1, in the model's order")
@@ -91,9 +66,9 @@ class InferenceConfig(_Section):
     batch_size: int | None = Field(
         None, ge=1, description="patches of one call; by default 1 on CPU, 16 on CUDA"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device that runs the network")
     engine: Literal["auto", "openvino", "torch", "triton"] = Field(
-        "auto", description="what runs the network; auto: the fastest, measured once on a machine"
+        "auto", description="library that runs the network; auto: the fastest, measured once on a machine"
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="arithmetic of the network; auto: the fastest likewise"
@@ -104,7 +79,7 @@ class InferenceConfig(_Section):
 
 
 class ComputeConfig(_Section):
-    """Patience and memory. Nothing here moves a single byte of a product."""
+    """Retries and memory; no key here changes a byte of a product."""
 
     retries: int = Field(
         3,
@@ -116,27 +91,97 @@ class ComputeConfig(_Section):
     )
 
 
-class ClusterConfig(_Section):
-    """Who computes the tiles. Nothing here moves a single byte of a product."""
+def _not_zero(text: str) -> str:
+    if not re.search("[1-9]", text):
+        raise ValueError("nothing, which SLURM takes for no limit; give what a job needs")
+    return text
 
-    kind: Literal[
-        "auto", "serial", "local", "local-cuda", "slurm", "allocation", "kubernetes", "scheduler"
-    ] = Field(
-        "auto", description="auto: this process up to 8 cores or for few tiles, else one a core; one a GPU"
-    )
-    workers: int | None = Field(
-        None,
+
+Workers = Annotated[
+    int | None,
+    Field(
         ge=1,
         description="worker processes here, or in each SLURM job; by default one a core (local), one a GPU "
         "(local-cuda), else 1",
-    )
-    threads: int | None = Field(
-        None,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    Field(
         ge=1,
         description="threads of a worker that run the network, or beside a GPU read tiles; by default all cores if "
         "serial, those of a task in an allocation, else 1",
+    ),
+]
+Gpu = Annotated[bool, Field(description="every job, pod or task has one GPU and computes on it")]
+Options = Annotated[
+    dict[str, Any],
+    Field(
+        description="arguments of the constructor of SLURMCluster, KubeCluster, LocalCluster or LocalCUDACluster"
+    ),
+]
+Word = Annotated[str, Field(pattern=_WORD)]
+
+
+class BaseCluster(_Section):
+    """Workers that compute the tiles; no key here changes a byte of a product."""
+
+    kind: str = Field(
+        description="auto: this process up to 8 cores or for few tiles, else one a core; one a GPU"
     )
-    gpu: bool = Field(False, description="every job, pod or task has one GPU and computes on it")
+
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether every job, pod, task or worker has a GPU of its own."""
+        return bool(getattr(self, "gpu", False))
+
+    @property
+    def network_threads(self) -> int | None:
+        """Threads of a worker, None where the configuration leaves them open."""
+        return getattr(self, "threads", None)
+
+
+class AutoCluster(BaseCluster):
+    """This process or processes of this machine, after the number of cores, GPUs and tiles."""
+
+    kind: Literal["auto"] = "auto"
+    workers: Workers = None
+    threads: Threads = None
+
+
+class SerialCluster(BaseCluster):
+    """This process."""
+
+    kind: Literal["serial"] = "serial"
+    threads: Threads = None
+
+
+class LocalCluster(BaseCluster):
+    """Processes of this machine."""
+
+    kind: Literal["local"] = "local"
+    workers: Workers = None
+    threads: Threads = None
+    options: Options = {}
+
+
+class LocalCudaCluster(BaseCluster):
+    """Processes of this machine, one a GPU."""
+
+    kind: Literal["local-cuda"] = "local-cuda"
+    workers: Workers = None
+    options: Options = {}
+
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether every worker has a GPU of its own: always."""
+        return True
+
+
+class JobsCluster(BaseCluster):
+    """Jobs or pods, a fixed number of them or as many as the work asks for."""
+
+    gpu: Gpu = False
     jobs: int | None = Field(
         None, ge=1, description="SLURM jobs or pods, always so many; or else minimum_jobs and maximum_jobs"
     )
@@ -144,60 +189,132 @@ class ClusterConfig(_Section):
     maximum_jobs: int | None = Field(
         None, ge=1, description="largest number of jobs or pods: as many as the work asks for"
     )
-    memory: str | None = Field(
-        None, pattern=f"^{_SIZE}$", description="memory of a job or pod, for example 16GiB"
+    memory: Annotated[str, AfterValidator(_not_zero)] = Field(
+        pattern=f"^{_SIZE}$", description="memory of a job or pod, for example 16GiB"
     )
-    walltime: str | None = Field(
-        None,
-        pattern=r"^([0-9]+-)?[0-9]{1,2}:[0-9]{2}:[0-9]{2}$",
-        description="time limit of a SLURM job, [days-]hours:minutes:seconds; its workers end a little earlier",
-    )
-    queue: str | None = Field(None, pattern=_NAMES, description="SLURM partition; by default the site's")
-    account: str | None = Field(None, pattern=_NAMES, description="SLURM account; by default the user's")
-    image: str | None = Field(None, description="container image of the pods, with this very version")
-    namespace: str | None = Field(None, description="Kubernetes namespace; by default that of the context")
-    address: str | None = Field(
-        None, description="address of a Dask scheduler, tcp://host:port or tls://host:port"
-    )
-    tls_ca: str | None = Field(None, description="PEM file of the authority that a tls:// scheduler trusts")
-    tls_certificate: str | None = Field(None, description="PEM file of our certificate")
-    tls_key: str | None = Field(None, description="PEM file of our key")
-    options: dict[str, Any] = Field(
-        {},
-        description="handed to the constructor of SLURMCluster, KubeCluster, LocalCluster or LocalCUDACluster",
-    )
-
-    @field_validator("memory", "walltime")
-    @classmethod
-    def _no_zero(cls, text: str | None) -> str | None:
-        if text is not None and not re.search("[1-9]", text):
-            raise ValueError("nothing, which SLURM takes for no limit; give what a job needs")
-        return text
+    options: Options = {}
 
     @property
     def most_jobs(self) -> int:
-        """Jobs or pods at the same time."""
+        """Jobs or pods at the same time, at most."""
         return self.jobs or self.maximum_jobs or 1
 
+    @property
+    def workers_per_job(self) -> int:
+        """Worker processes of a job or pod."""
+        return 1
 
-_USED_BY = {
-    "workers": ("auto", "local", "local-cuda", "slurm"),
-    "threads": ("auto", "serial", "local", "slurm", "allocation", "kubernetes", "scheduler"),
-    "gpu": ("slurm", "allocation", "kubernetes", "scheduler"),
-    **dict.fromkeys(("jobs", "minimum_jobs", "maximum_jobs", "memory"), ("slurm", "kubernetes")),
-    **dict.fromkeys(("walltime", "queue", "account"), ("slurm",)),
-    **dict.fromkeys(("image", "namespace"), ("kubernetes",)),
-    **dict.fromkeys(("address", "tls_ca", "tls_certificate", "tls_key"), ("scheduler",)),
-    "options": ("local", "local-cuda", "slurm", "kubernetes"),
-}
-"""Kinds of cluster by the key that they make something of."""
+    @property
+    def job_range(self) -> tuple[int, int]:
+        """Least and largest number of jobs or pods."""
+        return (self.jobs, self.jobs) if self.jobs else (self.minimum_jobs or 0, self.most_jobs)
 
-_NEEDED = {
-    "slurm": (("memory",), ("walltime",), ("jobs", "maximum_jobs")),
-    "kubernetes": (("memory",), ("image",), ("jobs", "maximum_jobs")),
-    "scheduler": (("address",),),
+    @model_validator(mode="after")
+    def _numbers_agree(self) -> JobsCluster:
+        if self.jobs is None and self.maximum_jobs is None:
+            raise ValueError(unset(self.kind, "cluster.jobs or cluster.maximum_jobs"))
+        if self.jobs is not None and (self.minimum_jobs is not None or self.maximum_jobs is not None):
+            raise ValueError(
+                "cluster.jobs: is for always the same number, and minimum_jobs and maximum_jobs are for a changing "
+                "one; set the one or the others"
+            )
+        if (self.minimum_jobs or 0) > self.most_jobs:
+            raise ValueError(
+                f"cluster.minimum_jobs: {self.minimum_jobs} is more than maximum_jobs, {self.maximum_jobs}"
+            )
+        return self
+
+
+class SlurmCluster(JobsCluster):
+    """SLURM jobs of workers."""
+
+    kind: Literal["slurm"] = "slurm"
+    workers: Workers = None
+    threads: Threads = None
+    walltime: Annotated[str, AfterValidator(_not_zero)] = Field(
+        pattern=r"^([0-9]+-)?[0-9]{1,2}:[0-9]{2}:[0-9]{2}$",
+        description="time limit of a SLURM job, [days-]hours:minutes:seconds; its workers end a little earlier",
+    )
+    queue: Word | None = Field(None, description="SLURM partition; by default the site's")
+    account: Word | None = Field(None, description="SLURM account; by default the user's")
+
+    @property
+    def workers_per_job(self) -> int:
+        """Worker processes of a job."""
+        return self.workers or 1
+
+    @model_validator(mode="after")
+    def _one_worker_a_gpu(self) -> SlurmCluster:
+        if self.gpu and self.workers_per_job > 1:
+            raise ValueError(
+                f"cluster.gpu: is for one worker to a job, and cluster.workers is {self.workers}; ask for more jobs"
+            )
+        return self
+
+
+class AllocationCluster(BaseCluster):
+    """Tasks of the SLURM allocation that this process runs in."""
+
+    kind: Literal["allocation"] = "allocation"
+    threads: Threads = None
+    gpu: Gpu = False
+
+
+class KubernetesCluster(JobsCluster):
+    """Pods of the Dask operator."""
+
+    kind: Literal["kubernetes"] = "kubernetes"
+    threads: Threads = None
+    image: str = Field(description="container image of the pods, with this very version")
+    namespace: str | None = Field(None, description="Kubernetes namespace; by default that of the context")
+
+
+class SchedulerCluster(BaseCluster):
+    """Workers of a Dask scheduler that runs already."""
+
+    kind: Literal["scheduler"] = "scheduler"
+    threads: Threads = None
+    gpu: Gpu = False
+    address: str = Field(description="address of a Dask scheduler, tcp://host:port or tls://host:port")
+    tls_ca: str | None = Field(None, description="PEM file of the authority that a tls:// scheduler trusts")
+    tls_certificate: str | None = Field(None, description="PEM file of our certificate")
+    tls_key: str | None = Field(None, description="PEM file of our key")
+
+    @property
+    def tls(self) -> tuple[str, str, str] | None:
+        """PEM files of authority, certificate and key; None without encryption."""
+        if self.tls_ca and self.tls_certificate and self.tls_key:
+            return self.tls_ca, self.tls_certificate, self.tls_key
+        return None
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> SchedulerCluster:
+        if self.tls is None and (self.tls_ca or self.tls_certificate or self.tls_key):
+            raise ValueError(
+                "cluster.tls_ca, cluster.tls_certificate and cluster.tls_key go together: set all three"
+            )
+        if self.tls is None and self.address.startswith("tls://"):
+            raise ValueError(
+                f"cluster.address {self.address}: needs cluster.tls_ca, cluster.tls_certificate and cluster.tls_key"
+            )
+        return self
+
+
+ClusterConfig = (
+    AutoCluster
+    | SerialCluster
+    | LocalCluster
+    | LocalCudaCluster
+    | SlurmCluster
+    | AllocationCluster
+    | KubernetesCluster
+    | SchedulerCluster
+)
+
+CLUSTERS: dict[str, type[BaseCluster]] = {
+    model.model_fields["kind"].default: model for model in ClusterConfig.__args__
 }
-"""Keys without which a kind cannot start; of each tuple one."""
+"""Sections by their ``cluster.kind``."""
 
 
 class OutputConfig(_Section):
@@ -234,217 +351,28 @@ class RunConfig(_Section):
     model: str = Field(
         "ussfc-s2-rgb", description="name of a packaged model, a model card (yaml) or a weights file"
     )
-    threshold: float | None = Field(None, ge=0, le=1, description="change where the probability is at least this; by "
-                                    "default the model's")  # fmt: skip
+    threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="probability from which a pixel is change; by default the model's",
+    )
     grid: GridConfig = GridConfig()
     bands: BandsConfig = BandsConfig()
     tiling: TilingConfig = TilingConfig()
     inference: InferenceConfig = InferenceConfig()
     compute: ComputeConfig = ComputeConfig()
-    cluster: ClusterConfig = ClusterConfig()
+    cluster: ClusterConfig = Field(AutoCluster(), discriminator="kind")
     output: OutputConfig = OutputConfig()
     vector: VectorConfig = VectorConfig()
 
 
+def unset(kind: str, keys: str) -> str:
+    """Return the message about keys without which a kind of cluster cannot start."""
+    return f"cluster.kind {kind}: {keys} is not set; set it, for example with --set"
+
+
 def size_in_bytes(text: str) -> int:
-    """Bytes of ``16GiB`` or ``16GB``, as ``cluster.memory`` has it."""
+    """Return the bytes of a size such as ``16GiB`` or ``16GB``, as ``cluster.memory`` has it."""
     number, power, binary = re.fullmatch(_SIZE, text).groups()  # type: ignore[union-attr]
     return int(float(number) * (1024 if binary else 1000) ** ("KMGT".index(power) + 1))
-
-
-def documented_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """(dotted key, default, description) of every key."""
-    for name, field in section.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from documented_keys(annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name, field.default, field.description or ""
-
-
-def load_config(
-    file: Path | None = None,
-    sets: Sequence[str] = (),
-    environment: Mapping[str, str] | None = None,
-    flags: Mapping[str, Any] | None = None,
-    base: Mapping[str, Any] | None = None,
-    cluster: str | None = None,
-) -> RunConfig:
-    """The configuration of a run.
-
-    Args:
-        file: user's YAML file.
-        sets: ``a.b=c`` settings, c in YAML.
-        environment: variables; ``USSFC_TILING__TILE_SIZE=1024`` sets ``tiling.tile_size``.
-        flags: dotted keys from command line options; None values are left out.
-        base: nested mapping instead of the packaged defaults, as an earlier run recorded it.
-        cluster: a packaged preset by its name, or a YAML file: goes before ``file``, but decides the kind.
-
-    Raises:
-        ConfigError: unreadable file, unknown key (the nearest known one is named), unusable value, a key of ``cluster``
-            that its kind makes nothing of, or lacks.
-    """
-    packaged = base or yaml.safe_load(
-        resources.files("ussfc.configs").joinpath("default.yaml").read_text("utf-8")
-    )
-    flat = _flatten(packaged, "configs/default.yaml")
-    kind = preset_jobs = None
-    if cluster is not None:
-        preset = _from_file(_preset(cluster))
-        kind = preset.get("cluster.kind", (None, ""))
-        if kind[0] is None:
-            raise ConfigError(f"--cluster {cluster}: says no cluster.kind; see configs/clusters for examples")
-        _overlay(flat, preset)
-        # A packaged file says a number so that it works as it is; it is no wish that a user's own would contradict.
-        preset_jobs = preset.get("cluster.jobs")
-    if file is not None:
-        _overlay(flat, _from_file(file))
-    for name, text in (environment or {}).items():
-        if name.startswith(ENV_PREFIX):
-            key = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
-            _overlay(flat, _flatten(_nest(key, _value(text)), f"environment variable {name}"))
-    for setting in sets:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {setting}: wanted key=value, for example --set tiling.tile_size=1024")
-        _overlay(flat, _flatten(_nest(key.strip(), _value(text)), f"--set {setting}"))
-    if kind is not None:
-        flat["cluster.kind"] = kind
-    for key, value in (flags or {}).items():
-        if value is not None:
-            _overlay(flat, _flatten(_nest(key, value), "the command line"))
-    between = [flat.get(f"cluster.{end}_jobs", (None, "")) for end in ("minimum", "maximum")]
-    if (
-        preset_jobs is not None
-        and flat["cluster.jobs"] == preset_jobs
-        and any(value is not None and origin != preset_jobs[1] for value, origin in between)
-    ):
-        flat["cluster.jobs"] = (None, preset_jobs[1])
-    nested: dict[str, Any] = {}
-    for key, (value, _) in flat.items():
-        _merge(nested, _nest(key, value))
-    try:
-        config = RunConfig.model_validate(nested)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if isinstance(part, str))
-        said = first["msg"].removeprefix("Value error, ")
-        origin = flat.get(key, (None, "the configuration"))[1]
-        raise ConfigError(
-            f"{key} = {first['input']!r} from {origin}: {said[:1].lower()}{said[1:]}"
-        ) from error
-    _check_cluster(config.cluster, {key: origin for key, (_, origin) in flat.items()})
-    return config
-
-
-def _preset(name: str) -> Path:
-    """The file of a cluster: a packaged one by its name, else the name is a path."""
-    folder = resources.files("ussfc.configs").joinpath("clusters")
-    names = sorted(
-        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    )
-    if name in names:
-        return Path(str(folder.joinpath(f"{name}.yaml")))
-    if not Path(name).exists():
-        raise ConfigError(f"--cluster {name}: neither a file nor one of {', '.join(names)}")
-    return Path(name)
-
-
-def _overlay(flat: dict[str, tuple[Any, str]], addition: Mapping[str, tuple[Any, str]]) -> None:
-    """Later settings over earlier ones; a mapping's entries one by one."""
-    for key, (value, origin) in addition.items():
-        earlier = flat.get(key, (None, ""))[0]
-        if isinstance(earlier, dict) and isinstance(value, dict):
-            merged = copy.deepcopy(earlier)
-            _merge(merged, value)
-            value = merged
-        flat[key] = value, origin
-
-
-def _check_cluster(cluster: ClusterConfig, origins: Mapping[str, str]) -> None:
-    defaults = ClusterConfig()
-    for key, kinds in _USED_BY.items():
-        if getattr(cluster, key) != getattr(defaults, key) and cluster.kind not in kinds:
-            raise ConfigError(
-                f"cluster.{key} from {origins.get(f'cluster.{key}', 'the configuration')}: of no use to cluster.kind "
-                f"{cluster.kind}, only to {', '.join(kinds)}; choose one with --cluster, or leave the key out"
-            )
-    for keys in _NEEDED.get(cluster.kind, ()):
-        if all(getattr(cluster, key) is None for key in keys):
-            wanted = " or ".join(f"cluster.{key}" for key in keys)
-            raise ConfigError(
-                f"cluster.kind {cluster.kind}: {wanted} is not set; set it, for example with --set"
-            )
-    if cluster.jobs is not None and (cluster.minimum_jobs is not None or cluster.maximum_jobs is not None):
-        raise ConfigError(
-            "cluster.jobs: is for always the same number, and minimum_jobs and maximum_jobs are for a changing one; "
-            "set the one or the others"
-        )
-    if cluster.gpu and (cluster.workers or 1) > 1:
-        raise ConfigError(
-            f"cluster.gpu: is for one worker to a job, and cluster.workers is {cluster.workers}; ask for more jobs"
-        )
-    if (cluster.minimum_jobs or 0) > cluster.most_jobs:
-        raise ConfigError(
-            f"cluster.minimum_jobs: {cluster.minimum_jobs} is more than maximum_jobs, {cluster.maximum_jobs}"
-        )
-    tls = (cluster.tls_ca, cluster.tls_certificate, cluster.tls_key)
-    if any(tls) != all(tls):
-        raise ConfigError(
-            "cluster.tls_ca, cluster.tls_certificate and cluster.tls_key go together: set all three"
-        )
-    if cluster.address is not None and cluster.address.startswith("tls://") and not all(tls):
-        raise ConfigError(
-            f"cluster.address {cluster.address}: wants cluster.tls_ca, cluster.tls_certificate and cluster.tls_key"
-        )
-
-
-def _from_file(file: Path) -> dict[str, tuple[Any, str]]:
-    try:
-        loaded = yaml.load(file.read_text("utf-8"), _Loader)  # noqa: S506 - a SafeLoader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: cannot be read as YAML ({str(error).splitlines()[0]})") from error
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"{file}: holds no mapping of keys; see `ussfc config` for what it may hold")
-    return _flatten(loaded, str(file))
-
-
-def _value(text: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError:
-        return text
-
-
-def _nest(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return dict(value)
-
-
-def _merge(target: dict[str, Any], addition: Mapping[str, Any]) -> None:
-    for key, value in addition.items():
-        if isinstance(value, dict) and isinstance(target.get(key), dict):
-            _merge(target[key], value)
-        else:
-            target[key] = value
-
-
-def _flatten(nested: Mapping[str, Any], origin: str) -> dict[str, tuple[Any, str]]:
-    known = {key for key, _, _ in documented_keys()}
-    flat: dict[str, tuple[Any, str]] = {}
-
-    def walk(value: Any, key: str) -> None:
-        if key in known:
-            flat[key] = (value, origin)
-        elif isinstance(value, Mapping) and any(name.startswith(f"{key}.") for name in known):
-            for name, inner in value.items():
-                walk(inner, f"{key}.{name}")
-        else:
-            nearest = difflib.get_close_matches(key, known, 1, 0.4)
-            hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            raise ConfigError(f"{origin}: unknown key {key}{hint} (`ussfc config` lists all keys)")
-
-    for name, value in nested.items():
-        walk(value, str(name))
-    return flat

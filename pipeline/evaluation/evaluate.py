@@ -330,7 +330,7 @@ def _picture_jobs(
     recipe = ussfc.detector_spec(
         spec, patch_size=config.tiling.patch_size or spec.patch_size, ssfc=config.inference.ssfc,
         engine=config.inference.engine, precision=config.inference.precision, device=config.inference.device,
-        batch_size=config.inference.batch_size, streams=config.cluster.threads,
+        batch_size=config.inference.batch_size, streams=config.cluster.network_threads,
     )  # fmt: skip
     detector = recipe.build()
     weights = taper_weights(recipe.patch_size, "box")

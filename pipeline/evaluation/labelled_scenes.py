@@ -12,7 +12,8 @@ import psutil
 from odc.geo.geobox import GeoBox
 
 from ussfc.errors import DataError
-from ussfc.pipeline.config.schema import RunConfig, load_config
+from ussfc.pipeline.config.load import load_config
+from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, PipelineError, ReadError
 from ussfc.pipeline.pixels import radiometry
 from ussfc.pipeline.reading import SceneRecipe, choose_bands, describe_scene
@@ -139,7 +140,7 @@ class ScenePairs:
     Args:
         scenes: of :func:`find_scenes`.
         spec: bands and radiometry of the network's input.
-        config: grid and bands of :func:`ussfc.pipeline.config.schema.load_config`; the packaged defaults without it.
+        config: grid and bands of :func:`ussfc.pipeline.config.load.load_config`; the packaged defaults without it.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from odc.geo.geobox import GeoBox
 import ussfc
 from ussfc.pipeline.clusters.base import Cluster, SchedulerAt
 from ussfc.pipeline.clusters.select import LOCAL_KINDS, REMOTE_KINDS, select_cluster
-from ussfc.pipeline.config.schema import RunConfig, size_in_bytes
+from ussfc.pipeline.config.schema import JobsCluster, RunConfig, size_in_bytes
 from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError
 from ussfc.pipeline.pixels import radiometry
 from ussfc.pipeline.reading import (
@@ -357,7 +357,7 @@ def _device(config: RunConfig) -> str:
         ConfigError: workers with a GPU are asked to compute on the CPU.
     """
     device, cluster = config.inference.device, config.cluster
-    if cluster.kind != "local-cuda" and not cluster.gpu:
+    if not cluster.wants_gpu:
         if device == "auto" and cluster.kind not in REMOTE_KINDS:
             # Its driver's file first: where there is none, planning need not wait for torch.
             there = any(Path(file).exists() for file in GPU_FILES)
@@ -378,8 +378,8 @@ def check_memory(plan: RunPlan, config: RunConfig) -> None:
     """
     if plan.executor in ("serial", *LOCAL_KINDS):
         refuse_beyond(plan.memory, _allowed_memory(config))
-    elif config.cluster.memory is not None:
-        given, workers = size_in_bytes(config.cluster.memory), config.cluster.workers or 1
+    elif isinstance(config.cluster, JobsCluster):
+        given, workers = size_in_bytes(config.cluster.memory), config.cluster.workers_per_job
         if workers * plan.memory.worker > given:
             raise InsufficientMemoryError(
                 f"a job's {workers} worker(s) would need about {workers * plan.memory.worker / 1e9:.2f} GB, and "

@@ -371,7 +371,7 @@ def run(
         before: earlier image, path or URI.
         after: later image, path or URI.
         out: folder of the products, path or URI.
-        config: of :func:`ussfc.pipeline.config.schema.load_config`.
+        config: of :func:`ussfc.pipeline.config.load.load_config`.
         overwrite: replace another run in ``out``.
         subscriber: hears the events.
         detector: another detector than the model's network, with the same patch size.

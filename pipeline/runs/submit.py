@@ -13,7 +13,8 @@ from typing import Any
 
 from ussfc.pipeline.clusters import slurm_commands as slurm
 from ussfc.pipeline.clusters.base import LOGS, make_logs, refuse_shell
-from ussfc.pipeline.config.schema import ENV_PREFIX, RunConfig, documented_keys, size_in_bytes
+from ussfc.pipeline.config.load import ENV_PREFIX, documented_keys
+from ussfc.pipeline.config.schema import RunConfig, SlurmCluster, size_in_bytes
 from ussfc.pipeline.errors import ConfigError
 from ussfc.pipeline.runs.plan import check_memory, plan
 from ussfc.pipeline.storage.folder import Folder
@@ -71,20 +72,21 @@ def submit(
         ClusterError: sbatch is missing, or the queue rejects the job.
         ReadError, GridError, StoreError, InsufficientMemoryError, ussfc.ModelError: as a run would raise them.
     """
-    if config.cluster.kind != "slurm":
+    cluster = config.cluster
+    if not isinstance(cluster, SlurmCluster):
         raise ConfigError(
-            f"cluster.kind {config.cluster.kind}: `ussfc submit` is for SLURM; give --cluster slurm, or a file of that "
+            f"cluster.kind {cluster.kind}: `ussfc submit` is for SLURM; give --cluster slurm, or a file of that "
             "kind"
         )
     before, after = _absolute(before), _absolute(after)
     out = out if is_remote(out) else str(Path(out).absolute())
     check_memory(plan(before, after, config), config)
-    arguments = ["run", before, after, "--out", out, *flags, *_settings(config)]
-    logs = Path(str(config.cluster.options.get("log_directory", LOGS))).expanduser()
+    arguments = ["run", before, after, "--out", out, *flags, *_settings(config, cluster)]
+    logs = Path(str(cluster.options.get("log_directory", LOGS))).expanduser()
     log = logs / "ussfc-%j.out"
-    script = _script(arguments, config, log)
+    script = _script(arguments, cluster, log)
     notes: tuple[str, ...] = ()
-    if config.cluster.options.get("job_script_prologue"):
+    if cluster.options.get("job_script_prologue"):
         notes = (
             "cluster.options.job_script_prologue is for jobs of workers alone and is left out of this script; sbatch "
             "hands on the environment of this shell, so run these lines here before",
@@ -102,11 +104,9 @@ def submit(
     return Submission(script, file, slurm.sbatch(file), log, notes)
 
 
-def _script(arguments: list[str], config: RunConfig, log: Path) -> str:
+def _script(arguments: list[str], cluster: SlurmCluster, log: Path) -> str:
     """The batch script: Python itself, so that no name goes through a shell."""
-    cluster = config.cluster
-    assert cluster.memory is not None
-    workers, threads = cluster.workers or 1, cluster.threads or 1
+    workers, threads = cluster.workers_per_job, cluster.threads or 1
     python = f"{sys.executable} -P"  # without the folder that SLURM copies the script to
     for what, text in (("sys.executable", sys.executable), ("log_directory", str(log.parent))):
         refuse_shell(what, text)
@@ -154,16 +154,18 @@ main([
 """
 
 
-def _settings(config: RunConfig) -> list[str]:
+def _settings(config: RunConfig, cluster: SlurmCluster) -> list[str]:
     """What differs from the defaults, as arguments; of the cluster, what the allocation has use for."""
-    arguments = ["--cluster", "allocation", "--set", f"cluster.threads={config.cluster.threads or 1}"]
-    if config.cluster.gpu:
+    arguments = ["--cluster", "allocation", "--set", f"cluster.threads={cluster.threads or 1}"]
+    if cluster.gpu:
         arguments += ["--set", "cluster.gpu=true"]
     for key, default, _ in documented_keys():
+        if key.startswith("cluster."):
+            continue
         value: Any = config
         for part in key.split("."):
             value = getattr(value, part)
-        if value == default or key.startswith("cluster."):
+        if value == default:
             continue
         # The name of a packaged model may be that of a folder here as well.
         if key == "grid.aoi" or (key == "model" and Path(value).suffix):

@@ -16,7 +16,7 @@ import yaml
 from tests.support.kubernetes_api import KubernetesApi, rights
 from tests.support.paths import ROOT
 from tests.system.test_deploy import DEPLOY, VERSIONS, _kubeconfig, _one, _scheduler
-from ussfc.pipeline.config.schema import load_config
+from ussfc.pipeline.config.load import load_config
 
 
 @pytest.fixture

@@ -31,7 +31,8 @@ from ussfc.pipeline.clusters.base import (
     quiet_environment,
     visible_gpus,
 )
-from ussfc.pipeline.config.schema import load_config, size_in_bytes
+from ussfc.pipeline.config.load import load_config
+from ussfc.pipeline.config.schema import size_in_bytes
 from ussfc.pipeline.errors import ClusterError, ConfigError, InsufficientMemoryError
 from ussfc.pipeline.runs.plan import RunPlan, check_memory, plan, resolve_detector
 

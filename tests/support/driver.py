@@ -58,7 +58,7 @@ class LoggingRecipe(StubRecipe):
 
 def main() -> None:
     task = json.loads(sys.argv[1])
-    from ussfc.pipeline.config.schema import load_config
+    from ussfc.pipeline.config.load import load_config
     from ussfc.pipeline.errors import PipelineError
     from ussfc.pipeline.runs.run import run
 

@@ -28,7 +28,8 @@ from tests.support.stubs import RecordingRecipe
 from ussfc import cli
 from ussfc.pipeline.batches.pair_lists import read_pairs
 from ussfc.pipeline.batches.run_batch import COLUMNS, PairResult, run_batch
-from ussfc.pipeline.config.schema import RunConfig, load_config
+from ussfc.pipeline.config.load import load_config
+from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError
 from ussfc.pipeline.events import Event, Notice
 from ussfc.pipeline.storage.folder import Folder

@@ -33,7 +33,7 @@ from ussfc.engines import PRECISIONS, FloatArray
 from ussfc.layers import CyclicMultiScaleConv
 from ussfc.network import USSFCNet
 from ussfc.pipeline.benchmark import bench
-from ussfc.pipeline.config.schema import load_config
+from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import ConfigError, PipelineError
 from ussfc.weights import save_weights
 

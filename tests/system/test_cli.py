@@ -24,7 +24,7 @@ import ussfc as house
 from tests.support.paths import DEMO
 from ussfc import cli
 from ussfc.pipeline import detect_changes
-from ussfc.pipeline.config.schema import load_config
+from ussfc.pipeline.config.load import load_config
 
 SIDE = 300
 THRESHOLD = house.find_model("ussfc-s2-rgb").threshold

@@ -7,7 +7,7 @@ import re
 
 from tests.support.paths import ROOT
 from ussfc import cli
-from ussfc.pipeline.config.schema import documented_keys
+from ussfc.pipeline.config.load import documented_keys
 
 
 def test_every_option_stands_in_the_readme() -> None:

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from tests.support.scenes import DEMO, write_toy_model
 from tests.support.stubs import StubRecipe
 from ussfc import cli
-from ussfc.pipeline.config.schema import load_config
+from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import StoreError, TileError
 from ussfc.pipeline.events import Advanced, Event
 from ussfc.pipeline.runs.products import mosaic

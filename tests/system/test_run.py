@@ -22,7 +22,8 @@ from ussfc import engine_selection as choice
 from ussfc.detector import DetectorSpec
 from ussfc.errors import ModelError
 from ussfc.pipeline import detect_changes
-from ussfc.pipeline.config.schema import RunConfig, load_config
+from ussfc.pipeline.config.load import load_config
+from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, StoreError
 from ussfc.pipeline.events import Advanced, Event, Notice
 from ussfc.pipeline.runs.plan import plan, resolve_detector

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from tests.support.servers import SeaweedFS
 from ussfc.pipeline.batches import pair_lists as pairs
 from ussfc.pipeline.batches.pair_lists import PairEntry, read_pairs
-from ussfc.pipeline.config.schema import load_config
+from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import ConfigError, ReadError
 
 BASE = load_config().model_dump()

@@ -11,7 +11,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ussfc.pipeline.config.schema import RunConfig, documented_keys, load_config
+from ussfc.pipeline.config.load import documented_keys, load_config
+from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError
 
 LAYERS = ("file", "environment", "set", "flag")
@@ -197,7 +198,7 @@ def test_a_number_that_means_nothing_is_refused(setting: str) -> None:
 
 
 def test_a_setting_without_an_equals_sign_shows_how_it_is_written() -> None:
-    assert refused(sets=["tiling.tile_size"]).startswith("--set tiling.tile_size: wanted key=value")
+    assert refused(sets=["tiling.tile_size"]).startswith("--set tiling.tile_size: expected key=value")
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1\n", "", "\x00"])
@@ -400,7 +401,7 @@ def test_tls_wants_all_three_files_and_a_tls_address_wants_them() -> None:
         for left in (files[:count], files[3 - count :]):
             assert "set all three" in refused(cluster="scheduler", sets=[address, *left])
     message = refused(cluster="scheduler", sets=[address])
-    assert message.startswith("cluster.address tls://10.0.0.5:8786: wants cluster.tls_ca, ")
+    assert message.startswith("cluster.address tls://10.0.0.5:8786: needs cluster.tls_ca, ")
     assert (
         load_config(cluster="scheduler", sets=["cluster.address=tcp://10.0.0.5:8786"]).cluster.tls_ca is None
     )
@@ -455,7 +456,7 @@ def test_an_unknown_preset_lists_those_that_there_are(tmp_path: Path) -> None:
 def test_a_preset_that_names_no_kind_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(text)
-    assert refused(cluster=str(file)).startswith(f"--cluster {file}: says no cluster.kind")
+    assert refused(cluster=str(file)).startswith(f"--cluster {file}: cluster.kind is not set")
 
 
 def test_a_preset_may_be_a_file_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

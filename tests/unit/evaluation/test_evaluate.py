@@ -15,7 +15,7 @@ from tests.support.scenes import write_scene, write_toy_model
 from ussfc import cli
 from ussfc.baseline import change_vector_magnitude, changed, otsu_threshold
 from ussfc.metrics import Confusion
-from ussfc.pipeline.config.schema import load_config
+from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import ConfigError
 from ussfc.pipeline.evaluation.evaluate import evaluate
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from tests.support.scenes import write_scene, write_toy_model
 from ussfc import cli
 from ussfc.pipeline.clusters import slurm_commands as slurm
-from ussfc.pipeline.config.schema import RunConfig, documented_keys, load_config, size_in_bytes
+from ussfc.pipeline.config.load import documented_keys, load_config
+from ussfc.pipeline.config.schema import RunConfig, size_in_bytes
 from ussfc.pipeline.errors import ConfigError
 from ussfc.pipeline.runs.submit import CLIENT, submit
 

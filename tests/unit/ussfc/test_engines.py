@@ -26,7 +26,7 @@ from ussfc.engines import DEVICES, PRECISIONS, openvino_engine
 from ussfc.engines.openvino_engine import OpenVINOEngine, precisions_here
 from ussfc.errors import ModelError
 from ussfc.network import USSFCNet
-from ussfc.pipeline.config.schema import load_config
+from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.evaluation.evaluate import evaluate
 from ussfc.spec import ModelSpec, find_model
 from ussfc.weights import load_weights
