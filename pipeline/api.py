@@ -16,7 +16,7 @@ from ussfc.pipeline.execution.tile import blend_tile
 from ussfc.pipeline.pixels import radiometry
 from ussfc.pipeline.pixels.encoding import decode, encode
 from ussfc.pipeline.reading import choose_bands
-from ussfc.pipeline.reading.array import ArrayReader, Placing, describe_array, with_bands
+from ussfc.pipeline.reading.array import ArrayReader, Placement, describe_array, with_bands
 from ussfc.pipeline.runs.plan import resolve_config, scene_mapping
 from ussfc.pipeline.tiling.blending import taper_weights
 from ussfc.pipeline.tiling.grid import common_grid
@@ -87,7 +87,7 @@ def detect_changes(
             da.from_delayed(
                 compute(
                     *(reader.block(plan.tile((r, c)).halo).data for reader in readers),
-                    tuple(reader.placing(plan.tile((r, c)).halo) for reader in readers),
+                    tuple(reader.placement(plan.tile((r, c)).halo) for reader in readers),
                     tuple(mappings),
                     plan.tile((r, c)),
                     recipe,
@@ -116,7 +116,7 @@ _detectors: dict[str, Any] = {}
 def _compute_core(
     before: Any,
     after: Any,
-    placings: tuple[Placing, Placing],
+    placements: tuple[Placement, Placement],
     mappings: tuple[RadiometricMapping, RadiometricMapping],
     tile: Tile,
     recipe: DetectorSpec,
@@ -124,7 +124,7 @@ def _compute_core(
     dtype: str,
 ) -> FloatArray:
     """One chunk; runs on whatever scheduler computes the array."""
-    images = radiometry.pair(placings[0](before), placings[1](after), mappings)
+    images = radiometry.pair(placements[0](before), placements[1](after), mappings)
     detector = _detectors.get(recipe.identity)
     if detector is None:
         _detectors.clear()

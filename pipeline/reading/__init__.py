@@ -1,11 +1,11 @@
-"""Opening scenes and reading them on the grid: GDAL rasters, and arrays that xarray reads.
+"""Scenes read on the grid: GDAL rasters, and arrays that xarray reads.
 
-``array`` is not handed on here: it imports xarray, which a run over GDAL rasters does not need.
+``array`` is not exported here: it imports xarray, which a run over GDAL rasters does not need.
 """
 
 from ussfc.pipeline.reading.aoi import AreaOfInterest, on_grid, read_aoi
 from ussfc.pipeline.reading.bands import choose_bands
-from ussfc.pipeline.reading.cloud import over_network
+from ussfc.pipeline.reading.cloud_access import over_network
 from ussfc.pipeline.reading.raster import RasterReader
 from ussfc.pipeline.reading.recipe import SceneRecipe, describe_scene
 from ussfc.pipeline.storage.remote import shown_uri

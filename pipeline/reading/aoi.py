@@ -1,4 +1,4 @@
-"""The area of interest: polygons of any vector file, on the grid."""
+"""Areas of interest: polygons of any vector file, on the grid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 
 from ussfc.pipeline.errors import ReadError, StoreError
-from ussfc.pipeline.reading.cloud import unreachable
+from ussfc.pipeline.reading.cloud_access import unreachable
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.types import BoolArray, Box
 
@@ -24,10 +24,10 @@ class AreaOfInterest:
     """Polygons in pixel coordinates of the grid; picklable."""
 
     wkb: bytes
-    """Their union, x = column, y = row."""
+    """Union of the polygons as WKB, x = column, y = row."""
 
     def mask(self, box: Box) -> BoolArray:
-        """True for pixels of ``box`` whose centre lies inside, (rows, cols)."""
+        """Return True for pixels of ``box`` whose centre lies inside, (rows, cols)."""
         geometry = shapely.from_wkb(self.wkb)
         if not geometry.intersects(shapely.box(box.x0, box.y0, box.x1, box.y1)):
             return np.zeros(box.shape, bool)
@@ -38,10 +38,10 @@ class AreaOfInterest:
 
 
 def read_aoi(path: str) -> Geometry:
-    """The union of all polygons of a vector file (GeoJSON, GeoPackage, FlatGeobuf, GeoParquet, Shapefile).
+    """Return the union of all polygons of a vector file (GeoJSON, GeoPackage, FlatGeobuf, GeoParquet, Shapefile).
 
     Args:
-        path: local path, or a URI of one file, which is fetched whole.
+        path: local path, or a URI of one file, which is downloaded whole.
 
     Raises:
         ReadError: the file cannot be read or holds no polygon.
@@ -52,7 +52,7 @@ def read_aoi(path: str) -> Geometry:
     shown = remote.shown_uri(path)
     # geopandas fetches web addresses itself.
     through_store = remote.is_remote(path) and not path.lower().startswith(("http://", "https://"))
-    source = _fetched(path, shown) if through_store else path
+    source = _download(path, shown) if through_store else path
     parquet = urlsplit(path).path.endswith(".parquet")
     try:
         frame = geopandas.read_parquet(source) if parquet else geopandas.read_file(source)
@@ -69,7 +69,7 @@ def read_aoi(path: str) -> Geometry:
     return Geometry(shapely.union_all(polygons.make_valid().values), frame.crs)
 
 
-def _fetched(uri: str, shown: str) -> io.BytesIO:
+def _download(uri: str, shown: str) -> io.BytesIO:
     try:
         system, path = remote.filesystem(uri)
         return io.BytesIO(remote.retry_request(lambda: system.cat_file(path)))
@@ -80,7 +80,7 @@ def _fetched(uri: str, shown: str) -> io.BytesIO:
 
 
 def on_grid(area: Geometry, grid: GeoBox) -> AreaOfInterest:
-    """The area in pixel coordinates of the grid."""
+    """Return the area in pixel coordinates of the grid."""
     to_pixels = ~grid.affine
     shape = shapely.transform(area.geom, lambda xy: np.stack(to_pixels * (xy[:, 0], xy[:, 1]), axis=1))
     return AreaOfInterest(shapely.to_wkb(shape))

@@ -1,4 +1,4 @@
-"""Arrays that xarray reads: Zarr, NetCDF, and DataArrays handed over in Python."""
+"""Arrays that xarray reads: Zarr, NetCDF, and DataArrays of Python callers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,9 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
 from ussfc.pipeline.errors import ReadError, StoreError
-from ussfc.pipeline.reading.raster import (
-    SAMPLE_PIXELS,
-    SMALL_INTEGERS,
-    WARP_TOLERANCE,
-    sample_windows,
-    settled,
-    warp_blocks,
-    wkt,
-)
+from ussfc.pipeline.reading import sampling
+from ussfc.pipeline.reading.masks import SMALL_INTEGERS, fill_invalid
+from ussfc.pipeline.reading.warp import WARP_TOLERANCE, crs_wkt, warp_blocks
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.grid import crop, footprint_box, north_up, pixel_shift, warp_scale
 from ussfc.pipeline.types import BandInfo, Box, Pixels, SceneInfo
@@ -32,11 +26,11 @@ KERNEL_MARGIN = 16
 """Source pixels read beyond a warped window, so that no kernel is cut at its border."""
 
 NETCDF_BLOCK = 1 << 20
-"""Bytes that one request for a part of a remote NetCDF fetches; HDF5 reads here and there."""
+"""Size of one request for a part of a remote NetCDF, bytes; HDF5 reads here and there."""
 
 
 def open_array(uri: str, shown: str, zarr: bool) -> xr.DataArray:
-    """The image of a Zarr or NetCDF as a lazy (band, y, x) array of raw numbers.
+    """Open the image of a Zarr or NetCDF as a lazy (band, y, x) array of raw numbers.
 
     A data set with one variable of two or three dimensions is that variable; one with several
     two-dimensional variables of the same grid has them as bands.
@@ -44,7 +38,7 @@ def open_array(uri: str, shown: str, zarr: bool) -> xr.DataArray:
     Args:
         uri: path or URI.
         shown: the same for messages, without credentials.
-        zarr: a Zarr store; else a NetCDF.
+        zarr: True for a Zarr store, False for a NetCDF.
 
     Raises:
         ReadError: xarray cannot open it, or it holds no such variable.
@@ -56,7 +50,7 @@ def open_array(uri: str, shown: str, zarr: bool) -> xr.DataArray:
             # Consolidated metadata is a convenience; a store without it is whole.
             warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated", RuntimeWarning)
             return xr.open_dataset(
-                _place(uri, zarr), engine=engine, mask_and_scale=False, decode_coords="all", chunks=None
+                _store(uri, zarr), engine=engine, mask_and_scale=False, decode_coords="all", chunks=None
             )
 
     try:
@@ -72,7 +66,7 @@ def open_array(uri: str, shown: str, zarr: bool) -> xr.DataArray:
     if not flat or len({variable.shape for variable in flat}) != 1:
         names = ", ".join(str(name) for name in dataset.data_vars) or "none"
         raise ReadError(
-            f"{shown}: no image found among the variables ({names}); wanted (band, y, x) or several (y, x)"
+            f"{shown}: no image found among the variables ({names}); expected (band, y, x) or several (y, x)"
         )
     stacked = xr.concat(flat, dim="band", coords="minimal", compat="override", join="override")
     stacked.attrs["long_name"] = tuple(str(variable.name) for variable in flat)
@@ -84,8 +78,8 @@ def _not_opened(shown: str, engine: str, error: BaseException) -> ReadError:
     return ReadError(f"{shown}: cannot be opened as {engine} ({reason}); check the path and the format")
 
 
-def _place(uri: str, zarr: bool) -> Any:
-    """What xarray is to open: a path, or the same through the file system of the store."""
+def _store(uri: str, zarr: bool) -> Any:
+    """Return the path for xarray to open, or the open file or store of a remote one."""
     if not remote.is_remote(uri):
         return uri
     system, path = remote.filesystem(uri, asynchronous=zarr)
@@ -97,15 +91,19 @@ def _place(uri: str, zarr: bool) -> Any:
 
 
 def with_bands(array: xr.DataArray, shown: str) -> xr.DataArray:
-    """The array with dimensions (band, y, x), whatever they are called.
+    """Transpose an array to (band, y, x), whatever its dimensions are called.
+
+    Args:
+        array: two or three dimensions.
+        shown: the array's name in messages.
 
     Raises:
-        ReadError: it has neither two nor three dimensions.
+        ReadError: the array has neither two nor three dimensions.
     """
     if array.ndim == 2:
         array = array.expand_dims("band")
     if array.ndim != 3:
-        raise ReadError(f"{shown}: has dimensions {array.dims}; wanted (band, y, x) or (y, x)")
+        raise ReadError(f"{shown}: has dimensions {array.dims}; expected (band, y, x) or (y, x)")
     spatial = array.odc.spatial_dims
     if spatial is None:
         spatial = tuple(str(name) for name in array.dims[-2:])
@@ -114,7 +112,7 @@ def with_bands(array: xr.DataArray, shown: str) -> xr.DataArray:
 
 
 def array_geobox(array: xr.DataArray) -> GeoBox:
-    """The grid of a (band, y, x) array; the plain pixel grid where it has no CRS."""
+    """Return the grid of a (band, y, x) array; the plain pixel grid where it has no CRS."""
     geobox = array.odc.geobox
     if geobox is None or geobox.crs is None:
         return GeoBox((array.shape[1], array.shape[2]), Affine.identity(), None)
@@ -122,7 +120,12 @@ def array_geobox(array: xr.DataArray) -> GeoBox:
 
 
 def describe_array(array: xr.DataArray, shown: str, identity: str) -> SceneInfo:
-    """The header of a (band, y, x) array; see :func:`ussfc.pipeline.reading.describe_scene`.
+    """Return the header of a (band, y, x) array; see :func:`ussfc.pipeline.reading.describe_scene`.
+
+    Args:
+        array: the array.
+        shown: its name in messages.
+        identity: text that changes when the content changes.
 
     Raises:
         ReadError: its rows run north, or it is rotated.
@@ -147,16 +150,16 @@ def describe_array(array: xr.DataArray, shown: str, identity: str) -> SceneInfo:
 
 
 def array_nodata(array: xr.DataArray) -> float | None:
-    """The number that marks nodata, from the attributes or the encoding; NaN needs no mark."""
-    for places in (array.attrs, array.encoding):
+    """Return the number that marks nodata, from the attributes or the encoding; NaN needs no mark."""
+    for metadata in (array.attrs, array.encoding):
         for name in ("_FillValue", "missing_value", "nodata"):
-            if places.get(name) is not None:
-                return float(np.asarray(places[name]).ravel()[0])
+            if metadata.get(name) is not None:
+                return float(np.asarray(metadata[name]).ravel()[0])
     return None
 
 
 def source_box(geobox: GeoBox, window: GeoBox) -> Box:
-    """The pixels of a source that a window of the grid needs, kernel margin included; may be empty."""
+    """Return the pixels of a source that a window of the grid needs, kernel margin included; may be empty."""
     hull = footprint_box(window, geobox)
     if hull.pixels == 0:
         return hull
@@ -166,24 +169,24 @@ def source_box(geobox: GeoBox, window: GeoBox) -> Box:
 
 
 @dataclass(frozen=True, slots=True)
-class Placing:
-    """How a block of a source comes onto a window of the grid."""
+class Placement:
+    """A function that brings a block of a source onto a window of the grid; picklable."""
 
     source: GeoBox
     """Grid of the whole source."""
     held: Box
-    """The pixels of the source that the block holds."""
+    """Pixels of the source that the block holds."""
     grid: GeoBox
-    """The common grid."""
+    """Common grid."""
     box: Box
-    """The pixels of the grid that are wanted."""
+    """Pixels of the grid to be returned."""
     nodata: float | None
     """Number that marks nodata in all bands at once."""
     resampling: str
     """rasterio's name of the kernel; the validity is always taken from the nearest pixel."""
 
     def __call__(self, values: Any) -> Pixels:
-        """The wanted window.
+        """Return the pixels of :attr:`box`.
 
         Args:
             values: ``(bands, *held.shape)`` source numbers.
@@ -207,14 +210,14 @@ class Placing:
             self._copy(image, valid, shift, result, inside)
         else:
             self._warp(image, valid, result, inside)
-        return settled(result, inside)
+        return fill_invalid(result, inside)
 
     def _copy(self, image: Any, valid: Any, shift: tuple[int, int], result: Any, inside: Any) -> None:
         box, (rows, cols) = self.box, shift
-        wanted = Box(box.y0 + rows, box.x0 + cols, box.y1 + rows, box.x1 + cols)
-        common = wanted.intersect(self.held)
+        asked = Box(box.y0 + rows, box.x0 + cols, box.y1 + rows, box.x1 + cols)
+        common = asked.intersect(self.held)
         if common.pixels:
-            target, part = common.within(wanted).slices, common.within(self.held).slices
+            target, part = common.within(asked).slices, common.within(self.held).slices
             result[(slice(None), *target)] = image[(slice(None), *part)]
             inside[target] = valid[part]
 
@@ -229,9 +232,9 @@ class Placing:
             part = needed.within(self.held).slices
             grids = {
                 "src_transform": crop(self.source, needed).affine,
-                "src_crs": wkt(self.source),
+                "src_crs": crs_wkt(self.source),
                 "dst_transform": window.affine,
-                "dst_crs": wkt(self.grid),
+                "dst_crs": crs_wkt(self.grid),
                 "tolerance": WARP_TOLERANCE,
                 **warp_scale(self.source, self.grid),
             }
@@ -265,6 +268,15 @@ class ArrayReader:
         resampling: str,
         shown: str = "the array",
     ) -> None:
+        """Read nothing yet.
+
+        Args:
+            array: (band, y, x), see :func:`with_bands`.
+            grid: the common grid.
+            bands: numbers of the bands to be read, from 1.
+            resampling: rasterio's name of the kernel for imagery.
+            shown: the array's name in messages.
+        """
         self._array = array.isel({array.dims[0]: [index - 1 for index in bands]})
         self._geobox = array_geobox(array)
         self._grid = grid
@@ -273,7 +285,7 @@ class ArrayReader:
         self._shown = shown
 
     def read(self, box: Box) -> Pixels:
-        """See :class:`ussfc.pipeline.types.SceneReader`."""
+        """Read the pixels of ``box``; see :class:`ussfc.pipeline.types.SceneReader`."""
         block = self.block(box)
         try:
             values = remote.retry_request(lambda: block.values, None if remote.is_remote(self._shown) else ())
@@ -283,23 +295,23 @@ class ArrayReader:
                 f"{self._shown}: rows {box.y0}..{box.y1}, columns {box.x0}..{box.x1} of the grid cannot be read "
                 f"({what}); {remedy}"
             ) from error
-        return self.placing(box)(values)
+        return self.placement(box)(values)
 
     def block(self, box: Box) -> xr.DataArray:
-        """The part of the source that ``box`` needs, still lazy."""
+        """Return the part of the source that ``box`` needs, still lazy."""
         rows, cols = self._held(box).slices
         return self._array[:, rows, cols]
 
-    def placing(self, box: Box) -> Placing:
-        """How :meth:`block` comes onto ``box``."""
-        return Placing(self._geobox, self._held(box), self._grid, box, self._nodata, self._resampling)
+    def placement(self, box: Box) -> Placement:
+        """Return the function that brings :meth:`block` onto ``box``."""
+        return Placement(self._geobox, self._held(box), self._grid, box, self._nodata, self._resampling)
 
     def sample(self) -> Pixels:
-        """See :class:`ussfc.pipeline.types.SceneReader`; windows of the full resolution."""
+        """Read a sample of the scene, windows of the full resolution."""
         rows, cols = self._grid.shape
-        if rows * cols <= SAMPLE_PIXELS:
+        if rows * cols <= sampling.SAMPLE_PIXELS:
             return self.read(Box(0, 0, rows, cols))
-        return sample_windows(self, (rows, cols))
+        return sampling.sample_windows(self, (rows, cols))
 
     def _held(self, box: Box) -> Box:
         if self._grid.crs is None:

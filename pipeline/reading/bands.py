@@ -1,4 +1,4 @@
-"""Which bands of a file a model takes."""
+"""Choice of the bands of a file that a model takes."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ from ussfc.pipeline.types import SceneInfo
 
 
 def choose_bands(
-    scene: SceneInfo, wanted: Sequence[tuple[str, str | None]], chosen: Sequence[int] | None
+    scene: SceneInfo, expected: Sequence[tuple[str, str | None]], chosen: Sequence[int] | None
 ) -> tuple[tuple[int, ...], str | None]:
-    """Bands of a scene in the order a model wants them.
+    """Return the bands of a scene in the order of a model.
 
-    A configured choice wins; then descriptions that name every wanted band (``B04`` or ``red``); then colour
-    interpretations; then the first bands of the file, which the returned notice says.
+    A configured choice takes precedence; then descriptions that name every band of the model (``B04`` or ``red``);
+    then colour interpretations; then the first bands of the file, which the returned notice reports.
 
     Args:
         scene: the scene's header.
-        wanted: (name, common name) of each band of the model, in its order.
+        expected: (name, common name) of each band of the model, in its order.
         chosen: band numbers from 1, or None.
 
     Returns:
         Band numbers from 1, and a notice where they were taken by position.
 
     Raises:
-        ReadError: fewer bands than wanted.
+        ReadError: fewer bands than the model takes.
         ConfigError: a configured choice of another length or of a band that does not exist.
     """
     numbers = [band.index for band in scene.bands]
-    names = ", ".join(name for name, _ in wanted)
+    names = ", ".join(name for name, _ in expected)
     if chosen is not None:
-        if len(chosen) != len(wanted) or not set(chosen) <= set(numbers):
+        if len(chosen) != len(expected) or not set(chosen) <= set(numbers):
             raise ConfigError(
-                f"bands {list(chosen)} for {scene.uri}: the model wants {len(wanted)} bands ({names}), "
+                f"bands {list(chosen)} for {scene.uri}: the model takes {len(expected)} bands ({names}), "
                 f"the file has {numbers}"
             )
         return tuple(chosen), None
-    if len(numbers) < len(wanted):
+    if len(numbers) < len(expected):
         raise ReadError(
-            f"{scene.uri}: has {len(numbers)} image band(s) of {scene.dtype}, the model wants {len(wanted)} ({names})"
+            f"{scene.uri}: has {len(numbers)} image band(s) of {scene.dtype}, the model takes {len(expected)} ({names})"
         )
     labels = [{(band.description or "").lower(): band.index for band in scene.bands}]
     labels.append({band.color: band.index for band in scene.bands if band.color is not None})
     for label in labels:
         found = [
-            label.get(name.lower()) or label.get((common or "").lower() or "\0") for name, common in wanted
+            label.get(name.lower()) or label.get((common or "").lower() or "\0") for name, common in expected
         ]
         if all(found):
             return tuple(index for index in found if index), None
-    taken = tuple(numbers[: len(wanted)])
-    if len(numbers) == len(wanted) and all(not band.description for band in scene.bands):
+    taken = tuple(numbers[: len(expected)])
+    if len(numbers) == len(expected) and all(not band.description for band in scene.bands):
         return taken, None
     return (
         taken,

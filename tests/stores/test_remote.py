@@ -27,7 +27,7 @@ from odc.geo.geobox import GeoBox
 from tests.support.paths import DEMO
 from tests.support.servers import Azurite, FaultProxy, SeaweedFS
 from ussfc.pipeline.errors import ReadError
-from ussfc.pipeline.reading import SceneRecipe, cloud, describe_scene, raster, read_aoi
+from ussfc.pipeline.reading import SceneRecipe, cloud_access, describe_scene, opening, read_aoi, sampling
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.grid import crop
 from ussfc.pipeline.tiling.lattice import TilePlan
@@ -88,7 +88,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "options", with_one_attempt)
     remote.forget_connections()
     monkeypatch.setattr(remote, "WAITS", (0.05, 0.1))
-    monkeypatch.setattr(raster, "PAUSES", (0.02, 0.05, 0.1))
+    monkeypatch.setattr(opening, "PAUSES", (0.02, 0.05, 0.1))
     monkeypatch.setenv("GDAL_HTTP_RETRY_DELAY", "0.02")
     monkeypatch.setenv("GDAL_HTTP_LOW_SPEED_TIME", "1")
 
@@ -212,10 +212,10 @@ def test_who_may_not_read_is_told_why(
 def test_public_buckets_are_asked_without_keys(s3_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_NO_SIGN_REQUEST", "YES")
     remote.forget_connections()
-    options = cloud.store_options("s3://public/scene.tif", "")
+    options = cloud_access.store_options("s3://public/scene.tif", "")
     assert options["AWS_NO_SIGN_REQUEST"] == "YES"
     assert "AWS_SECRET_ACCESS_KEY" not in options
-    assert cloud.store_options("/data/scene.tif", "") == {}
+    assert cloud_access.store_options("/data/scene.tif", "") == {}
 
 
 def test_without_botocore_gdal_looks_for_itself(
@@ -340,7 +340,7 @@ def test_failures_are_repeated_and_never_become_pixels(
 ) -> None:  # fmt: skip
     grid = describe_scene(str(local)).geobox
     if kind == "delay":  # each try waits for a second
-        monkeypatch.setattr(raster, "PAUSES", (0.02,))
+        monkeypatch.setattr(opening, "PAUSES", (0.02,))
     if what == "warped blocks":
         grid = grid.translate_pix(0.5, 0.25)
     expected = opened(local, grid).read(BOX)
@@ -628,7 +628,7 @@ def test_threads_of_a_process_share_the_header(proxied: FaultProxy, scene: str, 
 def test_the_sample_reads_overviews_alone(
     proxied: FaultProxy, scene: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(raster, "SAMPLE_PIXELS", 200_000)
+    monkeypatch.setattr(sampling, "SAMPLE_PIXELS", 200_000)
     info = describe_scene(scene)
     reader = opened(scene, info.geobox)
     proxied.reset()

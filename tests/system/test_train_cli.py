@@ -114,7 +114,7 @@ def test_near_infrared_by_one_setting(folder: Path, tmp_path: Path) -> None:
                 "--model", out / "best.yaml")  # fmt: skip
     assert ran.exit_code == cli.EXIT_INPUT
     assert (
-        "west_before.tif: has 3 image band(s) of uint16, the model wants 4 (B04, B03, B02, B08)" in ran.stderr
+        "west_before.tif: has 3 image band(s) of uint16, the model takes 4 (B04, B03, B02, B08)" in ran.stderr
     )
 
 

@@ -1,4 +1,4 @@
-"""How GDAL reaches a scene: its options, and credentials as the store's own library finds them."""
+"""Access to scenes in object stores and on web servers: GDAL's options, credentials, and errors without secrets."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.memory import FETCHED
 
 GDAL_ERRORS = (RasterioError, CPLE_BaseError)
-"""What rasterio raises when GDAL fails; some calls hand on GDAL's own kind."""
+"""Errors that rasterio raises when GDAL fails; some calls pass on GDAL's own kind."""
 
 NETWORKS = ("/vsis3/", "/vsicurl/", "/vsigs/", "/vsiaz/")
-"""GDAL's names of what it reads over a network."""
+"""GDAL's prefixes of files that it reads over a network."""
 
 NETWORK_OPTIONS: dict[str, Any] = {
     # Without it every open lists the bucket's folder; local files need the listing for .ovr and .msk.
@@ -30,7 +30,7 @@ NETWORK_OPTIONS: dict[str, Any] = {
     "GDAL_INGESTED_BYTES_AT_OPEN": 65_536,
     # All blocks of a window in one round of exact ranges, neighbours in one; what is beyond comes one by one.
     "GDAL_MAX_RAW_BLOCK_CACHE_SIZE": FETCHED,
-    # For a slow-down or two; a longer outage is waited for by whoever reads.
+    # Enough for a slow-down or two; the caller waits out longer outages.
     "GDAL_HTTP_MAX_RETRY": 3,
     "GDAL_HTTP_RETRY_DELAY": 0.5,
     # A server that hangs is an error.
@@ -38,11 +38,11 @@ NETWORK_OPTIONS: dict[str, Any] = {
     "GDAL_HTTP_LOW_SPEED_TIME": 30,
     "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,
 }
-"""Options for reading over a network; a variable of the environment with the same name wins."""
+"""Options for reading over a network; an environment variable of the same name takes precedence."""
 
 
-class FoundSession(Session):  # type: ignore[misc]  # rasterio has no types
-    """Hands GDAL the options it is given.
+class StoreSession(Session):  # type: ignore[misc]  # rasterio has no types
+    """Session that passes given options to GDAL.
 
     Without a session of ours, rasterio makes one of boto3 for each environment as soon as boto3 is installed and
     the environment holds keys: tens of milliseconds a read.
@@ -52,12 +52,12 @@ class FoundSession(Session):  # type: ignore[misc]  # rasterio has no types
         self._options = dict(options)
 
     def get_credential_options(self) -> dict[str, str]:
-        """GDAL's options, credentials among them."""
+        """Return GDAL's options, credentials among them."""
         return self._options
 
 
 class _Redaction(logging.Filter):
-    """rasterio logs what GDAL says, signed addresses included."""
+    """Log filter that removes secrets: rasterio logs GDAL's messages, signed addresses included."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = remote.redacted(record.getMessage()), ()
@@ -68,39 +68,43 @@ REDACTION = _Redaction("redaction")
 
 
 def over_network(uri: str) -> bool:
-    """Whether GDAL reads a path or URI over a network."""
+    """Return True if GDAL reads a path or URI over a network."""
     return remote.is_remote(uri) or any(name in uri for name in NETWORKS)
 
 
-def gdal_environment(uri: str, block_cache: int, found: Mapping[str, str]) -> Any:
-    """The environment of every GDAL call that touches a scene.
+def gdal_environment(uri: str, block_cache: int, options: Mapping[str, str]) -> Any:
+    """Return the environment for every GDAL call that touches a scene.
 
     Args:
         uri: path or URI of the scene.
         block_cache: GDAL's cache of decoded blocks in this process, bytes.
-        found: of :func:`store_options`.
+        options: options of the scene's store, from :func:`store_options`.
     """
-    options: dict[str, Any] = {"GDAL_CACHEMAX": block_cache, "GDAL_NUM_THREADS": 1}
+    settings: dict[str, Any] = {"GDAL_CACHEMAX": block_cache, "GDAL_NUM_THREADS": 1}
     if over_network(uri):
-        options |= {name: value for name, value in NETWORK_OPTIONS.items() if name not in os.environ}
+        settings |= {name: value for name, value in NETWORK_OPTIONS.items() if name not in os.environ}
         # GDAL would remember for good that a file was out of reach, and answers that were cut short.
-        options["CPL_VSIL_CURL_NON_CACHED"] = ":".join(NETWORKS)
+        settings["CPL_VSIL_CURL_NON_CACHED"] = ":".join(NETWORKS)
         if "signature=" in urlsplit(uri).query.lower():
             # An address that is signed for GET refuses HEAD.
-            options["CPL_VSIL_CURL_USE_HEAD"] = "NO"
+            settings["CPL_VSIL_CURL_USE_HEAD"] = "NO"
         for name in list(logging.root.manager.loggerDict):
             if name.startswith("rasterio"):
                 logging.getLogger(name).addFilter(REDACTION)
-    return rasterio.Env(FoundSession(found), **options)
+    return rasterio.Env(StoreSession(options), **settings)
 
 
 def store_options(uri: str, shown: str) -> dict[str, str]:
-    """GDAL's options for the store of a scene: endpoint, region and credentials as they are now.
+    """Return GDAL's options for the store of a scene: current endpoint, region and credentials.
 
-    They change: temporary credentials are renewed, and a handle keeps those it was opened with.
+    Credentials change: temporary ones are renewed, and a handle keeps those it was opened with.
+
+    Args:
+        uri: path or URI of the scene.
+        shown: the same for messages, without credentials.
 
     Raises:
-        ReadError: no credentials are found, or whoever gives them does not answer.
+        ReadError: no credentials are found, or their provider does not answer.
     """
     if not (uri.lower().startswith("s3://") or "/vsis3/" in uri):
         return {}
@@ -131,10 +135,17 @@ def store_options(uri: str, shown: str) -> dict[str, str]:
 
 
 def stat(uri: str, shown: str) -> remote.Stat | None:
-    """What the store says of a scene, waited for; None where no file system of ours knows the scheme.
+    """Return size and marks of a remote scene, waiting until its store answers.
+
+    Args:
+        uri: path or URI of the scene.
+        shown: the same for messages, without credentials.
+
+    Returns:
+        None for a local path, and where no file system of ours knows the scheme.
 
     Raises:
-        ReadError: it is not there, not allowed, or nobody answers.
+        ReadError: the scene does not exist, access is denied, or the store does not answer.
     """
     if not remote.is_remote(uri):
         return None
@@ -147,7 +158,7 @@ def stat(uri: str, shown: str) -> remote.Stat | None:
 
 
 def unreachable(shown: str, error: BaseException) -> ReadError:
-    """The error of a scene whose store refuses or is out."""
+    """Return the error of a scene whose store refuses the request or is out of reach."""
     what, remedy = remote.describe_error(error)
     if isinstance(error, FileNotFoundError):
         remedy = "check the address"
@@ -155,7 +166,7 @@ def unreachable(shown: str, error: BaseException) -> ReadError:
 
 
 def gdal_reason(error: Exception, uri: str, shown: str) -> str:
-    """What GDAL says, in one line without secrets."""
+    """Return GDAL's message in one line without secrets."""
     text = str(error.__cause__ or error).replace(uri, shown)
     lines = remote.redacted(text).splitlines()
     return lines[0] if lines else type(error).__name__
