@@ -25,6 +25,7 @@ import click
 if TYPE_CHECKING:
     from ussfc.pipeline.config.schema import RunConfig
     from ussfc.pipeline.events import Event, Subscriber
+    from ussfc.pipeline.runs.manifest import InferenceRecord, RunRecord, RunStatus
 
 EXIT_DEFECT, EXIT_USAGE, EXIT_INPUT, EXIT_OUTPUT = 1, 2, 3, 4
 EXIT_MEMORY, EXIT_INVALID, EXIT_CLUSTER, EXIT_INCOMPLETE = 5, 6, 7, 8
@@ -164,12 +165,15 @@ def run(
     Given again after any stop, it continues with what is missing. Tiles that keep failing are nodata in the
     products and listed in run.json; the exit status is then 8, and the same command tries them again.
     """
+    from ussfc.pipeline.runs.infer import Computation
     from ussfc.pipeline.runs.run import run as run_pipeline
 
     with _errors():
         config = _config(**options)
         with _progress(quiet, verbose, as_json) as subscriber:
-            manifest = run_pipeline(before, after, out, config, overwrite, subscriber, fail_fast=fail_fast)
+            manifest = run_pipeline(
+                before, after, out, config, overwrite, subscriber, Computation(fail_fast=fail_fast)
+            )
         _show_result(manifest, out, quiet, as_json)
         _leave_incomplete(manifest)
 
@@ -245,28 +249,25 @@ def batch(
     """
     from ussfc.pipeline.batches.pair_lists import read_pairs
     from ussfc.pipeline.batches.run_batch import run_batch
+    from ussfc.pipeline.runs.infer import Computation
     from ussfc.pipeline.storage.remote import shown_uri
 
     with _errors():
-        config = _config(**options)
         entries = read_pairs(pairs)
         with _progress(quiet, verbose, as_json) as subscriber:
             results = run_batch(
                 entries,
                 out,
-                config,
                 lambda settings: _config(**options, own=settings),
                 overwrite,
                 subscriber,
-                fail_fast,
+                Computation(fail_fast=fail_fast),
                 at_once,
             )
         failed = [result for result in results if result.manifest is None]
-        incomplete = [result for result in results if result.manifest and not result.manifest["complete"]]
+        incomplete = [result for result in results if result.manifest and not result.manifest.complete]
         if as_json:
-            click.echo(
-                json.dumps([dataclasses.asdict(result) for result in results], indent=1, sort_keys=True)
-            )
+            click.echo(json.dumps([result.dump() for result in results], indent=1, sort_keys=True))
         elif not quiet:
             done = len(results) - len(failed) - len(incomplete)
             click.echo(
@@ -354,28 +355,29 @@ def infer(
     **options: Any,
 ) -> None:
     """Run the network alone: probabilities in OUT/work."""
+    from ussfc.pipeline.runs.infer import Computation
+    from ussfc.pipeline.runs.infer import infer as infer_tiles
     from ussfc.pipeline.runs.plan import plan as plan_run
-    from ussfc.pipeline.runs.products import recorded
-    from ussfc.pipeline.runs.run import infer as infer_tiles
+    from ussfc.pipeline.runs.products import read_inference
 
     with _errors():
         config = _config(**options)
         with _progress(quiet, verbose, as_json) as subscriber:
             infer_tiles(
-                plan_run(before, after, config), config, out, overwrite, subscriber, fail_fast=fail_fast
+                plan_run(before, after, config), out, overwrite, subscriber, Computation(fail_fast=fail_fast)
             )
-        facts = recorded(out)
+        facts = read_inference(out)
         if as_json:
-            click.echo(json.dumps(facts, indent=1, sort_keys=True))
+            click.echo(json.dumps(facts.dump(), indent=1, sort_keys=True))
         _leave_incomplete(facts)
 
 
-def _leave_incomplete(facts: dict[str, Any]) -> None:
-    if not facts["complete"]:
-        failed = facts["failed_tiles"]
+def _leave_incomplete(facts: InferenceRecord) -> None:
+    if not facts.complete:
+        failed = facts.failed_tiles
         click.echo(
-            f"incomplete: {len(failed)} of {facts['counts']['tiles']} tiles kept failing, the first with: "
-            f"{failed[0]['error']}; the same command tries them again",
+            f"incomplete: {len(failed)} of {facts.counts.tiles} tiles kept failing, the first with: "
+            f"{failed[0].error}; the same command tries them again",
             err=True,
         )
         sys.exit(EXIT_INCOMPLETE)
@@ -387,10 +389,10 @@ def _finishing(
     from ussfc.pipeline.runs import products
 
     with _errors():
-        config = _config(base=products.recorded_config(out), **options)
+        config = _config(base=products.inference_config(out), **options)
         with _progress(quiet, verbose, as_json) as subscriber:
             {"mosaic": products.mosaic, "vectorise": products.vectorise}[stage](out, config, subscriber)
-        manifest = products.report(out)
+        manifest = products.write_manifest(out)
         _show_result(manifest, out, quiet, as_json)
         _leave_incomplete(manifest)
 
@@ -472,22 +474,22 @@ def status(out: str, follow: bool, as_json: bool) -> None:
     with _errors():
         found = _follow(out) if follow else status_of(out)
         if as_json:
-            click.echo(json.dumps(found, indent=1))
+            click.echo(json.dumps(found.dump(), indent=1))
         else:
-            tiles = found["tiles"]
-            click.echo(f"{found['state']}: {tiles['done']} of {tiles['total']} tiles done, {tiles['left']} left, "
-                       f"{tiles['failed']} failed")  # fmt: skip
-            for failure in found["failed_tiles"]:
-                click.echo(f"  failed   {failure['error']} (tried {failure['attempts']} times)")
-            for name, size in found["products"].items():
+            tiles = found.tiles
+            click.echo(f"{found.state}: {tiles.done} of {tiles.total} tiles done, {tiles.left} left, "
+                       f"{tiles.failed} failed")  # fmt: skip
+            for failure in found.failed_tiles:
+                click.echo(f"  failed   {failure.error} (tried {failure.attempts} times)")
+            for name, size in found.products.items():
                 click.echo(f"  product  {name}, {size / 1e6:.1f} MB")
-            for name in found["uploads"]:
+            for name in found.uploads:
                 click.echo(f"  unfinished upload of {name}; if no run is going on, `ussfc clean` removes it")
-        if found["state"] != "complete":
+        if found.state != "complete":
             sys.exit(EXIT_INCOMPLETE)
 
 
-def _follow(out: str) -> dict[str, Any]:
+def _follow(out: str) -> RunStatus:
     """The status once the run has ended; a line on standard error whenever tiles were added."""
     from ussfc.pipeline.runs.status import status as status_of
 
@@ -495,17 +497,15 @@ def _follow(out: str) -> dict[str, Any]:
     begun = done = None
     while True:
         found = status_of(out, waiting=True)
-        if found["state"] in ("complete", "incomplete"):
+        if found.state in ("complete", "incomplete"):
             return found
-        now, tiles = time.monotonic(), found["tiles"]
-        begun = tiles["done"] if begun is None else begun
-        if tiles["done"] != done:
-            done, last = tiles["done"], now
+        now, tiles = time.monotonic(), found.tiles
+        begun = tiles.done if begun is None else begun
+        if tiles.done != done:
+            done, last = tiles.done, now
             added = done - begun
-            left = f", {_duration((now - first) / added * tiles['left'])} left" if added else ""
-            click.echo(
-                f"{found['state']}: {done} of {tiles['total']} tiles{left if tiles['left'] else ''}", err=True
-            )
+            left = f", {_duration((now - first) / added * tiles.left)} left" if added else ""
+            click.echo(f"{found.state}: {done} of {tiles.total} tiles{left if tiles.left else ''}", err=True)
         elif now - last >= STALLED_SECONDS:
             last = now
             click.echo(
@@ -1217,25 +1217,24 @@ def _bar() -> Iterator[Subscriber]:
         yield subscriber
 
 
-def _show_result(manifest: dict[str, Any], out: str, quiet: bool, as_json: bool) -> None:
+def _show_result(manifest: RunRecord, out: str, quiet: bool, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(manifest, indent=1, sort_keys=True))
+        click.echo(json.dumps(manifest.dump(), indent=1, sort_keys=True))
         return
     if quiet:
         return
     from ussfc.pipeline.storage.remote import shown_uri
 
-    counts, stages = manifest["counts"], manifest["stages"]
-    if "changed_pixels" in counts:
-        valid = counts["changed_pixels"] + counts["unchanged_pixels"]
-        share = counts["changed_pixels"] / valid if valid else 0
-        click.echo(f"{counts['changed_pixels']} of {valid} pixels changed ({share:.2%})")
-    if "polygons" in counts:
-        click.echo(f"{counts['polygons']} polygons")
-    total = sum(stage["seconds"] for stage in stages.values())
-    click.echo(f"{counts['pixels'] / 1e6:.2f} Mpx in {_duration(total)}")
+    counts = manifest.counts
+    if counts.changed_pixels is not None:
+        share = f"{counts.changed_share:.2%}"
+        click.echo(f"{counts.changed_pixels} of {counts.classified_pixels} pixels changed ({share})")
+    if counts.polygons is not None:
+        click.echo(f"{counts.polygons} polygons")
+    total = sum(stage.seconds for stage in manifest.stages.values())
+    click.echo(f"{counts.pixels / 1e6:.2f} Mpx in {_duration(total)}")
     width = shutil.get_terminal_size().columns
-    for name in manifest.get("products", {}):
+    for name in manifest.products:
         click.echo(f"  {shown_uri(out).rstrip('/')}/{name}"[: max(width, 40)])
 
 

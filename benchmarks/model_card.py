@@ -20,8 +20,8 @@ import ussfc
 from ussfc.metrics import Tally
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.evaluation.labelled_scenes import ScenePairs, find_scenes
+from ussfc.pipeline.runs.infer import Computation, infer
 from ussfc.pipeline.runs.plan import plan
-from ussfc.pipeline.runs.run import infer
 from ussfc.pipeline.types import Box
 from ussfc.training.pictures import true_colour
 from ussfc.training.recipe import InputSpec
@@ -48,7 +48,9 @@ def main() -> None:
         pair = ScenePairs([scene], inputs).pair(0)
         with tempfile.TemporaryDirectory() as folder:
             store = infer(
-                plan(str(scene.before), str(scene.after), config), config, Path(folder), fail_fast=True
+                plan(str(scene.before), str(scene.after), config),
+                Path(folder),
+                computation=Computation(fail_fast=True),
             )
             levels = store.read(Box(0, 0, *store.shape))
         total += Tally.of_levels(levels, pair.label, pair.valid)

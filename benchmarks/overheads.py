@@ -51,13 +51,14 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, {benchmarks!r})
 from ussfc.pipeline.config.load import load_config
+from ussfc.pipeline.runs.infer import Computation
 from ussfc.pipeline.runs.run import run
 from stand_in import StandIn
 if __name__ == "__main__":
     config = load_config(sets={sets!r})
     detector = StandIn(128) if {stand_in} else None
-    m = run({before!r}, {after!r}, Path({out!r}), config, overwrite=True, detector=detector)
-    print(json.dumps({{k: m[k] for k in ("peak_memory_bytes", "projected_memory_bytes", "stages", "counts")}}))
+    m = run({before!r}, {after!r}, Path({out!r}), config, overwrite=True, computation=Computation(detector))
+    print(json.dumps({{k: m.dump()[k] for k in ("peak_memory_bytes", "projected_memory_bytes", "stages", "counts")}}))
 """
 
 

@@ -36,6 +36,7 @@ start = time.time()
 sys.path.insert(0, {benchmarks!r})
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.events import Advanced
+from ussfc.pipeline.runs.infer import Computation
 from ussfc.pipeline.runs.run import run
 from stand_in import StandIn
 first = []
@@ -45,8 +46,8 @@ def hear(event):
 if __name__ == "__main__":
     config = load_config(sets=["tiling.tile_size={tile}", "tiling.patch_size=32", "cluster.kind=serial",
                                "threshold=0.9"])
-    m = run({before!r}, {after!r}, {out!r}, config, subscriber=hear, detector=StandIn(32))
-    print(json.dumps({{"first": first[0] if first else None, "stages": m["stages"]}}))
+    m = run({before!r}, {after!r}, {out!r}, config, subscriber=hear, computation=Computation(StandIn(32)))
+    print(json.dumps({{"first": first[0] if first else None, "stages": m.dump()["stages"]}}))
 """
 
 

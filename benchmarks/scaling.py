@@ -37,8 +37,8 @@ from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.execution import dask_executor as executors
 from ussfc.pipeline.execution.dask_executor import DaskExecutor
 from ussfc.pipeline.execution.tile import TileJob
+from ussfc.pipeline.runs.infer import infer
 from ussfc.pipeline.runs.plan import plan as plan_run
-from ussfc.pipeline.runs.run import infer
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.tiling.lattice import TilePlan
 from ussfc.pipeline.types import Box, Pixels, RadiometricMapping, TileResult
@@ -99,7 +99,7 @@ def workers(folder: Path, count: int, rounds: int) -> None:
             planned = plan_run(str(pair[0]), str(pair[1]), config)
             out = folder / "out"
             start = time.perf_counter()
-            infer(planned, config, out, overwrite=True)
+            infer(planned, out, overwrite=True)
             whole = time.perf_counter() - start
             facts = json.loads((out / "work" / "infer.json").read_text("utf-8"))
             seconds[name].append(whole)

@@ -17,7 +17,8 @@ from ussfc.pipeline.pixels import radiometry
 from ussfc.pipeline.pixels.encoding import decode, encode
 from ussfc.pipeline.reading import choose_bands
 from ussfc.pipeline.reading.array import ArrayReader, Placement, describe_array, with_bands
-from ussfc.pipeline.runs.plan import resolve_config, scene_mapping
+from ussfc.pipeline.runs.pair import scene_mapping
+from ussfc.pipeline.runs.resolve import resolve_layout
 from ussfc.pipeline.tiling.blending import taper_weights
 from ussfc.pipeline.tiling.grid import common_grid
 from ussfc.pipeline.tiling.lattice import TilePlan
@@ -55,13 +56,11 @@ def detect_changes(
     """
     config = config or load_config()
     spec = ussfc.find_model(model or config.model)
-    config = resolve_config(config, spec)
-    assert config.tiling.taper is not None
-    assert config.tiling.overlap is not None
+    layout = resolve_layout(config, spec)
     recipe = detector or ussfc.detector_spec(
         spec,
-        patch_size=config.tiling.patch_size,
-        ssfc=config.inference.ssfc,
+        patch_size=layout.patch_size,
+        ssfc=layout.ssfc,
         engine=config.inference.engine,
         precision=config.inference.precision,
         device=config.inference.device,
@@ -77,9 +76,7 @@ def detect_changes(
         bands, _ = choose_bands(info, wanted, chosen)
         readers.append(ArrayReader(array, grid, bands, config.grid.resampling))
         mappings.append(scene_mapping(spec, readers[-1], info.uri))
-    plan = TilePlan.of(
-        (grid.shape[0], grid.shape[1]), config.tiling.tile_size, recipe.patch_size, config.tiling.overlap
-    )
+    plan = TilePlan.of((grid.shape[0], grid.shape[1]), layout.tile_size, recipe.patch_size, layout.overlap)
     compute = dask.delayed(_compute_core, pure=False)
     rows, cols = plan.tiles_shape
     grid_of_chunks = [
@@ -91,7 +88,7 @@ def detect_changes(
                     tuple(mappings),
                     plan.tile((r, c)),
                     recipe,
-                    config.tiling.taper,
+                    layout.taper,
                     config.output.probability_dtype,
                 ),
                 plan.core((r, c)).shape,

@@ -12,20 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import pystac
 import shapely
-from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj.exceptions import ProjError
 from pystac.extensions.projection import ProjectionExtension
 from pystac.utils import str_to_datetime
 
+from ussfc.pipeline.runs.manifest import RunRecord
+from ussfc.pipeline.storage import layout
+
 COLLECTION = "ussfc-batch"
 """Id of the collection."""
-
-ITEM_FILE = "item.json"
-"""Of each pair, in its folder."""
-
-COLLECTION_FILE = "collection.json"
-"""Beside the folders of the pairs."""
 
 WORLD = [-180.0, -90.0, 180.0, 90.0]
 
@@ -50,7 +46,7 @@ TITLES = {
 """Of the assets, by the stem of their file."""
 
 
-def pair_item(name: str, manifest: Mapping[str, Any], made: datetime) -> dict[str, Any]:
+def pair_item(name: str, manifest: RunRecord, made: datetime) -> dict[str, Any]:
     """The Item of a pair, for the file ``NAME/item.json`` beside its products.
 
     Its time is the span from one image to the other where both say when they were taken, else ``made``. Its
@@ -59,15 +55,16 @@ def pair_item(name: str, manifest: Mapping[str, Any], made: datetime) -> dict[st
 
     Args:
         name: of the pair.
-        manifest: content of its ``run.json``.
+        manifest: its ``run.json``.
         made: when the products were made, with its time zone.
 
     Returns:
         JSON of a STAC Item with relative links.
     """
-    grid = _grid(manifest["grid"])
+    grid = manifest.grid.geobox
     geometry, bbox = _footprint(grid)
-    taken = [_moment(manifest["inputs"][date]["acquired"]) for date in ("before", "after")]
+    scenes = manifest.inputs.before, manifest.inputs.after
+    taken = [_moment(scene.acquired) for scene in scenes]
     times = sorted(moment for moment in taken if moment is not None)
     start, end = times if len(times) == 2 else (None, None)
     item = pystac.Item(
@@ -87,7 +84,7 @@ def pair_item(name: str, manifest: Mapping[str, Any], made: datetime) -> dict[st
         shape=list(grid.shape),
         transform=list(grid.affine)[:6],
     )
-    for file in manifest.get("products", {}):
+    for file in manifest.products:
         path = PurePosixPath(file)
         if path.stem in TITLES:
             item.add_asset(
@@ -95,7 +92,7 @@ def pair_item(name: str, manifest: Mapping[str, Any], made: datetime) -> dict[st
                 pystac.Asset(f"./{file}", TITLES[path.stem], None, MEDIA_TYPES[path.suffix], ["data"]),
             )
     for relation in ("root", "parent", "collection"):
-        item.add_link(pystac.Link(relation, f"../{COLLECTION_FILE}", pystac.MediaType.JSON))
+        item.add_link(pystac.Link(relation, f"../{layout.COLLECTION}", pystac.MediaType.JSON))
     return item.to_dict(include_self_link=False, transform_hrefs=False)
 
 
@@ -122,24 +119,18 @@ def collection(title: str, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         catalog_type=pystac.CatalogType.SELF_CONTAINED,
     )
     described.clear_links()
-    described.add_link(pystac.Link("root", f"./{COLLECTION_FILE}", pystac.MediaType.JSON))
+    described.add_link(pystac.Link("root", f"./{layout.COLLECTION}", pystac.MediaType.JSON))
     for item in items:
-        href = f"./{item['id']}/{ITEM_FILE}"
+        href = f"./{item['id']}/{layout.ITEM}"
         described.add_link(pystac.Link("item", href, pystac.MediaType.GEOJSON, item["id"]))
     return described.to_dict(include_self_link=False, transform_hrefs=False)
 
 
-def _properties(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    properties = {"ussfc:model": manifest["model"]["name"], "ussfc:complete": manifest["complete"]}
-    counts = manifest["counts"]
-    valid = counts.get("changed_pixels", 0) + counts.get("unchanged_pixels", 0)
-    if valid:
-        properties["ussfc:changed_share"] = counts["changed_pixels"] / valid
+def _properties(manifest: RunRecord) -> dict[str, Any]:
+    properties: dict[str, Any] = {"ussfc:model": manifest.model.name, "ussfc:complete": manifest.complete}
+    if manifest.counts.classified_pixels:
+        properties["ussfc:changed_share"] = manifest.counts.changed_share
     return properties
-
-
-def _grid(record: Mapping[str, Any]) -> GeoBox:
-    return GeoBox(tuple(record["shape"]), Affine.from_gdal(*record["transform"]), record["crs"])
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -37,7 +37,7 @@ from ussfc.pipeline.events import Notice, Subscriber, ignore
 from ussfc.pipeline.parallel.memory_meter import MemoryMeter
 from ussfc.pipeline.parallel.ordered_map import cores
 from ussfc.pipeline.pixels.radiometry import apply_mapping, percentile_mapping, range_mapping
-from ussfc.pipeline.runs.plan import resolve_config
+from ussfc.pipeline.runs.resolve import resolve_config
 from ussfc.pipeline.runs.run import run
 from ussfc.pipeline.types import FloatArray, Pixels
 
@@ -694,14 +694,14 @@ def _our_way(job: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
     start = time.perf_counter()
     manifest = run(job["before"], job["after"], job["out"], config)
     seconds = time.perf_counter() - start
-    processes = max(1, manifest["executor"]["processes"])
-    spent = {stage: manifest["tile_seconds"][stage] / processes for stage in ("read", "network")}
-    spent |= {stage: manifest["stages"][stage]["seconds"] for stage in ("mosaic", "vectorise")}
+    processes = max(1, manifest.executor.processes)
+    spent = {stage: manifest.tile_seconds[stage] / processes for stage in ("read", "network")}
+    spent |= {stage: manifest.stages[stage].seconds for stage in ("mosaic", "vectorise")}
     return {
         "seconds": seconds,
-        "peak_memory_bytes": manifest["peak_memory_bytes"],
-        "detector": manifest["detector"],
-        "executor": manifest["executor"],
+        "peak_memory_bytes": manifest.peak_memory_bytes,
+        "detector": manifest.detector,
+        "executor": manifest.executor.dump(),
         "share_outside_network": 1 - spent["network"] / seconds,
         **spent,
     }

@@ -21,8 +21,8 @@ from ussfc.pipeline.evaluation.labelled_scenes import LabelledScene, ScenePairs,
 from ussfc.pipeline.events import Advanced, StageFinished, StageStarted, Subscriber, ignore
 from ussfc.pipeline.execution.tile import blend_tile
 from ussfc.pipeline.pixels.encoding import classify, encode
+from ussfc.pipeline.runs.infer import Computation, infer
 from ussfc.pipeline.runs.plan import plan
-from ussfc.pipeline.runs.run import infer
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.tiling.blending import taper_weights
 from ussfc.pipeline.tiling.lattice import TilePlan
@@ -317,7 +317,7 @@ def _scene_job(scene: LabelledScene, config: RunConfig, spec: ussfc.ModelSpec, w
         pair = ScenePairs([scene], inputs, config).pair(0)
         with tempfile.TemporaryDirectory(prefix="ussfc-evaluate-") as folder:
             planned = plan(str(scene.before), str(scene.after), config)
-            store = infer(planned, config, Path(folder), fail_fast=True)
+            store = infer(planned, Path(folder), computation=Computation(fail_fast=True))
             levels = store.read(Box(0, 0, *store.shape)).astype(np.uint8)
         return _scored(pair, levels, with_baseline)
 

@@ -17,7 +17,7 @@ from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, PipelineError, ReadError
 from ussfc.pipeline.pixels import radiometry
 from ussfc.pipeline.reading import SceneRecipe, choose_bands, describe_scene
-from ussfc.pipeline.runs.plan import scene_mapping
+from ussfc.pipeline.runs.pair import scene_mapping
 from ussfc.pipeline.tiling.grid import common_grid
 from ussfc.pipeline.types import BoolArray, Box
 from ussfc.training.data import LabelledPair, mask_of

@@ -1,33 +1,53 @@
-"""From the store to the products and their manifest. A stage reads only what the one before it wrote under OUT/work."""
+"""From the store to the products and their manifest.
+
+A stage reads only the files that the one before it wrote under OUT/work.
+"""
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from odc.geo.geobox import GeoBox
+from typing import TYPE_CHECKING, Any, Literal
 
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import StoreError
-from ussfc.pipeline.events import Notice, StageFinished, StageStarted, Subscriber, ignore
+from ussfc.pipeline.events import Notice, Subscriber, ignore
 from ussfc.pipeline.parallel.ordered_map import cores
+from ussfc.pipeline.runs.manifest import (
+    Counts,
+    InferenceRecord,
+    ProductFileRecord,
+    ProductKey,
+    ProductRecord,
+    RunRecord,
+    StageRecord,
+)
+from ussfc.pipeline.runs.stages import scratch_folder, stage_clock
+from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder, sha256_file
 from ussfc.pipeline.types import blocks
 
 if TYPE_CHECKING:
     from ussfc.pipeline.storage.probability_store import ProbabilityStore
 
-CHANGE, PROBABILITY = "change.tif", "probability.tif"
-
-PRODUCTS = (CHANGE, PROBABILITY, "changes.parquet", "changes.gpkg", "changes.fgb", "run.json")
-"""What a run writes into its folder beside ``work``, and what ``overwrite`` removes from it."""
-
 VECTOR_BLOCK = 2048
+"""Side of the blocks that are outlined one by one, pixels."""
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One pass over the store that makes products."""
+
+    name: Literal["mosaic", "vectorise"]
+    keys: Mapping[str, ProductKey]
+    """Key of each product, by its name."""
+    steps: int
+    """Blocks to go through."""
+    make: Callable[[Mapping[str, Path], Path], Mapping[str, dict[str, Any]]]
+    """Writes the files at the paths, with scratch files in the folder, and returns counts by name."""
 
 
 def mosaic(out: Folder | Path | str, config: RunConfig, subscriber: Subscriber = ignore) -> None:
@@ -42,11 +62,11 @@ def mosaic(out: Folder | Path | str, config: RunConfig, subscriber: Subscriber =
 
 
 def write_rasters(out: Folder, config: RunConfig, subscriber: Subscriber, again: bool) -> None:
-    """:func:`mosaic` in a folder that is held; without ``again`` a raster made of the same stays."""
+    """Do as :func:`mosaic` does in a locked folder; without ``again`` an unchanged raster stays."""
     from ussfc.pipeline.rasters import cog
 
-    store, facts = _finished(out)
-    threshold = _threshold_of(config, facts)
+    store, facts = _finished_inference(out)
+    threshold = _threshold(config, facts)
     options = cog.CogOptions(
         compression=config.output.compression,
         block_size=config.output.block_size,
@@ -56,16 +76,16 @@ def write_rasters(out: Folder, config: RunConfig, subscriber: Subscriber, again:
 
     def rasters(paths: Mapping[str, Path], scratch: Path) -> dict[str, dict[str, Any]]:
         kinds: list[cog.ChangeRaster | cog.ProbabilityRaster] = []
-        if CHANGE in paths:
-            told = tags | {"USSFC_THRESHOLD": repr(threshold)}
-            kinds.append(cog.ChangeRaster(paths[CHANGE], told, threshold))
-        if PROBABILITY in paths:
-            kinds.append(cog.ProbabilityRaster(paths[PROBABILITY], tags))
-        counts = cog.write(store, _grid(facts), kinds, scratch, options, subscriber, store.chunk)
+        if layout.CHANGE in paths:
+            change_tags = tags | {"USSFC_THRESHOLD": repr(threshold)}
+            kinds.append(cog.ChangeRaster(paths[layout.CHANGE], change_tags, threshold))
+        if layout.PROBABILITY in paths:
+            kinds.append(cog.ProbabilityRaster(paths[layout.PROBABILITY], tags))
+        counts = cog.write(store, facts.grid.geobox, kinds, scratch, options, subscriber, store.chunk)
         if counts is None:
             return {}
         return {
-            CHANGE: {
+            layout.CHANGE: {
                 "changed_pixels": counts.changed,
                 "unchanged_pixels": counts.unchanged,
                 "nodata_pixels": counts.nodata,
@@ -74,7 +94,7 @@ def write_rasters(out: Folder, config: RunConfig, subscriber: Subscriber, again:
 
     steps = len(list(blocks(store.shape, cog.square(options.block_size, store.chunk))))
     keys = raster_keys(facts, store.content(), config)
-    _make(out, config, "mosaic", keys, steps, rasters, subscriber, again)
+    _make(out, config, _Stage("mosaic", keys, steps, rasters), subscriber, again)
 
 
 def vectorise(out: Folder | Path | str, config: RunConfig, subscriber: Subscriber = ignore) -> None:
@@ -90,17 +110,17 @@ def vectorise(out: Folder | Path | str, config: RunConfig, subscriber: Subscribe
 
 
 def write_polygons(out: Folder, config: RunConfig, subscriber: Subscriber, again: bool) -> None:
-    """:func:`vectorise` in a folder that is held; without ``again`` a layer made of the same stays."""
+    """Do as :func:`vectorise` does in a locked folder; without ``again`` an unchanged layer stays."""
     from ussfc.pipeline.polygons import vectorise as vector
 
-    store, facts = _finished(out)
+    store, facts = _finished_inference(out)
     options = vector.VectorOptions(**config.vector.model_dump())
-    name = f"changes{vector.SUFFIX[options.format]}"
-    threshold = _threshold_of(config, facts)
+    name = layout.LAYERS[options.format]
+    threshold = _threshold(config, facts)
 
     def polygons(paths: Mapping[str, Path], scratch: Path) -> dict[str, dict[str, Any]]:
         counts = vector.vectorise(
-            store, _grid(facts), threshold, options, paths[name], subscriber, VECTOR_BLOCK
+            store, facts.grid.geobox, threshold, options, paths[name], subscriber, VECTOR_BLOCK
         )
         return {
             name: {
@@ -112,77 +132,76 @@ def write_polygons(out: Folder, config: RunConfig, subscriber: Subscriber, again
 
     steps = len(list(blocks(store.shape, VECTOR_BLOCK)))
     key = vector_key(facts, store.content(), config)
-    _make(out, config, "vectorise", {name: key}, steps, polygons, subscriber, again)
-    for suffix in set(vector.SUFFIX.values()) - {vector.SUFFIX[options.format]}:
+    _make(out, config, _Stage("vectorise", {name: key}, steps, polygons), subscriber, again)
+    for other in set(layout.LAYERS.values()) - {name}:
         # One layer per run: the same regions under another format would go stale unseen.
-        out.remove(f"changes{suffix}")
-        out.remove(_record(f"changes{suffix}"))
+        out.remove(other)
+        out.remove(layout.in_work(layout.product_record(other)))
 
 
-def _make(
-    out: Folder,
-    config: RunConfig,
-    stage: str,
-    keys: Mapping[str, Mapping[str, Any]],
-    steps: int,
-    make: Callable[[Mapping[str, Path], Path], Mapping[str, dict[str, Any]]],
-    subscriber: Subscriber,
-    again: bool,
-) -> None:
-    """Make products in one pass and record what each is made of, but for those that are there, made of the same.
+def _make(out: Folder, config: RunConfig, stage: _Stage, subscriber: Subscriber, again: bool) -> None:
+    """Make products in one pass and record the key of each; those that are there with the same key stay.
 
     Args:
         out: output folder.
-        config: says where scratch files go.
-        stage: mosaic or vectorise.
-        keys: everything that decides the bytes of each file, by its name.
-        steps: blocks to go through.
-        make: writes the files at the paths, with scratch files in the folder, and returns counts by name.
-        subscriber: hears the events.
-        again: also where nothing differs.
+        config: names the place of scratch files.
+        stage: the pass.
+        subscriber: receives the events.
+        again: make them also where nothing differs.
     """
-    wanted = []
-    for name, key in keys.items():
-        facts = out.find_json(_record(name))
-        if not again and facts and facts["key"] == dict(key) and out.size(name) == facts["bytes"]:
+    names = []
+    for name, key in stage.keys.items():
+        found = _product_record(out, name)
+        if not again and found and found.key.dump() == key.dump() and out.size(name) == found.bytes:
             subscriber(Notice(f"{name} is there already, made of the same", warning=False))
         else:
-            wanted.append(name)
-    if not wanted:
+            names.append(name)
+    if not names:
         return
     # The manifest vouches for the products together, a record for one: neither may outlive a change.
-    out.remove("run.json")
-    for name in wanted:
-        out.remove(_record(name))
-    rows, cols = keys[wanted[0]]["shape"]
+    out.remove(layout.MANIFEST)
+    for name in names:
+        out.remove(layout.in_work(layout.product_record(name)))
+    rows, cols = stage.keys[names[0]].shape
     with (
-        stage_clock(stage, steps, rows * cols, subscriber) as clock,
-        scratch_folder(out, config, "scratch") as scratch,
+        stage_clock(stage.name, stage.steps, rows * cols, subscriber) as clock,
+        scratch_folder(out, config, layout.SCRATCH) as scratch,
         ExitStack() as stack,
     ):
-        paths = {name: stack.enter_context(out.atomic_output(name, scratch)) for name in wanted}
-        counts = make(paths, scratch)
-        made = {
-            name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for name, path in paths.items()
-        }
-    for name in wanted:
-        # Together they took that long: report() adds the seconds up.
-        seconds = clock[0] / len(wanted)
-        facts = {"key": dict(keys[name]), "stage": stage, "counts": counts.get(name, {}), "seconds": seconds}
-        out.write_json(_record(name), {**facts, **made[name]})
+        paths = {name: stack.enter_context(out.atomic_output(name, scratch)) for name in names}
+        counts = stage.make(paths, scratch)
+        digests = {name: (sha256_file(path), path.stat().st_size) for name, path in paths.items()}
+    for name in names:
+        sha256, size = digests[name]
+        record = ProductFileRecord(
+            key=stage.keys[name],
+            stage=stage.name,
+            counts=counts.get(name, {}),
+            # Together they took that long: write_manifest() adds the seconds up.
+            seconds=clock[0] / len(names),
+            sha256=sha256,
+            bytes=size,
+        )
+        record.write(out, layout.in_work(layout.product_record(name)))
 
 
-def _record(name: str) -> str:
-    return f"work/products/{name}.json"
+def _product_record(out: Folder, name: str) -> ProductFileRecord | None:
+    return ProductFileRecord.find(out, layout.in_work(layout.product_record(name)))
 
 
-def raster_keys(facts: Mapping[str, Any], content: str, config: RunConfig) -> dict[str, dict[str, Any]]:
-    """What decides the bytes of the rasters."""
+def raster_keys(facts: InferenceRecord, content: str, config: RunConfig) -> dict[str, ProductKey]:
+    """Return the keys of the rasters, by name.
+
+    Args:
+        facts: the inference that they are made from.
+        content: digest of its probabilities.
+        config: names threshold and compression.
+    """
     from ussfc.pipeline.rasters import cog
 
-    common = {
+    common: dict[str, Any] = {
         "content": content,
-        "shape": facts["grid"]["shape"],
+        "shape": facts.grid.shape,
         "tags": _tags(facts),
         "gdal": _versions()["gdal"],
         "compression": config.output.compression,
@@ -191,85 +210,97 @@ def raster_keys(facts: Mapping[str, Any], content: str, config: RunConfig) -> di
     }
     if config.output.compression == "deflate":
         common["isal"] = f"{metadata.version('isal')} level {cog.ISAL_LEVEL}"
-    threshold = _threshold_of(config, facts)
-    return {CHANGE: {**common, "threshold": threshold}, PROBABILITY: common}
+    change = ProductKey(**common, threshold=_threshold(config, facts))
+    return {layout.CHANGE: change, layout.PROBABILITY: ProductKey(**common)}
 
 
-def vector_key(facts: Mapping[str, Any], content: str, config: RunConfig) -> dict[str, Any]:
-    """What decides the bytes of the polygons."""
-    return {
+def vector_key(facts: InferenceRecord, content: str, config: RunConfig) -> ProductKey:
+    """Return the key of the polygons; see :func:`raster_keys`."""
+    versions = {name: _versions()[name] for name in ("ussfc", "shapely", "pyarrow", "gdal")}
+    return ProductKey.model_validate({
         "content": content,
-        "shape": facts["grid"]["shape"],
-        "threshold": _threshold_of(config, facts),
+        "shape": facts.grid.shape,
+        "threshold": _threshold(config, facts),
         "vector": config.vector.model_dump(mode="json"),
-        "versions": {name: _versions()[name] for name in ("ussfc", "shapely", "pyarrow", "gdal")},
-    }
+        "versions": versions,
+    })  # fmt: skip
 
 
-def report(out: Folder | Path | str, peak_memory: int | None = None) -> dict[str, Any]:
-    """Gather what the stages recorded into ``run.json``.
+def write_manifest(out: Folder | Path | str, peak_memory: int | None = None) -> RunRecord:
+    """Gather the records of the stages into ``run.json``.
 
     Args:
         out: output folder.
         peak_memory: largest resident size of all processes, bytes, where it was measured.
 
     Returns:
-        What was written.
+        The record as it was written.
     """
     out = Folder.of(out)
-    manifest = out.read_json("work/infer.json")
+    inference = InferenceRecord.read(out, layout.in_work(layout.INFERENCE))
     if peak_memory is not None:
-        manifest["peak_memory_bytes"] = peak_memory
-        out.write_json("work/infer.json", manifest)
-    pixels = manifest["counts"]["pixels"]
-    products: dict[str, Any] = {}
+        inference = inference.model_copy(update={"peak_memory_bytes": peak_memory})
+        inference.write(out, layout.in_work(layout.INFERENCE))
+    products = {}
+    for name in layout.PRODUCTS:
+        found = _product_record(out, name)
+        if found is not None:
+            products[name] = found
     seconds: dict[str, float] = {}
-    for name in PRODUCTS:
-        facts = out.find_json(_record(name))
-        if facts is None:
-            continue
-        products[name] = {field: facts[field] for field in ("sha256", "bytes", "key")}
-        manifest["counts"] |= facts["counts"]
-        stage = facts["stage"]
-        seconds[stage] = seconds.get(stage, 0.0) + facts["seconds"]
-        if "threshold" in facts["key"]:
-            manifest.setdefault("thresholds", {})[stage] = facts["key"]["threshold"]
-        manifest["config"] |= {"vector": facts["key"]["vector"]} if "vector" in facts["key"] else {}
-    manifest["stages"] |= {stage: speed([spent], pixels) for stage, spent in seconds.items()}
+    thresholds: dict[str, float] = {}
+    counts, config = inference.counts.dump(), dict(inference.config)
+    for product in products.values():
+        counts |= product.counts
+        seconds[product.stage] = seconds.get(product.stage, 0.0) + product.seconds
+        if product.key.threshold is not None:
+            thresholds[product.stage] = product.key.threshold
+        if product.key.vector is not None:
+            config["vector"] = product.key.vector
+    pixels = inference.counts.pixels
+    stages = {stage: StageRecord.of(spent, pixels) for stage, spent in seconds.items()}
+    changed: dict[str, Any] = {
+        "config": config,
+        "counts": Counts(**counts),
+        "stages": {**inference.stages, **stages},
+        "versions": _versions(),
+    }
     if products:
-        manifest["products"] = products
-    manifest["versions"] = _versions()
-    out.write_json("run.json", manifest)
-    return manifest
+        changed["thresholds"] = thresholds
+        changed["products"] = {
+            name: ProductRecord(sha256=found.sha256, bytes=found.bytes, key=found.key)
+            for name, found in products.items()
+        }
+    record = RunRecord(**(inference.dump() | changed))
+    record.write(out, layout.MANIFEST)
+    return record
 
 
-def recorded(out: Folder | Path | str) -> dict[str, Any]:
-    """What the inference in OUT recorded when it ended, as it stands in ``run.json`` before any product.
+def read_inference(out: Folder | Path | str) -> InferenceRecord:
+    """Read the record of the inference in OUT.
 
     Raises:
         StoreError: no run there, or one whose inference has not ended.
     """
-    from ussfc.pipeline.storage.probability_store import KEY
-
     out = Folder.of(out)
     out.ping()
-    if not out.exists("work/infer.json") and out.exists(f"work/{KEY}"):
+    name = layout.in_work(layout.INFERENCE)
+    if not out.exists(name) and out.exists(layout.in_work(layout.RUN_KEY)):
         raise StoreError(f"{out}: tiles are not all computed yet; run `ussfc infer` or `ussfc run` again")
-    return out.read_json("work/infer.json")
+    return InferenceRecord.read(out, name)
 
 
-def recorded_config(out: Folder | Path | str) -> dict[str, Any]:
-    """The configuration that the inference in OUT was made with, threshold resolved."""
-    facts = recorded(out)
-    return {**facts["config"], "threshold": facts["threshold"]}
+def inference_config(out: Folder | Path | str) -> dict[str, Any]:
+    """Return the configuration that the inference in OUT was made with, threshold resolved."""
+    facts = read_inference(out)
+    return {**facts.config, "threshold": facts.threshold}
 
 
-def _finished(out: Folder) -> tuple[ProbabilityStore, dict[str, Any]]:
+def _finished_inference(out: Folder) -> tuple[ProbabilityStore, InferenceRecord]:
     from ussfc.pipeline.storage.probability_store import ProbabilityStore
 
-    facts = recorded(out)
-    store = ProbabilityStore(out / "work")
-    missing = facts["counts"]["tiles"] - facts["counts"]["tiles_failed"] - len(store.known())
+    facts = read_inference(out)
+    store = ProbabilityStore(out / layout.WORK)
+    missing = facts.counts.tiles - facts.counts.tiles_failed - len(store.known())
     if missing:
         raise StoreError(
             f"{out}: {missing} tile(s) are not computed yet; run `ussfc infer` or `ussfc run` again"
@@ -277,27 +308,21 @@ def _finished(out: Folder) -> tuple[ProbabilityStore, dict[str, Any]]:
     return store, facts
 
 
-def _grid(facts: Mapping[str, Any]) -> GeoBox:
-    from ussfc.pipeline.storage.probability_store import grid_from_record
-
-    return grid_from_record(facts["grid"])
+def _threshold(config: RunConfig, facts: InferenceRecord) -> float:
+    return float(facts.threshold if config.threshold is None else config.threshold)
 
 
-def _threshold_of(config: RunConfig, facts: Mapping[str, Any]) -> float:
-    return float(facts["threshold"] if config.threshold is None else config.threshold)
-
-
-def _tags(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Dataset tags; nothing in them changes from one run of the same inputs to the next."""
+def _tags(facts: InferenceRecord) -> dict[str, str]:
+    """Return dataset tags; nothing in them changes from one run of the same inputs to the next."""
     tags = {
         "TIFFTAG_SOFTWARE": f"ussfc {metadata.version('ussfc')}",
-        "USSFC_MODEL": facts["model"]["name"],
-        "USSFC_MODEL_SHA256": facts["model"]["sha256"],
+        "USSFC_MODEL": facts.model.name,
+        "USSFC_MODEL_SHA256": facts.model.sha256,
     }
-    for name, record in facts["inputs"].items():
-        tags[f"USSFC_{name.upper()}"] = Path(record["uri"]).name
-        if record["acquired"]:
-            tags[f"USSFC_{name.upper()}_ACQUIRED"] = record["acquired"]
+    for date, scene in (("BEFORE", facts.inputs.before), ("AFTER", facts.inputs.after)):
+        tags[f"USSFC_{date}"] = Path(scene.uri).name
+        if scene.acquired:
+            tags[f"USSFC_{date}_ACQUIRED"] = scene.acquired
     return tags
 
 
@@ -306,45 +331,3 @@ def _versions() -> dict[str, str]:
 
     names = ("ussfc", "torch", "rasterio", "zarr", "distributed", "odc-geo", "shapely", "pyarrow", "numpy")
     return {name: metadata.version(name) for name in names} | {"gdal": rasterio.__gdal_version__}
-
-
-def speed(seconds: list[float], pixels: int) -> dict[str, float]:
-    """A stage's clock as the manifest tells it: seconds and megapixels a second."""
-    return {"seconds": round(seconds[0], 3), "mpx_per_s": round(pixels / 1e6 / max(seconds[0], 1e-9), 3)}
-
-
-@contextmanager
-def stage_clock(name: str, total: int, pixels: int, subscriber: Subscriber) -> Iterator[list[float]]:
-    """Announce a stage and time it; the yielded list holds its seconds once it is over."""
-    subscriber(StageStarted(name, total, pixels))
-    clock: list[float] = []
-    start = time.perf_counter()
-    yield clock
-    clock.append(time.perf_counter() - start)
-    subscriber(StageFinished(name, clock[0], pixels))
-
-
-@contextmanager
-def scratch_folder(out: Folder, config: RunConfig, name: str) -> Iterator[Path]:
-    """A local folder for files that nobody needs later: in OUT/work, or where the configuration says.
-
-    Raises:
-        StoreError: the folder of the configuration cannot be written.
-    """
-    if out.local is not None:
-        folder = out.local / "work" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            yield folder
-        finally:
-            (out / "work").remove(name)
-        return
-    try:
-        temporary = tempfile.TemporaryDirectory(prefix=f"ussfc-{name}-", dir=config.output.scratch)
-    except OSError as error:
-        raise StoreError(
-            f"{config.output.scratch or tempfile.gettempdir()}: cannot be written ({error.strerror}); set "
-            "output.scratch to a local folder with room"
-        ) from error
-    with temporary as made:
-        yield Path(made)

@@ -1,48 +1,43 @@
-"""Looking after a folder of a run, from the folder alone: what is done in it, and what nobody needs."""
+"""The state of a folder of a run, and its cleaning; from the folder alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from ussfc.pipeline.errors import StoreError
-from ussfc.pipeline.runs.products import PRODUCTS
+from ussfc.pipeline.runs.manifest import FailureRecord, RunRecord, RunStatus, TileCounts
+from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.tiling.lattice import TilePlan
 
 
-def status(out: Folder | Path | str, waiting: bool = False) -> dict[str, Any]:
-    """What is done in OUT, what failed, what is left; from the folder alone.
+def status(out: Folder | Path | str, waiting: bool = False) -> RunStatus:
+    """Return the tiles that are done, failed and left in OUT, and its products.
 
     Args:
         out: output folder.
         waiting: a folder without a run is no error: its job may still be in a queue.
 
-    Returns:
-        ``state`` (``complete``; ``incomplete``: done but for tiles that kept failing; ``unfinished``; ``waiting``: no
-        run is there yet, or it has no worker yet to ask what it computes fastest), ``run``,
-        ``tiles`` (total, done, failed, left), ``failed_tiles``, ``products`` (bytes by name), ``uploads``
-        (unfinished ones, by name).
-
     Raises:
         StoreError: no run there, or it cannot be reached.
     """
-    from ussfc.pipeline.storage.probability_store import KEY, STARTING, ProbabilityStore, run_name
+    from ussfc.pipeline.storage.probability_store import STARTING, ProbabilityStore, run_name
 
     out = Folder.of(out)
     out.ping()
-    work = out / "work"
-    key = work.find_json(KEY)
-    manifest = out.find_json("run.json")
-    if key is None and manifest is None and not waiting:
-        raise StoreError(f"{out}: holds no run of ussfc; check --out")
+    work = out / layout.WORK
+    key = work.find_json(layout.RUN_KEY)
+    record = RunRecord.find(out, layout.MANIFEST)
+    if key is None and record is None and not waiting:
+        raise StoreError(f"{out}: holds no run of ussfc; check the folder")
     total = done = 0
-    failed: list[dict[str, Any]] = []
+    failed: tuple[FailureRecord, ...] = ()
     if key is None or key == STARTING:
         name = None
-        if key is None and manifest is not None:
+        if key is None and record is not None:
             # Its work was removed, which only a complete run does.
-            name, total = manifest.get("run"), manifest["counts"]["tiles"]
+            name, total = record.run, record.counts.tiles
             done = total
     else:
         name = run_name(key)
@@ -50,38 +45,39 @@ def status(out: Folder | Path | str, waiting: bool = False) -> dict[str, Any]:
         total = TilePlan(tuple(key["grid"]["shape"]), tile_size, patch_size, stride).tile_count
         done = len(ProbabilityStore(work).done())
         # A run that begins removes them meanwhile.
-        found = (work.find_json(f"failed/{file}") for file in sorted(work.sizes("failed")))
-        failed = [record for record in found if record is not None]
-    products = {}
-    for product in PRODUCTS[:-1]:
-        size = out.size(product)
-        if size is not None:
-            products[product] = size
-    finished = manifest is not None and manifest.get("run") == name and "products" in manifest
+        found = (
+            FailureRecord.find(work, f"{layout.FAILED}/{file}") for file in sorted(work.sizes(layout.FAILED))
+        )
+        failed = tuple(failure for failure in found if failure is not None)
+    sizes = {product: out.size(product) for product in layout.PRODUCTS}
+    return RunStatus(
+        state=_state(record, name, total, done, len(failed)),
+        run=name,
+        tiles=TileCounts(total=total, done=done, failed=len(failed), left=total - done - len(failed)),
+        failed_tiles=failed,
+        products={product: size for product, size in sizes.items() if size is not None},
+        uploads=_uploads(out),
+    )
+
+
+def _state(
+    record: RunRecord | None, name: str | None, total: int, done: int, failed: int
+) -> Literal["complete", "incomplete", "unfinished", "waiting"]:
+    finished = record is not None and record.run == name and bool(record.products)
     # Products that lack tiles which are there by now are still to be made again.
-    whole = manifest is not None and manifest["complete"]
-    if finished and whole and done == total:
-        state = "complete"
-    elif finished and failed and done + len(failed) == total:
-        state = "incomplete"
-    else:
-        state = "waiting" if name is None and manifest is None else "unfinished"
-    return {
-        "state": state,
-        "run": name,
-        "tiles": {"total": total, "done": done, "failed": len(failed), "left": total - done - len(failed)},
-        "failed_tiles": failed,
-        "products": products,
-        "uploads": _uploads(out),
-    }
+    if finished and record is not None and record.complete and done == total:
+        return "complete"
+    if finished and failed and done + failed == total:
+        return "incomplete"
+    return "waiting" if name is None and record is None else "unfinished"
 
 
-def _uploads(out: Folder) -> list[str]:
+def _uploads(out: Folder) -> tuple[str, ...]:
     try:
-        return [upload.name for upload in out.uploads()]
+        return tuple(upload.name for upload in out.uploads())
     except StoreError:
-        # Who may not list uploads may still ask how far a run is.
-        return []
+        # Credentials that may not list uploads may still read how far a run is.
+        return ()
 
 
 def clean(out: Folder | Path | str, dry_run: bool = False) -> dict[str, list[str]]:
@@ -99,12 +95,10 @@ def clean(out: Folder | Path | str, dry_run: bool = False) -> dict[str, list[str
     """
     out = Folder.of(out)
     out.ping()
-    if not out.exists("work") and not out.exists("run.json"):
-        raise StoreError(f"{out}: holds no run of ussfc; check --out")
+    if not out.exists(layout.WORK) and not out.exists(layout.MANIFEST):
+        raise StoreError(f"{out}: holds no run of ussfc; check the folder")
     with out.lock():
-        files = sorted(
-            name for name in out.sizes() if name.endswith((".part", ".partial")) or ".part." in name
-        )
+        files = sorted(name for name in out.sizes() if layout.is_partial(name))
         if dry_run:
             return {"uploads": [upload.name for upload in out.uploads()], "files": files}
         for name in files:

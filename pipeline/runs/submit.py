@@ -80,7 +80,7 @@ def submit(
         )
     before, after = _absolute(before), _absolute(after)
     out = out if is_remote(out) else str(Path(out).absolute())
-    check_memory(plan(before, after, config), config)
+    check_memory(plan(before, after, config))
     arguments = ["run", before, after, "--out", out, *flags, *_settings(config, cluster)]
     logs = Path(str(cluster.options.get("log_directory", LOGS))).expanduser()
     log = logs / "ussfc-%j.out"

@@ -34,7 +34,8 @@ from ussfc.pipeline.clusters.base import (
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.config.schema import size_in_bytes
 from ussfc.pipeline.errors import ClusterError, ConfigError, InsufficientMemoryError
-from ussfc.pipeline.runs.plan import RunPlan, check_memory, plan, resolve_detector
+from ussfc.pipeline.runs.detector import resolve_detector
+from ussfc.pipeline.runs.plan import RunPlan, check_memory, plan
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def planned(place: Path, cluster: str, **flags: Any) -> tuple[RunPlan, Callable[
     }
     config = load_config(cluster=cluster, flags=named)
     made = plan(str(place / "a_before.tif"), str(place / "a_after.tif"), config)
-    return made, lambda: check_memory(made, config)
+    return made, lambda: check_memory(made)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -179,7 +180,7 @@ def test_the_cores_beside_a_gpu_read_for_it(
         *(["cluster.image=i"] if kind == "kubernetes" else []),
     ])  # fmt: skip
     named = plan(str(place / "a_before.tif"), str(place / "a_after.tif"), config)
-    assert resolve_detector(named, config, None)[1].identity.split()[1:4] == [
+    assert resolve_detector(named, None).identity.split()[1:4] == [
         "engine=torch", "precision=float16", "device=cuda",
     ]  # fmt: skip
     beside_cpu, _ = planned(place, kind, cluster__threads=threads, **CUDA[kind] | {"cluster__gpu": False})

@@ -317,10 +317,10 @@ def test_workers_choose_the_engine_for_their_machine(
     away = [f"model={model}", "inference.device=cpu", "tiling.tile_size=64"]
     config = load_config(sets=[*away, "cluster.kind=scheduler", f"cluster.address={programs.address}"])
     manifest = run(*pair, tmp_path / "out", config)
-    assert "engine=torch precision=float32 device=cpu" in manifest["detector"]
+    assert "engine=torch precision=float32 device=cpu" in manifest.detector
     # The same bytes as of a run of this machine that names the engine.
     here = load_config(sets=[*away, "cluster.kind=serial", "inference.engine=torch"])
-    assert run(*pair, tmp_path / "here", here)["run"] == manifest["run"]
+    assert run(*pair, tmp_path / "here", here).run == manifest.run
     assert store_bytes(tmp_path / "out" / "work") == store_bytes(tmp_path / "here" / "work")
 
 

@@ -60,6 +60,7 @@ def main() -> None:
     task = json.loads(sys.argv[1])
     from ussfc.pipeline.config.load import load_config
     from ussfc.pipeline.errors import PipelineError
+    from ussfc.pipeline.runs.infer import Computation
     from ussfc.pipeline.runs.run import run
 
     count = 0
@@ -75,11 +76,11 @@ def main() -> None:
     recipe = LoggingRecipe(32, 4, 1, 3, log=Path(task["log"]), seconds=task.get("seconds", 0))
     config = load_config(sets=task["sets"])
     try:
-        manifest = run(task["before"], task["after"], task["out"], config, detector=recipe)
+        manifest = run(task["before"], task["after"], task["out"], config, computation=Computation(recipe))
     except PipelineError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(4)
-    print(json.dumps({"complete": manifest["complete"], "operations": count}))
+    print(json.dumps({"complete": manifest.complete, "operations": count}))
 
 
 if __name__ == "__main__":

@@ -26,12 +26,14 @@ from tests.support.paths import ROOT
 from tests.support.scenes import write_scene, write_toy_model
 from tests.support.stubs import RecordingRecipe
 from ussfc import cli
+from ussfc.pipeline.batches.index import COLUMNS, PairResult
 from ussfc.pipeline.batches.pair_lists import read_pairs
-from ussfc.pipeline.batches.run_batch import COLUMNS, PairResult, run_batch
+from ussfc.pipeline.batches.run_batch import run_batch
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError
 from ussfc.pipeline.events import Event, Notice
+from ussfc.pipeline.runs.infer import Computation
 from ussfc.pipeline.storage.folder import Folder
 
 PRODUCTS = ("change.tif", "probability.tif", "changes.parquet")
@@ -127,7 +129,7 @@ def stub_batch(
         return load_config(sets=sets, flags={"model": str(place / "toy.yaml"), **own})
 
     entries = read_pairs(str(place / pairs))
-    return run_batch(entries, out, configure({}), configure, detector=recipe, **arguments)
+    return run_batch(entries, out, configure, computation=Computation(recipe), **arguments)
 
 
 @pytest.mark.parametrize("at_once", [(), ("--at-once", "3")], ids=["one by one", "side by side"])
@@ -146,8 +148,8 @@ def test_every_pair_has_the_bytes_of_a_run_of_its_own(
         assert (row["state"], row["error"]) == ("complete", "")
         assert (row["before"], row["after"]) == tuple(scene(place, name).values())
         assert (row["pixels"], row["tiles"], row["tiles_failed"]) == ("9216", "4", "0")
-        assert int(row["changed_pixels"]) == manifest["counts"]["changed_pixels"]
-        assert int(row["polygons"]) == manifest["counts"]["polygons"]
+        assert int(row["changed_pixels"]) == manifest.counts.changed_pixels
+        assert int(row["polygons"]) == manifest.counts.polygons
         assert float(row["changed_share"]) == pytest.approx(int(row["changed_pixels"]) / 9216, abs=1e-6)
         assert ussfc("validate", tmp_path / name).exit_code == 0
     assert_valid_index(tmp_path, *CORNERS)
@@ -346,7 +348,7 @@ def test_one_pool_of_workers_for_all_pairs(
     assert len(pooled.processes) == len(alone.processes)
     assert set(alone.processes) == {os.getpid()}
     assert_same(tmp_path / "pooled", {name: products(tmp_path / "alone" / name) for name in CORNERS})
-    assert {result.manifest["executor"]["name"] for result in results if result.manifest} == {"local"}
+    assert {result.manifest.executor.name for result in results if result.manifest} == {"local"}
 
 
 @pytest.fixture(scope="module")

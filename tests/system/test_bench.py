@@ -436,7 +436,7 @@ def test_pair_has_the_bands_and_numbers_of_its_model(model: Path, tmp_path: Path
 
 def test_patches_are_what_the_pipeline_hands_to_the_network(tmp_path: Path) -> None:
     from ussfc.pipeline.pixels.radiometry import pair
-    from ussfc.pipeline.runs.plan import inspect_pair, scene_mappings
+    from ussfc.pipeline.runs.pair import inspect_pair, scene_mappings
     from ussfc.pipeline.types import Box
 
     spec = ussfc.find_model("ussfc-s2-rgb")

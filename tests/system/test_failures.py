@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ussfc import cli
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import StoreError, TileError
 from ussfc.pipeline.events import Advanced, Event
+from ussfc.pipeline.runs.infer import Computation
 from ussfc.pipeline.runs.products import mosaic
 from ussfc.pipeline.runs.run import run
 from ussfc.pipeline.runs.status import clean, status
@@ -28,7 +29,7 @@ from ussfc.pipeline.storage.probability_store import KEY, STARTING
 
 PAIR = str(DEMO / "beirut_before.tif"), str(DEMO / "beirut_after.tif")
 SETS = ("tiling.tile_size=128", "tiling.patch_size=32", "threshold=0.3", "cluster.kind=serial")
-DETECTOR = StubRecipe(32, 4, 1, 3)
+COMPUTATION = Computation(StubRecipe(32, 4, 1, 3))
 PRODUCTS = ("change.tif", "probability.tif", "changes.parquet")
 
 
@@ -44,7 +45,7 @@ def products(out: Path | str) -> dict[str, bytes]:
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The products of a run that meets with no trouble."""
     out = tmp_path_factory.mktemp("expected") / "out"
-    run(*PAIR, out, config(), detector=DETECTOR)
+    run(*PAIR, out, config(), computation=COMPUTATION)
     return products(out)
 
 
@@ -88,63 +89,69 @@ def test_a_tile_that_keeps_failing_is_nodata_and_listed_and_tried_again(
 ) -> None:
     out = tmp_path / "out"
     pair = str(patient.path), PAIR[1]
-    manifest = run(*pair, out, config("compute.retries=1"), detector=DETECTOR)
-    assert manifest["complete"] is False
-    failed = manifest["failed_tiles"]
+    manifest = run(*pair, out, config("compute.retries=1"), computation=COMPUTATION)
+    assert manifest.complete is False
+    failed = manifest.failed_tiles
     # The block lies under four tiles, and in the halo of those around them.
-    assert [failure["index"] for failure in failed] == [
-        [row, col] for row in (1, 2, 3, 4) for col in (1, 2, 3, 4)
+    assert [failure.index for failure in failed] == [
+        (row, col) for row in (1, 2, 3, 4) for col in (1, 2, 3, 4)
     ]
     for failure in failed:
-        row, col = failure["index"]
-        assert failure["rows"] == [128 * row, 128 * row + 128]
-        assert failure["columns"] == [128 * col, 128 * col + 128]
-        assert failure["attempts"] == 2
-        assert f"tile {row},{col} (rows {128 * row}..{128 * row + 128}" in failure["error"]
-        assert "beirut_before.tif" in failure["error"]
-        assert "\n" not in failure["error"]
-    assert manifest["counts"]["tiles_failed"] == len(failed)
+        row, col = failure.index
+        assert failure.rows == (128 * row, 128 * row + 128)
+        assert failure.columns == (128 * col, 128 * col + 128)
+        assert failure.attempts == 2
+        assert f"tile {row},{col} (rows {128 * row}..{128 * row + 128}" in failure.error
+        assert "beirut_before.tif" in failure.error
+        assert "\n" not in failure.error
+    assert manifest.counts.tiles_failed == len(failed)
     assert [check for check in validate(out) if not check.ok] == []
     for name in ("change.tif", "probability.tif"):
         with rasterio.open(out / name) as source:
             pixels = source.read(1)
         for failure in failed:
-            assert (pixels[slice(*failure["rows"]), slice(*failure["columns"])] == 255).all()
+            assert (pixels[slice(*failure.rows), slice(*failure.columns)] == 255).all()
         assert (pixels == 255).sum() == 128 * 128 * len(failed)
     found = status(out)
-    assert found["state"] == "incomplete"
-    assert found["tiles"] == {"total": 36, "done": 20, "failed": 16, "left": 0}
-    assert found["failed_tiles"] == failed
+    assert found.state == "incomplete"
+    assert found.tiles.dump() == {"total": 36, "done": 20, "failed": 16, "left": 0}
+    assert found.failed_tiles == failed
 
     # While the failed ones are tried again, what is there is no result.
     with pytest.raises(KeyboardInterrupt):
-        run(*pair, out, config(), subscriber=interrupt, detector=DETECTOR)
-    assert status(out)["state"] == "unfinished"
+        run(*pair, out, config(), subscriber=interrupt, computation=COMPUTATION)
+    assert status(out).state == "unfinished"
     with pytest.raises(StoreError, match="not all computed yet"):
         mosaic(out, config())
 
     # Again, and nothing is better: the same. Then the disk is mended.
-    assert run(*pair, out, config(), detector=DETECTOR)["complete"] is False
+    assert run(*pair, out, config(), computation=COMPUTATION).complete is False
     patient.mend()
     heard: list[Event] = []
-    manifest = run(*pair, out, config(), subscriber=heard.append, detector=DETECTOR)
-    assert manifest["complete"] is True
-    assert manifest["failed_tiles"] == []
+    manifest = run(*pair, out, config(), subscriber=heard.append, computation=COMPUTATION)
+    assert manifest.complete is True
+    assert manifest.failed_tiles == ()
     assert sum(event.done for event in heard if isinstance(event, Advanced) and event.stage == "infer") == 16
     assert products(out) == expected
-    assert status(out)["state"] == "complete"
-    assert status(out)["failed_tiles"] == []
+    assert status(out).state == "complete"
+    assert status(out).failed_tiles == ()
 
 
 def test_fail_fast_stops_at_the_first_error(patient: Patient, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(TileError, match=r"beirut_before\.tif"):
-        run(str(patient.path), PAIR[1], out, config("compute.retries=5"), detector=DETECTOR, fail_fast=True)
+        run(
+            str(patient.path),
+            PAIR[1],
+            out,
+            config("compute.retries=5"),
+            computation=replace(COMPUTATION, fail_fast=True),
+        )
     found = status(out)
-    assert found["state"] == "unfinished"
-    assert found["tiles"]["failed"] == 1
-    assert found["tiles"]["left"] == 36 - 1 - found["tiles"]["done"] > 0
-    assert found["products"] == {}
+    assert found.state == "unfinished"
+    assert found.tiles.failed == 1
+    assert found.tiles.left == 36 - 1 - found.tiles.done > 0
+    assert found.products == {}
     with pytest.raises(StoreError, match="not all computed yet; run `ussfc infer` or `ussfc run` again"):
         mosaic(out, config())
 
@@ -166,61 +173,61 @@ def test_a_run_without_one_good_tile_ends_with_the_reason(tmp_path: Path) -> Non
                 config(f"tiling.tile_size={size}"),
                 True,
                 heard.append,
-                BrokenRecipe(32, 4, 1, 3),
+                Computation(BrokenRecipe(32, 4, 1, 3)),
             )
         assert not (tmp_path / "change.tif").exists()
-        found = status(tmp_path)["tiles"]
-        assert (found["done"], found["failed"], found["left"]) == (0, failed, found["total"] - failed)
+        found = status(tmp_path).tiles
+        assert (found.done, found.failed, found.left) == (0, failed, found.total - failed)
 
 
 def test_memory_is_a_place_as_well(expected: dict[str, bytes]) -> None:
     out = f"memory://{secrets.token_hex(6)}/out"
-    manifest = run(*PAIR, out, config(), detector=DETECTOR)
+    manifest = run(*PAIR, out, config(), computation=COMPUTATION)
     assert products(out) == expected
     assert [check for check in validate(out) if not check.ok] == []
-    assert status(out)["state"] == "complete"
-    assert run(*PAIR, out, config(), detector=DETECTOR) == manifest
+    assert status(out).state == "complete"
+    assert run(*PAIR, out, config(), computation=COMPUTATION) == manifest
     with pytest.raises(StoreError, match="holds another run, different in tiling"):
-        run(*PAIR, out, config("tiling.tile_size=256"), detector=DETECTOR)
-    run(*PAIR, out, config("tiling.tile_size=256"), True, detector=DETECTOR)
+        run(*PAIR, out, config("tiling.tile_size=256"), computation=COMPUTATION)
+    run(*PAIR, out, config("tiling.tile_size=256"), True, computation=COMPUTATION)
     assert products(out) == expected
-    run(*PAIR, out, config("tiling.tile_size=256", "output.keep_work=false"), detector=DETECTOR)
+    run(*PAIR, out, config("tiling.tile_size=256", "output.keep_work=false"), computation=COMPUTATION)
     assert set(Folder.of(out).sizes()) == {*PRODUCTS, "run.json"}
 
 
 def test_a_scratch_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     out = f"memory://{secrets.token_hex(6)}/out"
     with pytest.raises(StoreError, match=r"absent: cannot be written .*output\.scratch"):
-        run(*PAIR, out, config(f"output.scratch={tmp_path / 'absent'}"), detector=DETECTOR)
+        run(*PAIR, out, config(f"output.scratch={tmp_path / 'absent'}"), computation=COMPUTATION)
 
 
 def test_a_run_that_is_complete_is_not_run_again(tmp_path: Path, expected: dict[str, bytes]) -> None:
     """Also when its work is gone, which a kill may have cut short."""
-    first = run(*PAIR, tmp_path, config("output.keep_work=false"), detector=DETECTOR)
+    first = run(*PAIR, tmp_path, config("output.keep_work=false"), computation=COMPUTATION)
     assert not (tmp_path / "work").exists()
-    assert run(*PAIR, tmp_path, config(), detector=DETECTOR) == first
-    assert status(tmp_path)["state"] == "complete"
+    assert run(*PAIR, tmp_path, config(), computation=COMPUTATION) == first
+    assert status(tmp_path).state == "complete"
     (tmp_path / "work" / "probability.zarr").mkdir(parents=True)
     (tmp_path / "work" / "probability.zarr" / "half").write_bytes(b"removed")
-    assert run(*PAIR, tmp_path, config("output.keep_work=false"), detector=DETECTOR) == first
+    assert run(*PAIR, tmp_path, config("output.keep_work=false"), computation=COMPUTATION) == first
     assert not (tmp_path / "work").exists()
     assert products(tmp_path) == expected
     with pytest.raises(StoreError, match="whose work was removed"):
-        run(*PAIR, tmp_path, config("threshold=0.9"), detector=DETECTOR)
+        run(*PAIR, tmp_path, config("threshold=0.9"), computation=COMPUTATION)
 
 
 def test_products_of_the_same_are_not_made_twice(tmp_path: Path, expected: dict[str, bytes]) -> None:
-    run(*PAIR, tmp_path, config(), detector=DETECTOR)
+    run(*PAIR, tmp_path, config(), computation=COMPUTATION)
     made = {name: (tmp_path / name).stat().st_mtime_ns for name in PRODUCTS}
     (tmp_path / "run.json").unlink()
-    run(*PAIR, tmp_path, config(), detector=DETECTOR)
+    run(*PAIR, tmp_path, config(), computation=COMPUTATION)
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in PRODUCTS} == made
-    run(*PAIR, tmp_path, config("threshold=0.6"), detector=DETECTOR)
+    run(*PAIR, tmp_path, config("threshold=0.6"), computation=COMPUTATION)
     assert (tmp_path / "probability.tif").stat().st_mtime_ns == made["probability.tif"]
     assert (tmp_path / "change.tif").stat().st_mtime_ns != made["change.tif"]
     assert json.loads((tmp_path / "run.json").read_text())["thresholds"] == {"mosaic": 0.6, "vectorise": 0.6}
     assert [check for check in validate(tmp_path) if not check.ok] == []
-    run(*PAIR, tmp_path, config(), detector=DETECTOR)
+    run(*PAIR, tmp_path, config(), computation=COMPUTATION)
     assert products(tmp_path) == expected
 
 
@@ -228,7 +235,7 @@ def test_a_product_without_its_record_is_vouched_for_by_nobody(
     tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after the product and before its record: of another threshold, and maybe of the same size."""
-    run(*PAIR, tmp_path, config(), detector=DETECTOR)
+    run(*PAIR, tmp_path, config(), computation=COMPUTATION)
     write = Folder.write_json
 
     def stopped(folder: Folder, name: str, content: Any) -> None:
@@ -239,20 +246,20 @@ def test_a_product_without_its_record_is_vouched_for_by_nobody(
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "write_json", stopped)
         with pytest.raises(KeyboardInterrupt):
-            run(*PAIR, tmp_path, config("threshold=0.6"), detector=DETECTOR)
+            run(*PAIR, tmp_path, config("threshold=0.6"), computation=COMPUTATION)
     assert (tmp_path / "change.tif").read_bytes() != expected["change.tif"]
     assert not (tmp_path / "run.json").exists()
     assert not (tmp_path / "work" / "products" / "change.tif.json").exists()
-    assert status(tmp_path)["state"] == "unfinished"
-    run(*PAIR, tmp_path, config(), detector=DETECTOR)
+    assert status(tmp_path).state == "unfinished"
+    run(*PAIR, tmp_path, config(), computation=COMPUTATION)
     assert products(tmp_path) == expected
 
 
 def test_an_overwrite_that_was_killed_goes_on(tmp_path: Path, expected: dict[str, bytes]) -> None:
-    run(*PAIR, tmp_path, config("tiling.overlap=0.5"), detector=DETECTOR)
+    run(*PAIR, tmp_path, config("tiling.overlap=0.5"), computation=COMPUTATION)
     (tmp_path / "work" / KEY).write_text(json.dumps(STARTING))
-    assert status(tmp_path)["state"] == "unfinished"
-    run(*PAIR, tmp_path, config(), detector=DETECTOR)
+    assert status(tmp_path).state == "unfinished"
+    run(*PAIR, tmp_path, config(), computation=COMPUTATION)
     assert products(tmp_path) == expected
 
 
@@ -261,12 +268,12 @@ def test_a_run_that_was_killed_at_its_first_breath_goes_on(
 ) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / f"{KEY}.part").write_text("{")
-    run(*PAIR, tmp_path, config(), detector=DETECTOR)
+    run(*PAIR, tmp_path, config(), computation=COMPUTATION)
     assert products(tmp_path) == expected
 
 
 def test_what_stopped_runs_left_is_cleaned(tmp_path: Path) -> None:
-    run(*PAIR, tmp_path, config(), detector=DETECTOR)
+    run(*PAIR, tmp_path, config(), computation=COMPUTATION)
     before = sorted(tmp_path.rglob("*"))
     left = ["change.part.tif", "work/infer.json.part", "work/probability.zarr/probability/c/0/0.a1.partial"]
     for name in left:

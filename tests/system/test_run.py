@@ -26,9 +26,11 @@ from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, StoreError
 from ussfc.pipeline.events import Advanced, Event, Notice
-from ussfc.pipeline.runs.plan import plan, resolve_detector
-from ussfc.pipeline.runs.products import mosaic, recorded_config, report
-from ussfc.pipeline.runs.run import infer, run
+from ussfc.pipeline.runs.detector import resolve_detector
+from ussfc.pipeline.runs.infer import Computation, infer
+from ussfc.pipeline.runs.plan import plan
+from ussfc.pipeline.runs.products import inference_config, mosaic, write_manifest
+from ussfc.pipeline.runs.run import run
 from ussfc.pipeline.runs.status import status
 from ussfc.pipeline.runs.validate import validate
 from ussfc.pipeline.storage.folder import Folder
@@ -86,11 +88,11 @@ def test_nothing_to_mosaic(tmp_path: Path) -> None:
 def test_another_detector_and_its_record(tmp_path: Path) -> None:
     detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
     config = load_config(sets=["threshold=0.4", "cluster.kind=serial"])
-    manifest = run(*PAIR, tmp_path / "out", config, detector=detector)
-    assert manifest["detector"] == detector.identity
-    assert manifest["thresholds"] == {"mosaic": 0.4, "vectorise": 0.4}
-    assert recorded_config(tmp_path / "out")["threshold"] == 0.4
-    assert manifest == json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))
+    manifest = run(*PAIR, tmp_path / "out", config, computation=Computation(detector))
+    assert manifest.detector == detector.identity
+    assert manifest.thresholds == {"mosaic": 0.4, "vectorise": 0.4}
+    assert inference_config(tmp_path / "out")["threshold"] == 0.4
+    assert manifest.dump() == json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))
     checks = validate(tmp_path / "out")
     assert [check.name for check in checks if not check.ok] == []
     assert len(checks) >= 12
@@ -104,11 +106,14 @@ def test_percentiles_are_of_the_whole_scene_and_recorded(tmp_path: Path) -> None
     (tmp_path / "by-percentiles.yaml").write_text(yaml.safe_dump(card), "utf-8")
     config = load_config(sets=[f"model={tmp_path / 'by-percentiles.yaml'}"])
     manifest = run(
-        *PAIR, tmp_path / "out", config, detector=StubRecipe(patch_size=card["tiling"]["patch_size"], bands=3)
+        *PAIR,
+        tmp_path / "out",
+        config,
+        computation=Computation(StubRecipe(patch_size=card["tiling"]["patch_size"], bands=3)),
     )
     with rasterio.open(PAIR[1]) as source:
         low, high = np.percentile(source.read().reshape(3, -1), (2, 90), axis=1)
-    assert manifest["radiometry"]["after"] == {"low": low.tolist(), "high": high.tolist()}
+    assert manifest.radiometry.after.dump() == {"low": low.tolist(), "high": high.tolist()}
 
 
 def test_bytes_for_a_model_of_reflectances_are_told(tmp_path: Path) -> None:
@@ -127,13 +132,13 @@ def test_files_of_somebody_else_are_left_alone(tmp_path: Path) -> None:
     detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
     for overwrite in (False, True):
         with pytest.raises(StoreError, match="no run of ussfc is in this folder"):
-            run(*PAIR, tmp_path, load_config(), overwrite, detector=detector)
+            run(*PAIR, tmp_path, load_config(), overwrite, computation=Computation(detector))
     assert (tmp_path / "work" / "thesis.txt").read_text() == "years"
 
 
 def test_a_relative_path_is_the_same_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
-    run(*PAIR, tmp_path / "out", load_config(), detector=detector)
+    run(*PAIR, tmp_path / "out", load_config(), computation=Computation(detector))
     monkeypatch.chdir(DEMO)
     heard: list[object] = []
     run(
@@ -143,7 +148,7 @@ def test_a_relative_path_is_the_same_input(tmp_path: Path, monkeypatch: pytest.M
         load_config(),
         False,
         heard.append,
-        detector,
+        Computation(detector),
     )
     assert Notice("everything is done already", warning=False) in heard
 
@@ -151,20 +156,20 @@ def test_a_relative_path_is_the_same_input(tmp_path: Path, monkeypatch: pytest.M
 def test_a_finished_run_without_its_work_is_not_replaced_in_silence(tmp_path: Path) -> None:
     detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
     config = load_config(sets=["output.keep_work=false"])
-    run(*PAIR, tmp_path / "out", config, detector=detector)
+    run(*PAIR, tmp_path / "out", config, computation=Computation(detector))
     change = (tmp_path / "out" / "change.tif").read_bytes()
     with pytest.raises(StoreError, match="finished run whose work was removed"):
-        run(*PAIR, tmp_path / "out", load_config(sets=["threshold=0.1"]), detector=detector)
+        run(*PAIR, tmp_path / "out", load_config(sets=["threshold=0.1"]), computation=Computation(detector))
     assert (tmp_path / "out" / "change.tif").read_bytes() == change
-    run(*PAIR, tmp_path / "out", config, overwrite=True, detector=detector)
+    run(*PAIR, tmp_path / "out", config, overwrite=True, computation=Computation(detector))
 
 
 def test_validation_wants_every_product(tmp_path: Path) -> None:
     detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
     config = load_config()
-    infer(plan(*PAIR, config), config, tmp_path, detector=detector)
+    infer(plan(*PAIR, config), tmp_path, computation=Computation(detector))
     mosaic(tmp_path, config)
-    report(tmp_path)
+    write_manifest(tmp_path)
     with pytest.raises(StoreError, match="not all products are written"):
         validate(tmp_path)
 
@@ -178,8 +183,8 @@ def test_a_model_says_how_it_is_cut_and_a_configuration_may_say_otherwise(tmp_pa
     tiles = plan(*pair, config).tiles
     assert (tiles.patch_size, tiles.stride) == (64, 32)
     manifest = run(*pair, tmp_path / "out", config)
-    assert "patch=64 ssfc=32 " in manifest["detector"]
-    assert manifest["config"]["tiling"] | {"tile_size": 0} == {
+    assert "patch=64 ssfc=32 " in manifest.detector
+    assert manifest.config["tiling"] | {"tile_size": 0} == {
         "tile_size": 0, "patch_size": 64, "overlap": 0.5, "taper": "box",
     }  # fmt: skip
     # The same by configuration, of a card that says nothing of it.
@@ -190,7 +195,7 @@ def test_a_model_says_how_it_is_cut_and_a_configuration_may_say_otherwise(tmp_pa
     run(*pair, tmp_path / "other", other)
     assert (tmp_path / "other" / "change.tif").read_bytes() == (tmp_path / "out" / "change.tif").read_bytes()
     default = run(*pair, tmp_path / "default", load_config(flags={"model": str(plain)}))
-    assert "patch=32 ssfc=patch " in default["detector"]
+    assert "patch=32 ssfc=patch " in default.detector
 
     arrays = [rioxarray.open_rasterio(path) for path in pair]
     with rasterio.open(tmp_path / "out" / "probability.tif") as source:
@@ -265,14 +270,14 @@ def test_a_run_goes_on_with_the_engine_that_it_began_with(
     heard: list[object] = []
     manifest = run(before, after, tmp_path / "out", config, subscriber=heard.append)
     assert any(isinstance(event, Notice) and event.message.startswith("resuming: ") for event in heard)
-    assert detector_choices(manifest["detector"]) == {
+    assert detector_choices(manifest.detector) == {
         "engine": "torch", "precision": "float32", "device": "cpu",
     }  # fmt: skip
     key = json.loads((tmp_path / "out" / "work" / "run_key.json").read_text("utf-8"))
-    assert key["model"] == manifest["detector"]
+    assert key["model"] == manifest.detector
     # The same bytes as of a run that names the engine and is not disturbed.
     named = toy_config(model, "inference.engine=torch", "inference.precision=float32")
-    assert run(before, after, tmp_path / "named", named)["detector"] == manifest["detector"]
+    assert run(before, after, tmp_path / "named", named).detector == manifest.detector
     assert products(tmp_path / "out") == products(tmp_path / "named")
 
 
@@ -290,7 +295,7 @@ def test_overwrite_chooses_anew(
             run(before, after, tmp_path / "out", config, subscriber=interrupted(2))
     choose("openvino", "float32")
     manifest = run(before, after, tmp_path / "out", config, overwrite=True)
-    assert detector_choices(manifest["detector"])["engine"] == "openvino"
+    assert detector_choices(manifest.detector)["engine"] == "openvino"
 
 
 def test_a_finished_run_is_done_whatever_the_machine_would_choose_now(
@@ -299,7 +304,7 @@ def test_a_finished_run_is_done_whatever_the_machine_would_choose_now(
     before, after, model = toy_pair
     choose("torch", "float32")
     manifest = run(before, after, tmp_path / "out", toy_config(model))
-    assert "engine=torch precision=float32 device=cpu" in manifest["detector"]
+    assert "engine=torch precision=float32 device=cpu" in manifest.detector
     monkeypatch.setattr(choice, "fastest", lambda *args: pytest.fail("this machine was asked"))
     heard: list[object] = []
     same = run(before, after, tmp_path / "out", toy_config(model), subscriber=heard.append)
@@ -307,7 +312,7 @@ def test_a_finished_run_is_done_whatever_the_machine_would_choose_now(
     assert same == manifest
     # Also when the products were removed, and must be made of what is stored.
     (tmp_path / "out" / "change.tif").unlink()
-    assert run(before, after, tmp_path / "out", toy_config(model))["detector"] == manifest["detector"]
+    assert run(before, after, tmp_path / "out", toy_config(model)).detector == manifest.detector
     assert (tmp_path / "out" / "change.tif").is_file()
     # The same choice, named.
     heard.clear()
@@ -323,10 +328,10 @@ def test_a_run_stopped_before_its_key_was_written_chooses_anew(
     (tmp_path / "out" / "work").mkdir(parents=True)
     (tmp_path / "out" / "work" / "run_key.json").write_text(json.dumps(STARTING))
     # Its workers may be in a queue.
-    assert status(tmp_path / "out")["state"] == "waiting"
+    assert status(tmp_path / "out").state == "waiting"
     choose("torch", "float32")
     manifest = run(before, after, tmp_path / "out", toy_config(model))
-    assert detector_choices(manifest["detector"])["engine"] == "torch"
+    assert detector_choices(manifest.detector)["engine"] == "torch"
 
 
 @pytest.mark.parametrize(
@@ -349,8 +354,8 @@ def test_what_a_run_began_with_counts_only_for_a_configuration_that_agrees(
     config = toy_config(model, *sets)
     choose("openvino", "float32")
     planned = plan(before, after, config)
-    _, found = resolve_detector(planned, config, None, begun)
-    _, fresh = resolve_detector(planned, config, None)
+    found = resolve_detector(planned, None, begun)
+    fresh = resolve_detector(planned, None)
     assert found == fresh
 
 
@@ -395,16 +400,16 @@ def test_workers_elsewhere_say_what_they_compute_fastest(
     def broken(recipes: Sequence[DetectorSpec]) -> DetectorSpec:
         raise ModelError("no such device")
 
-    _, found = resolve_detector(planned, config, None, None, ask if workers is not None else None)
+    found = resolve_detector(planned, None, None, ask if workers is not None else None)
     assert detector_choices(found.identity) == {"engine": chosen[0], "precision": chosen[1], "device": "cpu"}
     # What the run began with, and what is named, is asked of nobody.
     asked: Any = lambda *args: pytest.fail("workers were asked")  # noqa: E731
-    assert resolve_detector(planned, config, None, found.identity, asked)[1] == found
+    assert resolve_detector(planned, None, found.identity, asked) == found
     named = toy_config(
         model, "cluster.kind=scheduler", "cluster.address=tcp://10.0.0.5:8786",
         *(f"inference.{what}={value}" for what, value in zip(("engine", "precision"), chosen, strict=True)),
     )  # fmt: skip
-    assert resolve_detector(planned, named, None, None, asked)[1] == found
+    assert resolve_detector(plan(before, after, named), None, None, asked) == found
 
 
 @pytest.mark.parametrize(
@@ -429,7 +434,7 @@ def test_only_all_workers_can_speak_for_all(
         assert workers is not None, "they come and go"
         return [[recipe.engine for recipe in recipes].index("torch")] * workers
 
-    _, found = resolve_detector(planned, config, None, None, ask)
+    found = resolve_detector(planned, None, None, ask)
     assert detector_choices(found.identity)["engine"] == chosen
 
 

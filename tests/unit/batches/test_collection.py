@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
-from ussfc.pipeline.batches.collection import COLLECTION, COLLECTION_FILE, ITEM_FILE, collection, pair_item
+from ussfc.pipeline.batches.collection import COLLECTION, collection, pair_item
+from ussfc.pipeline.runs.manifest import Counts, GridRecord, InputRecord, InputRecords, ModelRecord, RunRecord
+from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.probability_store import grid_record
 
 MADE = datetime(2024, 2, 3, 4, 5, 6, tzinfo=UTC)
@@ -31,16 +33,20 @@ FIELDS = {
 
 def manifest(
     grid: GeoBox = CITY, before: str | None = None, after: str | None = None, **fields: Any
-) -> dict[str, Any]:
-    """What run.json says of a pair, as far as an index looks at it."""
-    return {
-        "complete": True,
-        "grid": grid_record(grid),
-        "inputs": {"before": {"acquired": before}, "after": {"acquired": after}},
-        "model": {"name": "ussfc-s2-rgb"},
-        **FIELDS,
-        **fields,
-    }
+) -> RunRecord:
+    """Return the part of a run's record that an index reads."""
+    content = {"complete": True} | FIELDS | fields
+    return RunRecord.model_construct(
+        complete=content["complete"],
+        grid=GridRecord(**grid_record(grid)),
+        inputs=InputRecords.model_construct(
+            before=InputRecord.model_construct(acquired=before),
+            after=InputRecord.model_construct(acquired=after),
+        ),
+        model=ModelRecord.model_construct(name="ussfc-s2-rgb"),
+        counts=Counts.model_construct(**content["counts"]),
+        products=content["products"],
+    )
 
 
 def item_of(*args: Any, name: str = "a", **fields: Any) -> dict[str, Any]:
@@ -93,9 +99,7 @@ def test_the_layer_has_the_media_type_of_its_format(file: str, kind: str) -> Non
 def test_without_a_valid_pixel_or_a_product_nothing_is_said_of_them() -> None:
     item = item_of(counts={"changed_pixels": 0, "unchanged_pixels": 0})
     assert "ussfc:changed_share" not in item["properties"]
-    manifest_ = manifest()
-    del manifest_["products"]
-    assert pair_item("a", manifest_, MADE)["assets"] == {}
+    assert item_of(products={})["assets"] == {}
 
 
 @pytest.mark.parametrize(
@@ -219,12 +223,12 @@ def test_a_reader_of_stac_finds_every_product_of_a_batch_that_was_moved(tmp_path
     items = [item_of(name="a"), item_of(pixel_area(CITY), name="b.2"), item_of(name="c", products={})]
     for item in items:
         (tmp_path / item["id"]).mkdir()
-        (tmp_path / item["id"] / ITEM_FILE).write_text(json.dumps(item))
+        (tmp_path / item["id"] / layout.ITEM).write_text(json.dumps(item))
         for asset in item["assets"].values():
             (tmp_path / item["id"] / asset["href"]).touch()
-    (tmp_path / COLLECTION_FILE).write_text(json.dumps(index_of(items)))
+    (tmp_path / layout.COLLECTION).write_text(json.dumps(index_of(items)))
     moved = tmp_path.rename(tmp_path.with_name("moved"))
-    found = pystac.Collection.from_file(str(moved / COLLECTION_FILE))
+    found = pystac.Collection.from_file(str(moved / layout.COLLECTION))
     assert (found.id, found.title, found.license) == (COLLECTION, "Cities", "other")
     assert [item.id for item in found.get_items()] == ["a", "b.2", "c"]
     files = [Path(asset.get_absolute_href()) for item in found.get_items() for asset in item.assets.values()]
@@ -234,7 +238,7 @@ def test_a_reader_of_stac_finds_every_product_of_a_batch_that_was_moved(tmp_path
         parent = pystac.Item.from_file(item.get_self_href()).get_collection()
         assert parent is not None
         assert parent.get_self_href() == found.get_self_href()
-    text = (moved / COLLECTION_FILE).read_text() + (moved / "a" / ITEM_FILE).read_text()
+    text = (moved / layout.COLLECTION).read_text() + (moved / "a" / layout.ITEM).read_text()
     assert str(tmp_path.parent) not in text
 
 

@@ -1,0 +1,119 @@
+"""The index of a batch: a table and a STAC collection over the pairs that have ended."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ussfc.pipeline.batches.collection import collection, pair_item
+from ussfc.pipeline.batches.pair_lists import PairEntry
+from ussfc.pipeline.runs.manifest import RunRecord
+from ussfc.pipeline.storage import layout
+from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.remote import shown_uri
+
+COLUMNS = (
+    "name", "state", "before", "after", "pixels", "changed_pixels", "changed_share", "polygons", "tiles",
+    "tiles_failed", "seconds", "error",
+)  # fmt: skip
+"""Columns of the table: ``state`` is complete, incomplete (tiles kept failing), failed, or waiting; ``pixels`` are the
+valid ones; ``seconds`` are those of the stages of the run that computed last."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairResult:
+    """The outcome of a pair."""
+
+    name: str
+    manifest: RunRecord | None
+    """Content of its ``run.json``; None: it failed."""
+    error: str | None
+    """Cause of the failure, one line."""
+
+    def dump(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+        manifest = None if self.manifest is None else self.manifest.dump()
+        return {"name": self.name, "manifest": manifest, "error": self.error}
+
+
+class BatchIndex:
+    """The table and the collection over the pairs that have ended so far, in this call or an earlier one.
+
+    Args:
+        out: folder of the batch.
+        pairs: the list.
+    """
+
+    def __init__(self, out: Folder, pairs: Sequence[PairEntry]) -> None:
+        self._out = out
+        self._pairs = pairs
+        self._results: dict[str, PairResult] = {}
+        self._items: dict[str, dict[str, Any]] = {}
+        for pair in pairs:
+            record = RunRecord.find(out / pair.name, layout.MANIFEST)
+            item = (out / pair.name).find_json(layout.ITEM) if record and record.products else None
+            if item is not None:
+                self._results[pair.name] = PairResult(pair.name, record, None)
+                self._items[pair.name] = item
+
+    def add(self, result: PairResult) -> None:
+        """Add a pair that has ended."""
+        self._results[result.name] = result
+        self._items.pop(result.name, None)
+        if result.manifest is None:
+            return
+        folder = self._out / result.name
+        made = pair_item(result.name, result.manifest, datetime.now(UTC).replace(microsecond=0))
+        # As it comes back from its file: coordinates are tuples, which JSON does not know.
+        item = json.loads(json.dumps(made))
+        earlier = folder.find_json(layout.ITEM)
+        if earlier is not None and _without_time(earlier) == _without_time(item):
+            item = earlier
+        else:
+            folder.write_json(layout.ITEM, item)
+        self._items[result.name] = item
+
+    def results(self) -> list[PairResult]:
+        """Return the results in the order of the list."""
+        return [self._results[pair.name] for pair in self._pairs]
+
+    def write(self) -> None:
+        """Write both files."""
+        text = io.StringIO()
+        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(_row(pair, self._results.get(pair.name)) for pair in self._pairs)
+        self._out.write(layout.RESULTS_TABLE, text.getvalue().encode())
+        items = [self._items[pair.name] for pair in self._pairs if pair.name in self._items]
+        self._out.write_json(layout.COLLECTION, collection("Change between pairs of scenes", items))
+
+
+def _without_time(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an item without the moment of its writing."""
+    properties = {key: value for key, value in item["properties"].items() if key != "datetime"}
+    return {**item, "properties": properties}
+
+
+def _row(pair: PairEntry, result: PairResult | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": pair.name, "state": "waiting"}
+    row |= {"before": shown_uri(pair.before), "after": shown_uri(pair.after)}
+    if result is None:
+        return row
+    if result.manifest is None:
+        return row | {"state": "failed", "error": result.error}
+    counts = result.manifest.counts
+    return row | {
+        "state": "complete" if result.manifest.complete else "incomplete",
+        "pixels": counts.classified_pixels,
+        "changed_pixels": counts.changed_pixels,
+        "changed_share": round(counts.changed_share, 6) if counts.classified_pixels else 0,
+        "polygons": counts.polygons,
+        "tiles": counts.tiles,
+        "tiles_failed": counts.tiles_failed,
+        "seconds": round(sum(stage.seconds for stage in result.manifest.stages.values()), 1),
+    }

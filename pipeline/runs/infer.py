@@ -1,0 +1,390 @@
+"""The inference of a run: every tile through the network, into the store."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ussfc.pipeline.config.schema import RunConfig
+from ussfc.pipeline.errors import StoreError, TileError
+from ussfc.pipeline.events import Advanced, Notice, Subscriber, ignore
+from ussfc.pipeline.parallel.schedule import Backoff, Index
+from ussfc.pipeline.runs.detector import describe_detector, resolve_detector
+from ussfc.pipeline.runs.manifest import (
+    Counts,
+    ExecutorRecord,
+    FailureRecord,
+    GridRecord,
+    InferenceRecord,
+    InputRecord,
+    InputRecords,
+    MappingRecord,
+    ModelRecord,
+    RadiometryRecord,
+    StageRecord,
+)
+from ussfc.pipeline.runs.pair import ScenePair, scene_mappings
+from ussfc.pipeline.runs.plan import RunPlan, check_memory, space_notices
+from ussfc.pipeline.runs.run_key import run_key
+from ussfc.pipeline.runs.stages import scratch_folder, stage_clock
+from ussfc.pipeline.storage import layout
+from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.remote import shown_uri
+from ussfc.pipeline.types import DetectorSpec, RadiometricMapping, SceneInfo, TileFailure, TileResult
+
+if TYPE_CHECKING:
+    import threading
+
+    from ussfc.pipeline.execution.dask_executor import Executor
+    from ussfc.pipeline.execution.tile import TileJob
+    from ussfc.pipeline.storage.probability_store import ProbabilityStore
+
+Answer = TypeVar("Answer")
+
+ExecutorOf = Callable[[RunPlan], "Executor"]
+
+HOPELESS = 8
+"""Failing tiles after which a run without one good tile ends: the fault is not in the tiles."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Computation:
+    """How the tiles of a run are computed."""
+
+    detector: DetectorSpec | None = None
+    """Another detector than the model's network, with the same patch size."""
+    fail_fast: bool = False
+    """Stop at the first error of a tile, without trying again."""
+    executor_of: ExecutorOf | None = None
+    """Source of a plan's executor, where workers are kept between runs; None: the run starts its own."""
+
+
+def infer(
+    plan: RunPlan,
+    out: Folder | Path | str,
+    overwrite: bool = False,
+    subscriber: Subscriber = ignore,
+    computation: Computation = Computation(),
+) -> ProbabilityStore:
+    """Run the network over every tile that is not done yet.
+
+    A tile that keeps failing is left out and recorded; ``infer.json`` lists it.
+
+    Args:
+        plan: from :func:`ussfc.plan`.
+        out: output folder, path or URI.
+        overwrite: replace another run's work and products.
+        subscriber: receives the events.
+        computation: how the tiles are computed.
+
+    Raises:
+        StoreError, InsufficientMemoryError, TileError, ClusterError: see their messages.
+    """
+    out = Folder.of(out)
+    out.prepare()
+    with out.lock():
+        return infer_locked(plan, out, overwrite, subscriber, computation)
+
+
+def infer_locked(
+    plan: RunPlan, out: Folder, overwrite: bool, subscriber: Subscriber, computation: Computation
+) -> ProbabilityStore:
+    """Do as :func:`infer` does, in a folder that is locked already."""
+    from ussfc.pipeline.storage.probability_store import run_name
+
+    for notice in (*plan.pair.notices, *space_notices(plan, out)):
+        subscriber(Notice(notice))
+    check_memory(plan)
+    refuse_foreign_files(out, overwrite)
+    with ExitStack() as stack:
+        executor = _LazyExecutor(plan, out, subscriber, computation, stack)
+        detector = _resolve_detector(plan, out, overwrite, computation, executor)
+        key = run_key(plan, detector)
+        store = _open_store(plan, out, key, overwrite)
+        with stage_clock("radiometry", 2, 0, subscriber):
+            radiometry = _recorded_radiometry(plan.pair, out / layout.WORK)
+        done, tally = _TileTally.of(store.done())
+        job = _tile_job(plan, run_name(key), detector, radiometry, out / layout.WORK)
+        # Speed and time left are of this process's own work, not of an earlier one's.
+        pixels = plan.pixels - sum(plan.tiles.core(index).pixels for index in done)
+        if done:
+            notice = f"resuming: {len(done)} of {plan.tiles.tile_count} tiles are done"
+            subscriber(Notice(notice, warning=False))
+        subscriber(Notice(f"computed by {describe_detector(detector)}", warning=False))
+        with stage_clock("infer", plan.tiles.tile_count - len(done), pixels, subscriber) as clock:
+            failures = _compute(executor, plan, job, done, tally)
+    record = _inference_record(plan, run_name(key), detector, radiometry, tally, failures)
+    record = record.model_copy(update={"stages": {"infer": StageRecord.of(clock[0], pixels)}})
+    record.write(out / layout.WORK, layout.INFERENCE)
+    return store
+
+
+class _LazyExecutor:
+    """The executor of a run: started when first needed, closed with the stack."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        out: Folder,
+        subscriber: Subscriber,
+        computation: Computation,
+        stack: ExitStack,
+    ) -> None:
+        self._plan = plan
+        self._out = out
+        self.subscriber = subscriber
+        self.computation = computation
+        self._stack = stack
+
+    @cached_property
+    def executor(self) -> Executor:
+        """The executor of the plan."""
+        from ussfc.pipeline.execution.dask_executor import DaskExecutor
+
+        if self.computation.executor_of is not None:
+            return self.computation.executor_of(self._plan)
+        scratch = self._stack.enter_context(scratch_folder(self._out, self._plan.config, layout.DASK_SCRATCH))
+        made = executor_for(self._plan, scratch, self.subscriber, self.computation.fail_fast)
+        return self._stack.enter_context(made) if isinstance(made, DaskExecutor) else made
+
+    def ask(self, function: Callable[..., Answer], *args: object) -> list[Answer]:
+        """Return a function's answer on each worker that is there."""
+        from ussfc.pipeline.storage.probability_store import STARTING
+
+        work = self._out / layout.WORK
+        if work.find_json(layout.RUN_KEY) is None and not self._out.exists(layout.MANIFEST):
+            # Workers may be hours in a queue: the folder is known as ours meanwhile. A finished run, which may have no
+            # key any more, is guarded by its manifest.
+            work.write_json(layout.RUN_KEY, STARTING)
+        return self.executor.ask(function, *args)
+
+
+def _resolve_detector(
+    plan: RunPlan, out: Folder, overwrite: bool, computation: Computation, executor: _LazyExecutor
+) -> DetectorSpec:
+    """Return the detector; a run that is there goes on with its own, or is refused at once, without workers."""
+    begun = None if overwrite else (out / layout.WORK).find_json(layout.RUN_KEY)
+    recorded = begun.get("model") if begun else None
+    return resolve_detector(plan, computation.detector, recorded, None if recorded else executor.ask)
+
+
+def _open_store(plan: RunPlan, out: Folder, key: Mapping[str, Any], overwrite: bool) -> ProbabilityStore:
+    from ussfc.pipeline.storage.probability_store import STARTING, start_store
+
+    work = out / layout.WORK
+    if overwrite:
+        # First, so that the folder stays known as ours whenever we are stopped.
+        work.write_json(layout.RUN_KEY, STARTING)
+        for name in (*layout.PRODUCTS, layout.MANIFEST):
+            out.remove(name)
+    store = start_store(
+        work, key, plan.pair.grid, plan.config.output.probability_dtype, plan.layout.tile_size, overwrite
+    )
+    store.sweep()
+    return store
+
+
+def _recorded_radiometry(pair: ScenePair, work: Folder) -> RadiometryRecord:
+    """Return the radiometric constants, taken from the scenes once a run: they follow from its key."""
+    recorded = RadiometryRecord.find(work, layout.RADIOMETRY)
+    if recorded is None:
+        before, after = scene_mappings(pair)
+        recorded = RadiometryRecord(before=MappingRecord.of(before), after=MappingRecord.of(after))
+        recorded.write(work, layout.RADIOMETRY)
+    return recorded
+
+
+def _tile_job(
+    plan: RunPlan, run: str, detector: DetectorSpec, radiometry: RadiometryRecord, work: Folder
+) -> TileJob:
+    from ussfc.pipeline.execution.tile import TileJob
+
+    mappings: tuple[RadiometricMapping, RadiometricMapping]
+    mappings = radiometry.before.mapping, radiometry.after.mapping
+    return TileJob(
+        key=run,
+        before=plan.pair.recipes[0],
+        after=plan.pair.recipes[1],
+        mappings=mappings,
+        area=plan.pair.area,
+        plan=plan.tiles,
+        taper=plan.layout.taper,
+        detector=detector,
+        store=work,
+    )
+
+
+@dataclasses.dataclass
+class _TileTally:
+    """Sums over finished tiles: a run may have a million, too many to keep each."""
+
+    tiles: int = 0
+    patches: int = 0
+    valid_pixels: int = 0
+    seconds: dict[str, float] = dataclasses.field(default_factory=lambda: {"read": 0.0, "network": 0.0})
+
+    @classmethod
+    def of(cls, results: Mapping[Index, TileResult]) -> tuple[set[Index], _TileTally]:
+        """Return the indices of finished tiles, and their sums."""
+        tally = cls()
+        for result in results.values():
+            tally.add(result)
+        return set(results), tally
+
+    def add(self, result: TileResult) -> None:
+        """Add one tile."""
+        self.tiles += 1
+        self.patches += result.patches
+        self.valid_pixels += result.valid_pixels
+        for name in self.seconds:
+            self.seconds[name] += result.seconds.get(name, 0.0)
+
+
+def _compute(
+    lazy: _LazyExecutor, plan: RunPlan, job: TileJob, done: set[Index], tally: _TileTally
+) -> list[TileFailure]:
+    """Compute the missing tiles, add them to the tally, and return those that kept failing."""
+    failures: list[TileFailure] = []
+    subscriber = lazy.subscriber
+
+    def on_result(result: TileResult) -> None:
+        tally.add(result)
+        subscriber(Advanced("infer", 1, plan.tiles.core(result.index).pixels))
+
+    def on_failure(failure: TileFailure) -> None:
+        failures.append(failure)
+        FailureRecord.of(failure).write(job.store, layout.failure_record(failure.index))
+        notice = f"{failure.error} (tried {failure.attempts} times); the run goes on without it"
+        subscriber(Notice(notice))
+        subscriber(Advanced("infer", 1, 0))
+        if lazy.computation.fail_fast or (not tally.tiles and len(failures) >= HOPELESS):
+            raise TileError(failure.error)
+
+    # Tiles that failed before are tried again.
+    job.store.remove(layout.FAILED)
+    if len(done) < plan.tiles.tile_count:
+        # The record is of an inference that ended; this one has not.
+        job.store.remove(layout.INFERENCE)
+        workers = plan.cluster.worker_count if plan.cluster is not None else 0
+        remaining = (index for index in plan.tiles.indices(max(1, workers)) if index not in done)
+        lazy.executor.run(job, remaining, on_result, on_failure)
+    if failures and not tally.tiles:
+        raise TileError(failures[0].error)
+    return sorted(failures, key=lambda failure: failure.index)
+
+
+def executor_for(
+    plan: RunPlan,
+    scratch: Path,
+    subscriber: Subscriber,
+    fail_fast: bool,
+    stop: threading.Event | None = None,
+) -> Executor:
+    """Return the executor of a plan.
+
+    Args:
+        plan: of the run.
+        scratch: local folder of workers.
+        subscriber: receives the notices about workers.
+        fail_fast: try no tile again.
+        stop: ends runs on workers from another thread.
+    """
+    from ussfc.pipeline.execution.dask_executor import DaskExecutor, SerialExecutor
+
+    backoff = Backoff(attempts=1 if fail_fast else plan.config.compute.retries + 1)
+    if plan.cluster is None:
+        return SerialExecutor(backoff, plan.concurrent_tiles)
+    return DaskExecutor(plan.cluster, scratch, backoff, subscriber, stop)
+
+
+def _inference_record(
+    plan: RunPlan,
+    run: str,
+    detector: DetectorSpec,
+    radiometry: RadiometryRecord,
+    tally: _TileTally,
+    failures: list[TileFailure],
+) -> InferenceRecord:
+    from ussfc.pipeline.storage.probability_store import grid_record
+
+    pair, model = plan.pair, plan.model
+    return InferenceRecord(
+        run=run,
+        complete=not failures,
+        failed_tiles=tuple(FailureRecord.of(failure) for failure in failures),
+        inputs=InputRecords(
+            before=_input_record(pair.before, pair.recipes[0].bands),
+            after=_input_record(pair.after, pair.recipes[1].bands),
+        ),
+        grid=GridRecord(**grid_record(pair.grid)),
+        config=_shown_config(plan.config),
+        model=ModelRecord(
+            name=model.name,
+            sha256=model.weights.sha256,
+            licence=model.licence.weights if model.licence else None,
+        ),
+        threshold=plan.threshold,
+        detector=detector.identity,
+        radiometry=radiometry,
+        executor=ExecutorRecord(name=plan.executor, processes=plan.processes, threads=plan.threads),
+        projected_memory_bytes=plan.memory.total,
+        warnings=pair.notices,
+        counts=Counts(
+            tiles=plan.tiles.tile_count,
+            tiles_failed=len(failures),
+            patches=tally.patches,
+            valid_pixels=tally.valid_pixels,
+            pixels=plan.pixels,
+        ),
+        tile_seconds={name: round(seconds, 3) for name, seconds in tally.seconds.items()},
+        stages={},
+    )
+
+
+def _input_record(info: SceneInfo, bands: tuple[int, ...]) -> InputRecord:
+    return InputRecord(
+        uri=info.uri, identity=info.identity, dtype=info.dtype, bands=bands, acquired=info.acquired
+    )
+
+
+def _shown_config(config: RunConfig) -> dict[str, Any]:
+    """Return the configuration for a record: addresses without credentials, and nothing that a cluster was given."""
+    shown = config.model_dump(mode="json", exclude={"cluster"})
+    shown["model"] = shown_uri(shown["model"])
+    if shown["grid"]["aoi"]:
+        shown["grid"]["aoi"] = shown_uri(shown["grid"]["aoi"])
+    return shown
+
+
+def refuse_foreign_files(out: Folder, overwrite: bool) -> None:
+    """Refuse a folder with files of our names that no run made, and a finished run without ``overwrite``.
+
+    Raises:
+        StoreError: names the first such file.
+    """
+    manifest, key, store = (
+        out.exists(name)
+        for name in (
+            layout.MANIFEST,
+            layout.in_work(layout.RUN_KEY),
+            layout.in_work(layout.PROBABILITIES),
+        )
+    )
+    if not (manifest or key or store):
+        names = (*layout.PRODUCTS, layout.MANIFEST, layout.WORK)
+        taken = [name for name in names if out.exists(name)]
+        # A run that was stopped within its first milliseconds.
+        if taken == [layout.WORK] and set(out.sizes(layout.WORK)) <= {layout.RUN_KEY + layout.PART_SUFFIX}:
+            return
+        if taken:
+            raise StoreError(
+                f"{out / taken[0]}: exists, but no run of ussfc is in this folder; choose another --out"
+            )
+    if manifest and not key and not overwrite:
+        raise StoreError(
+            f"{out}: holds a finished run whose work was removed; choose another --out, or replace it with --overwrite"
+        )

@@ -1,0 +1,316 @@
+"""The records of a run: what its stages leave in OUT and its products are made of.
+
+Fields are written as they were set: a field that a stage has nothing for is absent, one that is null is ``null``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from odc.geo.geobox import GeoBox
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ussfc.pipeline.errors import StoreError
+from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.probability_store import grid_from_record
+from ussfc.pipeline.types import RadiometricMapping, TileFailure
+
+
+class Record(BaseModel):
+    """A JSON file of a run, or a part of one."""
+
+    # Later versions may add fields; a record that is written again keeps them.
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    def dump(self) -> dict[str, Any]:
+        """Return the record as JSON values."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    def write(self, out: Folder, name: str) -> None:
+        """Write the record, whole.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        out.write_json(name, self.dump())
+
+    @classmethod
+    def read(cls, out: Folder, name: str) -> Self:
+        """Read a record.
+
+        Raises:
+            StoreError: the file is missing, damaged, or lacks a field.
+        """
+        return cls.parse(out.read_json(name), f"{out / name}")
+
+    @classmethod
+    def find(cls, out: Folder, name: str) -> Self | None:
+        """Read a record; None where there is no such file.
+
+        Raises:
+            StoreError: the file is damaged or lacks a field.
+        """
+        content = out.find_json(name)
+        return None if content is None else cls.parse(content, f"{out / name}")
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any], where: str) -> Self:
+        """Return the record in a mapping.
+
+        Args:
+            content: JSON values.
+            where: the file, for the error.
+
+        Raises:
+            StoreError: a field is missing or of another kind.
+        """
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            field = ".".join(str(part) for part in fault["loc"])
+            raise StoreError(
+                f"{where}: damaged ({field}: {fault['msg'].lower()}); make it again with the same command, or start "
+                "over with --overwrite"
+            ) from error
+
+
+class InputRecord(Record):
+    """One date of a run."""
+
+    uri: str
+    """Path or address, without credentials."""
+    identity: str
+    """Fingerprint of the scene's files."""
+    dtype: str
+    bands: tuple[int, ...]
+    """Band numbers from 1, in the model's order."""
+    acquired: str | None
+    """Time of acquisition as the file states it."""
+
+
+class InputRecords(Record):
+    """Both dates of a run."""
+
+    before: InputRecord
+    after: InputRecord
+
+
+class GridRecord(Record):
+    """The common grid."""
+
+    crs: str | None
+    """WKT; None in pixel coordinates."""
+    transform: tuple[float, float, float, float, float, float]
+    """Affine transform in GDAL's order."""
+    shape: tuple[int, int]
+    """Rows, columns."""
+
+    @property
+    def geobox(self) -> GeoBox:
+        """The grid itself."""
+        return grid_from_record(self.dump())
+
+
+class ModelRecord(Record):
+    """The model of a run."""
+
+    name: str
+    sha256: str
+    """Digest of the weights, hexadecimal."""
+    licence: str | None
+    """Licence of the weights, where it is known."""
+
+
+class MappingRecord(Record):
+    """Radiometric constants of one date."""
+
+    low: tuple[float, ...]
+    """Source number of each band that becomes 0."""
+    high: tuple[float, ...]
+    """Source number of each band that becomes 1."""
+
+    @classmethod
+    def of(cls, mapping: RadiometricMapping) -> MappingRecord:
+        """Return the record of a mapping."""
+        return cls(low=mapping.low, high=mapping.high)
+
+    @property
+    def mapping(self) -> RadiometricMapping:
+        """The mapping itself."""
+        return RadiometricMapping(self.low, self.high)
+
+
+class RadiometryRecord(Record):
+    """Radiometric constants of a run."""
+
+    before: MappingRecord
+    after: MappingRecord
+
+
+class ExecutorRecord(Record):
+    """Where a run's tiles were computed."""
+
+    name: str
+    """Kind of cluster, or serial."""
+    processes: int
+    """Worker processes on the machine of the command; 0 where there are none."""
+    threads: int
+    """Network threads of a process."""
+
+
+class Counts(Record):
+    """Sums over a run's tiles and products."""
+
+    tiles: int
+    tiles_failed: int
+    patches: int
+    valid_pixels: int
+    pixels: int
+    changed_pixels: int | None = None
+    """None before the rasters are made, like the next two."""
+    unchanged_pixels: int | None = None
+    nodata_pixels: int | None = None
+    polygons: int | None = None
+    """None before the polygons are made, like the next two."""
+    polygon_pixels: int | None = None
+    polygon_area_m2: float | None = None
+    """None on a grid without CRS as well."""
+
+    @property
+    def classified_pixels(self) -> int:
+        """Pixels of ``change.tif`` that are not nodata; 0 before it is made."""
+        return (self.changed_pixels or 0) + (self.unchanged_pixels or 0)
+
+    @property
+    def changed_share(self) -> float:
+        """Share of the classified pixels that changed; 0 where there are none."""
+        return (self.changed_pixels or 0) / self.classified_pixels if self.classified_pixels else 0.0
+
+
+class StageRecord(Record):
+    """Duration of a stage."""
+
+    seconds: float
+    mpx_per_s: float
+    """Megapixels of the scene a second."""
+
+    @classmethod
+    def of(cls, seconds: float, pixels: int) -> StageRecord:
+        """Return the record of a stage that went over so many pixels."""
+        return cls(seconds=round(seconds, 3), mpx_per_s=round(pixels / 1e6 / max(seconds, 1e-9), 3))
+
+
+class FailureRecord(Record):
+    """A tile that kept failing."""
+
+    index: tuple[int, int]
+    """Row and column of the tile."""
+    rows: tuple[int, int]
+    """First row of its core, and the one after the last."""
+    columns: tuple[int, int]
+    error: str
+    attempts: int
+
+    @classmethod
+    def of(cls, failure: TileFailure) -> FailureRecord:
+        """Return the record of a failure."""
+        bounds = failure.bounds
+        return cls(
+            index=failure.index,
+            rows=(bounds.y0, bounds.y1),
+            columns=(bounds.x0, bounds.x1),
+            error=failure.error,
+            attempts=failure.attempts,
+        )
+
+
+class ProductKey(Record):
+    """Everything that decides the bytes of a product; compared as a whole."""
+
+    content: str
+    """Digest of the probabilities."""
+    shape: tuple[int, int]
+    threshold: float | None = None
+    """Probability from which a pixel counts as changed; absent where the product has none."""
+    vector: dict[str, Any] | None = None
+    """Section ``vector`` of the configuration; absent for rasters."""
+
+
+class ProductRecord(Record):
+    """A finished product, as ``run.json`` lists it."""
+
+    sha256: str
+    bytes: int
+    key: ProductKey
+
+
+class ProductFileRecord(ProductRecord):
+    """A finished product, as its stage leaves it in ``work/products``."""
+
+    stage: Literal["mosaic", "vectorise"]
+    counts: dict[str, int | float | None]
+    seconds: float
+
+
+class InferenceRecord(Record):
+    """``work/infer.json``: a finished inference."""
+
+    run: str
+    """Name of the run: a digest of its key."""
+    complete: bool
+    """False where tiles kept failing."""
+    failed_tiles: tuple[FailureRecord, ...]
+    inputs: InputRecords
+    grid: GridRecord
+    config: dict[str, Any]
+    """Configuration without the section ``cluster``, addresses without credentials."""
+    model: ModelRecord
+    threshold: float
+    detector: str
+    """Identity of the network, its engine and its precision."""
+    radiometry: RadiometryRecord
+    executor: ExecutorRecord
+    projected_memory_bytes: int
+    peak_memory_bytes: int = 0
+    """Largest resident size of all processes; absent where it was not measured."""
+    warnings: tuple[str, ...]
+    counts: Counts
+    tile_seconds: dict[str, float]
+    """Seconds of ``read`` and ``network``, summed over tiles."""
+    stages: dict[str, StageRecord]
+
+
+class RunRecord(InferenceRecord):
+    """``run.json``: a run and its products."""
+
+    thresholds: dict[str, float] = {}
+    """Threshold of each stage that uses one."""
+    products: dict[str, ProductRecord] = {}
+    versions: dict[str, str]
+    """Versions of ussfc and of the libraries that decide bytes."""
+
+
+class TileCounts(Record):
+    """Tiles of a run by state."""
+
+    total: int
+    done: int
+    failed: int
+    left: int
+
+
+class RunStatus(Record):
+    """The state of a folder of a run."""
+
+    state: Literal["complete", "incomplete", "unfinished", "waiting"]
+    """``incomplete``: done but for tiles that kept failing; ``waiting``: not begun, or no worker is there yet."""
+    run: str | None
+    """Name of the run; None before it has one."""
+    tiles: TileCounts
+    failed_tiles: tuple[FailureRecord, ...]
+    products: dict[str, int]
+    """Bytes by name."""
+    uploads: tuple[str, ...]
+    """Names of unfinished uploads."""

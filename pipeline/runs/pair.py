@@ -1,0 +1,151 @@
+"""Two scenes on their common grid, as a model sees them; found from their headers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from odc.geo.geobox import GeoBox
+
+import ussfc
+from ussfc.pipeline.config.schema import RunConfig
+from ussfc.pipeline.errors import ConfigError
+from ussfc.pipeline.pixels import radiometry
+from ussfc.pipeline.reading import (
+    AreaOfInterest,
+    SceneRecipe,
+    choose_bands,
+    describe_scene,
+    on_grid,
+    read_aoi,
+)
+from ussfc.pipeline.runs.resolve import resolve_layout
+from ussfc.pipeline.tiling.grid import common_grid, crop, geometry_box, metres_per_pixel
+from ussfc.pipeline.types import RadiometricMapping, SceneInfo, SceneReader
+
+if TYPE_CHECKING:
+    from ussfc.training.recipe import InputSpec
+
+RESOLUTION_TOLERANCE = 2.0
+"""Factor between the grid's pixel size and the model's beyond which a warning is due."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScenePair:
+    """Two scenes on their common grid, and how a model sees them."""
+
+    before: SceneInfo
+    after: SceneInfo
+    recipes: tuple[SceneRecipe, SceneRecipe]
+    grid: GeoBox
+    area: AreaOfInterest | None
+    model: ussfc.ModelSpec
+    notices: tuple[str, ...]
+    """Warnings to show before the run."""
+
+
+def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
+    """Open both headers, find the common grid, choose the bands. No pixel is read.
+
+    Raises:
+        ReadError, GridError, ConfigError, ussfc.ModelError: each names the input and the way out.
+    """
+    model = ussfc.find_model(config.model)
+    # Workers have working directories of their own, and the run's key must not depend on ours.
+    before, after = (str(Path(uri).absolute()) if Path(uri).exists() else uri for uri in (before, after))
+    infos = describe_scene(before), describe_scene(after)
+    grid = common_grid(*infos, config.grid.reference, config.grid.crs, config.grid.resolution)
+    area = None
+    if config.grid.aoi is not None:
+        grid, area = _cut_to_area(grid, config.grid.aoi)
+    notices = [note for info in infos for note in info.notes]
+    model_bands = [(band.name, band.common_name) for band in model.bands]
+    recipes = []
+    for uri, info, chosen in zip(
+        (before, after), infos, (config.bands.before, config.bands.after), strict=True
+    ):
+        bands, notice = choose_bands(info, model_bands, chosen)
+        notices += [notice] if notice else []
+        recipes.append(SceneRecipe(uri, grid, bands, config.grid.resampling))
+    if grid.crs is None:
+        notices.append("neither image has a CRS: the run and its products are in pixel coordinates")
+    notices += _scale_notices(grid, model, resolve_layout(config, model).patch_size)
+    notices += _range_notices(infos, model)
+    return ScenePair(*infos, (recipes[0], recipes[1]), grid, area, model, tuple(notices))
+
+
+def _cut_to_area(grid: GeoBox, aoi: str) -> tuple[GeoBox, AreaOfInterest]:
+    area = read_aoi(aoi)
+    if grid.crs is not None and area.crs is not None:
+        area = area.to_crs(grid.crs)
+    box = geometry_box(area, grid)
+    if box.pixels == 0:
+        raise ConfigError(f"grid.aoi {aoi}: lies outside the overlap of the two images")
+    grid = crop(grid, box)
+    return grid, on_grid(area, grid)
+
+
+def _range_notices(infos: Iterable[SceneInfo], model: ussfc.ModelSpec) -> list[str]:
+    """Warn of numbers that a model with a fixed range cannot see: bytes instead of reflectances."""
+    import numpy as np
+
+    mapping = model.radiometry
+    if mapping.kind != "range":
+        return []
+    high = float(np.max(mapping.high))
+    return [
+        f"{info.uri}: holds {info.dtype}, model {model.name} takes numbers up to {high:g} as its range; the result "
+        "will mean little: give data of the kind the model was trained on, or another model"
+        for info in infos
+        if np.issubdtype(np.dtype(info.dtype), np.integer) and np.iinfo(info.dtype).max < high
+    ]
+
+
+def _scale_notices(grid: GeoBox, model: ussfc.ModelSpec, patch_size: int) -> list[str]:
+    notices = []
+    metres = metres_per_pixel(grid)
+    if metres and model.resolution_m:
+        factor = metres / model.resolution_m
+        if not 1 / RESOLUTION_TOLERANCE <= factor <= RESOLUTION_TOLERANCE:
+            notices.append(
+                f"the grid has pixels of {metres:.3g} m, model {model.name} was trained at {model.resolution_m:g} m; "
+                "set grid.resolution or choose another model"
+            )
+    if min(grid.shape) < patch_size:
+        notices.append(
+            f"the scene ({grid.shape[0]} x {grid.shape[1]} px) is smaller than a patch of {patch_size} px and is "
+            "mirrored to fill it"
+        )
+    return notices
+
+
+def scene_mappings(pair: ScenePair) -> tuple[RadiometricMapping, RadiometricMapping]:
+    """Return the radiometric constants of both dates; see :func:`scene_mapping`."""
+    before, after = (
+        scene_mapping(pair.model, recipe.open(), info.uri)
+        for info, recipe in zip((pair.before, pair.after), pair.recipes, strict=True)
+    )
+    return before, after
+
+
+def scene_mapping(model: ussfc.ModelSpec | InputSpec, reader: SceneReader, scene: str) -> RadiometricMapping:
+    """Return the constants that bring one scene into the model's input range.
+
+    Args:
+        model: a model, or the input of one to be trained: whose mapping to follow.
+        reader: the scene on the grid; sampled only if the mapping asks for percentiles.
+        scene: its name, for the error.
+
+    Raises:
+        ReadError: no valid pixel to take percentiles from.
+    """
+    mapping = model.radiometry
+    if mapping.kind == "range":
+        return radiometry.range_mapping(_ends(mapping.low), _ends(mapping.high), len(model.bands))
+    return radiometry.percentile_mapping(reader.sample(), mapping.low, mapping.high, scene)
+
+
+def _ends(value: float | Iterable[float]) -> float | tuple[float, ...]:
+    return float(value) if isinstance(value, int | float) else tuple(value)

@@ -1,0 +1,47 @@
+"""The parts of the configuration that it leaves to the model, filled in from the model's card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ussfc
+from ussfc.pipeline.config.schema import RunConfig
+from ussfc.pipeline.tiling.blending import Taper
+
+
+@dataclass(frozen=True)
+class PatchLayout:
+    """How a scene is cut for a model's network."""
+
+    tile_size: int
+    """Side of a tile's core, pixels."""
+    patch_size: int
+    """Side of a patch, pixels."""
+    overlap: float
+    """Overlap of neighbouring patches, share of their side, in [0, 1)."""
+    taper: Taper
+    """Blend weights of a patch."""
+    ssfc: str
+    """Means of SSFC: ``patch`` or ``local``."""
+
+
+def resolve_layout(config: RunConfig, model: ussfc.ModelSpec) -> PatchLayout:
+    """Return the layout that the configuration asks for, by default the model's."""
+    tiling, card = config.tiling, model.tiling
+    return PatchLayout(
+        tile_size=tiling.tile_size,
+        patch_size=tiling.patch_size or card.patch_size or model.patch_size,
+        overlap=card.overlap if tiling.overlap is None else tiling.overlap,
+        taper=tiling.taper or card.taper,
+        ssfc=config.inference.ssfc or card.ssfc,
+    )
+
+
+def resolve_config(config: RunConfig, model: ussfc.ModelSpec) -> RunConfig:
+    """Return the configuration with the layout of :func:`resolve_layout` filled in."""
+    layout = resolve_layout(config, model)
+    tiling = config.tiling.model_copy(
+        update={"patch_size": layout.patch_size, "overlap": layout.overlap, "taper": layout.taper}
+    )
+    inference = config.inference.model_copy(update={"ssfc": layout.ssfc})
+    return config.model_copy(update={"tiling": tiling, "inference": inference})
