@@ -32,7 +32,7 @@ from odc.geo.geobox import GeoBox
 from overheads import repeat
 from stand_in import StandIn
 
-from ussfc.pipeline.clusters.base import SchedulerAt
+from ussfc.pipeline.clusters.scheduler import SchedulerAt
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.execution import dask_executor as executors
 from ussfc.pipeline.execution.dask_executor import DaskExecutor

@@ -5,18 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ussfc.pipeline.clusters.base import (
-    READ_AHEAD,
-    Cluster,
-    KubernetesPods,
-    LocalGpus,
-    LocalProcesses,
-    SchedulerAt,
-    SlurmAllocation,
-    SlurmJobs,
-    tiles_per_worker,
-    visible_gpus,
-)
+from ussfc.pipeline.clusters.base import READ_AHEAD, Cluster, tiles_per_worker
+from ussfc.pipeline.clusters.kubernetes import KubernetesPods
+from ussfc.pipeline.clusters.local import LocalGpus, LocalProcesses, visible_gpus
+from ussfc.pipeline.clusters.scheduler import SchedulerAt
+from ussfc.pipeline.clusters.slurm import SlurmAllocation, SlurmJobs
 from ussfc.pipeline.config.schema import (
     AllocationCluster,
     AutoCluster,

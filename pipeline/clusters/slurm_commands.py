@@ -11,11 +11,12 @@ from pathlib import Path
 from ussfc.pipeline.errors import ClusterError
 
 ANSWER_SECONDS = 60
-"""A controller under load answers within seconds; one that is down lets its clients wait for minutes."""
+"""Seconds after which a command is given up: a controller under load answers within seconds, and one that is down lets
+its clients wait for minutes."""
 
 
-def require(command: str) -> None:
-    """Check that a command of SLURM is there.
+def require_command(command: str) -> None:
+    """Check that a command of SLURM is on this machine.
 
     Raises:
         ClusterError: it is not.
@@ -27,24 +28,24 @@ def require(command: str) -> None:
         )
 
 
-def sbatch(script: Path, *options: str) -> str:
+def submit_script(script: Path, *options: str) -> str:
     """Submit a batch script.
 
     Returns:
         The id of the job.
 
     Raises:
-        ClusterError: the queue rejects it; holds what sbatch says.
+        ClusterError: the queue rejects it; holds the message of sbatch.
     """
-    require("sbatch")
+    require_command("sbatch")
     done = _call(["sbatch", "--parsable", *options, str(script)])
     if done.returncode:
-        raise rejected(done.stderr)
+        raise rejection_error(done.stderr)
     # --parsable prints "id" or "id;cluster".
     return done.stdout.strip().partition(";")[0]
 
 
-def try_out(script: Path) -> None:
+def check_script(script: Path) -> None:
     """Have SLURM look at a batch script without taking it.
 
     Raises:
@@ -52,20 +53,20 @@ def try_out(script: Path) -> None:
     """
     done = _call(["sbatch", "--test-only", str(script)])
     if done.returncode:
-        raise rejected(done.stderr)
+        raise rejection_error(done.stderr)
 
 
-def rejected(said: str) -> ClusterError:
-    """The error of a job that the queue does not take."""
-    said = "; ".join(line.strip() for line in said.splitlines() if line.strip())
+def rejection_error(stderr: str) -> ClusterError:
+    """Return the error of a job that the queue does not take, with the message of sbatch."""
+    message = "; ".join(line.strip() for line in stderr.splitlines() if line.strip())
     return ClusterError(
-        f"SLURM rejects the job ({said or 'and says nothing'}); check cluster.queue, cluster.account, "
+        f"SLURM rejects the job ({message or 'without a message'}); check cluster.queue, cluster.account, "
         "cluster.walltime, cluster.memory and what `sinfo` and `sacctmgr` list"
     )
 
 
-def states(jobs: Sequence[str]) -> dict[str, str]:
-    """State and reason of each job that is still in the queue, by its id.
+def job_states(jobs: Sequence[str]) -> dict[str, str]:
+    """Return state and reason of each job that is still in the queue, by its id.
 
     Raises:
         ClusterError: the controller does not answer.
@@ -83,13 +84,8 @@ def states(jobs: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def cancel(job: str) -> None:
-    """Cancel a job; one that has ended is no error."""
-    _call(["scancel", job])
-
-
-def seconds(walltime: str) -> int:
-    """Seconds of ``[days-]hours:minutes:seconds``."""
+def walltime_seconds(walltime: str) -> int:
+    """Return the seconds of ``[days-]hours:minutes:seconds``."""
     days, hours, minutes, rest = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", walltime).groups()  # type: ignore[union-attr]
     return ((int(days or 0) * 24 + int(hours)) * 60 + int(minutes)) * 60 + int(rest)
 

@@ -386,7 +386,12 @@ class DaskExecutor:
                 "`dask scheduler` or check cluster.address"
             ) from error
         with _closing(client):
-            if started.waiting is None and not self._cluster.is_local and not again and not _workers(client):
+            if (
+                started.describe_wait is None
+                and not self._cluster.is_local
+                and not again
+                and not _workers(client)
+            ):
                 raise ClusterError(
                     f"{started.target}: the scheduler has no workers; start some with `dask worker`"
                 )
@@ -725,8 +730,8 @@ class _WorkerPool:
         if self._present:
             self._seen = now
             self._count_generations()
-        elif self._started.waiting is not None:
-            self._wait(now, self._started.waiting)
+        elif self._started.describe_wait is not None:
+            self._wait(now, self._started.describe_wait)
         elif now > self._seen + NO_WORKERS_SECONDS:
             raise ClusterError(
                 f"{self._scheduler} has been without workers for {NO_WORKERS_SECONDS} s (their logs say why); no "

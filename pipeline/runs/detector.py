@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import ussfc
-from ussfc.pipeline.clusters.base import SchedulerAt
+from ussfc.pipeline.clusters.scheduler import SchedulerAt
 from ussfc.pipeline.clusters.select import REMOTE_KINDS
 from ussfc.pipeline.runs.plan import RunPlan, chosen_device
 from ussfc.pipeline.types import DetectorSpec

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ussfc.pipeline.clusters import slurm_commands as slurm
-from ussfc.pipeline.clusters.base import LOGS, make_logs, refuse_shell
+from ussfc.pipeline.clusters.slurm import LOG_FOLDER, check_shell_word, make_log_folder
 from ussfc.pipeline.config.load import ENV_PREFIX, documented_keys
 from ussfc.pipeline.config.schema import RunConfig, SlurmCluster, size_in_bytes
 from ussfc.pipeline.errors import ConfigError
@@ -82,7 +82,7 @@ def submit(
     out = out if is_remote(out) else str(Path(out).absolute())
     check_memory(plan(before, after, config))
     arguments = ["run", before, after, "--out", out, *flags, *_settings(config, cluster)]
-    logs = Path(str(cluster.options.get("log_directory", LOGS))).expanduser()
+    logs = Path(str(cluster.options.get("log_directory", LOG_FOLDER))).expanduser()
     log = logs / "ussfc-%j.out"
     script = _script(arguments, cluster, log)
     notes: tuple[str, ...] = ()
@@ -95,13 +95,13 @@ def submit(
         return Submission(script, None, None, log, notes)
     # Before sbatch is looked for: an output that cannot be written fails the same way on every machine.
     Folder.of(out).prepare()
-    slurm.require("sbatch")
-    make_logs(logs)
+    slurm.require_command("sbatch")
+    make_log_folder(logs)
     file = logs / f"ussfc-{secrets.token_hex(4)}.py"
     # Addresses of images may hold a signature.
     file.touch(mode=0o600)
     file.write_text(script, "utf-8")
-    return Submission(script, file, slurm.sbatch(file), log, notes)
+    return Submission(script, file, slurm.submit_script(file), log, notes)
 
 
 def _script(arguments: list[str], cluster: SlurmCluster, log: Path) -> str:
@@ -109,7 +109,7 @@ def _script(arguments: list[str], cluster: SlurmCluster, log: Path) -> str:
     workers, threads = cluster.workers_per_job, cluster.threads or 1
     python = f"{sys.executable} -P"  # without the folder that SLURM copies the script to
     for what, text in (("sys.executable", sys.executable), ("log_directory", str(log.parent))):
-        refuse_shell(what, text)
+        check_shell_word(what, text)
     if len(python) + 2 > SHEBANG_LENGTH:
         raise ConfigError(
             f"{sys.executable}: too long a path for the first line of a script; use a shorter one"

@@ -35,7 +35,9 @@ from tests.support.stubs import (
     store_bytes,
     stub_job,
 )
-from ussfc.pipeline.clusters.base import LocalProcesses, SchedulerAt, Started
+from ussfc.pipeline.clusters.base import Started
+from ussfc.pipeline.clusters.local import LocalProcesses
+from ussfc.pipeline.clusters.scheduler import SchedulerAt
 from ussfc.pipeline.errors import ClusterError, ReadError, StoreError
 from ussfc.pipeline.events import Event, Notice
 from ussfc.pipeline.execution import dask_executor as executors
@@ -514,7 +516,7 @@ class Nobody:
     @contextlib.contextmanager
     def start(self, scratch: Path) -> Iterator[Started]:
         with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
-            yield Started(cluster, 1, waiting=lambda: "they take their time")
+            yield Started(cluster, 1, describe_wait=lambda: "they take their time")
 
 
 def test_who_waits_for_workers_can_be_stopped_and_shows_a_need_of_them(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_slurm_options_are_those_of_the_library() -> None:
 
 
 def _pods(file: Path) -> Any:
-    from ussfc.pipeline.clusters.base import KubernetesPods
+    from ussfc.pipeline.clusters.kubernetes import KubernetesPods
 
     config = load_config(cluster=str(file)).cluster
     least = config.jobs or config.minimum_jobs or 0

@@ -23,14 +23,8 @@ from tests.support.paths import ROOT
 from tests.support.scenes import write_scene, write_toy_model
 from tests.support.servers import free_port
 from ussfc import cli
-from ussfc.pipeline.clusters.base import (
-    MOST_READERS,
-    QUIET,
-    READ_AHEAD,
-    LocalGpus,
-    quiet_environment,
-    visible_gpus,
-)
+from ussfc.pipeline.clusters.base import MOST_READERS, QUIET, READ_AHEAD, quiet_environment
+from ussfc.pipeline.clusters.local import LocalGpus, visible_gpus
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.config.schema import size_in_bytes
 from ussfc.pipeline.errors import ClusterError, ConfigError, InsufficientMemoryError
@@ -284,9 +278,9 @@ def test_kubernetes_that_does_not_answer_is_told_in_one_line(
 
 INTERRUPTS = """
 import signal, sys
-from ussfc.pipeline.clusters import base as cluster
+from ussfc.pipeline.clusters import slurm
 before = signal.getsignal(signal.SIGINT)
-cluster._slurm_cluster()
+slurm.load_slurm_cluster()
 assert "dask_jobqueue.runner" in sys.modules
 assert signal.getsignal(signal.SIGINT) is before, signal.getsignal(signal.SIGINT)
 """

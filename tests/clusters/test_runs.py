@@ -17,7 +17,7 @@ from odc.geo.geobox import GeoBox
 from tests.support.clusters import Certificates, Namespaces, Programs, wait_until
 from tests.support.scenes import write_scene, write_toy_model
 from tests.support.stubs import StubRecipe, Witness, store_bytes, stub_job
-from ussfc.pipeline.clusters.base import SchedulerAt
+from ussfc.pipeline.clusters.scheduler import SchedulerAt
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import ClusterError, ConfigError
 from ussfc.pipeline.events import Event, Notice

@@ -383,9 +383,9 @@ def test_a_python_that_a_shell_would_not_find_is_refused(
 def test_the_seconds_of_a_time_limit(days: int, hours: int, rest: tuple[int, int]) -> None:
     expected = ((days * 24 + hours) * 60 + rest[0]) * 60 + rest[1]
     clock = f"{hours:02}:{rest[0]:02}:{rest[1]:02}"
-    assert slurm.seconds(f"{days}-{clock}") == expected
+    assert slurm.walltime_seconds(f"{days}-{clock}") == expected
     if not days:
-        assert slurm.seconds(clock) == slurm.seconds(clock.removeprefix("0")) == expected
+        assert slurm.walltime_seconds(clock) == slurm.walltime_seconds(clock.removeprefix("0")) == expected
 
 
 @given(number=st.integers(0, 10**6), power=st.integers(0, 3), space=st.sampled_from(["", " "]))
