@@ -16,6 +16,9 @@ BoolArray = npt.NDArray[np.bool_]
 StoredArray = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 SourceArray = npt.NDArray[np.integer] | FloatArray
 
+Index = tuple[int, int]
+"""(row, column) of a tile in the plan."""
+
 NODATA_BYTE = 255
 """Nodata of every uint8 raster: the change classes and the byte probabilities."""
 

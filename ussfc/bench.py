@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ussfc.detector import DetectorSpec, TileDetector, cores
+from ussfc.cores import cores
+from ussfc.detector import DetectorSpec, TileDetector
 from ussfc.efficiency import efficiency
 from ussfc.engines import FloatArray, Pending
 from ussfc.network import LEVELS, STRIDE, USSFCNet

@@ -5,7 +5,6 @@ The pipeline knows these only by their form (its Protocols ``Detector`` and ``De
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from ussfc.cores import cores
 from ussfc.engines import DEVICES as ENGINE_DEVICES
 from ussfc.engines import (
     PRECISIONS,
@@ -394,8 +394,3 @@ def _kind_here() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def cores() -> int:
-    """Cores that this process may use, which on a cluster are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

@@ -23,8 +23,9 @@ from pydantic import ValidationError
 from ussfc.pipeline.config.load import documented_keys
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError, ReadError, StoreError
+from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.storage import remote
-from ussfc.pipeline.storage.folder import PROBE_WAITS
+from ussfc.pipeline.storage.remote import PROBE_BACKOFF
 
 MOST_BYTES = 64 * 1024 * 1024
 """Largest list, and largest file of a STAC catalogue."""
@@ -110,7 +111,7 @@ def read_pairs(source: str) -> tuple[PairEntry, ...]:
     if not remote.is_remote(source):
         source = str(Path(source).absolute())
     # Whoever misspelt the address learns it at once; nothing is lost by giving the command again.
-    text = _text(source, shown, PROBE_WAITS)
+    text = _text(source, shown, PROBE_BACKOFF)
     entries: list[PairEntry] = []
     names: dict[str, str] = {}
     for number, row in enumerate(_rows(text, source, shown), 1):
@@ -389,13 +390,13 @@ def _json(text: str, shown: str) -> dict[str, Any]:
     return document
 
 
-def _text(address: str, shown: str, waits: tuple[float, ...] | None = None) -> str:
+def _text(address: str, shown: str, backoff: Backoff | None = None) -> str:
     """The text of a file.
 
     Args:
         address: local path, or a URI.
         shown: the same for messages.
-        waits: seconds before each new try of a store that is out; by default its usual ones.
+        backoff: attempts while the store is out; by default its usual ones.
 
     Raises:
         ReadError: it cannot be read.
@@ -403,7 +404,7 @@ def _text(address: str, shown: str, waits: tuple[float, ...] | None = None) -> s
     """
     try:
         if remote.is_remote(address):
-            content = remote.retry_request(lambda: _fetched(address), waits)
+            content = remote.retry_request(lambda: _fetched(address), backoff)
         else:
             with Path(address).open("rb") as file:
                 content = _bounded(file)

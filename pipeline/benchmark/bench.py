@@ -31,11 +31,11 @@ import psutil
 
 import ussfc
 from ussfc import engines
+from ussfc.cores import cores
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, PipelineError, StoreError
 from ussfc.pipeline.events import Notice, Subscriber, ignore
 from ussfc.pipeline.parallel.memory_meter import MemoryMeter
-from ussfc.pipeline.parallel.ordered_map import cores
 from ussfc.pipeline.pixels.radiometry import apply_mapping, percentile_mapping, range_mapping
 from ussfc.pipeline.runs.resolve import resolve_config
 from ussfc.pipeline.runs.run import run

@@ -11,8 +11,8 @@ from typing import Any
 
 import dask
 
+from ussfc.cores import cores
 from ussfc.pipeline.clusters.base import QUIET, Started, create_cluster, tiles_per_worker
-from ussfc.pipeline.parallel.ordered_map import cores
 
 LOCAL_RESTART_SECONDS = 300
 """Seconds that a process which died may take to start again before Dask gives it up; Dask's own 15 s are short for

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ussfc.cores import cores
 from ussfc.pipeline.clusters.base import READ_AHEAD, Cluster, tiles_per_worker
 from ussfc.pipeline.clusters.kubernetes import KubernetesPods
 from ussfc.pipeline.clusters.local import LocalGpus, LocalProcesses, visible_gpus
@@ -22,7 +23,6 @@ from ussfc.pipeline.config.schema import (
     SlurmCluster,
 )
 from ussfc.pipeline.errors import ClusterError
-from ussfc.pipeline.parallel.ordered_map import cores
 
 LOCAL_KINDS = ("local", "local-cuda")
 """Kinds of cluster whose processes are on this machine."""

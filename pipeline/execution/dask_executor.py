@@ -30,8 +30,9 @@ from ussfc.pipeline.clusters.base import JOB_END, Cluster, Started
 from ussfc.pipeline.errors import ClusterError, StoreError, TileError
 from ussfc.pipeline.events import Notice, Subscriber, ignore
 from ussfc.pipeline.execution.tile import TileJob, WorkerSetupError, compute_tile, prepare, tile_name
-from ussfc.pipeline.parallel.schedule import Backoff, Index, Schedule
-from ussfc.pipeline.types import TileFailure, TileResult
+from ussfc.pipeline.parallel.backoff import Backoff
+from ussfc.pipeline.parallel.schedule import Schedule
+from ussfc.pipeline.types import Index, TileFailure, TileResult
 
 Answer = TypeVar("Answer")
 
@@ -78,7 +79,7 @@ VERSIONS = ("ussfc", "torch", "zarr")
 RECONNECTS = Backoff(attempts=8, first=2, factor=2, longest=60)
 """Attempts to reach a lost scheduler, beginning with a wait; they count anew once it has delivered a tile."""
 
-TILE_WAITS = Backoff(attempts=4, first=2, factor=4, longest=60)
+TILE_BACKOFF = Backoff(attempts=4, first=2, factor=4, longest=60)
 """Attempts of a tile where the caller says nothing."""
 
 
@@ -117,7 +118,7 @@ class Executor(Protocol):
 class SerialExecutor:
     """This process: one tile after the other in the network, others read and written beside it."""
 
-    def __init__(self, waits: Backoff = TILE_WAITS, concurrent_tiles: int = 1) -> None:
+    def __init__(self, waits: Backoff = TILE_BACKOFF, concurrent_tiles: int = 1) -> None:
         """Nothing is done before :meth:`run`.
 
         Args:
@@ -180,7 +181,7 @@ class DaskExecutor:
         self,
         cluster: Cluster,
         scratch: Path,
-        waits: Backoff = TILE_WAITS,
+        waits: Backoff = TILE_BACKOFF,
         subscriber: Subscriber = ignore,
         stop: threading.Event | None = None,
     ) -> None:

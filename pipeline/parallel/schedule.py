@@ -1,4 +1,4 @@
-"""Which tile is next: fresh ones as they come, failed ones again once their wait is over."""
+"""The order in which tiles are handed out: fresh ones as they come, failed ones again once their pause is over."""
 
 from __future__ import annotations
 
@@ -6,56 +6,33 @@ import heapq
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
-Index = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """How often something is tried, and the growing waits in between."""
-
-    attempts: int = 4
-    """Tries in all; 1: it is not tried again."""
-    first: float = 2.0
-    """Seconds before the second attempt."""
-    factor: float = 4.0
-    """Every further wait is this many times the one before it."""
-    longest: float = 60.0
-    """Seconds that no wait exceeds."""
-
-    def before(self, attempt: int) -> float:
-        """Seconds to wait before an attempt; 0 before the first, which has the number 1."""
-        if attempt < 2:
-            return 0.0
-        try:
-            return min(self.longest, self.first * self.factor ** (attempt - 2))
-        except OverflowError:
-            return self.longest
+from ussfc.pipeline.parallel.backoff import Backoff
+from ussfc.pipeline.types import Index
 
 
 class Schedule:
-    """The tiles of a run between handed out and ended.
+    """The tiles of a run that are handed out, waiting, or yet to be drawn.
 
     Every index that :meth:`take` draws from the list ends exactly once: by :meth:`done`, or when
-    :meth:`failed` or :meth:`crashed` says that it was given up. Failed ones go before fresh ones once their
-    wait is over, so that what fails for good shows early. Crashed ones come last, each by itself. Not
+    :meth:`failed` or :meth:`crashed` returns that it was given up. Failed ones go before fresh ones once their
+    pause is over, so that a permanent failure shows early. Crashed ones come last, each by itself. Not
     thread-safe.
     """
 
     def __init__(
-        self, indices: Iterable[Index], waits: Backoff, clock: Callable[[], float] = time.monotonic
+        self, indices: Iterable[Index], backoff: Backoff, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Nothing is drawn from ``indices`` yet.
+        """Draw nothing from ``indices`` yet.
 
         Args:
             indices: the tiles, no index twice; drawn one by one as they are taken.
-            waits: attempts of every tile.
+            backoff: attempts of every tile.
             clock: seconds, never going back.
         """
         self._fresh = iter(indices)
         self._exhausted = False
-        self._waits = waits
+        self._backoff = backoff
         self._clock = clock
         self._out: set[Index] = set()
         self._waiting: list[tuple[float, Index]] = []  # a heap by the time when it is due
@@ -65,11 +42,11 @@ class Schedule:
 
     @property
     def over(self) -> bool:
-        """All have ended, as far as :meth:`take` has looked: it must have returned None once."""
+        """Whether all have ended, as far as :meth:`take` has looked: it must have returned None once."""
         return not (self._out or self._waiting or self._crashed) and self._exhausted
 
     def take(self) -> Index | None:
-        """The next index, now handed out; None: none may be handed out now."""
+        """Hand out the next index; None: none may be handed out now."""
         index = self._due() or self._drawn()
         if index is None and self._crashed and not (self._out or self._waiting):
             index = self._crashed.pop()
@@ -89,51 +66,51 @@ class Schedule:
         return index
 
     def due_in(self) -> float:
-        """Seconds until a failed one is due; infinite if none waits."""
+        """Return the seconds until a failed one is due; infinite if none waits."""
         return max(0.0, self._waiting[0][0] - self._clock()) if self._waiting else math.inf
 
     def done(self, index: Index) -> None:
-        """One that was handed out has its result."""
+        """End an index that was handed out: it has its result."""
         self._out.remove(index)
         self._failures.pop(index, None)
 
     def failed(self, index: Index) -> int | None:
-        """One that was handed out failed.
+        """Note that an index that was handed out failed.
 
         Returns:
             None if it will be handed out again, else the number of its attempts: it is given up.
         """
         self._out.remove(index)
         failures = self._failures.pop(index, 0) + 1
-        if failures >= self._waits.attempts:
+        if failures >= self._backoff.attempts:
             return failures
         self._failures[index] = failures
-        heapq.heappush(self._waiting, (self._clock() + self._waits.before(failures + 1), index))
+        heapq.heappush(self._waiting, (self._clock() + self._backoff.before(failures + 1), index))
         return None
 
     def back(self, index: Index) -> None:
-        """One that was handed out was not tried; it is due at once."""
+        """Take back an index that was handed out and not tried; it is due at once."""
         self._out.remove(index)
         self._alone.discard(index)
         heapq.heappush(self._waiting, (self._clock(), index))
 
     def crashed(self, index: Index) -> int | None:
-        """One that was handed out took down what computed it, or another one beside it did.
+        """Note that the worker of an index was lost, because of it or of another one beside it.
 
-        Which of them is to blame shows when it is tried once more by itself, after all others; the first
-        time does not count as its attempt. Where nothing is tried again, it is given up at once.
+        Tried once more by itself, after all others, it shows whether it is to blame; the first time does not
+        count as its attempt. Where nothing is tried again, it is given up at once.
 
         Returns:
             As :meth:`failed`.
         """
         self._out.remove(index)
-        if index in self._alone or self._waits.attempts == 1:
+        if index in self._alone or self._backoff.attempts == 1:
             return self._failures.pop(index, 0) + 1
         self._crashed.append(index)
         return None
 
     def recall(self) -> None:
-        """All that are handed out come back, due now; it does not count as their failure."""
+        """Take back all that are handed out, due now; it does not count as their failure."""
         now = self._clock()
         for index in self._out:
             heapq.heappush(self._waiting, (now, index))

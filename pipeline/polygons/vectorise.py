@@ -32,9 +32,10 @@ from odc.geo.geobox import GeoBox
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from ussfc.cores import cores
 from ussfc.pipeline.errors import ConfigError, StoreError
 from ussfc.pipeline.events import Advanced, Subscriber, ignore
-from ussfc.pipeline.parallel.ordered_map import cores, in_order
+from ussfc.pipeline.parallel.ordered_map import in_order
 from ussfc.pipeline.pixels.encoding import decode, is_change
 from ussfc.pipeline.types import Box, ProbabilitySource, blocks
 

@@ -15,6 +15,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
 from ussfc.pipeline.errors import ReadError, StoreError
+from ussfc.pipeline.parallel.backoff import ONCE
 from ussfc.pipeline.reading import sampling
 from ussfc.pipeline.reading.masks import SMALL_INTEGERS, fill_invalid
 from ussfc.pipeline.reading.warp import WARP_TOLERANCE, crs_wkt, warp_blocks
@@ -288,7 +289,9 @@ class ArrayReader:
         """Read the pixels of ``box``; see :class:`ussfc.pipeline.types.SceneReader`."""
         block = self.block(box)
         try:
-            values = remote.retry_request(lambda: block.values, None if remote.is_remote(self._shown) else ())
+            values = remote.retry_request(
+                lambda: block.values, None if remote.is_remote(self._shown) else ONCE
+            )
         except remote.store_exceptions() as error:
             what, remedy = remote.describe_error(error)
             raise ReadError(

@@ -12,6 +12,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from ussfc.pipeline.errors import ReadError
+from ussfc.pipeline.parallel.backoff import ONCE, Backoff
 from ussfc.pipeline.reading.cloud_access import (
     GDAL_ERRORS,
     gdal_environment,
@@ -21,8 +22,8 @@ from ussfc.pipeline.reading.cloud_access import (
     store_options,
 )
 
-PAUSES = (0.5, 1.0, 2.0)
-"""Seconds before each new attempt at a scene that failed while its store answers."""
+READ_BACKOFF = Backoff(attempts=4, first=0.5, factor=2.0, longest=2.0)
+"""Attempts at a scene on a network that fails while its store answers."""
 
 MOST_OPENS = 5
 """Requests for one header, of which two in a row must agree."""
@@ -46,7 +47,7 @@ def retry_gdal(
     Raises:
         ReadError: the last attempt failed.
     """
-    for pause in (*(PAUSES if over_network(uri) else ()), None):
+    for pause in (READ_BACKOFF if over_network(uri) else ONCE).pauses():
         options = store_options(uri, shown)
         try:
             with gdal_environment(uri, block_cache, options):

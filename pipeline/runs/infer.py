@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import StoreError, TileError
 from ussfc.pipeline.events import Advanced, Notice, Subscriber, ignore
-from ussfc.pipeline.parallel.schedule import Backoff, Index
+from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.runs.detector import describe_detector, resolve_detector
 from ussfc.pipeline.runs.manifest import (
     Counts,
@@ -34,7 +34,7 @@ from ussfc.pipeline.runs.stages import scratch_folder, stage_clock
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.remote import shown_uri
-from ussfc.pipeline.types import DetectorSpec, RadiometricMapping, SceneInfo, TileFailure, TileResult
+from ussfc.pipeline.types import DetectorSpec, Index, RadiometricMapping, SceneInfo, TileFailure, TileResult
 
 if TYPE_CHECKING:
     import threading

@@ -12,10 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ussfc.cores import cores
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.events import Notice, Subscriber, ignore
-from ussfc.pipeline.parallel.ordered_map import cores
 from ussfc.pipeline.runs.manifest import (
     Counts,
     InferenceRecord,

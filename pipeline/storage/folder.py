@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ussfc.pipeline.errors import StoreError
+from ussfc.pipeline.parallel.backoff import ONCE, Backoff
 from ussfc.pipeline.storage import remote
 
 PART_BYTES = 8 * 1024 * 1024
@@ -36,9 +37,6 @@ PROBE = ".ussfc-probe"
 
 PLACES = (FileExistsError, NotADirectoryError, IsADirectoryError)
 """Of a disk: the name is taken by something else."""
-
-PROBE_WAITS = (1.0,)
-"""A first contact is either there or misspelt: nobody waits a minute to learn that."""
 
 Result = TypeVar("Result")
 
@@ -92,7 +90,9 @@ class Folder:
             StoreError: it cannot be reached.
         """
         if self.local is None:
-            self._ask(lambda system, path: system.exists(path), PROBE, "looked at", waits=PROBE_WAITS)
+            self._ask(
+                lambda system, path: system.exists(path), PROBE, "looked at", backoff=remote.PROBE_BACKOFF
+            )
 
     def exists(self, name: str) -> bool:
         """Whether there is a file or folder of that name.
@@ -350,7 +350,7 @@ class Folder:
                 system.rm_file(path)
                 return found
 
-            if self._ask(ask, PROBE, "written", waits=PROBE_WAITS) != content:
+            if self._ask(ask, PROBE, "written", backoff=remote.PROBE_BACKOFF) != content:
                 raise StoreError(f"{self}: gives back other bytes than were written; choose another --out")
             return
         try:
@@ -399,7 +399,7 @@ class Folder:
         Raises:
             OSError: and whatever else :func:`ussfc.pipeline.storage.remote.store_exceptions` names.
         """
-        return remote.retry_request(request, () if self.local is not None else None)
+        return remote.retry_request(request, ONCE if self.local is not None else None)
 
     def free_bytes(self) -> int | None:
         """Free bytes of the disk, None in an object store."""
@@ -451,12 +451,12 @@ class Folder:
         name: str,
         doing: str,
         missing: bool = False,
-        waits: tuple[float, ...] | None = None,
+        backoff: Backoff | None = None,
     ) -> Result:
         """One idempotent request to the store, with patience; ``missing`` lets FileNotFoundError through."""
         system, path = remote.filesystem(f"{self.address}/{name}" if name else self.address)
         try:
-            return remote.retry_request(lambda: request(system, path), waits)
+            return remote.retry_request(lambda: request(system, path), backoff)
         except remote.store_exceptions() as error:
             if missing and isinstance(error, FileNotFoundError):
                 raise

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ussfc.pipeline.errors import StoreError
+from ussfc.pipeline.parallel.backoff import Backoff
 
 URI = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -40,8 +41,11 @@ SECRET_VARIABLES = (
 )  # fmt: skip
 """Environment variables whose values no message repeats, whatever library wrote it."""
 
-WAITS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-"""Seconds before each new try of a request that an outage may have stopped: a minute, beyond the libraries' own."""
+STORE_BACKOFF = Backoff(attempts=7, first=1.0, factor=2.0, longest=30.0)
+"""Attempts of a request that an outage may have stopped: a minute in all, beyond the libraries' own."""
+
+PROBE_BACKOFF = Backoff(attempts=2, first=1.0)
+"""Attempts of a first contact: the place is there, or its name is misspelt, which a minute would not mend."""
 
 CLOSE_SECONDS = 2
 
@@ -285,24 +289,24 @@ def store_exceptions() -> tuple[type[BaseException], ...]:
     return tuple(kinds)
 
 
-def retry_request(request: Callable[[], Result], waits: tuple[float, ...] | None = None) -> Result:
-    """The result of a request that may be repeated, tried again with growing waits while the store is out.
+def retry_request(request: Callable[[], Result], backoff: Backoff | None = None) -> Result:
+    """Return the result of a request, tried again with growing pauses while the store is out.
 
     Args:
         request: idempotent.
-        waits: seconds before each new try; by default :data:`WAITS`.
+        backoff: attempts; by default :data:`STORE_BACKOFF`.
 
     Raises:
-        OSError: and whatever else :func:`trouble` names, of the last try; permanent answers at once.
+        OSError: of the last attempt, or of :func:`store_exceptions` another; permanent answers at once.
     """
-    for wait in WAITS if waits is None else waits:
+    for pause in (backoff or STORE_BACKOFF).pauses():
         try:
             return request()
         except store_exceptions() as error:
-            if is_permanent(error):
+            if pause is None or is_permanent(error):
                 raise
-            time.sleep(wait)
-    return request()
+        time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def is_permanent(error: BaseException) -> bool:

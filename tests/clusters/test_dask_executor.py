@@ -44,7 +44,7 @@ from ussfc.pipeline.execution import dask_executor as executors
 from ussfc.pipeline.execution import tile as inference
 from ussfc.pipeline.execution.dask_executor import TASKS_AHEAD, DaskExecutor, Executor, SerialExecutor
 from ussfc.pipeline.execution.tile import TileJob
-from ussfc.pipeline.parallel.schedule import Backoff
+from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.tiling.lattice import TilePlan
 from ussfc.pipeline.types import BoolArray, Box, FloatArray, TileFailure, TileResult

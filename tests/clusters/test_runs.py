@@ -24,7 +24,7 @@ from ussfc.pipeline.events import Event, Notice
 from ussfc.pipeline.execution import dask_executor as executors
 from ussfc.pipeline.execution.dask_executor import DaskExecutor, SerialExecutor
 from ussfc.pipeline.execution.tile import TileJob
-from ussfc.pipeline.parallel.schedule import Backoff
+from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.runs.run import run
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.tiling.lattice import TilePlan

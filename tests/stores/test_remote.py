@@ -27,6 +27,7 @@ from odc.geo.geobox import GeoBox
 from tests.support.paths import DEMO
 from tests.support.servers import Azurite, FaultProxy, SeaweedFS
 from ussfc.pipeline.errors import ReadError
+from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.reading import SceneRecipe, cloud_access, describe_scene, opening, read_aoi, sampling
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.grid import crop
@@ -87,8 +88,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(remote, "options", with_one_attempt)
     remote.forget_connections()
-    monkeypatch.setattr(remote, "WAITS", (0.05, 0.1))
-    monkeypatch.setattr(opening, "PAUSES", (0.02, 0.05, 0.1))
+    monkeypatch.setattr(remote, "STORE_BACKOFF", Backoff(attempts=3, first=0.05, factor=2))
+    monkeypatch.setattr(opening, "READ_BACKOFF", Backoff(attempts=4, first=0.02, factor=2.5, longest=0.1))
     monkeypatch.setenv("GDAL_HTTP_RETRY_DELAY", "0.02")
     monkeypatch.setenv("GDAL_HTTP_LOW_SPEED_TIME", "1")
 
@@ -340,7 +341,7 @@ def test_failures_are_repeated_and_never_become_pixels(
 ) -> None:  # fmt: skip
     grid = describe_scene(str(local)).geobox
     if kind == "delay":  # each try waits for a second
-        monkeypatch.setattr(opening, "PAUSES", (0.02,))
+        monkeypatch.setattr(opening, "READ_BACKOFF", Backoff(attempts=2, first=0.02))
     if what == "warped blocks":
         grid = grid.translate_pix(0.5, 0.25)
     expected = opened(local, grid).read(BOX)
@@ -392,7 +393,7 @@ def test_an_outage_is_waited_for_and_forgotten(
     for request in (lambda: reader.read(BOX), lambda: describe_scene(scene)):
         with pytest.raises(ReadError, match=r"scene\.tif: cannot be read.*check the address"):
             request()
-    monkeypatch.setattr(remote, "WAITS", (0.5,) * 20)
+    monkeypatch.setattr(remote, "STORE_BACKOFF", Backoff(attempts=21, first=0.5, factor=1))
     timer = threading.Timer(1, proxied.resume)
     timer.start()
     assert_same(reader.read(BOX), opened(local, grid).read(BOX))

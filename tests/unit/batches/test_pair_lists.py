@@ -25,6 +25,7 @@ from ussfc.pipeline.batches import pair_lists as pairs
 from ussfc.pipeline.batches.pair_lists import PairEntry, read_pairs
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import ConfigError, ReadError
+from ussfc.pipeline.parallel.backoff import ONCE
 
 BASE = load_config().model_dump()
 WORDS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -276,7 +277,7 @@ def test_a_list_on_the_web(server: str, tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_server_that_is_out_or_cannot_be_is_not_called_a_missing_list(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pairs, "PROBE_WAITS", ())
+    monkeypatch.setattr(pairs, "PROBE_BACKOFF", ONCE)
     with pytest.raises(
         ReadError, match=r"^http://127\.0\.0\.1:9/a\.csv: cannot be read \(.*refused.*check the address"
     ):

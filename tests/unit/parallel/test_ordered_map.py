@@ -1,4 +1,4 @@
-"""Results in order, whatever is ready first; bounded; errors in their turn."""
+"""An ordered map: results in order whichever is ready first, bounded work, errors in their turn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_results_come_in_order(threads: int) -> None:
     assert list(in_order(slow_at_first, range(9), threads, "test")) == [(n, n * n) for n in range(9)]
 
 
-def test_so_many_are_ahead_and_no_more() -> None:
+def test_work_ahead_is_bounded() -> None:
     started: list[int] = []
     seen = []
     for item, _ in in_order(started.append, range(20), 2, "test", ahead=3):
@@ -30,7 +30,7 @@ def test_so_many_are_ahead_and_no_more() -> None:
     assert started == list(range(20))
 
 
-def test_an_error_comes_in_its_turn_and_ends_the_rest() -> None:
+def test_an_error_comes_in_its_turn() -> None:
     started = []
 
     def fail_at_two(item: int) -> int:

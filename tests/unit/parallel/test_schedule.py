@@ -1,4 +1,4 @@
-"""The schedule of tiles: every one ends exactly once, and nobody is tried too often or too soon."""
+"""The schedule of tiles: each ends exactly once, tried neither too often nor too soon."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ussfc.pipeline.parallel.schedule import Backoff, Schedule
+from ussfc.pipeline.parallel.backoff import Backoff
+from ussfc.pipeline.parallel.schedule import Schedule
 
-WAITS = st.builds(
+backoffs = st.builds(
     Backoff,
     attempts=st.integers(1, 5),
     first=st.floats(0, 100),
@@ -21,7 +22,7 @@ WAITS = st.builds(
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """Seconds that pass when a test adds to them."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -34,33 +35,8 @@ def row(count: int) -> list[tuple[int, int]]:
     return [(0, col) for col in range(count)]
 
 
-@pytest.mark.parametrize(
-    ("waits", "seconds"),
-    [
-        (Backoff(attempts=5, first=2, factor=4, longest=60), [0, 2, 8, 32, 60]),
-        (Backoff(attempts=3, first=5, factor=1, longest=60), [0, 5, 5]),
-        (Backoff(attempts=3, first=90, factor=2, longest=60), [0, 60, 60]),
-    ],
-)
-def test_waits_grow_up_to_the_longest(waits: Backoff, seconds: list[float]) -> None:
-    assert [waits.before(attempt) for attempt in range(1, len(seconds) + 1)] == seconds
-
-
-def test_waits_do_not_overflow() -> None:
-    assert Backoff(attempts=10_000, first=2, factor=4, longest=60).before(10_000) == 60
-
-
-@given(waits=WAITS, attempt=st.integers(1, 2000))
-def test_no_wait_is_shorter_than_the_one_before_or_longer_than_the_longest(
-    waits: Backoff, attempt: int
-) -> None:
-    assert 0 <= waits.before(attempt) <= waits.before(attempt + 1) <= waits.longest
-
-
-@given(data=st.data(), waits=WAITS, count=st.integers(0, 8))
-def test_every_index_ends_once_after_no_more_than_its_attempts_and_waits(
-    data: st.DataObject, waits: Backoff, count: int
-) -> None:
+@given(data=st.data(), backoff=backoffs, count=st.integers(0, 8))
+def test_every_index_ends_once_within_its_attempts(data: st.DataObject, backoff: Backoff, count: int) -> None:
     clock = Clock()
     drawn: list[tuple[int, int]] = []
 
@@ -69,7 +45,7 @@ def test_every_index_ends_once_after_no_more_than_its_attempts_and_waits(
             drawn.append(index)
             yield index
 
-    schedule = Schedule(fresh(), waits, clock)
+    schedule = Schedule(fresh(), backoff, clock)
     out: list[tuple[int, int]] = []
     ended: set[tuple[int, int]] = set()
     failures: dict[tuple[int, int], list[float]] = {}
@@ -113,17 +89,17 @@ def test_every_index_ends_once_after_no_more_than_its_attempts_and_waits(
                 ended.add(index)
                 continue
             attempts = schedule.failed(index) if act == "failed" else schedule.crashed(index)
-            if act == "crashed" and index not in alone and waits.attempts > 1:
+            if act == "crashed" and index not in alone and backoff.attempts > 1:
                 assert attempts is None
                 crashed.add(index)
                 continue
             failures.setdefault(index, []).append(clock.now)
-            if act == "crashed" or len(failures[index]) == waits.attempts:
-                assert attempts == len(failures[index]) <= waits.attempts
+            if act == "crashed" or len(failures[index]) == backoff.attempts:
+                assert attempts == len(failures[index]) <= backoff.attempts
                 ended.add(index)
             else:
                 assert attempts is None
-                due[index] = clock.now + waits.before(len(failures[index]) + 1)
+                due[index] = clock.now + backoff.before(len(failures[index]) + 1)
     assert sorted(ended) == drawn == row(count)
     assert schedule.take() is None
 
@@ -144,7 +120,7 @@ def test_over_is_known_after_the_last_take() -> None:
     assert schedule.over
 
 
-def test_a_failed_one_goes_before_fresh_ones_once_it_is_due() -> None:
+def test_a_failed_index_that_is_due_goes_first() -> None:
     clock = Clock()
     schedule = Schedule(row(4), Backoff(attempts=3, first=10, factor=2, longest=60), clock)
     assert schedule.take() == (0, 0)
@@ -166,7 +142,7 @@ def test_a_failed_one_goes_before_fresh_ones_once_it_is_due() -> None:
     assert schedule.take() == (0, 3)
 
 
-def test_what_is_recalled_comes_at_once_and_has_not_failed() -> None:
+def test_a_recalled_index_is_due_and_has_not_failed() -> None:
     clock = Clock()
     schedule = Schedule(row(3), Backoff(attempts=2, first=10), clock)
     assert [schedule.take(), schedule.take()] == row(2)
@@ -179,7 +155,7 @@ def test_what_is_recalled_comes_at_once_and_has_not_failed() -> None:
     assert not schedule.over
 
 
-def test_a_crashed_one_is_tried_once_more_by_itself_after_all_others() -> None:
+def test_a_crashed_index_is_tried_alone_at_the_end() -> None:
     clock = Clock()
     schedule = Schedule(row(4), Backoff(attempts=2, first=10), clock)
     assert [schedule.take(), schedule.take()] == row(2)
@@ -204,14 +180,14 @@ def test_a_crashed_one_is_tried_once_more_by_itself_after_all_others() -> None:
     assert schedule.over
 
 
-def test_a_crashed_one_is_given_up_at_once_where_nothing_is_tried_again() -> None:
+def test_a_crash_ends_an_index_of_one_attempt() -> None:
     schedule = Schedule(row(2), Backoff(attempts=1))
     schedule.take()
     assert schedule.crashed((0, 0)) == 1
     assert schedule.take() == (0, 1)
 
 
-def test_only_what_is_handed_out_can_end() -> None:
+def test_only_an_index_that_is_out_can_end() -> None:
     schedule = Schedule(row(2), Backoff())
     schedule.take()
     schedule.done((0, 0))

@@ -16,6 +16,7 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.servers import FaultProxy, SeaweedFS
 from ussfc.pipeline.errors import StoreError
+from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.storage import folder as storage
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.storage.folder import Folder
@@ -213,7 +214,7 @@ def test_a_read_only_folder_is_one_line(tmp_path: Path) -> None:
 def test_requests_are_repeated_while_the_store_is_out(
     proxied: FaultProxy, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "WAITS", (0.2,) * 50)
+    monkeypatch.setattr(remote, "STORE_BACKOFF", Backoff(attempts=51, first=0.2, factor=1))
     monkeypatch.setattr(remote, "TRIES", 1)
     remote.forget_connections()
     folder = Folder.of(f"s3://{bucket}/out")
@@ -230,7 +231,7 @@ def test_requests_are_repeated_while_the_store_is_out(
 def test_a_store_that_keeps_refusing_is_told_after_the_last_wait(
     status: int, proxied: FaultProxy, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "WAITS", (0.05, 0.05))
+    monkeypatch.setattr(remote, "STORE_BACKOFF", Backoff(attempts=3, first=0.05, factor=1))
     monkeypatch.setattr(remote, "TRIES", 1)
     folder = Folder.of(f"s3://{bucket}/out")
     folder.write("a", b"before")
@@ -245,7 +246,7 @@ def test_a_part_done_upload_leaves_nothing(
     proxied: FaultProxy, bucket: str, seaweed: SeaweedFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second part fails for good: no object, no upload; and older ones of that name go with it."""
-    monkeypatch.setattr(remote, "WAITS", (0.05,))
+    monkeypatch.setattr(remote, "STORE_BACKOFF", Backoff(attempts=2, first=0.05))
     monkeypatch.setattr(remote, "TRIES", 1)
     folder = Folder.of(f"s3://{bucket}/city/out")
     for key in ("city/out/big.tif", "city/out/work/probability.zarr/probability/c/0/0", "city/other/big.tif"):
