@@ -19,6 +19,7 @@ import numpy as np
 
 import ussfc
 from ussfc.metrics import Tally
+from ussfc.pipeline.choices import TAPERS
 from ussfc.pipeline.evaluation.labelled_scenes import ScenePairs, find_scenes
 from ussfc.pipeline.execution.tile import blend_tile
 from ussfc.pipeline.pixels.encoding import encode
@@ -30,8 +31,8 @@ from ussfc.training.recipe import InputSpec
 
 PATCHES = (128, 256, 512, 1024)
 OVERLAPS = (0.0, 0.125, 0.25, 0.375, 0.5)
-TAPERS = ("box", "hann", "gaussian", "pyramid")
 EXTENTS = ("patch", "local")
+COLOURS = dict(zip(TAPERS, ("#1b6ca8", "#c8553d", "#2a9d8f", "#777777"), strict=True))
 
 
 class Recorder:
@@ -190,7 +191,7 @@ def draw(summary: list[dict[str, Any]], folder: Path) -> None:
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     base = min(patches)
-    for taper, colour in zip(TAPERS, ("#777777", "#1b6ca8", "#2a9d8f", "#c8553d"), strict=True):
+    for taper, colour in COLOURS.items():
         some = [r for r in summary if (r["extent"], r["patch"], r["taper"]) == ("patch", base, taper)]
         left.plot(
             [r["overlap"] * 100 for r in some],

@@ -1,10 +1,10 @@
-"""Errors a user can meet. Every message is one line: what, where, found, wanted, what to do."""
+"""Errors that users see. Every message is one line: what, where, found, expected, what to do."""
 
 from __future__ import annotations
 
 
 class PipelineError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base of all errors that this package raises on purpose."""
 
 
 class ConfigError(PipelineError):
@@ -29,7 +29,7 @@ class DamagedTiles(StoreError):
     def __init__(self, message: str, indices: tuple[tuple[int, int], ...]) -> None:
         super().__init__(message, indices)
         self.indices = indices
-        """(row, column) of each."""
+        """Row and column of each damaged tile."""
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on. Drawing is a subscriber's business."""
+"""Events of a run, sent to a subscriber while it goes on; the subscriber decides how to show them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class StageStarted:
     """A stage began."""
 
     stage: str
-    """infer, mosaic or vectorise."""
+    """Name of the stage: infer, mosaic or vectorise."""
     total: int
-    """Units of work: tiles, or blocks of rows."""
+    """Number of units of work: tiles, or blocks of rows."""
     pixels: int
-    """Pixels that this stage goes over."""
+    """Number of pixels that the stage processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +23,11 @@ class Advanced:
     """Some units of a stage are done."""
 
     stage: str
+    """Name of the stage."""
     done: int
-    """Units done since the last such event."""
+    """Number of units done since the last such event."""
     pixels: int
-    """Pixels in those units."""
+    """Number of pixels in those units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +35,21 @@ class StageFinished:
     """A stage ended well."""
 
     stage: str
+    """Name of the stage."""
     seconds: float
+    """Duration of the stage, seconds."""
     pixels: int
+    """Number of pixels that the stage processed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something a user should know; the run goes on."""
+    """A remark for the user; the run goes on."""
 
     message: str
+    """Remark, one line."""
     warning: bool = True
+    """False for mere information."""
 
 
 Event = StageStarted | Advanced | StageFinished | Notice
@@ -51,4 +57,4 @@ Subscriber = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """A subscriber that hears nothing."""
+    """Ignore an event: the subscriber of a silent run."""

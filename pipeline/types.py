@@ -1,4 +1,4 @@
-"""Values that pass between the floors, and the Protocols at the doors. Order is always (y, x), (rows, cols)."""
+"""Values and Protocols that the floors share. The order of axes is always (y, x), (rows, cols)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NODATA_BYTE = 255
 """Nodata of every uint8 raster: the change classes and the byte probabilities."""
 
 PROBABILITY_STEPS = 254
-"""A byte probability is ``round(254 * probability)``; 255 is nodata."""
+"""Levels of a byte probability above 0, ``round(254 * probability)``; 255 is nodata."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Box:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, cols)."""
+        """Rows and columns, pixels."""
         return self.y1 - self.y0, self.x1 - self.x0
 
     @property
@@ -47,26 +47,26 @@ class Box:
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """The box as an index of a (rows, cols) array."""
+        """Index of the box in a (rows, cols) array."""
         return slice(self.y0, self.y1), slice(self.x0, self.x1)
 
     def intersect(self, other: Box) -> Box:
-        """The common part; its ``pixels`` is 0 when there is none."""
+        """Return the common part; its ``pixels`` is 0 when there is none."""
         return Box(
             max(self.y0, other.y0), max(self.x0, other.x0), min(self.y1, other.y1), min(self.x1, other.x1)
         )
 
     def within(self, origin: Box) -> Box:
-        """The same box counted from the upper left corner of ``origin``."""
+        """Return the same box counted from the upper left corner of ``origin``."""
         return Box(self.y0 - origin.y0, self.x0 - origin.x0, self.y1 - origin.y0, self.x1 - origin.x0)
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """The unit of work: the core it owns, the halo it reads, the patches it computes."""
+    """Unit of work: the core it owns, the halo it reads, the patches it computes."""
 
     index: tuple[int, int]
-    """(row, column) among the tiles."""
+    """Row and column among the tiles."""
     core: Box
     """Pixels that this tile alone writes, on the grid."""
     halo: Box
@@ -77,7 +77,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class BandInfo:
-    """What a source says of one band."""
+    """Header of one band."""
 
     index: int
     """Position in the file, from 1."""
@@ -92,7 +92,7 @@ class SceneInfo:
     """One image as its header describes it; no pixel is read for it."""
 
     uri: str
-    """Where it was read from, without credentials."""
+    """Path or URI that it was read from, without credentials."""
     geobox: GeoBox
     """Pixel grid, north-up. For rotated or GCP-only images the grid they are warped to. ``crs`` may be None."""
     bands: tuple[BandInfo, ...]
@@ -100,13 +100,13 @@ class SceneInfo:
     dtype: str
     """NumPy name of the pixel type."""
     identity: str
-    """Changes when the content changes: size and modification time, or the store's etag."""
+    """Text that changes when the content changes: size and modification time, or the store's etag."""
     bytes_per_pixel: float
-    """Compressed bytes of all bands over pixels; raw bytes where the file size is unknown."""
+    """Compressed size of all bands over the number of pixels, bytes; raw size where the file size is unknown."""
     acquired: str | None = None
     """Acquisition time as the file states it (``TIFFTAG_DATETIME`` or ``ACQUISITIONDATETIME``)."""
     notes: tuple[str, ...] = ()
-    """What a user should know of how this image is read (rotated, ground control points, ...)."""
+    """Remarks for the user on how this image is read (rotated, ground control points, ...)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +114,10 @@ class Pixels:
     """A window of one scene on the grid."""
 
     values: SourceArray
-    """(bands, rows, cols) source numbers; 0 where not valid. Integers of 8 or 16 bits where the source holds such
+    """Source numbers, (bands, rows, cols); 0 where not valid. Integers of 8 or 16 bits where the source holds such
     and they were not resampled, else float32, which holds each of those exactly."""
     valid: BoolArray
-    """(rows, cols); False for nodata, masked, transparent and NaN pixels, and outside the image."""
+    """Validity, (rows, cols); False for nodata, masked, transparent and NaN pixels, and outside the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +125,11 @@ class PixelPair:
     """Both dates over one window, mapped to the model's input range."""
 
     before: FloatArray
-    """(bands, rows, cols), in [0, 1]; 0.5 where not valid."""
+    """Earlier date, (bands, rows, cols), in [0, 1]; 0.5 where not valid."""
     after: FloatArray
-    """(bands, rows, cols), in [0, 1]; 0.5 where not valid."""
+    """Later date, (bands, rows, cols), in [0, 1]; 0.5 where not valid."""
     valid: BoolArray
-    """(rows, cols); valid on both dates and inside the area of interest."""
+    """Validity, (rows, cols); True where valid on both dates and inside the area of interest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,20 +137,21 @@ class RadiometricMapping:
     """Linear mapping of one date to the model's input range, fixed for the whole scene."""
 
     low: tuple[float, ...]
-    """Source number that becomes 0, one a band."""
+    """Source number of each band that becomes 0."""
     high: tuple[float, ...]
-    """Source number that becomes 1, one a band."""
+    """Source number of each band that becomes 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class TileResult:
-    """What is recorded of a finished tile."""
+    """Record of a finished tile."""
 
     index: tuple[int, int]
+    """Row and column among the tiles."""
     patches: int
-    """Patches sent through the network."""
+    """Number of patches sent through the network."""
     valid_pixels: int
-    """Pixels of the core with a probability."""
+    """Number of pixels of the core with a probability."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds by step: read, network, blend, write."""
 
@@ -160,25 +161,27 @@ class TileFailure:
     """A tile that kept failing; the run went on without it."""
 
     index: tuple[int, int]
+    """Row and column among the tiles."""
     bounds: Box
-    """The tile's core, on the grid."""
+    """Core of the tile, on the grid."""
     error: str
-    """What happened at the last attempt, one line."""
+    """Error of the last attempt, one line."""
     attempts: int
+    """Number of attempts."""
 
 
 class SceneReader(Protocol):
     """An open scene seen on the grid. One reader serves one thread."""
 
     def read(self, box: Box) -> Pixels:
-        """The pixels of ``box`` on the grid.
+        """Read the pixels of ``box`` on the grid.
 
         Raises:
             ussfc.pipeline.errors.ReadError: the source cannot be read there.
         """
 
     def sample(self) -> Pixels:
-        """Pixels that stand for the whole scene, for its percentiles; a few megapixels at most."""
+        """Read pixels that represent the whole scene, for its percentiles; a few megapixels at most."""
 
 
 class Detector(Protocol):
@@ -186,22 +189,22 @@ class Detector(Protocol):
 
     @property
     def bands(self) -> int:
-        """Bands of each date."""
+        """Number of bands of each date."""
 
     @property
     def patch_size(self) -> int:
-        """Side of a patch in pixels."""
+        """Side of a patch, pixels."""
 
     @property
     def batch_size(self) -> int:
-        """Patches of one call; every call has exactly this many."""
+        """Number of patches of a call; every call has exactly this many."""
 
     @property
     def streams(self) -> int:
-        """Calls that may run at the same time."""
+        """Number of calls that may run at the same time."""
 
     def predict(self, before: FloatArray, after: FloatArray) -> FloatArray:
-        """Change probability.
+        """Predict the change probability.
 
         Args:
             before: ``(batch_size, bands, patch_size, patch_size)`` in [0, 1].
@@ -217,10 +220,10 @@ class Pending(Protocol):
 
     @property
     def seconds(self) -> float:
-        """What the device took for it; known once there is a result."""
+        """Time that the device took, seconds; known once there is a result."""
 
     def result(self) -> FloatArray:
-        """Wait for it: (rows, cols) float32 in [0, 1]."""
+        """Wait for the probabilities, (rows, cols) float32 in [0, 1]."""
 
 
 @runtime_checkable
@@ -239,8 +242,8 @@ class TileDetector(Detector, Protocol):
         Args:
             before: ``(bands, rows, cols)`` source numbers.
             after: the same shape.
-            mappings: of before and after, which the device applies; None: the numbers are in [0, 1] already.
-            seen: ``(rows, cols)``; False where both dates are to be 0.5. None: nowhere.
+            mappings: mappings of before and after, which the device applies; None: the numbers are in [0, 1] already.
+            seen: ``(rows, cols)``; False where both dates are to be 0.5. None: True everywhere.
         """
 
     def blend(
@@ -253,23 +256,23 @@ class TileDetector(Detector, Protocol):
         """Begin to compute the weighted mean of patches.
 
         Args:
-            uploaded: of :meth:`upload`.
+            uploaded: result of :meth:`upload`.
             corners: (row, column) in the tile of each patch's first pixel, in lattice order.
-            core: ``(y0, x0, y1, x1)`` in the tile of the pixels that are wanted.
+            core: ``(y0, x0, y1, x1)`` in the tile of the pixels to be returned.
             weights: ``(patch_size, patch_size)`` blend weights.
         """
 
 
 class DetectorSpec(Protocol):
-    """How a worker makes its detector: small, picklable, hashable."""
+    """Description from which a worker builds its detector: small, picklable, hashable."""
 
     @property
     def identity(self) -> str:
-        """Names everything that moves a probability: weights, engine, precision, kind of device."""
+        """Name of everything that changes a probability: weights, engine, precision, kind of device."""
 
     @property
     def patch_size(self) -> int:
-        """Side of a patch in pixels."""
+        """Side of a patch, pixels."""
 
     def build(self) -> Detector:
         """Load the weights and return the detector."""
@@ -280,18 +283,18 @@ class ProbabilitySource(Protocol):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, cols) of the grid."""
+        """Rows and columns of the grid."""
 
     @property
     def dtype(self) -> np.dtype[np.uint8] | np.dtype[np.float32]:
-        """uint8 (``round(254 p)``, nodata 255) or float32 (nodata NaN)."""
+        """Stored type: uint8 (``round(254 p)``, nodata 255) or float32 (nodata NaN)."""
 
     def read(self, box: Box) -> StoredArray:
-        """Probabilities of ``box`` in :attr:`dtype`, (rows, cols)."""
+        """Read the probabilities of ``box`` in :attr:`dtype`, (rows, cols)."""
 
 
 def blocks(shape: tuple[int, int], size: int) -> Iterator[Box]:
-    """Boxes of ``size`` pixels that partition a raster, row by row; the last ones may be smaller."""
+    """Yield boxes of ``size`` pixels that partition a raster, row by row; the last ones may be smaller."""
     for y in range(0, shape[0], size):
         for x in range(0, shape[1], size):
             yield Box(y, x, min(y + size, shape[0]), min(x + size, shape[1]))

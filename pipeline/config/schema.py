@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from ussfc.pipeline.choices import Taper
+
 _WORD = r"^[A-Za-z0-9_.,@+-]+$"
 """Names that go into a batch script: nothing that a shell would read as more than a name."""
 
@@ -55,7 +57,7 @@ class TilingConfig(_Section):
         lt=1,
         description="overlap of neighbouring patches, share of their side; by default the model's",
     )
-    taper: Literal["hann", "pyramid", "gaussian", "box"] | None = Field(
+    taper: Taper | None = Field(
         None, description="blend weights of a patch: hann, pyramid, gaussian or box; by default the model's"
     )
 

@@ -318,7 +318,7 @@ class DaskExecutor:
         pace = _TaskSizer()
         worker_count = self._cluster.worker_count
         drawn = _TileBatcher(
-            schedule, lambda index: job.plan.part(index, worker_count) if worker_count > 1 else 0
+            schedule, lambda index: job.plan.tile_band(index, worker_count) if worker_count > 1 else 0
         )
         while True:
             if crew.look():
@@ -335,7 +335,9 @@ class DaskExecutor:
                 if not indices:
                     patience = min(patience, schedule.due_in())
                     break
-                address = crew.place(job.plan.part(indices[0], worker_count)) if worker_count > 1 else None
+                address = (
+                    crew.place(job.plan.tile_band(indices[0], worker_count)) if worker_count > 1 else None
+                )
                 where = {"workers": [address], "allow_other_workers": True} if address else {}
                 with _asking(client):
                     future = client.submit(_compute, job, versions(), indices, pure=False, **where)

@@ -11,13 +11,14 @@ from typing import Protocol, cast
 
 import numpy as np
 
+from ussfc.pipeline.choices import Taper
 from ussfc.pipeline.errors import PipelineError, StoreError, TileError
 from ussfc.pipeline.parallel.ordered_map import in_order
 from ussfc.pipeline.pixels.encoding import encode
 from ussfc.pipeline.pixels.radiometry import MIDDLE, pair
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
-from ussfc.pipeline.tiling.blending import Blender, Taper, taper_weights
+from ussfc.pipeline.tiling.blending import Blender, taper_weights
 from ussfc.pipeline.tiling.lattice import TilePlan
 from ussfc.pipeline.tiling.memory import PATCH_CACHE
 from ussfc.pipeline.types import (

@@ -1,1 +1,1 @@
-"""Arithmetic on arrays of pixels; no files and no geography."""
+"""Arithmetic on arrays of pixels, without files and without geography."""

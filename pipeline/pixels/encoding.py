@@ -1,4 +1,4 @@
-"""From probability to stored number to class."""
+"""Encoding of probabilities as stored numbers, and change classes from them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ussfc.pipeline.types import NODATA_BYTE, PROBABILITY_STEPS, BoolArray, Byte
 
 
 def encode(probability: FloatArray, valid: BoolArray, dtype: np.dtype[np.generic]) -> StoredArray:
-    """Probabilities as they are stored.
+    """Return probabilities as they are stored.
 
     Args:
         probability: (rows, cols) float32 in [0, 1].
@@ -19,14 +19,14 @@ def encode(probability: FloatArray, valid: BoolArray, dtype: np.dtype[np.generic
         levels = probability * np.float32(PROBABILITY_STEPS)
         np.rint(levels, out=levels)
         if not valid.all():
-            # Before the cast, which has no answer for a NaN.
+            # Before the cast, whose result for a NaN is undefined.
             np.copyto(levels, np.float32(NODATA_BYTE), where=~valid)
         return levels.astype(np.uint8)
     return np.where(valid, probability, np.float32(np.nan)).astype(np.float32, copy=False)
 
 
 def decode(stored: StoredArray) -> FloatArray:
-    """Stored numbers as float32 probabilities, NaN for nodata."""
+    """Return stored numbers as float32 probabilities, NaN for nodata."""
     if stored.dtype == np.uint8:
         table = np.arange(256, dtype=np.float32) / np.float32(PROBABILITY_STEPS)
         table[NODATA_BYTE] = np.nan
@@ -35,7 +35,7 @@ def decode(stored: StoredArray) -> FloatArray:
 
 
 def classify(stored: StoredArray, threshold: float) -> ByteArray:
-    """Change classes: 1 where the stored probability is at least ``threshold``, 0 below, 255 nodata.
+    """Return change classes: 1 where the stored probability is at least ``threshold``, 0 below, 255 nodata.
 
     Args:
         stored: probabilities as :func:`encode` writes them, any shape.
@@ -52,7 +52,7 @@ def classify(stored: StoredArray, threshold: float) -> ByteArray:
 
 
 def is_change(stored: StoredArray, threshold: float) -> BoolArray:
-    """Where :func:`classify` gives 1; the arguments are its."""
+    """Return True where :func:`classify` gives 1; takes the same arguments."""
     if stored.dtype != np.uint8:
         return stored >= np.float32(threshold)
     # A level is at least the threshold if it is at least the next whole number. Counted from there, what is below

@@ -1,4 +1,4 @@
-"""From source numbers to the model's input range, with constants fixed for the whole scene, never per tile."""
+"""Mapping of source numbers to the model's input range, with constants fixed for the whole scene, never per tile."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.types import FloatArray, PixelPair, Pixels, RadiometricMapping, SourceArray
 
 MIDDLE = np.float32(0.5)
-"""What a pixel without data looks like to the network: the middle of the range, on both dates alike."""
+"""Input of the network for a pixel without data: the middle of the range, on both dates alike."""
 
 PART = 1 << 16
-"""Numbers that go through all steps of a stretch together: float32 of them stay in a core's cache."""
+"""Numbers that go through all steps of a mapping together: as float32 they stay in a core's cache."""
 
 
 def range_mapping(
     low: float | tuple[float, ...], high: float | tuple[float, ...], bands: int
 ) -> RadiometricMapping:
-    """A stretch with given ends.
+    """Return the mapping with given ends.
 
     Args:
         low: source number that becomes 0, one for all bands or one a band.
@@ -25,7 +25,7 @@ def range_mapping(
         bands: number of bands.
 
     Raises:
-        ValueError: a sequence of another length, or an end not above the other.
+        ValueError: a sequence has another length, or a low end is not below its high end.
     """
     lows = tuple(low) if isinstance(low, tuple) else (low,) * bands
     highs = tuple(high) if isinstance(high, tuple) else (high,) * bands
@@ -37,10 +37,10 @@ def range_mapping(
 
 
 def percentile_mapping(sample: Pixels, low: float, high: float, scene: str) -> RadiometricMapping:
-    """A stretch between two percentiles of each band over the valid pixels of a sample.
+    """Return the mapping between two percentiles of each band over the valid pixels of a sample.
 
     Args:
-        sample: pixels that stand for the scene.
+        sample: pixels that represent the scene.
         low: percentile that becomes 0, in [0, 100).
         high: percentile that becomes 1, in (0, 100], above ``low``.
         scene: name of the scene, for the error.
@@ -60,10 +60,10 @@ def percentile_mapping(sample: Pixels, low: float, high: float, scene: str) -> R
     return RadiometricMapping(tuple(float(v) for v in lows), tuple(float(v) for v in highs))
 
 
-def apply_mapping(pixels: Pixels, stretch: RadiometricMapping) -> FloatArray:
-    """The window in the model's input range, (bands, rows, cols) float32 in [0, 1], not valid pixels included."""
+def apply_mapping(pixels: Pixels, mapping: RadiometricMapping) -> FloatArray:
+    """Map a window to the model's input range, (bands, rows, cols) float32 in [0, 1], invalid pixels included."""
     scaled = np.empty(pixels.values.shape, np.float32)
-    for source, target, low, high in zip(pixels.values, scaled, stretch.low, stretch.high, strict=True):
+    for source, target, low, high in zip(pixels.values, scaled, mapping.low, mapping.high, strict=True):
         _map_band(source, np.float32(low), np.float32(high), target)
     return scaled
 
@@ -80,10 +80,10 @@ def _map_band(source: SourceArray, low: np.float32, high: np.float32, target: Fl
 
 
 def pair(before: Pixels, after: Pixels, mappings: tuple[RadiometricMapping, RadiometricMapping]) -> PixelPair:
-    """Both dates in the model's range; what is not valid on one date is set to the middle on both."""
+    """Map both dates to the model's range; pixels that are not valid on one date are set to the middle on both."""
     valid = before.valid & after.valid
     images = [
-        apply_mapping(pixels, stretch) for pixels, stretch in zip((before, after), mappings, strict=True)
+        apply_mapping(pixels, mapping) for pixels, mapping in zip((before, after), mappings, strict=True)
     ]
     if not valid.all():
         missing = ~valid

@@ -20,7 +20,7 @@ from ussfc.pipeline.runs.resolve import PatchLayout, resolve_config, resolve_lay
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.tiling.grid import crs_name
 from ussfc.pipeline.tiling.lattice import TilePlan
-from ussfc.pipeline.tiling.memory import BASE_DASK, MemoryProjection, project, refuse_beyond
+from ussfc.pipeline.tiling.memory import BASE_DASK, MemoryProjection, Workload, check_projection, project
 from ussfc.pipeline.types import SceneInfo
 
 GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")
@@ -115,18 +115,18 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
     tiles = TilePlan.of(shape, layout.tile_size, layout.patch_size, layout.overlap)
     on_gpu = chosen_device(config) == "cuda"
     selected = select_cluster(config.cluster, tiles.tile_count, on_gpu, ussfc.gpus)
-    memory = project(
-        tiles,
-        len(pair.model.bands),
-        sum(shape[0] * shape[1] * _raw_bytes(info) for info in (pair.before, pair.after)),
-        selected.processes,
-        selected.concurrent_tiles,
-        (config.inference.batch_size or 1) * selected.threads,
-        network,
-        layout.ssfc == "local",
-        any(over_network(recipe.uri) for recipe in pair.recipes),
-        on_gpu,
+    work = Workload(
+        bands=len(pair.model.bands),
+        source_bytes=sum(shape[0] * shape[1] * _raw_bytes(info) for info in (pair.before, pair.after)),
+        processes=selected.processes,
+        threads=selected.concurrent_tiles,
+        patches_in_flight=(config.inference.batch_size or 1) * selected.threads,
+        network=network,
+        local=layout.ssfc == "local",
+        remote=any(over_network(recipe.uri) for recipe in pair.recipes),
+        on_gpu=on_gpu,
     )
+    memory = project(tiles, work)
     if selected.cluster is not None and not selected.processes:
         # Workers elsewhere are Dask's as well; only the sum over them is not this machine's matter.
         memory = dataclasses.replace(memory, worker=memory.worker + BASE_DASK)
@@ -197,7 +197,7 @@ def check_memory(plan: RunPlan) -> None:
     """
     cluster = plan.config.cluster
     if plan.executor in ("serial", *LOCAL_KINDS):
-        refuse_beyond(plan.memory, _allowed_memory(plan.config))
+        check_projection(plan.memory, _allowed_memory(plan.config))
     elif isinstance(cluster, JobsCluster):
         given, workers = size_in_bytes(cluster.memory), cluster.workers_per_job
         if workers * plan.memory.worker > given:

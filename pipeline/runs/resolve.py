@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import ussfc
+from ussfc.pipeline.choices import Taper
 from ussfc.pipeline.config.schema import RunConfig
-from ussfc.pipeline.tiling.blending import Taper
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Where pixels belong: the common grid, tiles, patches, blend weights and the memory they need."""
+"""Geometry of a run: the common grid, tiles, patches, blend weights and the memory they need."""

@@ -1,26 +1,22 @@
 """Weights of a patch and the weighted mean of overlapping patches.
 
-A pixel's contributions are added in lattice order whatever tile adds them, so that the sum, rounding
-included, does not depend on the tiles.
+Contributions to a pixel are added in lattice order whichever tile adds them, so that the sum, rounding included,
+does not depend on the tiles.
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import numpy as np
 
+from ussfc.pipeline.choices import Taper
 from ussfc.pipeline.types import Box, FloatArray
-
-Taper = Literal["hann", "pyramid", "gaussian", "box"]
-TAPERS: tuple[str, ...] = get_args(Taper)
 
 GAUSSIAN_SIGMA = 1 / 8
 """Standard deviation of the Gaussian taper over the patch side, as nnU-Net and MONAI choose it."""
 
 
 def taper_weights(patch_size: int, taper: Taper) -> FloatArray:
-    """Blend weights of a patch: the outer product of one profile, > 0 everywhere.
+    """Return the blend weights of a patch: the outer product of one profile, > 0 everywhere.
 
     Args:
         patch_size: side of the patch, pixels.
@@ -41,7 +37,7 @@ def taper_weights(patch_size: int, taper: Taper) -> FloatArray:
 
 
 class Blender:
-    """Running weighted mean over one core."""
+    """Weighted mean of patches over one core, accumulated patch by patch."""
 
     def __init__(self, core: Box, weights: FloatArray) -> None:
         """Start with nothing added.
@@ -60,7 +56,7 @@ class Blender:
 
         Args:
             patch: its position on the grid.
-            probability: ``(patch, patch)`` float32; the part outside the core is left out.
+            probability: ``(patch, patch)`` float32; the part outside the core is ignored.
         """
         common = patch.intersect(self._core)
         inside, target = common.within(patch).slices, common.within(self._core).slices
@@ -69,7 +65,7 @@ class Blender:
         self._weight[target] += weights
 
     def result(self) -> FloatArray:
-        """The weighted mean, float32, ``core.shape``; 0 where no patch was added."""
+        """Return the weighted mean, float32, ``core.shape``; 0 where no patch was added."""
         mean = np.zeros_like(self._sum)
         np.divide(self._sum, self._weight, out=mean, where=self._weight > 0)
         # A mean of numbers in [0, 1] may leave it by a rounding error.

@@ -1,4 +1,4 @@
-"""The common grid of two scenes: geometry alone, no file is touched."""
+"""Common grid of two scenes: geometry alone, no file is opened."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ussfc.pipeline.errors import GridError
 from ussfc.pipeline.types import Box, SceneInfo
 
 ALIGNED_PX = 1e-3
-"""Offsets below this share of a pixel are rounding of the file's geotransform, not a shift."""
+"""Largest offset that counts as rounding of the file's geotransform, not as a shift, pixels."""
 
 
 def common_grid(
@@ -26,20 +26,21 @@ def common_grid(
     crs: str | None = None,
     resolution: float | None = None,
 ) -> GeoBox:
-    """The grid that both scenes are read on, cut to their overlap.
+    """Return the grid that both scenes are read on, cut to their overlap.
 
     Args:
         before: the earlier image.
         after: the later image.
-        reference: whose pixel grid to take.
-        crs: another CRS instead (anything pyproj reads); needs ``resolution``.
+        reference: the scene whose pixel grid is used.
+        crs: another CRS instead (anything that pyproj reads); needs ``resolution``.
         resolution: pixel size in units of that CRS; alone it keeps the reference's CRS.
 
     Returns:
         A north-up GeoBox. Without any CRS, the pixel grid itself.
 
     Raises:
-        GridError: CRS on one side only, no CRS and different sizes, no overlap, an unusable CRS.
+        GridError: only one scene has a CRS, neither has one and their sizes differ, they do not overlap, or ``crs`` is
+            unusable.
     """
     scene = before if reference == "before" else after
     if (before.geobox.crs is None) != (after.geobox.crs is None):
@@ -63,7 +64,7 @@ def common_grid(
 
 
 def crs_name(geobox: GeoBox) -> str | None:
-    """Short name of a grid's CRS: its EPSG code, else its own name; None without one."""
+    """Return a short name of a grid's CRS: its EPSG code, else its own name; None without one."""
     if geobox.crs is None:
         return None
     return f"EPSG:{geobox.crs.epsg}" if geobox.crs.epsg else str(geobox.crs.proj.name)
@@ -71,7 +72,7 @@ def crs_name(geobox: GeoBox) -> str | None:
 
 def _pixel_grid(before: SceneInfo, after: SceneInfo, crs: str | None) -> GeoBox:
     if crs is not None:
-        raise GridError(f"{before.uri}: has no CRS, so it cannot be brought to {crs}")
+        raise GridError(f"{before.uri}: has no CRS, so it cannot be reprojected to {crs}")
     if before.geobox.shape != after.geobox.shape:
         raise GridError(
             f"{before.uri} is {_size(before.geobox)} and {after.uri} is {_size(after.geobox)}; without a CRS "
@@ -89,18 +90,18 @@ def _own_grid(scene: SceneInfo, crs: str | None, resolution: float | None) -> Ge
         target = scene.geobox.crs if crs is None else CRS(crs)
     except CRSError as error:
         raise GridError(f"grid.crs: {crs!r} is no CRS that PROJ knows; give an EPSG code or WKT") from error
-    assert target is not None  # common_grid has dealt with scenes without one
+    assert target is not None  # common_grid handles scenes without one
     return GeoBox.from_bbox(scene.geobox.footprint(target).boundingbox, target, resolution=resolution)
 
 
 def footprint_box(geobox: GeoBox, grid: GeoBox) -> Box:
-    """The pixels of ``grid`` that ``geobox`` may cover: the hull of its outline, cut to the grid."""
+    """Return the pixels of ``grid`` that ``geobox`` may cover: the hull of its outline, cut to the grid."""
     outline = geobox.extent if grid.crs is None or grid.crs == geobox.crs else geobox.footprint(grid.crs)
     return geometry_box(outline, grid)
 
 
 def geometry_box(geometry: Geometry, grid: GeoBox) -> Box:
-    """The pixels of ``grid`` under the bounding box of ``geometry`` (in the grid's CRS), cut to the grid."""
+    """Return the pixels of ``grid`` under the bounds of ``geometry`` (in the grid's CRS), cut to the grid."""
     to_pixels = ~grid.affine
     bounds = geometry.boundingbox
     corners = [to_pixels * (x, y) for x in (bounds.left, bounds.right) for y in (bounds.bottom, bounds.top)]
@@ -115,15 +116,16 @@ def geometry_box(geometry: Geometry, grid: GeoBox) -> Box:
 
 
 def crop(grid: GeoBox, box: Box) -> GeoBox:
-    """The part of ``grid`` under ``box``."""
+    """Return the part of ``grid`` under ``box``."""
     return GeoBox(box.shape, grid.affine * Affine.translation(box.x0, box.y0), grid.crs)
 
 
 def pixel_shift(source: GeoBox, grid: GeoBox) -> tuple[int, int] | None:
-    """Where the grid's origin lies in the source, (row, column), if the two differ by whole pixels alone.
+    """Locate the grid's origin in the source if the two differ by whole pixels alone.
 
     Returns:
-        None where the source must be warped: another CRS, another pixel size, or a fractional shift.
+        (row, column) of the origin in the source. None where the source must be warped: another CRS, another pixel
+        size, or a fractional shift.
     """
     if source.crs != grid.crs:
         return None
@@ -139,13 +141,13 @@ def pixel_shift(source: GeoBox, grid: GeoBox) -> tuple[int, int] | None:
 
 
 def warp_scale(source: GeoBox, grid: GeoBox) -> dict[str, str]:
-    """GDAL's warp options ``XSCALE`` and ``YSCALE``: grid pixels per source pixel, at the grid's centre.
+    """Return GDAL's warp options ``XSCALE`` and ``YSCALE``: grid pixels per source pixel, at the grid's centre.
 
-    Left to itself GDAL takes them from each window it warps, so that the width of the kernel, and with it the
-    answer, would depend on how the grid is cut.
+    By default GDAL takes them from each window it warps, so that the width of the kernel, and with it the answer,
+    would depend on how the grid is cut.
 
     Returns:
-        No option where the scale is not finite.
+        The two options; none where the scale is not finite.
     """
     rows, cols = grid.shape
     centre = cols / 2, rows / 2
@@ -161,12 +163,12 @@ def warp_scale(source: GeoBox, grid: GeoBox) -> dict[str, str]:
 
 
 def north_up(affine: Affine) -> bool:
-    """Whether rows run south and columns east without rotation."""
+    """Return True if rows run south and columns east without rotation."""
     return bool(affine.a > 0 and affine.e < 0 and affine.b == 0 and affine.d == 0)
 
 
 def metres_per_pixel(grid: GeoBox) -> float | None:
-    """Ground distance of two neighbouring pixels at the grid's centre, metres; None without a CRS."""
+    """Return the ground distance of two neighbouring pixels at the grid's centre, metres; None without a CRS."""
     if grid.crs is None:
         return None
     rows, cols = grid.shape

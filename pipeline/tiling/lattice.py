@@ -1,4 +1,4 @@
-"""The lattice of patches and the tiles that own its results. Pure arithmetic: nothing here grows with the scene."""
+"""Lattice of patches, and the tiles that own its results. Pure arithmetic: nothing here grows with the scene."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from ussfc.pipeline.types import Box, Tile
 
-STRIP = 4096
-"""Least width of the strips that tiles are taken by, pixels. Halos make two neighbouring strips read the blocks
-between them twice: with blocks of 512 px a quarter of all."""
+STRIP_WIDTH = 4096
+"""Least width of the vertical strips in which tiles are taken, pixels. Halos make two neighbouring strips read the
+blocks between them twice: with blocks of 512 px a quarter of all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lattice:
-    """The fixed patch positions along one axis, counted from the grid's origin.
+    """Fixed patch positions along one axis, counted from the grid's origin.
 
     Positions are ``0, stride, 2 stride, ...``; the last patch is shifted inward to end at the last pixel.
     An axis shorter than a patch has the one position 0, and the patch reaches beyond the grid.
@@ -26,7 +26,7 @@ class Lattice:
     patch: int
     """Side of a patch, pixels."""
     stride: int
-    """Distance of neighbouring patches, pixels; at most ``patch``."""
+    """Distance between neighbouring patches, pixels; at most ``patch``."""
 
     @property
     def count(self) -> int:
@@ -36,11 +36,11 @@ class Lattice:
         return -(-(self.length - self.patch) // self.stride) + 1
 
     def position(self, i: int) -> int:
-        """First pixel of patch ``i``."""
+        """Return the first pixel of patch ``i``."""
         return max(0, min(i * self.stride, self.length - self.patch))
 
     def touching(self, start: int, stop: int) -> range:
-        """Indices of the patches that have a pixel in ``[start, stop)``."""
+        """Return the indices of the patches that have a pixel in ``[start, stop)``."""
         if self.count == 1:
             return range(1)
         # Regular patches i cover [i stride, i stride + patch): the first with an end beyond start.
@@ -55,20 +55,20 @@ class Lattice:
 
 @dataclass(frozen=True, slots=True)
 class TilePlan:
-    """How a grid is cut: cores partition it, every tile computes all patches that touch its core."""
+    """Division of a grid into tiles: cores partition it, every tile computes all patches that touch its core."""
 
     shape: tuple[int, int]
     """(rows, cols) of the grid."""
     tile_size: int
-    """Side of a core, pixels; also of a chunk of the store."""
+    """Side of a core, and of a chunk of the store, pixels."""
     patch_size: int
     """Side of a patch, pixels."""
     stride: int
-    """Distance of neighbouring patches, pixels."""
+    """Distance between neighbouring patches, pixels."""
 
     @classmethod
     def of(cls, shape: tuple[int, int], tile_size: int, patch_size: int, overlap: float) -> TilePlan:
-        """Plan for an overlap given as a share of the patch.
+        """Return the plan for an overlap given as a share of the patch.
 
         Args:
             shape: (rows, cols), both at least 1.
@@ -77,7 +77,7 @@ class TilePlan:
             overlap: in [0, 1); the stride is ``round(patch_size * (1 - overlap))``, at least 1.
 
         Raises:
-            ValueError: a number outside these bounds.
+            ValueError: a number is outside these bounds.
         """
         if min(shape) < 1 or tile_size < 1 or patch_size < 1 or not 0 <= overlap < 1:
             raise ValueError(f"no plan for {shape=}, {tile_size=}, {patch_size=}, {overlap=}")
@@ -85,7 +85,7 @@ class TilePlan:
 
     @property
     def tiles_shape(self) -> tuple[int, int]:
-        """(rows, columns) of tiles."""
+        """Rows and columns of tiles."""
         return -(-self.shape[0] // self.tile_size), -(-self.shape[1] // self.tile_size)
 
     @property
@@ -96,19 +96,19 @@ class TilePlan:
 
     @property
     def lattices(self) -> tuple[Lattice, Lattice]:
-        """The lattice along rows and along columns."""
+        """Lattices along rows and along columns."""
         rows, cols = self.shape
         return Lattice(rows, self.patch_size, self.stride), Lattice(cols, self.patch_size, self.stride)
 
     @property
     def patch_count(self) -> int:
-        """Distinct patches of the lattice."""
+        """Number of patches of the lattice."""
         along_rows, along_cols = self.lattices
         return along_rows.count * along_cols.count
 
     @property
     def computed_patches(self) -> int:
-        """Patches summed over all tiles, those computed by several tiles counted each time."""
+        """Number of patches summed over all tiles; a patch of several tiles counts once for each."""
         total = 1
         for axis, lattice in enumerate(self.lattices):
             total *= sum(
@@ -119,19 +119,19 @@ class TilePlan:
 
     @property
     def redundant_share(self) -> float:
-        """Share of the computed patches that another tile computes too, in [0, 1)."""
+        """Share of the computed patches that repeat another tile's, in [0, 1)."""
         return 1 - self.patch_count / self.computed_patches
 
     def core(self, index: tuple[int, int]) -> Box:
-        """The pixels that tile ``index`` (row, column) owns."""
+        """Return the pixels that tile ``index`` (row, column) owns."""
         y, x = index[0] * self.tile_size, index[1] * self.tile_size
         return Box(y, x, min(y + self.tile_size, self.shape[0]), min(x + self.tile_size, self.shape[1]))
 
     def tile(self, index: tuple[int, int]) -> Tile:
-        """The tile at ``index`` (row, column).
+        """Return the tile at ``index`` (row, column).
 
         Raises:
-            IndexError: no such tile.
+            IndexError: the plan has no such tile.
         """
         rows, cols = self.tiles_shape
         if not (0 <= index[0] < rows and 0 <= index[1] < cols):
@@ -146,39 +146,40 @@ class TilePlan:
         return Tile(index, core, hull.intersect(Box(0, 0, *self.shape)), patches)
 
     @property
-    def strip_tiles(self) -> int:
-        """Tiles side by side in a strip."""
-        return -(-STRIP // self.tile_size)
+    def strip_columns(self) -> int:
+        """Columns of tiles in a strip."""
+        return -(-STRIP_WIDTH // self.tile_size)
 
-    def indices(self, parts: int = 1) -> Iterator[tuple[int, int]]:
-        """All tile indices: one strip after the other, each row by row from the top.
+    def indices(self, tile_bands: int = 1) -> Iterator[tuple[int, int]]:
+        """Yield all tile indices: one strip after the other, each row by row from the top.
 
         A row of a strip is short enough that a cache holds the blocks which the next row reads again.
 
         Args:
-            parts: mappings of equal length that this order is cut into, which are then walked side by side: one
-                for each of so many workers, so that neighbouring tiles meet in one cache.
+            tile_bands: number of bands of tiles: parts of equal length of this order, which are then walked side by
+                side. One band a worker lets neighbouring tiles meet in one cache.
         """
-        mappings = [self._stretch(part, parts) for part in range(parts)]
-        for side_by_side in itertools.zip_longest(*mappings):
+        orders = [self._band(number, tile_bands) for number in range(tile_bands)]
+        for side_by_side in itertools.zip_longest(*orders):
             yield from (index for index in side_by_side if index is not None)
 
-    def part(self, index: tuple[int, int], parts: int) -> int:
-        """Which of :meth:`indices`' mappings a tile is in, from 0."""
+    def tile_band(self, index: tuple[int, int], tile_bands: int) -> int:
+        """Return the number of the band of tiles that :meth:`indices` has a tile in, from 0."""
         rows, cols = self.tiles_shape
-        left = index[1] // self.strip_tiles * self.strip_tiles
-        width = min(self.strip_tiles, cols - left)
+        left = index[1] // self.strip_columns * self.strip_columns
+        width = min(self.strip_columns, cols - left)
         position = rows * left + width * index[0] + index[1] - left
-        # The mappings end at count * k // parts.
-        return ((position + 1) * parts - 1) // self.tile_count
+        # Band k ends at tile_count * (k + 1) // tile_bands.
+        return ((position + 1) * tile_bands - 1) // self.tile_count
 
-    def _stretch(self, part: int, parts: int) -> Iterator[tuple[int, int]]:
+    def _band(self, number: int, tile_bands: int) -> Iterator[tuple[int, int]]:
         rows, cols = self.tiles_shape
-        width = self.strip_tiles
+        width = self.strip_columns
         order = (
             (r, c)
             for left in range(0, cols, width)
             for r in range(rows)
             for c in range(left, min(left + width, cols))
         )
-        return itertools.islice(order, self.tile_count * part // parts, self.tile_count * (part + 1) // parts)
+        start, stop = (self.tile_count * end // tile_bands for end in (number, number + 1))
+        return itertools.islice(order, start, stop)

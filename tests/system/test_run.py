@@ -24,7 +24,7 @@ from ussfc.errors import ModelError
 from ussfc.pipeline import detect_changes
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.config.schema import RunConfig
-from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, StoreError
+from ussfc.pipeline.errors import ConfigError, StoreError
 from ussfc.pipeline.events import Advanced, Event, Notice
 from ussfc.pipeline.runs.detector import resolve_detector
 from ussfc.pipeline.runs.infer import Computation, infer
@@ -35,27 +35,8 @@ from ussfc.pipeline.runs.status import status
 from ussfc.pipeline.runs.validate import validate
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.probability_store import STARTING, ProbabilityStore
-from ussfc.pipeline.tiling.lattice import TilePlan
-from ussfc.pipeline.tiling.memory import MemoryProjection, project, refuse_beyond
 
 PAIR = str(DEMO / "beirut_before.tif"), str(DEMO / "beirut_after.tif")
-
-
-def test_memory_does_not_grow_with_the_scene() -> None:
-    def total(side: int) -> int:
-        tiles = TilePlan.of((side, side), 2048, 128, 0.25)
-        return project(tiles, 3, 12 * side * side, 0, 1, 2, network=True).total
-
-    assert total(10**6) == total(16_384) <= 1.1 * total(8192)
-    workers = [
-        project(TilePlan.of((10**5, 10**5), 2048, 128, 0.25), 3, 10**11, n, 1, 1, True) for n in (1, 4)
-    ]
-    assert workers[1].total > 3 * workers[0].worker
-
-
-def test_refusal_names_both_numbers() -> None:
-    with pytest.raises(InsufficientMemoryError, match=r"2\.50 GB and may use 1\.00 GB"):
-        refuse_beyond(MemoryProjection(10**9, 2_500_000_000), 10**9)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from tests.support.stubs import (
     stub_job,
     window,
 )
+from ussfc.pipeline.choices import TAPERS, Taper
 from ussfc.pipeline.errors import ReadError, StoreError, TileError
 from ussfc.pipeline.execution import tile as inference
 from ussfc.pipeline.execution.tile import (
@@ -49,7 +50,7 @@ from ussfc.pipeline.execution.tile import (
 from ussfc.pipeline.pixels.encoding import encode
 from ussfc.pipeline.pixels.radiometry import MIDDLE
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
-from ussfc.pipeline.tiling.blending import TAPERS, Taper, taper_weights
+from ussfc.pipeline.tiling.blending import taper_weights
 from ussfc.pipeline.tiling.lattice import TilePlan
 from ussfc.pipeline.types import Box, PixelPair, Pixels, RadiometricMapping, TileDetector, TileResult
 

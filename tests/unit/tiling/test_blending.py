@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.stubs import lattice_patches
-from ussfc.pipeline.tiling.blending import TAPERS, Blender, Taper, taper_weights
+from ussfc.pipeline.choices import TAPERS, Taper
+from ussfc.pipeline.tiling.blending import Blender, taper_weights
 from ussfc.pipeline.tiling.lattice import TilePlan
 from ussfc.pipeline.types import Box
 

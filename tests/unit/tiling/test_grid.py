@@ -167,7 +167,7 @@ def test_without_any_crs_both_must_have_one_size() -> None:
 
 def test_without_any_crs_none_can_be_asked_for() -> None:
     message = refused(box_at(0, 0, (10, 20), None), box_at(0, 0, (10, 20), None), UTM, 10)
-    assert message == "before.tif: has no CRS, so it cannot be brought to EPSG:32636"
+    assert message == "before.tif: has no CRS, so it cannot be reprojected to EPSG:32636"
 
 
 def test_a_crs_and_resolution_of_ones_own() -> None:

@@ -53,7 +53,7 @@ def test_cores_partition_the_grid(plan: TilePlan) -> None:
 )
 def test_tiles_come_by_strips_of_at_least_4096_pixels(tile_size: int, width: int) -> None:
     plan = TilePlan.of((9000, 21000), tile_size, 64, 0.25)
-    assert plan.strip_tiles == width
+    assert plan.strip_columns == width
     indices = list(plan.indices())
     assert indices == sorted(indices, key=lambda index: (index[1] // width, index))
     assert len(set(indices)) == plan.tile_count
@@ -72,18 +72,18 @@ def test_parts_are_stretches_of_the_one_order_walked_side_by_side(
     order = list(plan.indices())
     walked = list(plan.indices(parts))
     assert sorted(walked) == sorted(order)
-    owners = [plan.part(index, parts) for index in order]
+    owners = [plan.tile_band(index, parts) for index in order]
     # One stretch after the other, of lengths that differ by one at most.
     assert owners == sorted(owners)
     lengths = [owners.count(part) for part in range(parts)]
     assert max(lengths) - min(lengths) <= 1
     for part in range(parts):
-        own = [index for index in order if plan.part(index, parts) == part]
-        assert [index for index in walked if plan.part(index, parts) == part] == own
+        own = [index for index in order if plan.tile_band(index, parts) == part]
+        assert [index for index in walked if plan.tile_band(index, parts) == part] == own
     # Side by side: at any time the parts are one tile apart at most, until the shorter ones end.
     seen = [0] * parts
     for index in walked:
-        seen[plan.part(index, parts)] += 1
+        seen[plan.tile_band(index, parts)] += 1
         assert max(seen) - min(seen) <= 1
 
 

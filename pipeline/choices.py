@@ -1,0 +1,10 @@
+"""Names that the configuration offers and the code computes with; imports nothing, so that both stay light."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Taper = Literal["hann", "pyramid", "gaussian", "box"]
+"""Profile of the blend weights, see :func:`ussfc.pipeline.tiling.blending.taper_weights`."""
+
+TAPERS: tuple[str, ...] = get_args(Taper)

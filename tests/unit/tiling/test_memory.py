@@ -1,0 +1,36 @@
+"""Projected peak memory of a run."""
+
+from __future__ import annotations
+
+import pytest
+
+from ussfc.pipeline.errors import InsufficientMemoryError
+from ussfc.pipeline.tiling.lattice import TilePlan
+from ussfc.pipeline.tiling.memory import MemoryProjection, Workload, check_projection, project
+
+
+def projection(side: int, processes: int = 0) -> MemoryProjection:
+    """A square scene of three bands, both dates as float32, whose network has two patches in flight."""
+    tiles = TilePlan.of((side, side), 2048, 128, 0.25)
+    work = Workload(
+        bands=3,
+        source_bytes=12 * side * side,
+        processes=processes,
+        threads=1,
+        patches_in_flight=2,
+        network=True,
+    )
+    return project(tiles, work)
+
+
+def test_memory_does_not_grow_with_the_scene() -> None:
+    assert projection(10**6).total == projection(16_384).total <= 1.1 * projection(8192).total
+
+
+def test_memory_grows_with_the_workers() -> None:
+    assert projection(10**5, 4).total > 3 * projection(10**5, 1).worker
+
+
+def test_refusal_names_both_numbers() -> None:
+    with pytest.raises(InsufficientMemoryError, match=r"2\.50 GB and may use 1\.00 GB"):
+        check_projection(MemoryProjection(10**9, 2_500_000_000), 10**9)
