@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import socket
 import threading
 import time
@@ -15,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from affine import Affine
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
+from tests.support.assembly import assemble
 from tests.support.stubs import (
     UNIT,
     StubArea,
@@ -29,13 +27,11 @@ from tests.support.stubs import (
     StubScene,
     StubTileDetector,
     StubTileRecipe,
-    lattice_patches,
     local_and_mean,
     stored,
     stub_job,
     window,
 )
-from ussfc.pipeline.choices import TAPERS, Taper
 from ussfc.pipeline.errors import ReadError, StoreError, TileError
 from ussfc.pipeline.execution import tile as inference
 from ussfc.pipeline.execution.tile import (
@@ -47,96 +43,14 @@ from ussfc.pipeline.execution.tile import (
     compute_tile,
     read_pair,
 )
-from ussfc.pipeline.pixels.encoding import encode
 from ussfc.pipeline.pixels.radiometry import MIDDLE
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.tiling.blending import taper_weights
 from ussfc.pipeline.tiling.lattice import TilePlan
 from ussfc.pipeline.types import Box, PixelPair, Pixels, RadiometricMapping, TileDetector, TileResult
 
-law = settings(deadline=None, max_examples=60)
 GRID = GeoBox((70, 100), Affine(1, 0, 0, 0, -1, 70), "EPSG:32636")
 PLAN = TilePlan.of((70, 100), 32, 16, 0.25)
-
-
-@st.composite
-def scenes(draw: st.DrawFn) -> PixelPair:
-    """Noise on both dates, with a validity mask from full to empty."""
-    shape = draw(st.integers(1, 60)), draw(st.integers(1, 60))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    kind = draw(st.sampled_from(["all", "none", "noise", "sparse", "half"]))
-    share = {"all": 0.0, "none": 1.0, "noise": 0.4, "sparse": 0.995, "half": 0.0}[kind]
-    valid = rng.random(shape) >= share
-    if kind == "half":
-        valid[:, : draw(st.integers(0, shape[1]))] = False
-    images = rng.random((2, 2, *shape), dtype=np.float32)
-    images[..., ~valid] = MIDDLE
-    return PixelPair(images[0], images[1], valid)
-
-
-def assembled(
-    images: PixelPair, tile_size: int, overlap: float, taper: Taper, detector: StubDetector
-) -> npt.NDArray[np.float32]:
-    """The float32 raster as it would be stored, put together from tiles."""
-    plan = TilePlan.of(
-        (images.valid.shape[0], images.valid.shape[1]), tile_size, detector.patch_size, overlap
-    )
-    weights = taper_weights(plan.patch_size, taper)
-    result = np.full(plan.shape, -1, np.float32)
-    for index in plan.indices():
-        tile = plan.tile(index)
-        probability, patches = blend_tile(tile, window(images, tile), detector, weights)
-        assert 0 <= patches <= len(tile.patches)
-        result[tile.core.slices] = encode(probability, images.valid[tile.core.slices], np.dtype("float32"))
-    return result
-
-
-@law
-@given(
-    images=scenes(),
-    sizes=st.lists(st.integers(7, 70), min_size=1, max_size=3),
-    patch=st.integers(2, 24),
-    overlap=st.floats(0, 0.7),
-    taper=st.sampled_from(TAPERS),
-    batches=st.lists(st.integers(1, 5), min_size=3, max_size=3),
-)
-def test_the_bits_do_not_depend_on_the_tile_size_or_the_batch(
-    images: PixelPair, sizes: list[int], patch: int, overlap: float, taper: Taper, batches: list[int]
-) -> None:
-    whole = assembled(images, 100, overlap, taper, StubDetector(patch, 1, bands=2))
-    assert (np.isnan(whole) == ~images.valid).all()
-    for size, batch in zip(sizes, batches, strict=False):
-        cut = assembled(images, size, overlap, taper, StubDetector(patch, batch, bands=2))
-        assert cut.tobytes() == whole.tobytes()
-
-
-@law
-@given(images=scenes(), patch=st.integers(2, 24), overlap=st.floats(0, 0.7), tile_size=st.integers(7, 70))
-def test_the_result_is_the_weighted_mean_over_the_whole_lattice(
-    images: PixelPair, patch: int, overlap: float, tile_size: int
-) -> None:
-    shape = images.valid.shape
-    stride = TilePlan.of((shape[0], shape[1]), 1, patch, overlap).stride
-    padding = ((0, 0), *((0, max(0, patch - length)) for length in shape))
-    before, after = np.pad(images.before, padding, "reflect"), np.pad(images.after, padding, "reflect")
-    total, weight = np.zeros(before.shape[1:]), np.zeros(before.shape[1:])
-    weights = taper_weights(patch, "hann").astype(np.float64)
-    for position in lattice_patches((shape[0], shape[1]), patch, stride):
-        part = (slice(None), *position.slices)
-        total[position.slices] += weights * local_and_mean(before[part], after[part])
-        weight[position.slices] += weights
-    expected = (total / weight)[: shape[0], : shape[1]][images.valid]
-    found = assembled(images, tile_size, overlap, "hann", StubDetector(patch, 2, bands=2))
-    np.testing.assert_allclose(found[images.valid], expected, rtol=0, atol=3e-6)
-
-
-@pytest.mark.parametrize("streams", [2, 4])
-def test_the_bits_do_not_depend_on_calls_side_by_side(streams: int) -> None:
-    rng = np.random.default_rng(3)
-    images = PixelPair(*rng.random((2, 1, 90, 70), dtype=np.float32), rng.random((90, 70)) > 0.2)
-    one = assembled(images, 40, 0.25, "hann", StubDetector(16, 3))
-    side_by_side = assembled(images, 40, 0.25, "hann", StubDetector(16, 3, streams))
-    assert one.tobytes() == side_by_side.tobytes()
 
 
 def test_a_failure_in_a_stream_is_raised() -> None:
@@ -187,7 +101,7 @@ def test_the_last_batch_is_filled_up_and_the_filling_thrown_away() -> None:
 def test_a_scene_smaller_than_a_patch_is_mirrored_to_the_south_and_east(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     images = PixelPair(*rng.random((2, 2, *shape), dtype=np.float32), np.ones(shape, np.bool_))
-    found = assembled(images, 100, 0, "box", StubDetector(16, 2, bands=2))
+    found = assemble(images, 100, 0, "box", StubDetector(16, 2, bands=2))
     assert np.isfinite(found).all()
     if max(shape) <= 16:
         padding = ((0, 0), (0, 16 - shape[0]), (0, 16 - shape[1]))
@@ -585,40 +499,6 @@ def test_a_patch_that_is_kept_again_counts_once() -> None:
         assert found[0, 0] == number
 
 
-@law
-@given(
-    images=scenes(),
-    size=st.integers(7, 40),
-    patch=st.integers(2, 24),
-    overlap=st.floats(0, 0.7),
-    batch=st.integers(1, 3),
-    room=st.sampled_from([0, 700, 5000, 10**9]),
-    order=st.randoms(use_true_random=False),
-)
-def test_what_neighbours_left_changes_no_bit_and_saves_calls(
-    images: PixelPair, size: int, patch: int, overlap: float, batch: int, room: int, order: random.Random
-) -> None:
-    plan = TilePlan.of((images.valid.shape[0], images.valid.shape[1]), size, patch, overlap)
-    weights = taper_weights(patch, "hann")
-    indices = list(plan.indices())
-    order.shuffle(indices)
-    memory = PatchCache(room)
-    alone, helped = StubDetector(patch, batch, bands=2), StubDetector(patch, batch, bands=2)
-    wanted: set[Box] = set()
-    for index in indices:
-        tile = plan.tile(index)
-        expected, count = blend_tile(tile, window(images, tile), alone, weights)
-        found, patches = blend_tile(tile, window(images, tile), helped, weights, memory)
-        assert found.tobytes() == expected.tobytes()
-        assert patches == count
-        wanted.update(each for each in tile.patches if images.valid[each.intersect(tile.core).slices].any())
-    assert len(helped.calls) <= len(alone.calls)
-    if room == 10**9 and batch == 1:
-        assert len(helped.calls) == len(wanted)
-    if room == 0:
-        assert len(helped.calls) == len(alone.calls)
-
-
 def test_neighbouring_tiles_of_a_run_share_patches(tmp_path: Path, opened: list[tuple[str, object]]) -> None:
     job = runs_of(tmp_path, 2)[1]
     job = replace(job, detector=StubRecipe(16, 1))
@@ -702,22 +582,6 @@ def test_a_device_that_cuts_and_blends_gives_the_same_bytes(
     assert rasters[0] == rasters[1]
     assert records[0] == records[1]
     assert any(record.patches == 0 for record in records[0]) == (case in ("holes", "area"))
-
-
-@law
-@given(
-    images=scenes(),
-    size=st.integers(7, 70),
-    patch=st.integers(2, 24),
-    overlap=st.floats(0, 0.7),
-    taper=st.sampled_from(TAPERS),
-)
-def test_what_a_device_blends_is_what_is_blended_here(
-    images: PixelPair, size: int, patch: int, overlap: float, taper: Taper
-) -> None:
-    here = assembled(images, size, overlap, taper, StubDetector(patch, 2, bands=2))
-    there = assembled(images, size, overlap, taper, StubTileDetector(patch, 2, bands=2))
-    assert there.tobytes() == here.tobytes()
 
 
 def test_a_devices_seconds_are_the_tiles(tmp_path: Path, opened: list[tuple[str, object]]) -> None:
