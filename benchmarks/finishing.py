@@ -27,7 +27,8 @@ from scipy import ndimage
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.parallel.memory_meter import MemoryMeter
 from ussfc.pipeline.runs import products
-from ussfc.pipeline.storage.probability_store import ProbabilityStore, grid_record
+from ussfc.pipeline.storage.probability_store import ProbabilityStore
+from ussfc.pipeline.tiling.grid import grid_record
 from ussfc.pipeline.types import TileResult, blocks
 
 CHUNK, PERIOD = 2048, 4096

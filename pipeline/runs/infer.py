@@ -34,6 +34,7 @@ from ussfc.pipeline.runs.stages import scratch_folder, stage_clock
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.remote import shown_uri
+from ussfc.pipeline.tiling.grid import grid_record
 from ussfc.pipeline.types import DetectorSpec, Index, RadiometricMapping, SceneInfo, TileFailure, TileResult
 
 if TYPE_CHECKING:
@@ -309,8 +310,6 @@ def _inference_record(
     tally: _TileTally,
     failures: list[TileFailure],
 ) -> InferenceRecord:
-    from ussfc.pipeline.storage.probability_store import grid_record
-
     pair, model = plan.pair, plan.model
     return InferenceRecord(
         run=run,

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.storage.folder import Folder
-from ussfc.pipeline.storage.probability_store import grid_from_record
+from ussfc.pipeline.tiling.grid import grid_from_record
 from ussfc.pipeline.types import RadiometricMapping, TileFailure
 
 

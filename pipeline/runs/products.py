@@ -27,7 +27,8 @@ from ussfc.pipeline.runs.manifest import (
 )
 from ussfc.pipeline.runs.stages import scratch_folder, stage_clock
 from ussfc.pipeline.storage import layout
-from ussfc.pipeline.storage.folder import Folder, sha256_file
+from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.local_folder import sha256_file
 from ussfc.pipeline.types import blocks
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import hashlib
 from typing import Any
 
 from ussfc.pipeline.runs.plan import RunPlan
-from ussfc.pipeline.storage.probability_store import FORMAT_VERSION, grid_record
+from ussfc.pipeline.storage.probability_store import FORMAT_VERSION
+from ussfc.pipeline.tiling.grid import grid_record
 from ussfc.pipeline.types import DetectorSpec
 
 

@@ -18,7 +18,8 @@ from rio_cogeo.cogeo import cog_validate
 
 from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.pixels.encoding import classify
-from ussfc.pipeline.storage.folder import Folder, sha256_file
+from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.local_folder import sha256_file
 from ussfc.pipeline.types import NODATA_BYTE, Box, blocks
 
 BLOCK = 2048

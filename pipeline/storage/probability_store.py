@@ -1,9 +1,7 @@
 """Probabilities of a run: a Zarr v3 group, one chunk per tile, and a record per finished tile.
 
-The group opens in xarray and rioxarray as a georeferenced array. A tile counts as done when its record
-exists, and the record is written after the chunk: chunks alone prove nothing. A record is an empty file whose name
-says everything, so that one listing tells what is done, a record cannot be torn, and two writers cannot collide.
-Among the facts is a checksum of the pixels: what is read is what was written, or an error, never a guess.
+The group opens in xarray and rioxarray as a georeferenced array. A tile counts as done when its record exists, see
+:mod:`ussfc.pipeline.storage.tile_records`. A read gives the pixels that were written, or an error, never a guess.
 """
 
 from __future__ import annotations
@@ -13,79 +11,39 @@ import hashlib
 import itertools
 import json
 import re
-import zlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-from affine import Affine
 from odc.geo.geobox import GeoBox
 from zarr.codecs import ZstdCodec
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
 from ussfc.pipeline.errors import DamagedTiles, StoreError
-from ussfc.pipeline.storage import remote
+from ussfc.pipeline.storage import layout, remote
 from ussfc.pipeline.storage.folder import Folder
-from ussfc.pipeline.types import NODATA_BYTE, PROBABILITY_STEPS, Box, StoredArray, TileResult
+from ussfc.pipeline.storage.tile_records import TileLedger, TileRecord, checksum
+from ussfc.pipeline.types import NODATA_BYTE, PROBABILITY_STEPS, Box, Index, StoredArray, TileResult
 
 FORMAT_VERSION = 2
-GROUP = "probability.zarr"
-ARRAY = "probability"
-KEY = "run_key.json"
+"""Version of the group and its records, a part of the run's key."""
 
 STARTING = {"starting": True}
-"""The key of a store in the making."""
+"""Key of a store that is being created."""
 
 CHUNKS_AT_ONCE = 4
 """Chunks of one read that are fetched and decoded at the same time."""
-
-RECORD = re.compile(r"(\d+)\.(\d+)\.p(\d+)\.v(\d+)\.b(\d+)\.([0-9a-f]{8})((?:\.[a-z]+\d+)*)")
-"""row.column, patches, valid pixels, bytes of the chunk, CRC-32 of its pixels, milliseconds by step."""
-
-Index = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class TileRecord:
-    """What is known of a finished tile."""
-
-    result: TileResult
-    size: int
-    """Bytes of the chunk as stored."""
-    checksum: int
-    """CRC-32 of the pixels, row by row, before compression."""
-
-    @property
-    def name(self) -> str:
-        """The record as a file name."""
-        result = self.result
-        steps = "".join(f".{step}{round(1000 * seconds)}" for step, seconds in sorted(result.seconds.items()))
-        return (
-            f"{result.index[0]}.{result.index[1]}.p{result.patches}.v{result.valid_pixels}.b{self.size}"
-            f".{self.checksum:08x}{steps}"
-        )
-
-    @classmethod
-    def of(cls, name: str) -> TileRecord | None:
-        """The inverse of :attr:`name`; None for a file that is no record."""
-        found = RECORD.fullmatch(name)
-        if found is None:
-            return None
-        row, col, patches, valid, size = (int(text) for text in found.groups()[:5])
-        seconds = {step: int(text) / 1000 for step, text in re.findall(r"\.([a-z]+)(\d+)", found[7])}
-        return cls(TileResult((row, col), patches, valid, seconds), size, int(found[6], 16))
 
 
 class ProbabilityStore:
     """The store of one run; safe for one writer per tile, on any number of processes."""
 
     def __init__(self, root: Folder | Path | str) -> None:
-        """Open what :meth:`create` made.
+        """Open a store that :meth:`create` made.
 
         Args:
             root: the run's ``work`` folder.
@@ -95,48 +53,50 @@ class ProbabilityStore:
         """
         self.root = Folder.of(root)
 
-        def opened() -> Any:
-            return zarr.open_array(_zarr_store(self.root / GROUP), path=ARRAY, mode="r+", zarr_format=3)
+        def open_array() -> Any:
+            group = _zarr_store(self.root / layout.PROBABILITIES)
+            return zarr.open_array(group, path=layout.PROBABILITY_ARRAY, mode="r+", zarr_format=3)
 
         try:
-            array = self.root.retry_request(opened)
+            array = self.root.retry_request(open_array)
         except (FileNotFoundError, ValueError, KeyError) as error:
             raise StoreError(
                 f"{self.root}: holds no probabilities; run `ussfc infer` or `ussfc run` first"
             ) from error
         except remote.store_exceptions() as error:
-            raise self.root.trouble(GROUP, "opened", error) from error
+            raise self.root.store_error(layout.PROBABILITIES, "opened", error) from error
         run = array.attrs.get("ussfc_run")
         if run is None:
-            raise StoreError(f"{self.root}: was written by an older version; start anew with --overwrite")
+            raise StoreError(f"{self.root}: was written by an older version; start over with --overwrite")
         # Opened with the flag as an argument, zarr ignores it, and a chunk of nothing but nodata leaves no file.
         self._array: Any = array.with_config({"write_empty_chunks": True})
-        self._done = f"done/{run}"
+        self._ledger = TileLedger(self.root, run)
         self._records: dict[Index, TileRecord] | None = None
 
     @classmethod
     def create(
         cls, root: Folder | Path | str, grid: GeoBox, dtype: str, tile_size: int, run: str = "0"
     ) -> ProbabilityStore:
-        """A new store; an older one in the same place is removed.
+        """Create a store; an older one in the same place is removed.
 
         Args:
             root: the run's ``work`` folder.
             grid: the common grid.
             dtype: ``uint8`` or ``float32``, see :func:`ussfc.pipeline.pixels.encoding.encode`.
             tile_size: side of a chunk, pixels.
-            run: names the run; records of another one, by a worker that outlived it, say nothing here.
+            run: name of the run; records of another one, by a worker that outlived it, do not count.
 
         Raises:
             StoreError: the folder cannot be written.
         """
         root = Folder.of(root)
-        root.remove(GROUP)
-        root.remove("done")
+        root.remove(layout.PROBABILITIES)
+        root.remove(layout.DONE)
+        group = root / layout.PROBABILITIES
         try:
-            root.retry_request(lambda: _create_group(_zarr_store(root / GROUP), grid, dtype, tile_size, run))
+            root.retry_request(lambda: _create_group(_zarr_store(group), grid, dtype, tile_size, run))
         except remote.store_exceptions() as error:
-            raise root.trouble(GROUP, "written", error) from error
+            raise root.store_error(layout.PROBABILITIES, "written", error) from error
         return cls(root)
 
     @property
@@ -162,53 +122,45 @@ class ProbabilityStore:
         Args:
             core: the tile's core: a whole chunk.
             stored: ``core.shape``, in the store's dtype.
-            result: what is recorded.
+            result: facts for the record.
 
         Raises:
             StoreError: the folder cannot be written.
         """
-        row, col = result.index
 
-        def put() -> None:
+        def write_chunk() -> None:
             self._array[core.slices] = stored
 
         try:
-            self.root.retry_request(put)
+            self.root.retry_request(write_chunk)
         except remote.store_exceptions() as error:
-            raise self.root.trouble(GROUP, "written", error) from error
+            raise self.root.store_error(layout.PROBABILITIES, "written", error) from error
         # Asked of the store, not of the codec: a chunk that is not there has no size.
-        size = self.root.size(f"{GROUP}/{ARRAY}/c/{row}/{col}")
+        size = self.root.size(layout.chunk(result.index))
         if size is None:
+            row, col = result.index
             raise StoreError(
-                f"{self.root / GROUP}: chunk {row}/{col} was written and is not there; check the store"
+                f"{self.root / layout.PROBABILITIES}: chunk {row}/{col} was written and is not there; check the store"
             )
-        record = TileRecord(result, size, _checksum(stored))
-        self.root.touch(f"{self._done}/{record.name}")
+        record = TileRecord(result, size, checksum(stored))
+        self._ledger.add(record)
         if self._records is not None:
             self._records[result.index] = record
 
     def records(self) -> dict[Index, TileRecord]:
-        """Every finished tile, as far as a listing tells: recorded, and its chunk has the recorded size.
+        """Return the record of every finished tile: its chunk has the recorded size.
 
         Raises:
             StoreError: the folder cannot be listed.
         """
-        chunks = self.root.sizes(f"{GROUP}/{ARRAY}/c")
-        found = {}
-        for name in self.root.sizes(self._done):
-            record = TileRecord.of(name)
-            if record is not None:
-                row, col = record.result.index
-                if chunks.get(f"{row}/{col}") == record.size:
-                    found[record.result.index] = record
-        return found
+        return self._ledger.records()
 
     def done(self) -> dict[Index, TileResult]:
-        """What :meth:`records` finds, without what only the store needs."""
+        """Return the results in :meth:`records`."""
         return {index: record.result for index, record in self.records().items()}
 
     def known(self) -> dict[Index, TileRecord]:
-        """:meth:`records` as this object first saw them: all that it reads and names goes by these.
+        """Return :meth:`records` as this object first saw them: all that it reads goes by these.
 
         Raises:
             StoreError: the folder cannot be listed.
@@ -218,27 +170,27 @@ class ProbabilityStore:
         return self._records
 
     def sweep(self) -> None:
-        """Remove what writers that were killed left beside the chunks.
+        """Remove the files that killed writers left beside the chunks.
 
         Raises:
             StoreError: a file cannot be removed.
         """
         if self.root.local is None:
             return  # an object is there whole or not at all, and a listing of all chunks takes its time
-        for name in self.root.sizes(f"{GROUP}/{ARRAY}/c"):
+        for name in self.root.sizes(layout.CHUNKS):
             if not re.fullmatch(r"\d+/\d+", name):
-                self.root.remove(f"{GROUP}/{ARRAY}/c/{name}")
+                self.root.remove(f"{layout.CHUNKS}/{name}")
 
     def content(self) -> str:
-        """Names the stored pixels, tile by tile: what is made of them need not be made twice."""
+        """Return a digest of the stored pixels, tile by tile: products of the same digest need not be made twice."""
         facts = sorted((index, record.checksum) for index, record in self.known().items())
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def read(self, box: Box) -> StoredArray:
-        """Probabilities of ``box`` as stored, (rows, cols); nodata where a tile is not done.
+        """Return the probabilities of ``box`` as stored, (rows, cols); nodata where a tile is not done.
 
         Raises:
-            DamagedTiles: a chunk does not hold what was recorded of it.
+            DamagedTiles: a chunk does not hold the pixels that were recorded.
             StoreError: the store cannot be read.
         """
         known = self.known()
@@ -269,7 +221,7 @@ class ProbabilityStore:
         return stored
 
     def damaged(self) -> list[Index]:
-        """The finished tiles whose chunks do not hold what was recorded of them; reads everything.
+        """Return the finished tiles whose chunks do not hold the pixels that were recorded; reads everything.
 
         Raises:
             StoreError: the store cannot be read.
@@ -283,16 +235,12 @@ class ProbabilityStore:
         return found
 
     def forget(self, indices: Iterable[Index]) -> None:
-        """Take the records of tiles away, so that they are computed again.
+        """Remove the records of tiles, so that they are computed again.
 
         Raises:
             StoreError: a record cannot be removed.
         """
-        wanted = set(indices)
-        for name in self.root.sizes(self._done):
-            record = TileRecord.of(name)
-            if record is not None and record.result.index in wanted:
-                self.root.remove(f"{self._done}/{name}")
+        self._ledger.remove(indices)
         self._records = None
 
     def _core(self, index: Index) -> Box:
@@ -301,29 +249,25 @@ class ProbabilityStore:
         return Box(y, x, min(y + rows, self.shape[0]), min(x + cols, self.shape[1]))
 
     def _chunk(self, record: TileRecord, core: Box) -> StoredArray:
-        """The pixels of one chunk, whole, compared with their record."""
-        row, col = record.result.index
+        """Return the pixels of one chunk, whole, compared with their record."""
+        row, col = index = record.result.index
         try:
             # As a block: zarr decodes it into place instead of copying it there.
             pixels: StoredArray = np.asarray(
                 self.root.retry_request(lambda: self._array.get_block_selection((row, col)))
             )
         except remote.store_exceptions() as error:
-            raise self.root.trouble(f"{GROUP}/{ARRAY}/c/{row}/{col}", "read", error) from error
+            raise self.root.store_error(layout.chunk(index), "read", error) from error
         except (RuntimeError, ValueError):
-            # How the codecs tell of bytes that are not theirs.
+            # Errors of the codecs about bytes that are not theirs.
             pixels = np.zeros(0, self.dtype)
-        if _checksum(pixels) != record.checksum:
+        if checksum(pixels) != record.checksum:
             raise DamagedTiles(
-                f"{self.root / GROUP}: chunk {row}/{col} (rows {core.y0}..{core.y1}, columns "
+                f"{self.root / layout.PROBABILITIES}: chunk {row}/{col} (rows {core.y0}..{core.y1}, columns "
                 f"{core.x0}..{core.x1}) is not what was written; `ussfc run` computes it again",
-                (record.result.index,),
+                (index,),
             )
         return pixels
-
-
-def _checksum(pixels: StoredArray) -> int:
-    return zlib.crc32(np.ascontiguousarray(pixels).data)
 
 
 def _zarr_store(folder: Folder) -> Any:
@@ -348,7 +292,7 @@ def _create_group(store: Any, grid: GeoBox, dtype: str, tile_size: int, run: str
     if grid.crs is not None:
         attributes["grid_mapping"] = "spatial_ref"
     group.create_array(
-        ARRAY,
+        layout.PROBABILITY_ARRAY,
         shape=(rows, cols),
         chunks=(min(tile_size, rows), min(tile_size, cols)),
         dtype=dtype,
@@ -361,7 +305,7 @@ def _create_group(store: Any, grid: GeoBox, dtype: str, tile_size: int, run: str
 
 
 def _write_coordinates(group: Any, grid: GeoBox) -> None:
-    """Pixel centres and the CRS after the CF conventions (section 5.6), as rioxarray and GDAL read them."""
+    """Write pixel centres and the CRS after the CF conventions (section 5.6), as rioxarray and GDAL read them."""
     affine = grid.affine
     rows, cols = grid.shape
     axes = {
@@ -385,22 +329,8 @@ def _write_coordinates(group: Any, grid: GeoBox) -> None:
         reference.attrs.update({"crs_wkt": wkt, "spatial_ref": wkt, "GeoTransform": transform})
 
 
-def grid_record(grid: GeoBox) -> dict[str, Any]:
-    """The grid as JSON: WKT of the CRS (null without one), affine in GDAL's order, shape (rows, cols)."""
-    return {
-        "crs": grid.crs.to_wkt() if grid.crs is not None else None,
-        "transform": [float(v) for v in grid.affine.to_gdal()],
-        "shape": list(grid.shape),
-    }
-
-
-def grid_from_record(record: Mapping[str, Any]) -> GeoBox:
-    """The inverse of :func:`grid_record`."""
-    return GeoBox(tuple(record["shape"]), Affine.from_gdal(*record["transform"]), record["crs"])
-
-
 def run_name(key: Mapping[str, Any]) -> str:
-    """The name of a run: 16 hexadecimal digits of the SHA-256 of its key."""
+    """Return the name of a run: 16 hexadecimal digits of the SHA-256 of its key."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -412,7 +342,7 @@ def start_store(
     tile_size: int,
     overwrite: bool,
 ) -> ProbabilityStore:
-    """The store of a run: the one that is there if its key agrees, else a new one.
+    """Open the store of a run if its key agrees, else create one.
 
     Args:
         root: the run's ``work`` folder.
@@ -420,29 +350,29 @@ def start_store(
         grid: the common grid.
         dtype: of the store.
         tile_size: side of a chunk, pixels.
-        overwrite: start anew whatever is there.
+        overwrite: create one whatever is there.
 
     Raises:
-        StoreError: another run's store; the message says in which parts the keys differ.
+        StoreError: another run's store; the message names the parts in which the keys differ.
     """
     root = Folder.of(root)
-    wanted = json.loads(json.dumps(key))
-    found = None if overwrite else root.find_json(KEY)
+    expected = json.loads(json.dumps(key))
+    found = None if overwrite else root.find_json(layout.RUN_KEY)
     if found is not None and found != STARTING:
         differing = sorted(
-            name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)
+            name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)
         )
         if differing:
             raise StoreError(
-                f"{str(root).removesuffix('/work')}: holds another run, different in {', '.join(differing)}; "
-                "choose another --out, or replace it with --overwrite"
+                f"{str(root).removesuffix(f'/{layout.WORK}')}: holds another run, different in "
+                f"{', '.join(differing)}; choose another --out, or replace it with --overwrite"
             )
         return ProbabilityStore(root)
     # First, so that the folder is known as ours whenever we are stopped.
-    root.write_json(KEY, STARTING)
-    for name in {name.partition("/")[0] for name in root.sizes()} - {KEY}:
+    root.write_json(layout.RUN_KEY, STARTING)
+    for name in {name.partition("/")[0] for name in root.sizes()} - {layout.RUN_KEY}:
         root.remove(name)
-    store = ProbabilityStore.create(root, grid, dtype, tile_size, run_name(wanted))
-    # Last: a store without its key was never finished being made, and is made again.
-    root.write_json(KEY, wanted)
+    store = ProbabilityStore.create(root, grid, dtype, tile_size, run_name(expected))
+    # Last: a store without its key was not finished, and is created again.
+    root.write_json(layout.RUN_KEY, expected)
     return store

@@ -1,7 +1,7 @@
-"""Object stores and web addresses: their file systems, how they fail, and what of them may be shown.
+"""Object stores and web addresses: their file systems, their failures, and their names without secrets.
 
 Endpoint, region and credentials are found by the libraries of the stores themselves, in the standard environment
-variables, profiles and instance roles. They pass through nothing of ours that is written or printed.
+variables, profiles and instance roles. Nothing that this package writes or prints holds them.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ EXTRAS = {
     "abfs": "azure",
     "abfss": "azure",
 }
-"""The extra of this package that brings the file system of a scheme."""
+"""Extras of this package by the schemes whose file systems they install."""
 
 SECRET_VARIABLES = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_CONNECTION_STRING",
     "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_CLIENT_SECRET",
     "GS_SECRET_ACCESS_KEY", "GS_ACCESS_KEY_ID",
 )  # fmt: skip
-"""Environment variables whose values no message repeats, whatever library wrote it."""
+"""Environment variables whose values no message repeats, whichever library wrote it."""
 
 STORE_BACKOFF = Backoff(attempts=7, first=1.0, factor=2.0, longest=30.0)
 """Attempts of a request that an outage may have stopped: a minute in all, beyond the libraries' own."""
@@ -48,18 +48,19 @@ PROBE_BACKOFF = Backoff(attempts=2, first=1.0)
 """Attempts of a first contact: the place is there, or its name is misspelt, which a minute would not mend."""
 
 CLOSE_SECONDS = 2
+"""Time that a store has to close its connections when the process ends, seconds."""
 
 TRIES = 4
-"""Times that botocore sends one request by itself, within about ten seconds."""
+"""Number of times that botocore sends one request by itself, within about ten seconds."""
 
 PERMANENT = (FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
-"""Answers that a wait does not change."""
+"""Errors that a pause does not change."""
 
 HTTP_SECONDS = 20
-"""A web server that says nothing for so long is taken to be out."""
+"""Time after which a silent web server is taken to be out, seconds."""
 
-MARKS = ("size", "ETag", "etag", "LastModified", "last_modified", "updated", "mtime", "created")
-"""What fsspec's file systems call the signs of another content."""
+VERSION_FIELDS = ("size", "ETag", "etag", "LastModified", "last_modified", "updated", "mtime", "created")
+"""Names in fsspec's file systems of the facts that change with the content."""
 
 Result = TypeVar("Result")
 
@@ -69,31 +70,31 @@ class Stat:
     """An object as its store describes it."""
 
     size: int
-    """Bytes; 0 where the store does not say."""
+    """Size, bytes; 0 where the store does not state it."""
     marks: tuple[str, ...]
-    """Size, etag and time, as far as the store tells them: other marks, another content."""
+    """Size, etag and time, as far as the store states them: other marks, another content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Aws:
-    """Where S3 is and who asks there."""
+    """Access to S3: the endpoint and the credentials."""
 
     credentials: Any
-    """Of botocore, which renews them; None: requests are not signed."""
+    """Credentials of botocore, which renews them; None: requests are not signed."""
     region: str | None
     endpoint: str | None
     """URL of a store that is not Amazon's own."""
     virtual_hosts: bool
-    """The bucket is part of that store's host name, not of the path."""
+    """True: the bucket is part of that store's host name, not of the path."""
 
 
 def is_remote(address: str) -> bool:
-    """Whether an address is a URI (``s3://``, ``https://``, ``memory://`` ...), not a path of this machine."""
+    """Return whether an address is a URI (``s3://``, ``https://``, ``memory://`` ...), not a path of this machine."""
     return bool(URI.match(address))
 
 
 def shown_uri(uri: str) -> str:
-    """A path or URI as messages and manifests show it: without user, password and signed query."""
+    """Return a path or URI as messages and manifests show it: without user, password and signed query."""
     if not is_remote(uri):
         return uri
     parts = urlsplit(uri)
@@ -101,10 +102,10 @@ def shown_uri(uri: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """A library's message without secrets: values of credential variables, signed queries, users of URLs."""
+    """Return a library's message without values of credential variables, signed queries and users of URLs."""
     for name in SECRET_VARIABLES:
         value = os.environ.get(name)
-        # What is shorter is no secret, and may be a part of any word.
+        # A shorter one is no secret, and may be a part of any word.
         if value and len(value) >= 8:
             text = text.replace(value, f"<{name}>")
     text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1", text)
@@ -114,10 +115,10 @@ def redacted(text: str) -> str:
 
 
 def filesystem(uri: str, asynchronous: bool = False) -> tuple[Any, str]:
-    """The fsspec file system of a URI and the path in it. One system a process serves all threads.
+    """Return the fsspec file system of a URI and the path in it; one system a process serves all threads.
 
     Args:
-        uri: of the scheme that is wanted.
+        uri: of any scheme that fsspec knows.
         asynchronous: the system for callers with a loop of their own, as Zarr has.
 
     Raises:
@@ -144,7 +145,7 @@ def _filesystem(scheme: str, asynchronous: bool) -> Any:
         return AsyncFileSystemWrapper(known(**options(scheme)), asynchronous=True)
     system = known(**options(scheme), **({"asynchronous": True} if asynchronous else {}))
     if scheme in ("s3", "s3a"):
-        # botocore's tries are enough of them; times five, an outage would be told after minutes.
+        # botocore's attempts are enough; times five, an outage would be reported after minutes.
         system.retries = 1
         if not asynchronous:
             close_at_exit(system, system.loop)
@@ -153,7 +154,7 @@ def _filesystem(scheme: str, asynchronous: bool) -> Any:
 
 @functools.cache
 def close_at_exit(system: Any, loop: Any) -> None:
-    """Close the connections of an S3 system when the process ends: aiohttp complains of those that nobody closed.
+    """Close the connections of an S3 system when the process ends: aiohttp complains of open ones.
 
     Args:
         system: of :func:`filesystem`.
@@ -174,17 +175,17 @@ def close_at_exit(system: Any, loop: Any) -> None:
 
 
 def forget_connections() -> None:
-    """Connect anew from now on: the environment says something else."""
+    """Forget systems and credentials, for an environment that has changed."""
     _filesystem.cache_clear()
     aws.cache_clear()
 
 
 @functools.cache
 def aws() -> Aws | None:
-    """What environment, profile, SSO or instance role say of S3, found once a process; None without botocore.
+    """Return the access to S3 by environment, profile, SSO or role, found once a process; None without botocore.
 
     Raises:
-        BotoCoreError: no credentials, no such profile, or whoever gives them does not answer.
+        BotoCoreError: no credentials, no such profile, or their source does not answer.
     """
     try:
         from botocore.configprovider import ConfiguredEndpointProvider
@@ -205,16 +206,16 @@ def aws() -> Aws | None:
 
 
 def unsigned() -> bool:
-    """Whether requests to S3 go without credentials, as public buckets want them: AWS_NO_SIGN_REQUEST."""
+    """Return whether requests to S3 go without credentials, as public buckets need: AWS_NO_SIGN_REQUEST."""
     return os.environ.get("AWS_NO_SIGN_REQUEST", "").upper() in ("YES", "TRUE", "ON", "1")
 
 
 def stat(uri: str) -> Stat:
-    """What a store says of one object; a single request, not repeated here.
+    """Return the description of one object; a single request, not repeated here.
 
     Raises:
         StoreError: no file system is installed for the scheme.
-        OSError: and whatever else :func:`trouble` names: it is not there, not allowed, or nobody answers.
+        OSError: or another of :func:`store_exceptions`: it does not exist, is not allowed, or the store is out.
     """
     if uri.lower().startswith(("http://", "https://")):
         # fsspec calls a server that is out "not found".
@@ -222,7 +223,8 @@ def stat(uri: str) -> Stat:
     system, path = filesystem(uri)
     found = system.info(path)
     return Stat(
-        int(found.get("size") or 0), tuple(f"{name}={found[name]}" for name in MARKS if found.get(name))
+        int(found.get("size") or 0),
+        tuple(f"{name}={found[name]}" for name in VERSION_FIELDS if found.get(name)),
     )
 
 
@@ -234,15 +236,15 @@ def _http_stat(url: str) -> Stat:
     parts = urlsplit(url)
     plain = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
     # An address signed for GET refuses HEAD, and some servers do not know it.
-    for method, wanted in (("HEAD", {}), ("GET", {"Range": "bytes=0-0"})):
+    for method, headers in (("HEAD", {}), ("GET", {"Range": "bytes=0-0"})):
         try:
-            request = urllib.request.Request(plain, headers=wanted, method=method)  # noqa: S310 (http alone)
+            request = urllib.request.Request(plain, headers=headers, method=method)  # noqa: S310 (http alone)
             if parts.username is not None:
                 user = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
                 token = base64.b64encode(user).decode()
                 request.add_unredirected_header("Authorization", f"Basic {token}")
             with urllib.request.urlopen(request, timeout=HTTP_SECONDS) as answer:  # noqa: S310
-                told = answer.headers
+                facts = answer.headers
             break
         except urllib.error.HTTPError as error:
             error.close()
@@ -257,14 +259,14 @@ def _http_stat(url: str) -> Stat:
             raise kinds.get(error.code, OSError)(f"HTTP {error.code} {error.reason}") from error
         except http.client.HTTPException as error:
             raise OSError(f"no proper answer ({type(error).__name__})") from error
-    size = told.get("Content-Range", "").rpartition("/")[2] or told.get("Content-Length", "")
-    marks = [f"{name}={told[name]}" for name in ("ETag", "Last-Modified") if told.get(name)]
+    size = facts.get("Content-Range", "").rpartition("/")[2] or facts.get("Content-Length", "")
+    marks = [f"{name}={facts[name]}" for name in ("ETag", "Last-Modified") if facts.get(name)]
     return Stat(int(size) if size.isdigit() else 0, (f"size={size}", *marks))
 
 
 def options(scheme: str) -> dict[str, Any]:
-    """Options of fsspec for a scheme; nothing secret is among them."""
-    # A listing that is kept would hide what other processes write.
+    """Return the options of fsspec for a scheme; nothing secret is among them."""
+    # A listing that is kept would hide the files that other processes write.
     chosen: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
     if scheme in ("s3", "s3a"):
         # Standard retries know all throttling answers and a shaky connection; the legacy ones a few.
@@ -275,7 +277,7 @@ def options(scheme: str) -> dict[str, Any]:
 
 
 def store_exceptions() -> tuple[type[BaseException], ...]:
-    """What the loaded libraries raise when a store cannot be reached or refuses."""
+    """Return the errors of the loaded libraries for a store that cannot be reached or refuses."""
     kinds: list[type[BaseException]] = [OSError]
     for module, names in (
         ("botocore.exceptions", ("BotoCoreError", "ClientError")),
@@ -310,7 +312,7 @@ def retry_request(request: Callable[[], Result], backoff: Backoff | None = None)
 
 
 def is_permanent(error: BaseException) -> bool:
-    """Whether the same request would get the same answer again."""
+    """Return whether the same request would get the same answer again."""
     return isinstance(error, PERMANENT) or type(error).__name__ in (
         "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError",
         "InvalidRegionError", "ClientAuthenticationError", "ResourceNotFoundError", "DefaultCredentialsError",
@@ -318,7 +320,7 @@ def is_permanent(error: BaseException) -> bool:
 
 
 def describe_error(error: BaseException) -> tuple[str, str]:
-    """What happened, in one line without secrets, and what to do about it."""
+    """Return the reason of an error, in one line without secrets, and its remedy."""
     name = type(error).__name__
     text = redacted(" ".join(str(error).split())) or name
     if isinstance(error, PermissionError) or name == "ClientAuthenticationError":

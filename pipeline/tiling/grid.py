@@ -1,10 +1,10 @@
-"""Common grid of two scenes: geometry alone, no file is opened."""
+"""Common grid of two scenes, and its record: geometry alone, no file is opened."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from affine import Affine
@@ -118,6 +118,20 @@ def geometry_box(geometry: Geometry, grid: GeoBox) -> Box:
 def crop(grid: GeoBox, box: Box) -> GeoBox:
     """Return the part of ``grid`` under ``box``."""
     return GeoBox(box.shape, grid.affine * Affine.translation(box.x0, box.y0), grid.crs)
+
+
+def grid_record(grid: GeoBox) -> dict[str, Any]:
+    """Return a grid as JSON: WKT of the CRS (null without one), affine in GDAL's order, shape (rows, cols)."""
+    return {
+        "crs": grid.crs.to_wkt() if grid.crs is not None else None,
+        "transform": [float(v) for v in grid.affine.to_gdal()],
+        "shape": list(grid.shape),
+    }
+
+
+def grid_from_record(record: Mapping[str, Any]) -> GeoBox:
+    """Return the grid of a record that :func:`grid_record` made."""
+    return GeoBox(tuple(record["shape"]), Affine.from_gdal(*record["transform"]), record["crs"])
 
 
 def pixel_shift(source: GeoBox, grid: GeoBox) -> tuple[int, int] | None:

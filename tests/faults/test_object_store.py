@@ -29,7 +29,8 @@ from tests.support.city import (
 from tests.support.paths import ROOT
 from tests.support.servers import Azurite, FaultProxy, SeaweedFS
 from ussfc.pipeline.runs.validate import validate
-from ussfc.pipeline.storage.folder import PART_BYTES, Folder
+from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.object_folder import PART_BYTES
 
 Undisturbed = tuple[dict[str, bytes], int]
 

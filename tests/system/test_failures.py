@@ -25,7 +25,8 @@ from ussfc.pipeline.runs.run import run
 from ussfc.pipeline.runs.status import clean, status
 from ussfc.pipeline.runs.validate import validate
 from ussfc.pipeline.storage.folder import Folder
-from ussfc.pipeline.storage.probability_store import KEY, STARTING
+from ussfc.pipeline.storage.layout import RUN_KEY
+from ussfc.pipeline.storage.probability_store import STARTING
 
 PAIR = str(DEMO / "beirut_before.tif"), str(DEMO / "beirut_after.tif")
 SETS = ("tiling.tile_size=128", "tiling.patch_size=32", "threshold=0.3", "cluster.kind=serial")
@@ -257,7 +258,7 @@ def test_a_product_without_its_record_is_vouched_for_by_nobody(
 
 def test_an_overwrite_that_was_killed_goes_on(tmp_path: Path, expected: dict[str, bytes]) -> None:
     run(*PAIR, tmp_path, config("tiling.overlap=0.5"), computation=COMPUTATION)
-    (tmp_path / "work" / KEY).write_text(json.dumps(STARTING))
+    (tmp_path / "work" / RUN_KEY).write_text(json.dumps(STARTING))
     assert status(tmp_path).state == "unfinished"
     run(*PAIR, tmp_path, config(), computation=COMPUTATION)
     assert products(tmp_path) == expected
@@ -267,7 +268,7 @@ def test_a_run_that_was_killed_at_its_first_breath_goes_on(
     tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     (tmp_path / "work").mkdir()
-    (tmp_path / "work" / f"{KEY}.part").write_text("{")
+    (tmp_path / "work" / f"{RUN_KEY}.part").write_text("{")
     run(*PAIR, tmp_path, config(), computation=COMPUTATION)
     assert products(tmp_path) == expected
 

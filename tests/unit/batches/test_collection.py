@@ -20,7 +20,7 @@ from odc.geo.geobox import GeoBox
 from ussfc.pipeline.batches.collection import COLLECTION, collection, pair_item
 from ussfc.pipeline.runs.manifest import Counts, GridRecord, InputRecord, InputRecords, ModelRecord, RunRecord
 from ussfc.pipeline.storage import layout
-from ussfc.pipeline.storage.probability_store import grid_record
+from ussfc.pipeline.tiling.grid import grid_record
 
 MADE = datetime(2024, 2, 3, 4, 5, 6, tzinfo=UTC)
 CITY = GeoBox.from_bbox((730_000, 3_750_000, 737_680, 3_757_680), "EPSG:32636", resolution=10)

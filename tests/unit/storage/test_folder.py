@@ -17,8 +17,7 @@ from tests.support.paths import ROOT
 from tests.support.servers import FaultProxy, SeaweedFS
 from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.parallel.backoff import Backoff
-from ussfc.pipeline.storage import folder as storage
-from ussfc.pipeline.storage import remote
+from ussfc.pipeline.storage import object_folder, remote
 from ussfc.pipeline.storage.folder import Folder
 
 KINDS = ["local", "memory", "s3", "azure"]
@@ -83,7 +82,7 @@ def test_a_large_file_and_its_sidecar(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.prepare()
-    content = os.urandom(3 * storage.PART_BYTES + 12345)
+    content = os.urandom(3 * object_folder.PART_BYTES + 12345)
     for sidecar in (True, False):
         with folder.atomic_output("big.tif", tmp_path) as path:
             path.write_bytes(content)
@@ -249,10 +248,11 @@ def test_a_part_done_upload_leaves_nothing(
     monkeypatch.setattr(remote, "STORE_BACKOFF", Backoff(attempts=2, first=0.05))
     monkeypatch.setattr(remote, "TRIES", 1)
     folder = Folder.of(f"s3://{bucket}/city/out")
+    assert isinstance(folder, object_folder.ObjectFolder)
     for key in ("city/out/big.tif", "city/out/work/probability.zarr/probability/c/0/0", "city/other/big.tif"):
         seaweed.client.create_multipart_upload(Bucket=bucket, Key=key)
     assert len(folder.uploads()) == 2
-    (tmp_path / "big").write_bytes(os.urandom(3 * storage.PART_BYTES))
+    (tmp_path / "big").write_bytes(os.urandom(3 * object_folder.PART_BYTES))
     proxied.inject("status", status=500, method="PUT", path=r"partNumber=2", times=1000)
     with pytest.raises(StoreError, match=r"big\.tif: cannot be written"):
         folder.upload(tmp_path / "big", "big.tif")

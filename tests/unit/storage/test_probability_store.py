@@ -20,11 +20,9 @@ from ussfc.pipeline.errors import DamagedTiles, StoreError
 from ussfc.pipeline.pixels.encoding import decode
 from ussfc.pipeline.storage.probability_store import (
     ProbabilityStore,
-    TileRecord,
-    grid_from_record,
-    grid_record,
     start_store,
 )
+from ussfc.pipeline.storage.tile_records import TileRecord
 from ussfc.pipeline.types import Box, TileResult
 
 pytestmark = [
@@ -124,7 +122,8 @@ def test_the_record_comes_after_the_chunk(tmp_path: Path, monkeypatch: pytest.Mo
     chunk = tmp_path / "probability.zarr" / "probability" / "c" / "0" / "0"
     seen = []
     monkeypatch.setattr(
-        "ussfc.pipeline.storage.folder.Folder.touch", lambda folder, name: seen.append(chunk.exists())
+        "ussfc.pipeline.storage.local_folder.LocalFolder.touch",
+        lambda folder, name: seen.append(chunk.exists()),
     )
     store.write(Box(0, 0, 64, 64), np.zeros((64, 64), np.uint8), TileResult((0, 0), 1, 1))
     assert seen == [True]
@@ -312,8 +311,3 @@ def test_a_damaged_key_is_refused_with_the_way_out(tmp_path: Path, text: str) ->
 def test_where_there_is_no_store_the_message_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"holds no probabilities; run `ussfc infer`"):
         ProbabilityStore(tmp_path)
-
-
-@pytest.mark.parametrize("grid", [UTM, DEGREES, BARE])
-def test_a_grid_survives_its_record(grid: GeoBox) -> None:
-    assert grid_from_record(json.loads(json.dumps(grid_record(grid)))) == grid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -17,6 +18,8 @@ from ussfc.pipeline.tiling.grid import (
     common_grid,
     crop,
     footprint_box,
+    grid_from_record,
+    grid_record,
     metres_per_pixel,
     north_up,
     pixel_shift,
@@ -238,3 +241,15 @@ def test_ground_distance_of_a_pixel() -> None:
     metres = metres_per_pixel(degrees)
     assert metres == pytest.approx(111_320e-3 * np.cos(np.radians(60)), rel=5e-3)
     assert metres_per_pixel(box_at(0, 0, (9, 9), None)) is None
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        GeoBox((70, 100), Affine(10, 0, 500_000, 0, -10, 4_000_000), UTM),
+        GeoBox((70, 100), Affine(1e-4, 0, 33.5, 0, -1e-4, 36.25), "EPSG:4326"),
+        GeoBox((70, 100), Affine.identity(), None),
+    ],
+)
+def test_a_grid_survives_its_record(grid: GeoBox) -> None:
+    assert grid_from_record(json.loads(json.dumps(grid_record(grid)))) == grid

@@ -1,0 +1,178 @@
+"""A folder on a disk of this machine, or on a file system that several machines share."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from ussfc.pipeline.errors import StoreError
+from ussfc.pipeline.storage import layout, remote
+from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.uploads import Upload
+
+Result = TypeVar("Result")
+
+_NAME_TAKEN = (FileExistsError, NotADirectoryError, IsADirectoryError)
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)
+"""Answers of network file systems that lock no folders."""
+
+
+@dataclass(frozen=True)
+class LocalFolder(Folder):
+    """A folder of files at a local path."""
+
+    @property
+    def local(self) -> Path:
+        """The path."""
+        return Path(self.address)
+
+    def ping(self) -> None:
+        pass
+
+    def prepare(self) -> None:
+        try:
+            self.local.mkdir(parents=True, exist_ok=True)
+            probe = self.local / layout.PROBE
+            probe.write_bytes(b"\0")
+            probe.unlink()
+        except OSError as error:
+            raise self.store_error("", "written", error) from error
+
+    def exists(self, name: str) -> bool:
+        return (self.local / name).exists()
+
+    def size(self, name: str) -> int | None:
+        path = self.local / name
+        return path.stat().st_size if path.is_file() else None
+
+    def sizes(self, name: str = "") -> dict[str, int]:
+        return dict(_files(str(self.local / name), ""))
+
+    def read(self, name: str) -> bytes:
+        try:
+            return (self.local / name).read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self.store_error(name, "read", error) from error
+
+    def write(self, name: str, content: bytes) -> None:
+        path = self.local / name
+        part = path.with_name(path.name + layout.PART_SUFFIX)
+        with self._store_errors(name, "written"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+
+    def touch(self, name: str) -> None:
+        path = self.local / name
+        with self._store_errors(name, "written"):
+            try:
+                path.touch()
+            except FileNotFoundError:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+
+    def remove(self, name: str) -> None:
+        path = self.local / name
+        with self._store_errors(name, "removed"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def atomic_output(self, name: str, scratch: Path) -> Iterator[Path]:
+        yield self.local / name
+
+    @contextmanager
+    def local_copies(self, names: Iterable[str]) -> Iterator[Path]:
+        yield self.local
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        # A lock of the kernel on the folder itself, which ends with its process.
+        with self._store_errors("", "opened"):
+            descriptor = os.open(self.local, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StoreError(
+                    f"{self}: another ussfc is at work there; wait for it, or choose another --out"
+                ) from error
+            except OSError as error:
+                # Where nothing can be locked, the folder gets the care of an object store.
+                if error.errno not in _NO_LOCKS:
+                    raise self.store_error("", "locked", error) from error
+            yield
+        finally:
+            os.close(descriptor)
+
+    def uploads(self, name: str = "") -> list[Upload]:
+        return []
+
+    def abort(self, name: str = "") -> list[Upload]:
+        return []
+
+    def retry_request(self, request: Callable[[], Result]) -> Result:
+        return request()
+
+    def free_bytes(self) -> int | None:
+        return shutil.disk_usage(self.local).free
+
+    def store_error(self, name: str, action: str, error: BaseException) -> StoreError:
+        if isinstance(error, OSError):
+            reason, remedy = str(error.strerror), _remedy(error)
+        else:
+            reason, remedy = remote.describe_error(error)
+        return StoreError(f"{self / name if name else self}: cannot be {action} ({reason}); {remedy}")
+
+    @contextmanager
+    def _store_errors(self, name: str, action: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self.store_error(name, action, error) from error
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a local file, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _files(root: str, prefix: str) -> Iterator[tuple[str, int]]:
+    """Yield (relative name, bytes) of every file below a folder."""
+    try:
+        entries = list(os.scandir(root))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(entry.path, f"{prefix}{entry.name}/")
+        else:
+            try:
+                yield prefix + entry.name, entry.stat().st_size
+            except FileNotFoundError:
+                continue  # a file that was written aside and has got its name meanwhile
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room and give the same command again: it continues"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "choose another --out, or get the right to write there"
+    return "choose another --out" if isinstance(error, _NAME_TAKEN) else "check the disk"
