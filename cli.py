@@ -588,7 +588,7 @@ def train(
 
     with _errors():
         chosen = load_recipe(recipe, sets)
-        from ussfc.pipeline.evaluation.evaluate import training_sources
+        from ussfc.pipeline.evaluation.sources import training_sources
         from ussfc.spec import Licence
         from ussfc.training.loop import train as train_network
 
@@ -703,6 +703,7 @@ def evaluate(
 
     Georeferenced scenes go through the pipeline as in `ussfc run`; pictures in patches without overlap.
     """
+    from ussfc.pipeline.evaluation.evaluate import Selection
     from ussfc.pipeline.evaluation.evaluate import evaluate as score
 
     with _errors():
@@ -710,9 +711,7 @@ def evaluate(
             result = score(
                 datas,
                 _config(model=model, **options),
-                split=split,
-                scenes=_names(scenes),
-                tune_on=tune_on,
+                Selection(split, _names(scenes), tune_on),
                 with_baseline=baseline,
                 out=out,
                 subscriber=subscriber,
@@ -768,7 +767,7 @@ def check_data(kind: str, folder: Path, as_json: bool) -> None:
 
     Says how many pairs there are, of what size, how much of them changed, and names every broken file.
     """
-    from ussfc.pipeline.evaluation.evaluate import check_data as check
+    from ussfc.pipeline.evaluation.sources import check_data as check
 
     with _errors():
         reports = check(kind, folder)

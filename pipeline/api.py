@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
+from odc.geo.geobox import GeoBox
 
 import ussfc
 from ussfc.pipeline.config.load import load_config
@@ -19,10 +21,10 @@ from ussfc.pipeline.reading import choose_bands
 from ussfc.pipeline.reading.array import ArrayReader, Placement, describe_array, with_bands
 from ussfc.pipeline.runs.pair import scene_mapping
 from ussfc.pipeline.runs.resolve import resolve_layout
-from ussfc.pipeline.tiling.blending import taper_weights
+from ussfc.pipeline.tiling.blending import Taper, taper_weights
 from ussfc.pipeline.tiling.grid import common_grid
 from ussfc.pipeline.tiling.lattice import TilePlan
-from ussfc.pipeline.types import DetectorSpec, FloatArray, RadiometricMapping, Tile
+from ussfc.pipeline.types import Detector, DetectorSpec, FloatArray, RadiometricMapping, Tile
 
 
 def detect_changes(
@@ -55,10 +57,10 @@ def detect_changes(
         ReadError, GridError, ConfigError, ussfc.ModelError: as the command line.
     """
     config = config or load_config()
-    spec = ussfc.find_model(model or config.model)
-    layout = resolve_layout(config, spec)
-    recipe = detector or ussfc.detector_spec(
-        spec,
+    card = ussfc.find_model(model or config.model)
+    layout = resolve_layout(config, card)
+    spec = detector or ussfc.detector_spec(
+        card,
         patch_size=layout.patch_size,
         ssfc=layout.ssfc,
         engine=config.inference.engine,
@@ -67,65 +69,74 @@ def detect_changes(
         batch_size=config.inference.batch_size,
         streams=1,
     )
-    arrays = with_bands(before, "before"), with_bands(after, "after")
-    infos = [describe_array(array, name, "") for array, name in zip(arrays, ("before", "after"), strict=True)]
-    grid = common_grid(infos[0], infos[1], config.grid.reference, config.grid.crs, config.grid.resolution)
-    wanted = [(band.name, band.common_name) for band in spec.bands]
-    readers, mappings = [], []
-    for array, info, chosen in zip(arrays, infos, (config.bands.before, config.bands.after), strict=True):
-        bands, _ = choose_bands(info, wanted, chosen)
-        readers.append(ArrayReader(array, grid, bands, config.grid.resampling))
-        mappings.append(scene_mapping(spec, readers[-1], info.uri))
-    plan = TilePlan.of((grid.shape[0], grid.shape[1]), layout.tile_size, recipe.patch_size, layout.overlap)
+    before_reader, after_reader, mappings, grid = _open_arrays(before, after, config, card)
+    job = _ChunkJob(mappings, spec, layout.taper, config.output.probability_dtype)
+    plan = TilePlan.of((grid.shape[0], grid.shape[1]), layout.tile_size, spec.patch_size, layout.overlap)
     compute = dask.delayed(_compute_core, pure=False)
+
+    def chunk(index: tuple[int, int]) -> da.Array:
+        tile = plan.tile(index)
+        lazy = compute(
+            before_reader.block(tile.halo).data,
+            after_reader.block(tile.halo).data,
+            (before_reader.placement(tile.halo), after_reader.placement(tile.halo)),
+            tile,
+            job,
+        )
+        result: da.Array = da.from_delayed(lazy, plan.core(index).shape, np.float32)
+        return result
+
     rows, cols = plan.tiles_shape
-    grid_of_chunks = [
-        [
-            da.from_delayed(
-                compute(
-                    *(reader.block(plan.tile((r, c)).halo).data for reader in readers),
-                    tuple(reader.placement(plan.tile((r, c)).halo) for reader in readers),
-                    tuple(mappings),
-                    plan.tile((r, c)),
-                    recipe,
-                    layout.taper,
-                    config.output.probability_dtype,
-                ),
-                plan.core((r, c)).shape,
-                np.float32,
-            )
-            for c in range(cols)
-        ]
-        for r in range(rows)
-    ]
-    result = xr.DataArray(da.block(grid_of_chunks), dims=("y", "x"), name="change_probability")
+    chunks = [[chunk((row, col)) for col in range(cols)] for row in range(rows)]
+    result = xr.DataArray(da.block(chunks), dims=("y", "x"), name="change_probability")
     if grid.crs is not None:
         from odc.geo.xr import xr_coords
 
         result = xr.DataArray(result.data, coords=xr_coords(grid), dims=grid.dimensions, name=result.name)
-    result.attrs |= {"long_name": "change probability", "units": "1", "model": spec.name, "nodata": np.nan}
+    result.attrs |= {"long_name": "change probability", "units": "1", "model": card.name, "nodata": np.nan}
     return result
 
 
-_detectors: dict[str, Any] = {}
+def _open_arrays(
+    before: xr.DataArray, after: xr.DataArray, config: RunConfig, card: ussfc.ModelSpec
+) -> tuple[ArrayReader, ArrayReader, tuple[RadiometricMapping, RadiometricMapping], GeoBox]:
+    """Return a reader of each date on the common grid, the radiometric constants, and the grid."""
+    arrays = with_bands(before, "before"), with_bands(after, "after")
+    infos = [describe_array(array, name, "") for array, name in zip(arrays, ("before", "after"), strict=True)]
+    grid = common_grid(infos[0], infos[1], config.grid.reference, config.grid.crs, config.grid.resolution)
+    model_bands = [(band.name, band.common_name) for band in card.bands]
+    readers, mappings = [], []
+    for array, info, chosen in zip(arrays, infos, (config.bands.before, config.bands.after), strict=True):
+        bands, _ = choose_bands(info, model_bands, chosen)
+        readers.append(ArrayReader(array, grid, bands, config.grid.resampling))
+        mappings.append(scene_mapping(card, readers[-1], info.uri))
+    return readers[0], readers[1], (mappings[0], mappings[1]), grid
+
+
+@dataclass(frozen=True)
+class _ChunkJob:
+    """Settings that every chunk of a result shares."""
+
+    mappings: tuple[RadiometricMapping, RadiometricMapping]
+    detector: DetectorSpec
+    taper: Taper
+    dtype: str
+    """Type of the stored product whose levels the values have."""
+
+
+_detectors: dict[str, Detector] = {}
 
 
 def _compute_core(
-    before: Any,
-    after: Any,
-    placements: tuple[Placement, Placement],
-    mappings: tuple[RadiometricMapping, RadiometricMapping],
-    tile: Tile,
-    recipe: DetectorSpec,
-    taper: Any,
-    dtype: str,
+    before: Any, after: Any, placements: tuple[Placement, Placement], tile: Tile, job: _ChunkJob
 ) -> FloatArray:
-    """One chunk; runs on whatever scheduler computes the array."""
-    images = radiometry.pair(placements[0](before), placements[1](after), mappings)
-    detector = _detectors.get(recipe.identity)
+    """Compute one chunk; runs on whatever scheduler computes the array."""
+    images = radiometry.pair(placements[0](before), placements[1](after), job.mappings)
+    spec = job.detector
+    detector = _detectors.get(spec.identity)
     if detector is None:
         _detectors.clear()
-        detector = _detectors.setdefault(recipe.identity, recipe.build())
-    probability, _ = blend_tile(tile, images, detector, taper_weights(recipe.patch_size, taper))
+        detector = _detectors.setdefault(spec.identity, spec.build())
+    probability, _ = blend_tile(tile, images, detector, taper_weights(spec.patch_size, job.taper))
     valid = images.valid[tile.core.within(tile.halo).slices]
-    return decode(encode(probability, valid, np.dtype(dtype)))
+    return decode(encode(probability, valid, np.dtype(job.dtype)))

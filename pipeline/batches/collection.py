@@ -43,13 +43,13 @@ TITLES = {
     "probability": "Probability of change",
     "changes": "Polygons of change",
 }
-"""Of the assets, by the stem of their file."""
+"""Titles of the assets, by the stem of their file."""
 
 
 def pair_item(name: str, manifest: RunRecord, made: datetime) -> dict[str, Any]:
-    """The Item of a pair, for the file ``NAME/item.json`` beside its products.
+    """Return the Item of a pair, for the file ``NAME/item.json`` beside its products.
 
-    Its time is the span from one image to the other where both say when they were taken, else ``made``. Its
+    Its time is the span from one image to the other where both have a time of acquisition, else ``made``. Its
     geometry is the outline of the grid; null where the grid has no CRS, or an outline that longitudes and latitudes
     cannot draw (around a pole, or beyond what its projection is made for).
 
@@ -97,7 +97,7 @@ def pair_item(name: str, manifest: RunRecord, made: datetime) -> dict[str, Any]:
 
 
 def collection(title: str, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The Collection of a batch, for the file ``collection.json`` beside the folders of its pairs.
+    """Return the Collection of a batch, for the file ``collection.json`` beside the folders of its pairs.
 
     Args:
         title: of the batch.
@@ -105,7 +105,7 @@ def collection(title: str, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]
 
     Returns:
         JSON of a STAC Collection, self-contained: its links are relative. Its extents are those of the items; the
-        world and no end where no item says where or when.
+        world and no end where no item has a place or a time.
     """
     described = pystac.Collection(
         COLLECTION,
@@ -134,7 +134,7 @@ def _properties(manifest: RunRecord) -> dict[str, Any]:
 
 
 def _moment(text: str | None) -> datetime | None:
-    """A time as image files state it, UTC where they name no zone; None where it is none."""
+    """Parse a time as image files state it, UTC where they name no zone; None where it is none."""
     if text is None:
         return None
     try:
@@ -149,7 +149,7 @@ def _moment(text: str | None) -> datetime | None:
 
 
 def _footprint(grid: GeoBox) -> tuple[dict[str, Any] | None, list[float] | None]:
-    """The outline of a grid and its bounds (west, south, east, north), degrees.
+    """Return the outline of a grid and its bounds (west, south, east, north), degrees.
 
     Over the antimeridian the outline is cut in two and west is greater than east, as GeoJSON wants it.
     """
@@ -173,7 +173,7 @@ def _footprint(grid: GeoBox) -> tuple[dict[str, Any] | None, list[float] | None]
 
 
 def _ring(grid: GeoBox) -> npt.NDArray[np.float64] | None:
-    """The corners of a grid and points between them, (points, 2) longitudes and latitudes without leaps.
+    """Return the corners of a grid and points between them, (points, 2) longitudes and latitudes without leaps.
 
     Returns:
         None where there is no CRS of this planet, a point lies outside what the projection is made for, or a pole
@@ -203,7 +203,7 @@ def _ring(grid: GeoBox) -> npt.NDArray[np.float64] | None:
 
 
 def _hull(boxes: Sequence[Sequence[float]]) -> list[float]:
-    """Bounds around bounds: all longitudes as soon as one goes over the antimeridian."""
+    """Return bounds around bounds: all longitudes as soon as one goes over the antimeridian."""
     if not boxes:
         return WORLD
     west, south, east, north = zip(*boxes, strict=True)
@@ -213,11 +213,11 @@ def _hull(boxes: Sequence[Sequence[float]]) -> list[float]:
 
 
 def _span(items: Sequence[Mapping[str, Any]]) -> list[datetime | None]:
-    """The first and the last time of any item; None where there is no item."""
-    told = [
+    """Return the first and the last time of any item; None where there is no item."""
+    stated = [
         item["properties"].get(name)
         for item in items
         for name in ("start_datetime", "datetime", "end_datetime")
     ]
-    times = [str_to_datetime(text) for text in told if text is not None]
+    times = [str_to_datetime(text) for text in stated if text is not None]
     return [min(times, default=None), max(times, default=None)]

@@ -24,7 +24,7 @@ from ussfc.pipeline.config.load import documented_keys
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError, ReadError, StoreError
 from ussfc.pipeline.parallel.backoff import Backoff
-from ussfc.pipeline.storage import remote
+from ussfc.pipeline.storage import layout, remote
 from ussfc.pipeline.storage.remote import PROBE_BACKOFF
 
 MOST_BYTES = 64 * 1024 * 1024
@@ -36,16 +36,16 @@ MOST_FILES = 100_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Names become folders on a disk and prefixes in a store."""
 
-TAKEN = ("collection.json", "results.csv", "results.parquet")
-"""What a batch writes beside the folders of its pairs."""
+TAKEN = (layout.COLLECTION, layout.RESULTS_TABLE, layout.RESULTS_PARQUET)
+"""Files that a batch writes beside the folders of its pairs."""
 
 SCENES = {"before": "earlier", "after": "later"}
 COLUMNS = (*SCENES, "name")
 AREA = "grid.aoi"
-"""The setting that is the address of a file of the pair, and so relative to its list."""
+"""Setting that is the address of a file of the pair, and so relative to its list."""
 
 STAC_PREFIX = "ussfc:"
-"""Before the keys among the properties of a STAC item."""
+"""Prefix of the keys among the properties of a STAC item."""
 
 LONGEST_YAML = 256
 """Letters of a cell that may be another value than text: PyYAML takes seconds to give up on thousands of brackets."""
@@ -53,13 +53,13 @@ LONGEST_YAML = 256
 KINDS = "a CSV, a GeoJSON FeatureCollection, or a STAC Collection or Catalog"
 
 GDAL_NAME = re.compile(r"[A-Z][A-Z0-9_]+:")
-"""What GDAL's own names begin with, as ``NETCDF:"file":variable``: they are no relative paths."""
+"""Start of GDAL's own names, as ``NETCDF:"file":variable``: they are no relative paths."""
 
 NO_YAML = (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError)
-"""What PyYAML raises: tags on words that they do not fit end in other errors than its own."""
+"""Errors of PyYAML: tags on words that they do not fit end in other errors than its own."""
 
 NO_STAC = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
-"""What pystac raises beside its own errors, where a field is missing or of another type."""
+"""Errors of pystac beside its own, where a field is missing or of another type."""
 
 KNOWN = frozenset(key for key, _, _ in documented_keys())
 
@@ -69,7 +69,7 @@ class PairEntry:
     """One pair of a list."""
 
     name: str
-    """Of the folder of its products."""
+    """Name of the folder of its products."""
     before: str
     """Earlier image: absolute path, or URI."""
     after: str
@@ -80,7 +80,7 @@ class PairEntry:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A pair as its list has it."""
+    """A pair as it stands in its list."""
 
     where: str
     """List and place in it, for messages."""
@@ -91,7 +91,7 @@ class _Row:
 
 
 def read_pairs(source: str) -> tuple[PairEntry, ...]:
-    """The pairs of a list, in its order.
+    """Read the pairs of a list, in its order.
 
     A CSV has the columns ``before`` and ``after``, maybe ``name``, and a column for each configuration key that
     differs between pairs; a GeoJSON FeatureCollection has the same as properties, its geometries are not used; the
@@ -110,7 +110,7 @@ def read_pairs(source: str) -> tuple[PairEntry, ...]:
     source = _local(source)
     if not remote.is_remote(source):
         source = str(Path(source).absolute())
-    # Whoever misspelt the address learns it at once; nothing is lost by giving the command again.
+    # A misspelt address is reported at once; nothing is lost by giving the command again.
     text = _text(source, shown, PROBE_BACKOFF)
     entries: list[PairEntry] = []
     names: dict[str, str] = {}
@@ -125,7 +125,7 @@ def read_pairs(source: str) -> tuple[PairEntry, ...]:
         names[entry.name.lower()] = row.where
         entries.append(entry)
     if not entries:
-        raise ConfigError(f"{shown}: holds no pair; wanted {KINDS} with at least one")
+        raise ConfigError(f"{shown}: holds no pair; expected {KINDS} with at least one")
     return tuple(entries)
 
 
@@ -139,7 +139,7 @@ def _rows(text: str, source: str, shown: str) -> Iterator[_Row]:
         return _feature_rows(document, source, shown)
     if kind in ("Collection", "Catalog"):
         return _item_rows(document, source)
-    raise ConfigError(f"{shown}: is JSON of type {_quoted(kind)}; wanted {KINDS}")
+    raise ConfigError(f"{shown}: is JSON of type {_quoted(kind)}; expected {KINDS}")
 
 
 def _csv_rows(text: str, source: str, shown: str) -> Iterator[_Row]:
@@ -172,7 +172,7 @@ def _check_header(header: list[str], shown: str) -> None:
     for column in SCENES:
         if column not in header:
             raise ConfigError(
-                f"{shown}: has no column {column} (its header: {_quoted(','.join(header))}); wanted before,after "
+                f"{shown}: has no column {column} (its header: {_quoted(','.join(header))}); expected before,after "
                 "and maybe name and configuration keys, separated by commas"
             )
     for index, column in enumerate(header):
@@ -194,18 +194,18 @@ def _check_known(columns: Iterable[str], where: str, kind: str) -> None:
 def _feature_rows(document: Mapping[str, Any], source: str, shown: str) -> Iterator[_Row]:
     features = document.get("features")
     if not isinstance(features, list):
-        raise ConfigError(f"{shown}: its features are no list; wanted {KINDS}")
+        raise ConfigError(f"{shown}: its features are no list; expected {KINDS}")
     for number, feature in enumerate(features, 1):
         where = f"{shown}: feature {number}"
         values = feature.get("properties") if isinstance(feature, dict) else None
         if not isinstance(values, dict):
-            raise ConfigError(f"{where}: has no properties; wanted before and after among them")
+            raise ConfigError(f"{where}: has no properties; expected before and after among them")
         _check_known(values, where, "property")
         yield _Row(where, source, values)
 
 
 def _item_rows(document: Mapping[str, Any], source: str) -> Iterator[_Row]:
-    """The items of a catalogue and of those below it, in the order of their links.
+    """Yield the items of a catalogue and of those below it, in the order of their links.
 
     pystac would follow links as well, but round a circle for ever and past any size.
     """
@@ -234,14 +234,14 @@ def _item_rows(document: Mapping[str, Any], source: str) -> Iterator[_Row]:
 
 
 def _stac_object(document: Mapping[str, Any], shown: str) -> Any:
-    """An item, collection or catalogue; its links are not followed."""
+    """Parse an item, collection or catalogue; its links are not followed."""
     import pystac
 
     version = str(document.get("stac_version"))
     if not re.match(r"[1-9]\d*\.", version):
         # pystac would fetch what older versions refer to, by ways of its own.
         raise ConfigError(
-            f"{shown}: is no STAC of version 1.0 or newer (its stac_version: {_quoted(version)}); wanted {KINDS}"
+            f"{shown}: is no STAC of version 1.0 or newer (its stac_version: {_quoted(version)}); expected {KINDS}"
         )
     try:
         return pystac.read_dict(dict(document))
@@ -288,8 +288,8 @@ def _entry(row: _Row, number: int) -> PairEntry:
         name = str(name)
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ConfigError(
-            f"{row.where}: name {_quoted(name)} cannot be a folder's; wanted a letter or digit, then letters, digits, "
-            "dots, dashes and underscores, 128 at most"
+            f"{row.where}: name {_quoted(name)} cannot be a folder's; expected a letter or digit, then letters, "
+            "digits, dots, dashes and underscores, 128 at most"
         )
     if name.lower() in TAKEN:
         raise ConfigError(f"{row.where}: name {name} is that of a file of the batch; choose another")
@@ -297,7 +297,7 @@ def _entry(row: _Row, number: int) -> PairEntry:
 
 
 def _settings(given: Mapping[str, Any], row: _Row) -> dict[str, Any]:
-    """The values as the configuration takes them; each is checked alone."""
+    """Return the values as the configuration takes them; each is checked alone."""
     settings: dict[str, Any] = {}
     nested: dict[str, Any] = {}
     for key, raw in given.items():
@@ -320,7 +320,7 @@ def _settings(given: Mapping[str, Any], row: _Row) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    """A cell as YAML if that is a word, a number, a truth, null or a list of these; else the text itself."""
+    """Parse a cell as YAML if that is a word, a number, a boolean, null or a list of these; else return the text."""
     if len(text) > LONGEST_YAML:
         return text
     try:
@@ -339,11 +339,11 @@ def _is_plain(value: Any) -> bool:
 
 
 def _address(text: Any, base: str, where: str) -> str:
-    """A path or URI as it is used: relative ones are beside the file ``base``."""
+    """Return a path or URI for use: relative ones are beside the file ``base``."""
     if not isinstance(text, str) or not text:
         raise ConfigError(f"{where}: {_quoted(text)} is no path or address")
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
-        raise ConfigError(f"{where}: {_quoted(text)} holds control characters; write it anew")
+        raise ConfigError(f"{where}: {_quoted(text)} holds control characters; remove them")
     address = _local(text)
     if remote.is_remote(address):
         try:
@@ -384,14 +384,14 @@ def _json(text: str, shown: str) -> dict[str, Any]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{shown}: is no JSON ({error}); wanted {KINDS}") from error
+        raise ConfigError(f"{shown}: is no JSON ({error}); expected {KINDS}") from error
     if not isinstance(document, dict):
-        raise ConfigError(f"{shown}: is JSON but no object; wanted {KINDS}")
+        raise ConfigError(f"{shown}: is JSON but no object; expected {KINDS}")
     return document
 
 
 def _text(address: str, shown: str, backoff: Backoff | None = None) -> str:
-    """The text of a file.
+    """Read the text of a file.
 
     Args:
         address: local path, or a URI.
@@ -441,7 +441,7 @@ def _fetched(uri: str) -> bytes:
 
 
 def _bounded(file: Any) -> bytes:
-    """The content, or a byte more than is taken."""
+    """Read the content, or a byte more than is accepted."""
     content = b""
     while len(content) <= MOST_BYTES and (piece := file.read(MOST_BYTES + 1 - len(content))):
         content += piece
@@ -449,6 +449,6 @@ def _bounded(file: Any) -> bytes:
 
 
 def _quoted(value: Any) -> str:
-    """What somebody else wrote, in one short line."""
+    """Return text from a stranger as one short line."""
     text = repr(str(value)) if isinstance(value, BaseException) else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LabelledScene:
-    """Three files of one place."""
+    """The three files of one place."""
 
     name: str
     before: Path
@@ -44,15 +44,15 @@ class LabelledScene:
 
 
 def find_scenes(folder: Path, names: Sequence[str] | None = None) -> tuple[LabelledScene, ...]:
-    """The labelled scenes of a folder: ``NAME_before.tif``, ``NAME_after.tif``, ``NAME_label.tif``.
+    """List the labelled scenes of a folder: ``NAME_before.tif``, ``NAME_after.tif``, ``NAME_label.tif``.
 
     Args:
-        folder: where they lie; other files are not looked at.
+        folder: other files in it are ignored.
         names: take these only, in this order; None: all, sorted.
 
     Raises:
         ReadError: no such folder, no scene in it, or a scene without one of its files.
-        ConfigError: a name that is not there.
+        ConfigError: a name that has no scene.
     """
     scenes, lone = match_scenes(folder)
     if lone:
@@ -65,7 +65,7 @@ def find_scenes(folder: Path, names: Sequence[str] | None = None) -> tuple[Label
 
 
 def match_scenes(folder: Path) -> tuple[tuple[LabelledScene, ...], tuple[str, ...]]:
-    """The complete scenes of a folder, sorted, and one line for every scene that lacks a file.
+    """List the complete scenes of a folder, sorted, and one line for every scene that lacks a file.
 
     Raises:
         ReadError: no such folder, or no scene in it.
@@ -94,10 +94,10 @@ def match_scenes(folder: Path) -> tuple[tuple[LabelledScene, ...], tuple[str, ..
 
 
 def label_on_grid(scene: LabelledScene, grid: GeoBox, box: Box) -> tuple[BoolArray, BoolArray]:
-    """Where the scene changed and where that is known, over a window of the grid.
+    """Read the label of a scene over a window of the grid.
 
     Args:
-        scene: whose label to read.
+        scene: the scene.
         grid: the common grid.
         box: the window.
 
@@ -135,10 +135,10 @@ def label_on_grid(scene: LabelledScene, grid: GeoBox, box: Box) -> tuple[BoolArr
 
 
 class ScenePairs:
-    """Labelled scenes as training pairs, read whole.
+    """Labelled scenes as training pairs, each read whole.
 
     Args:
-        scenes: of :func:`find_scenes`.
+        scenes: from :func:`find_scenes`.
         spec: bands and radiometry of the network's input.
         config: grid and bands of :func:`ussfc.pipeline.config.load.load_config`; the packaged defaults without it.
     """
@@ -173,7 +173,7 @@ class ScenePairs:
         return [scene.name for scene in self._scenes]
 
     def pair(self, index: int) -> LabelledPair:
-        """One scene: float32 in [0, 1]; pixels without data are 0.5 and not valid.
+        """Read one scene: float32 in [0, 1]; pixels without data are 0.5 and not valid.
 
         Raises:
             DataError: it cannot be read.
@@ -187,14 +187,14 @@ class ScenePairs:
 
     def _read(self, scene: LabelledScene) -> LabelledPair:
         grid = self._grid(scene)
-        wanted = [(band.name, band.common_name) for band in self._spec.bands]
+        model_bands = [(band.name, band.common_name) for band in self._spec.bands]
         box = Box(0, 0, *grid.shape)
         pixels, mappings = [], []
         for file, chosen in (
             (scene.before, self._config.bands.before),
             (scene.after, self._config.bands.after),
         ):
-            bands, _ = choose_bands(describe_scene(str(file)), wanted, chosen)
+            bands, _ = choose_bands(describe_scene(str(file)), model_bands, chosen)
             reader = SceneRecipe(str(file), grid, bands, self._config.grid.resampling).open()
             pixels.append(reader.read(box))
             mappings.append(scene_mapping(self._spec, reader, str(file)))
@@ -204,7 +204,7 @@ class ScenePairs:
 
 
 def _as_data_error(read: Callable[[], T]) -> T:
-    """What a source of pairs may raise, whatever it reads."""
+    """Call a reader; its errors become those that a source of pairs may raise."""
     try:
         return read()
     except PipelineError as error:

@@ -54,7 +54,7 @@ HOPELESS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-    """How the tiles of a run are computed."""
+    """Choices about the computation of a run's tiles that no configuration file makes."""
 
     detector: DetectorSpec | None = None
     """Another detector than the model's network, with the same patch size."""

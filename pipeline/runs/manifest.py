@@ -150,7 +150,7 @@ class RadiometryRecord(Record):
 
 
 class ExecutorRecord(Record):
-    """Where a run's tiles were computed."""
+    """Processes that computed a run's tiles."""
 
     name: str
     """Kind of cluster, or serial."""

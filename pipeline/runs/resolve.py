@@ -11,7 +11,7 @@ from ussfc.pipeline.config.schema import RunConfig
 
 @dataclass(frozen=True)
 class PatchLayout:
-    """How a scene is cut for a model's network."""
+    """Tile and patch sizes, overlap and blend weights of a run."""
 
     tile_size: int
     """Side of a tile's core, pixels."""

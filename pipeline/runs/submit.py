@@ -22,27 +22,27 @@ from ussfc.pipeline.storage.remote import is_remote
 from ussfc.pipeline.tiling.memory import BASE_DASK, BASE_RASTERS, FINISHING
 
 CLIENT = BASE_RASTERS + BASE_DASK + FINISHING
-"""Bytes of the scheduler and of the writing of products, which share a node with workers. Asked for with every job's
-worth of memory, since nobody knows which node that will be."""
+"""Bytes of the scheduler and of the writing of products, which share a node with workers. Requested with every job's
+memory, since that may be any node of the allocation."""
 
 SHEBANG_LENGTH = 127
-"""What every kernel takes of a script's first line."""
+"""Characters of a script's first line that every kernel reads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A batch script, and the job that it became."""
+    """A batch script and its job."""
 
     script: str
     """Its text."""
     file: Path | None
-    """Where it lies; None: it was not submitted."""
+    """Path of the script; None: it was not submitted."""
     job: str | None
     """Id of the job; None: it was not submitted."""
     log: Path
-    """What the job prints goes here; ``%j`` stands for its id."""
+    """Log of the job; ``%j`` stands for its id."""
     notes: tuple[str, ...] = ()
-    """What a user should know of it."""
+    """Notices for the user."""
 
 
 def submit(
@@ -57,7 +57,7 @@ def submit(
 
     The allocation has ``cluster.jobs`` (or ``maximum_jobs``) times ``cluster.workers`` tasks, of ``cluster.threads``
     cores each.
-    Inputs, model and output are looked at here and now: what is wrong with them is said before the queue is waited for.
+    Inputs, model and output are checked first, so that a mistake is reported before the job waits in the queue.
 
     Args:
         before: earlier image, path or URI.
@@ -105,7 +105,7 @@ def submit(
 
 
 def _script(arguments: list[str], cluster: SlurmCluster, log: Path) -> str:
-    """The batch script: Python itself, so that no name goes through a shell."""
+    """Return the batch script, in Python, so that no name goes through a shell."""
     workers, threads = cluster.workers_per_job, cluster.threads or 1
     python = f"{sys.executable} -P"  # without the folder that SLURM copies the script to
     for what, text in (("sys.executable", sys.executable), ("log_directory", str(log.parent))):
@@ -122,7 +122,7 @@ def _script(arguments: list[str], cluster: SlurmCluster, log: Path) -> str:
         f"--mem-per-cpu={math.ceil((size_in_bytes(cluster.memory) + CLIENT) / (workers * threads) / 2**20)}M",
         f"--time={cluster.walltime}",
         f"--output={log}",
-        # A job that lost its node goes on where it stopped; --overwrite would begin anew.
+        # A job that lost its node goes on where it stopped; --overwrite would start over.
         "--no-requeue" if "--overwrite" in arguments else "--requeue",
         "--open-mode=append",
         *((f"--partition={cluster.queue}",) if cluster.queue else ()),
@@ -133,7 +133,7 @@ def _script(arguments: list[str], cluster: SlurmCluster, log: Path) -> str:
     broken = [line for line in directives if not line.isprintable()]
     if broken:
         raise ConfigError(
-            f"cluster.options.job_extra_directives {broken[0]!r}: wanted one printable line each"
+            f"cluster.options.job_extra_directives {broken[0]!r}: expected one printable line each"
         )
     lines = "\n".join(f"#SBATCH {directive}" for directive in directives)
     # Literals of ASCII: any name is a word of Python, and neither ends a line nor depends on an encoding.
@@ -155,7 +155,7 @@ main([
 
 
 def _settings(config: RunConfig, cluster: SlurmCluster) -> list[str]:
-    """What differs from the defaults, as arguments; of the cluster, what the allocation has use for."""
+    """Return the settings that differ from the defaults as arguments; of the cluster, those that an allocation uses."""
     arguments = ["--cluster", "allocation", "--set", f"cluster.threads={cluster.threads or 1}"]
     if cluster.gpu:
         arguments += ["--set", "cluster.gpu=true"]
@@ -175,7 +175,7 @@ def _settings(config: RunConfig, cluster: SlurmCluster) -> list[str]:
 
 
 def _as_yaml(value: Any) -> str:
-    """A value as ``--set`` reads it: JSON, but without surrogate pairs, which YAML does not know."""
+    """Return a value as ``--set`` reads it: JSON, but without surrogate pairs, which YAML does not know."""
     return re.sub(r"[^ -~]", lambda found: f"\\U{ord(found[0]):08x}", json.dumps(value, ensure_ascii=False))
 
 

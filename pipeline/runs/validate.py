@@ -18,12 +18,16 @@ from rio_cogeo.cogeo import cog_validate
 
 from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.pixels.encoding import classify
+from ussfc.pipeline.runs.manifest import RunRecord
+from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.local_folder import sha256_file
 from ussfc.pipeline.types import NODATA_BYTE, Box, blocks
 
 BLOCK = 2048
-RASTERS = ("change.tif", "probability.tif")
+"""Side of the windows that are compared one by one, pixels."""
+
+RASTERS = (layout.CHANGE, layout.PROBABILITY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class Check:
     name: str
     ok: bool
     detail: str
-    """What was found, in words."""
+    """Finding, in words."""
 
 
 def validate(out: Folder | Path | str) -> list[Check]:
@@ -47,8 +51,8 @@ def validate(out: Folder | Path | str) -> list[Check]:
     """
     out = Folder.of(out)
     out.ping()
-    manifest = out.read_json("run.json")
-    products = manifest.get("products", {})
+    manifest = RunRecord.read(out, layout.MANIFEST)
+    products = manifest.products
     for name in (*RASTERS, *products):
         if not out.exists(name):
             raise StoreError(f"{out / name}: missing; run `ussfc mosaic` and `ussfc vectorise` on the folder")
@@ -61,11 +65,9 @@ def validate(out: Folder | Path | str) -> list[Check]:
         return _checks(folder, layer, manifest)
 
 
-def _checks(folder: Path, layer: str, manifest: dict[str, Any]) -> list[Check]:
+def _checks(folder: Path, layer: str, manifest: RunRecord) -> list[Check]:
     checks = [_cog(folder / name) for name in RASTERS]
-    checks += [
-        _hash(folder / name, record["sha256"]) for name, record in sorted(manifest["products"].items())
-    ]
+    checks += [_hash(folder / name, record.sha256) for name, record in sorted(manifest.products.items())]
     with rasterio.open(folder / RASTERS[0]) as change, rasterio.open(folder / RASTERS[1]) as probability:
         checks.append(_same_grid(change, probability))
         if checks[-1].ok:
@@ -96,8 +98,8 @@ def _windows(raster: Any) -> Iterator[tuple[Box, Window]]:
         yield box, Window(box.x0, box.y0, box.shape[1], box.shape[0])
 
 
-def _classes(change: Any, probability: Any, manifest: dict[str, Any]) -> list[Check]:
-    threshold = manifest["thresholds"]["mosaic"]
+def _classes(change: Any, probability: Any, manifest: RunRecord) -> list[Check]:
+    threshold = manifest.thresholds["mosaic"]
     wrong = nodata = changed = 0
     for _, window in _windows(change):
         classes = change.read(1, window=window)
@@ -105,7 +107,7 @@ def _classes(change: Any, probability: Any, manifest: dict[str, Any]) -> list[Ch
         wrong += int((classes != expected).sum())
         nodata += int(((classes == NODATA_BYTE) != (expected == NODATA_BYTE)).sum())
         changed += int((classes == 1).sum())
-    counted = manifest["counts"]["changed_pixels"]
+    counted = manifest.counts.changed_pixels
     return [
         Check("nodata agrees between the rasters", nodata == 0, f"{nodata} pixels differ"),
         Check(f"change is probability >= {threshold:g}", wrong == 0, f"{wrong} pixels differ"),
@@ -113,19 +115,19 @@ def _classes(change: Any, probability: Any, manifest: dict[str, Any]) -> list[Ch
     ]
 
 
-def _polygons(path: Path, probability: Any, manifest: dict[str, Any]) -> list[Check]:
-    """The polygons burnt back into the grid must be the changed pixels, or part of them after a filter."""
+def _polygons(path: Path, probability: Any, manifest: RunRecord) -> list[Check]:
+    """Compare the polygons, burnt back into the grid, with the changed pixels; a filter leaves a part of them."""
     geometries, pixels = _geometries(path)
     invalid = int((~shapely.is_valid(geometries)).sum())
     checks = [
         Check("polygons are valid", invalid == 0, f"{invalid} of {len(geometries)} are not"),
         Check(
             "polygons as counted",
-            len(geometries) == manifest["counts"]["polygons"],
+            len(geometries) == manifest.counts.polygons,
             f"{len(geometries)} found",
         ),
     ]
-    settings = manifest["config"]["vector"]
+    settings = manifest.config["vector"]
     if settings["simplify_m"] > 0:
         return checks
     to_pixels = ~probability.transform if probability.crs else Affine.identity()
@@ -133,7 +135,7 @@ def _polygons(path: Path, probability: Any, manifest: dict[str, Any]) -> list[Ch
     tree = shapely.STRtree(placed)
     outside = missing = burnt_total = 0
     for box, window in _windows(probability):
-        changed = classify(probability.read(1, window=window), manifest["thresholds"]["vectorise"]) == 1
+        changed = classify(probability.read(1, window=window), manifest.thresholds["vectorise"]) == 1
         hits = placed[tree.query(shapely.box(box.x0, box.y0, box.x1, box.y1))]
         burnt = np.zeros(box.shape, np.uint8)
         if len(hits):

@@ -61,7 +61,7 @@ def pixel_area(grid: GeoBox) -> GeoBox:
     return GeoBox(grid.shape, grid.affine, None)
 
 
-def test_an_item_says_where_what_and_how_much() -> None:
+def test_item_has_place_model_and_share() -> None:
     item = item_of()
     assert item["stac_extensions"] == ["https://stac-extensions.github.io/projection/v2.0.0/schema.json"]
     properties = item["properties"]
@@ -89,14 +89,14 @@ def test_an_item_says_where_what_and_how_much() -> None:
     ("file", "kind"),
     [("changes.gpkg", "application/geopackage+sqlite3"), ("changes.fgb", "application/vnd.flatgeobuf")],
 )
-def test_the_layer_has_the_media_type_of_its_format(file: str, kind: str) -> None:
+def test_layer_has_the_media_type_of_its_format(file: str, kind: str) -> None:
     assets = item_of(products={file: {}})["assets"]
     assert {key: (asset["href"], asset["type"]) for key, asset in assets.items()} == {
         "changes": (f"./{file}", kind)
     }
 
 
-def test_without_a_valid_pixel_or_a_product_nothing_is_said_of_them() -> None:
+def test_item_without_valid_pixels_or_products() -> None:
     item = item_of(counts={"changed_pixels": 0, "unchanged_pixels": 0})
     assert "ussfc:changed_share" not in item["properties"]
     assert item_of(products={})["assets"] == {}
@@ -117,9 +117,7 @@ def test_without_a_valid_pixel_or_a_product_nothing_is_said_of_them() -> None:
         ),
     ],
 )  # fmt: skip
-def test_a_grid_that_is_nowhere_on_the_globe_has_no_geometry(
-    grid: GeoBox, code: str | None, wkt: bool
-) -> None:
+def test_grid_off_the_globe_has_no_geometry(grid: GeoBox, code: str | None, wkt: bool) -> None:
     item = item_of(grid)
     assert item["geometry"] is None
     assert "bbox" not in item
@@ -127,7 +125,7 @@ def test_a_grid_that_is_nowhere_on_the_globe_has_no_geometry(
     assert ("proj:wkt2" in item["properties"]) == wkt
 
 
-def test_a_crs_without_a_code_is_told_by_its_wkt() -> None:
+def test_crs_without_a_code_is_given_as_wkt() -> None:
     crs = CRS("+proj=laea +lat_0=33.9 +lon_0=35.5 +ellps=GRS80")
     item = item_of(GeoBox.from_bbox((0, 0, 1000, 1000), crs, resolution=10))
     assert item["properties"]["proj:code"] is None
@@ -185,9 +183,7 @@ def test_a_grid_around_the_globe_is_the_world(west: int) -> None:
     days=st.tuples(st.integers(0, 9000), st.integers(0, 9000)),
     forms=st.tuples(*[st.sampled_from(["%Y:%m:%d %H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S"])] * 2),
 )
-def test_the_time_of_a_pair_is_the_span_between_its_images(
-    days: tuple[int, int], forms: tuple[str, str]
-) -> None:
+def test_pair_time_spans_its_images(days: tuple[int, int], forms: tuple[str, str]) -> None:
     times = [datetime(2000, 1, 1, 10, tzinfo=UTC) + timedelta(days=day) for day in days]
     before, after = (time.strftime(form) for time, form in zip(times, forms, strict=True))
     properties = pair_item("a", manifest(before=before, after=after), MADE)["properties"]
@@ -205,9 +201,7 @@ def test_the_time_of_a_pair_is_the_span_between_its_images(
         ("0000:00:00 00:00:00", "2015:08:20 10:00:00"),
     ],
 )
-def test_where_an_image_says_no_time_that_of_the_products_stands(
-    before: str | None, after: str | None
-) -> None:
+def test_item_without_image_times_has_its_own(before: str | None, after: str | None) -> None:
     properties = item_of(before=before, after=after)["properties"]
     assert properties["datetime"] == "2024-02-03T04:05:06Z"
     assert "start_datetime" not in properties
@@ -219,7 +213,7 @@ def index_of(items: list[dict[str, Any]]) -> dict[str, Any]:
     return dict(found)
 
 
-def test_a_reader_of_stac_finds_every_product_of_a_batch_that_was_moved(tmp_path: Path) -> None:
+def test_moved_batch_is_readable_by_pystac(tmp_path: Path) -> None:
     items = [item_of(name="a"), item_of(pixel_area(CITY), name="b.2"), item_of(name="c", products={})]
     for item in items:
         (tmp_path / item["id"]).mkdir()
@@ -242,7 +236,7 @@ def test_a_reader_of_stac_finds_every_product_of_a_batch_that_was_moved(tmp_path
     assert str(tmp_path.parent) not in text
 
 
-def test_the_extent_of_a_collection_is_that_of_its_items() -> None:
+def test_collection_extent_covers_its_items() -> None:
     taken = {"before": "2015-08-20T10:00:00Z", "after": "2018-08-20T10:00:00Z"}
     near = item_of(GeoBox.from_bbox((10, 40, 11, 41), "EPSG:4326", resolution=0.1), **taken)
     far = item_of(GeoBox.from_bbox((-20, 50, -19, 51), "EPSG:4326", resolution=0.1), name="b")

@@ -94,7 +94,7 @@ EXTENT = pystac.Extent(
 
 @settings(max_examples=30)
 @given(pairs_=PAIRS)
-def test_names_paths_and_settings_come_back_from_csv_and_geojson(
+def test_csv_and_geojson_round_trip(
     tmp_path_factory: pytest.TempPathFactory, pairs_: list[tuple[str, str, str, dict[str, Any]]]
 ) -> None:
     folder = tmp_path_factory.mktemp("lists")
@@ -115,9 +115,7 @@ def test_names_paths_and_settings_come_back_from_csv_and_geojson(
 
 
 @given(parts=SEGMENTS, folder=st.lists(st.sampled_from(["x", "y"]), max_size=3), depth=st.integers(0, 2))
-def test_relative_paths_of_a_list_in_a_store_lead_where_links_of_the_web_do(
-    parts: list[str], folder: list[str], depth: int
-) -> None:
+def test_relative_paths_in_a_store_act_as_links(parts: list[str], folder: list[str], depth: int) -> None:
     relative = "/".join([*[".."] * depth, *parts, "scene.tif"])
     base = "/".join(["host", *folder, "list.csv"])
     # urljoin knows the rule for http alone.
@@ -161,14 +159,14 @@ def test_a_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
     assert read_pairs(f"file://{table}") == read_pairs(str(table))
 
 
-def test_a_relative_list_gives_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_list_gives_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pairs.csv").write_text("before,after\na,b\n")
     monkeypatch.chdir(tmp_path)
     assert read_pairs("pairs.csv")[0].before == f"{tmp_path}/a"
 
 
-def test_properties_of_a_geojson_may_be_text_as_gis_programs_write_them(tmp_path: Path) -> None:
-    layer = tmp_path / "pairs"  # told by its content
+def test_geojson_properties_may_be_text(tmp_path: Path) -> None:
+    layer = tmp_path / "pairs"  # recognised by its content
     layer.write_text(
         features({"name": 2018, "before": "a", "after": "b", "threshold": "0.5", "bands.after": "[3, 1]"})
     )
@@ -176,7 +174,7 @@ def test_properties_of_a_geojson_may_be_text_as_gis_programs_write_them(tmp_path
     assert (entry.name, entry.settings) == ("2018", {"threshold": 0.5, "bands.after": [3, 1]})
 
 
-def test_items_of_a_stac_catalogue_are_read_in_order_with_paths_beside_the_item(tmp_path: Path) -> None:
+def test_stac_items_keep_order_and_relative_paths(tmp_path: Path) -> None:
     source = catalogue(
         tmp_path,
         item("b", {"before": "./b1.tif", "after": "s3://store/b2.tif"}, platform="x"),
@@ -202,7 +200,7 @@ def test_a_catalogue_that_links_in_circles_ends(tmp_path: Path, monkeypatch: pyt
     assert "more than 2 files" in refused(str(source))
 
 
-def test_a_catalogue_in_a_store_keeps_to_the_store_whatever_its_own_links_say(tmp_path: Path) -> None:
+def test_catalogue_in_a_store_stays_in_the_store(tmp_path: Path) -> None:
     catalogue(tmp_path, item("a", {"before": "b.tif", "after": "https://h/c.tif"}))
     system = fsspec.filesystem("memory")
     system.put(f"{tmp_path}/", "/pairs-test/", recursive=True)
@@ -274,7 +272,7 @@ def test_a_list_on_the_web(server: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert "is larger than 1 MiB" in refused(f"http://{server}/pairs.csv")
 
 
-def test_a_server_that_is_out_or_cannot_be_is_not_called_a_missing_list(
+def test_server_errors_differ_from_missing_lists(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(pairs, "PROBE_BACKOFF", ONCE)
@@ -296,7 +294,7 @@ def refused(source: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "expected"),
     [
         ("a.csv", "", "{}: holds no pair; wanted a CSV, a GeoJSON"),
         ("a.csv", "before,after\n\n", "{}: holds no pair"),
@@ -355,16 +353,16 @@ def refused(source: str) -> str:
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_used_is_refused_by_list_and_place(
-    tmp_path: Path, name: str, content: str | bytes, told: str
+def test_bad_rows_are_refused_by_list_and_place(
+    tmp_path: Path, name: str, content: str | bytes, expected: str
 ) -> None:
     source = tmp_path / name
     source.write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert refused(str(source)).startswith(told.replace("{}", str(source), 1))
+    assert refused(str(source)).startswith(expected.replace("{}", str(source), 1))
 
 
 @pytest.mark.parametrize(
-    ("assets", "properties", "told"),
+    ("assets", "properties", "expected"),
     [
         ({"after": "b"}, {}, "has no asset before (its assets: 'after'); call the earlier image so"),
         (
@@ -380,14 +378,14 @@ def test_what_cannot_be_used_is_refused_by_list_and_place(
         ),
     ],
 )
-def test_items_that_cannot_be_used_are_refused_by_file_and_id(
-    tmp_path: Path, assets: dict[str, str], properties: dict[str, Any], told: str
+def test_bad_items_are_refused_by_file_and_id(
+    tmp_path: Path, assets: dict[str, str], properties: dict[str, Any], expected: str
 ) -> None:
     source = catalogue(tmp_path, item("x", assets, **properties))
-    assert refused(source).startswith(f"{tmp_path}/city/x/x.json: item 'x': {told}")
+    assert refused(source).startswith(f"{tmp_path}/city/x/x.json: item 'x': {expected}")
 
 
-def test_an_item_of_the_same_id_twice_is_refused_by_both_files(tmp_path: Path) -> None:
+def test_duplicate_item_ids_are_refused(tmp_path: Path) -> None:
     source = Path(catalogue(tmp_path, item("a", {"before": "b", "after": "c"})))
     (tmp_path / "copy.json").write_bytes((tmp_path / "city/a/a.json").read_bytes())
     document = json.loads(source.read_text())
@@ -445,7 +443,7 @@ DEEP = [
 ]
 
 
-def test_a_list_that_is_not_there_or_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_and_oversized_lists_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, what in (("absent.csv", "No such file or directory"), ("", "Is a directory")):
         with pytest.raises(ReadError) as caught:
             read_pairs(str(tmp_path / name))

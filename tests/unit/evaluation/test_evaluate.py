@@ -17,7 +17,7 @@ from ussfc.baseline import change_vector_magnitude, changed, otsu_threshold
 from ussfc.metrics import Confusion
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import ConfigError
-from ussfc.pipeline.evaluation.evaluate import evaluate
+from ussfc.pipeline.evaluation.evaluate import Selection, evaluate
 
 
 def ussfc(*args: object) -> Result:
@@ -44,7 +44,7 @@ def middle(folder: Path, model: Path) -> float:
     return float(np.median(levels)) / 254
 
 
-def test_scores_are_those_of_the_products_of_a_run(folder: Path, model: Path, tmp_path: Path) -> None:
+def test_scores_equal_those_of_run_products(folder: Path, model: Path, tmp_path: Path) -> None:
     threshold = middle(folder, model)
     config = load_config(flags={"model": str(model), "threshold": threshold})
     result = evaluate([f"geotiff:{folder}"], config)
@@ -68,10 +68,10 @@ def test_scores_are_those_of_the_products_of_a_run(folder: Path, model: Path, tm
     assert summary["scenes"][1]["pixels"] == 96 * 91
 
 
-def test_the_threshold_is_chosen_on_other_scenes(folder: Path, model: Path) -> None:
+def test_threshold_is_tuned_on_other_scenes(folder: Path, model: Path) -> None:
     config = load_config(flags={"model": str(model)})
-    alone = evaluate([f"geotiff:{folder}"], config, scenes=["north"])
-    tuned = evaluate([f"geotiff:{folder}"], config, tune_on="north")
+    alone = evaluate([f"geotiff:{folder}"], config, Selection(scenes=["north"]))
+    tuned = evaluate([f"geotiff:{folder}"], config, Selection(tune_on="north"))
     assert [scene.name for scene in tuned.scenes] == ["east"]
     assert tuned.threshold == alone.tally.best_threshold()
     assert tuned.threshold_from == "largest F1 on north"
@@ -83,16 +83,18 @@ def test_the_threshold_is_chosen_on_other_scenes(folder: Path, model: Path) -> N
     ("options", "message"),
     [
         ({"tune_on": "east,north"}, "nothing to score"),
-        ({"tune_on": "val"}, "wanted the name of a split, or names of scenes"),
+        ({"tune_on": "val"}, "expected the name of a split, or names of scenes"),
         ({"scenes": ["south"]}, "scene 'south': not in"),
     ],
 )
-def test_choices_that_cannot_be(folder: Path, model: Path, options: dict[str, object], message: str) -> None:
+def test_impossible_selections_are_refused(
+    folder: Path, model: Path, options: dict[str, object], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
-        evaluate([f"geotiff:{folder}"], load_config(flags={"model": str(model)}), **options)  # type: ignore[arg-type]
+        evaluate([f"geotiff:{folder}"], load_config(flags={"model": str(model)}), Selection(**options))  # type: ignore[arg-type]
 
 
-def test_the_command_prints_a_table_and_writes_pictures(folder: Path, model: Path, tmp_path: Path) -> None:
+def test_command_prints_a_table_and_pictures(folder: Path, model: Path, tmp_path: Path) -> None:
     arguments = ("evaluate", "--model", model, "--data", f"geotiff:{folder}", "--baseline", "--out", tmp_path)
     shown = ussfc(*arguments)
     assert shown.exit_code == 0, shown.output
@@ -127,7 +129,7 @@ def write_pictures(folder: Path, split: str, names: tuple[str, ...], seed: int) 
         )
 
 
-def test_pictures_are_scored_in_patches_without_overlap(tmp_path: Path) -> None:
+def test_pictures_are_scored_without_overlap(tmp_path: Path) -> None:
     model = write_toy_model(
         tmp_path, radiometry={"kind": "range", "low": 0, "high": 255}, tiling={"overlap": 0.5}
     )
@@ -147,10 +149,10 @@ def test_pictures_are_scored_in_patches_without_overlap(tmp_path: Path) -> None:
     moved = np.abs(np.cumsum(result.tally.change - other.change)).sum()
     assert moved <= 3
     assert result.tally.change.sum() == other.change.sum() > 0
-    tuned = evaluate([f"levir-cd:{tmp_path / 'levir'}"], config, tune_on="val")
+    tuned = evaluate([f"levir-cd:{tmp_path / 'levir'}"], config, Selection(tune_on="val"))
     assert tuned.threshold_from == "largest F1 on val"
     with pytest.raises(ConfigError, match="is the split that is scored"):
-        evaluate([f"levir-cd:{tmp_path / 'levir'}"], config, tune_on="test")
+        evaluate([f"levir-cd:{tmp_path / 'levir'}"], config, Selection(tune_on="test"))
 
 
 def test_otsu_finds_the_valley() -> None:

@@ -9,8 +9,8 @@ import rasterio
 from tests.support.scenes import write_scene
 from ussfc.errors import DataError
 from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, ReadError
-from ussfc.pipeline.evaluation.evaluate import check_data, parse_data, training_sources
 from ussfc.pipeline.evaluation.labelled_scenes import ScenePairs, find_scenes
+from ussfc.pipeline.evaluation.sources import check_data, parse_data, training_sources
 from ussfc.training.data import LabelledPair
 from ussfc.training.recipe import find_input
 
@@ -38,7 +38,7 @@ def rewrite(path: Path, values: np.ndarray | None = None, **changes: object) -> 
         target.write(old if values is None else values)
 
 
-def test_a_scene_is_what_a_run_would_feed_the_network(folder: Path) -> None:
+def test_scene_pixels_equal_those_of_a_run(folder: Path) -> None:
     pair = pairs_of(folder)["east"]
     with rasterio.open(folder / "east_before.tif") as source:
         wanted = np.clip(source.read((1, 2, 3)).astype(np.float32) / np.float32(3500), 0, 1)
@@ -48,7 +48,7 @@ def test_a_scene_is_what_a_run_would_feed_the_network(folder: Path) -> None:
     assert pair.valid.all()
 
 
-def test_dates_on_other_grids_are_brought_onto_one(folder: Path) -> None:
+def test_dates_on_other_grids_are_warped(folder: Path) -> None:
     pair = pairs_of(folder)["north"]
     # Five columns apart: 91 are common, and the label is cut with them.
     assert pair.shape == (96, 91)
@@ -113,7 +113,7 @@ def test_missing_partners_are_named_and_counted(folder: Path) -> None:
         find_scenes(folder)
 
 
-def test_a_check_goes_on_after_the_first_fault(folder: Path) -> None:
+def test_check_goes_on_after_the_first_fault(folder: Path) -> None:
     (folder / "east_after.tif").unlink()
     (folder / "north_label.tif").write_bytes(b"no raster")
     (report,) = check_data("geotiff", folder)
@@ -127,7 +127,7 @@ def test_a_check_goes_on_after_the_first_fault(folder: Path) -> None:
     assert "north_label.tif" in report.broken[1]
 
 
-def test_what_is_not_there(folder: Path, tmp_path: Path) -> None:
+def test_missing_folders_and_names_are_reported(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ReadError, match="no such folder"):
         find_scenes(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -143,13 +143,11 @@ def test_validation_scenes_never_train(folder: Path) -> None:
     assert list(train.names) == ["east", "west"]
     assert list(validation.names) == ["north"]
     assert validation.pair(0).shape == (96, 91)
-    with pytest.raises(ConfigError, match="--validate-on south: no such scene"):
+    with pytest.raises(ConfigError, match="south: no such scene in the data to validate on"):
         training_sources([f"geotiff:{folder}"], SPEC, ["north", "south"], 0)
 
 
-def test_scenes_that_do_not_fit_into_memory_are_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scenes_beyond_memory_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Little:
         available = 100_000
 
@@ -165,7 +163,7 @@ def test_data_is_named_by_kind_and_folder() -> None:
             parse_data(text)
 
 
-def test_pictures_want_an_input_of_pictures(folder: Path, tmp_path: Path) -> None:
+def test_pictures_need_an_rgb_input(folder: Path, tmp_path: Path) -> None:
     from PIL import Image
 
     for split in ("train", "val"):

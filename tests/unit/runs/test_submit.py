@@ -97,7 +97,7 @@ def directives(script: str) -> list[str]:
     return [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")]
 
 
-def test_a_script_asks_for_what_the_configuration_says(place: Path, tmp_path: Path, logs: Path) -> None:
+def test_script_requests_configured_resources(place: Path, tmp_path: Path, logs: Path) -> None:
     sets = [
         "jobs=3",
         "workers=2",
@@ -135,13 +135,13 @@ def test_a_script_asks_for_what_the_configuration_says(place: Path, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
-def test_a_job_that_overwrites_is_not_begun_anew_by_itself(place: Path) -> None:
+def test_overwriting_job_is_not_requeued(place: Path) -> None:
     script = submit(*pair_of(place), "out", config_of(place), ("--overwrite",), dry_run=True).script
     assert "--no-requeue" in directives(script)
     assert "--requeue" not in directives(script)
 
 
-def test_without_queue_account_and_gpu_nothing_is_said_of_them(place: Path) -> None:
+def test_unset_queue_account_gpu_are_left_out(place: Path) -> None:
     before, after = pair_of(place)
     found = directives(submit(before, after, "out", config_of(place), dry_run=True).script)
     assert not [line for line in found if re.match("--(partition|account|gpus)", line)]
@@ -154,7 +154,7 @@ def test_without_queue_account_and_gpu_nothing_is_said_of_them(place: Path) -> N
     ]
 
 
-def test_a_changing_number_of_jobs_is_asked_for_at_its_largest(place: Path) -> None:
+def test_adaptive_jobs_request_the_maximum(place: Path) -> None:
     config = load_config(
         cluster="slurm",
         sets=["cluster.jobs=null", "cluster.minimum_jobs=1", "cluster.maximum_jobs=5"],
@@ -165,9 +165,7 @@ def test_a_changing_number_of_jobs_is_asked_for_at_its_largest(place: Path) -> N
 
 @given(memory=st.integers(1, 10**6), workers=st.integers(1, 64), threads=st.integers(1, 64))
 @settings(max_examples=20)
-def test_the_cores_of_a_job_have_together_what_the_job_should_have(
-    place: Path, memory: int, workers: int, threads: int
-) -> None:
+def test_job_memory_is_split_over_its_cores(place: Path, memory: int, workers: int, threads: int) -> None:
     config = config_of(
         place, cluster__memory=f"{memory}GB", cluster__workers=workers, cluster__threads=threads
     )
@@ -210,7 +208,7 @@ def test_no_name_is_more_than_a_name(
 
 @settings(max_examples=60)
 @given(chosen=st.fixed_dictionaries({}, optional=SETTINGS))
-def test_the_job_has_the_same_configuration_but_for_its_cluster(place: Path, chosen: dict[str, Any]) -> None:
+def test_job_has_the_same_configuration(place: Path, chosen: dict[str, Any]) -> None:
     config = load_config(cluster="slurm", flags={"model": str(place / "toy.yaml"), **chosen})
     arguments = called(submit(*pair_of(place), "out", config, dry_run=True).script)
     _, again = handed_on(arguments)
@@ -218,8 +216,8 @@ def test_the_job_has_the_same_configuration_but_for_its_cluster(place: Path, cho
     assert (again.cluster.kind, again.cluster.threads, again.cluster.gpu) == ("allocation", 4, False)
     # Only what differs, so that a person can read the script.
     defaults = {key: default for key, default, _ in documented_keys()}
-    told = {text.partition("=")[0] for text in arguments if re.match(r"[a-z_.0-9]+=", text)}
-    assert told == {"model", "cluster.threads"} | {k for k, v in chosen.items() if v != defaults[k]}
+    expected = {text.partition("=")[0] for text in arguments if re.match(r"[a-z_.0-9]+=", text)}
+    assert expected == {"model", "cluster.threads"} | {k for k, v in chosen.items() if v != defaults[k]}
 
 
 def test_a_gpu_a_job_is_handed_on(place: Path) -> None:
@@ -228,9 +226,7 @@ def test_a_gpu_a_job_is_handed_on(place: Path) -> None:
     assert again.cluster.gpu is True
 
 
-def test_variables_of_the_submitting_shell_have_no_say_in_the_job(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_job_ignores_the_shells_variables(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USSFC_THRESHOLD", "0.25")
     result = ussfc(
         "submit", *pair_of(place), "--out", "out", "--model", place / "toy.yaml", "--cluster", "slurm", "-n"
@@ -284,7 +280,7 @@ def test_the_name_of_a_packaged_model_stays_a_name(
 
 
 @pytest.mark.parametrize("kind", ["auto", "local", "allocation"])
-def test_another_kind_of_cluster_is_refused(place: Path, kind: str) -> None:
+def test_other_kinds_of_cluster_are_refused(place: Path, kind: str) -> None:
     result = ussfc(
         "submit",
         *pair_of(place),
@@ -307,12 +303,12 @@ def submitted(place: Path, out: Path, *options: object, before: object = None) -
     )  # fmt: skip
 
 
-def test_what_is_wrong_with_inputs_is_told_before_the_queue_is_waited_for(
+def test_bad_inputs_are_found_before_sbatch(
     place: Path, tmp_path: Path, logs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Without sbatch: it is not even looked for.
     monkeypatch.setenv("PATH", str(tmp_path))
-    for status, said, options in (
+    for status, expected, options in (
         (cli.EXIT_INPUT, "absent.tif: no such file", {"before": "absent.tif"}),
         (cli.EXIT_MEMORY, "cluster.memory is 0.10 GB", {"options": ("--set", "cluster.memory=100MB")}),
         (cli.EXIT_INPUT, "nothing.yaml", {"options": ("--model", "nothing.yaml")}),
@@ -324,12 +320,12 @@ def test_what_is_wrong_with_inputs_is_told_before_the_queue_is_waited_for(
         assert result.exit_code == status, result.output
         (line,) = result.stderr.splitlines()
         assert line.startswith("error: ")
-        assert said in line
+        assert expected in line
     assert not logs.exists()
     assert not (tmp_path / "out").exists()
 
 
-def test_a_machine_without_sbatch_is_told_in_one_line(
+def test_missing_sbatch_is_one_line(
     place: Path, tmp_path: Path, logs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -344,7 +340,7 @@ def test_a_machine_without_sbatch_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("sbatch", [False, True])
-def test_an_unwritable_output_is_found_before_sbatch_is_called(
+def test_unwritable_output_is_found_before_sbatch(
     place: Path, tmp_path: Path, logs: Path, monkeypatch: pytest.MonkeyPatch, sbatch: bool
 ) -> None:
     if sbatch:
@@ -356,7 +352,7 @@ def test_an_unwritable_output_is_found_before_sbatch_is_called(
     assert not logs.exists()
 
 
-def test_a_dry_run_as_json_has_the_script(place: Path, tmp_path: Path, logs: Path) -> None:
+def test_dry_run_as_json_has_the_script(place: Path, tmp_path: Path, logs: Path) -> None:
     shown = json.loads(submitted(place, tmp_path / "out", "--dry-run", "--json").stdout)
     assert shown["job"] is None
     assert shown["file"] is None
@@ -364,23 +360,21 @@ def test_a_dry_run_as_json_has_the_script(place: Path, tmp_path: Path, logs: Pat
     assert called(shown["script"])[0] == "run"
 
 
-def test_a_python_that_a_shell_would_not_find_is_refused(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for python, said in (
+def test_python_path_unfit_for_a_shell_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for python, expected in (
         ("/opt/my python/bin/python", "a shell would read it"),
         ("/" + 150 * "x", "too long"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(sys, "executable", python)
-            with pytest.raises(ConfigError, match=said):
+            with pytest.raises(ConfigError, match=expected):
                 submit(*pair_of(place), "out", config_of(place), dry_run=True)
 
 
 @given(
     days=st.integers(0, 400), hours=st.integers(0, 23), rest=st.tuples(st.integers(0, 59), st.integers(0, 59))
 )
-def test_the_seconds_of_a_time_limit(days: int, hours: int, rest: tuple[int, int]) -> None:
+def test_time_limit_in_seconds(days: int, hours: int, rest: tuple[int, int]) -> None:
     expected = ((days * 24 + hours) * 60 + rest[0]) * 60 + rest[1]
     clock = f"{hours:02}:{rest[0]:02}:{rest[1]:02}"
     assert slurm.walltime_seconds(f"{days}-{clock}") == expected
@@ -389,7 +383,7 @@ def test_the_seconds_of_a_time_limit(days: int, hours: int, rest: tuple[int, int
 
 
 @given(number=st.integers(0, 10**6), power=st.integers(0, 3), space=st.sampled_from(["", " "]))
-def test_the_bytes_of_a_size(number: int, power: int, space: str) -> None:
+def test_sizes_in_bytes(number: int, power: int, space: str) -> None:
     letter = "KMGT"[power]
     assert size_in_bytes(f"{number}{space}{letter}iB") == number * 2 ** (10 * power + 10)
     assert size_in_bytes(f"{number}{space}{letter}B") == number * 10 ** (3 * power + 3)

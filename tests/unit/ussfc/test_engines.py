@@ -27,7 +27,7 @@ from ussfc.engines.openvino_engine import OpenVINOEngine, precisions_here
 from ussfc.errors import ModelError
 from ussfc.network import USSFCNet
 from ussfc.pipeline.config.load import load_config
-from ussfc.pipeline.evaluation.evaluate import evaluate
+from ussfc.pipeline.evaluation.evaluate import Selection, evaluate
 from ussfc.spec import ModelSpec, find_model
 from ussfc.weights import load_weights
 
@@ -276,7 +276,9 @@ def test_a_reduced_precision_scores_the_same(precision: str, shared: Path) -> No
     for numbers in ("float32", precision):
         flags = {"engine": "openvino", "precision": numbers, "device": "cpu"}
         config = load_config(sets=[f"inference.{name}={value}" for name, value in flags.items()])
-        f1[numbers] = evaluate([f"geotiff:{folder}"], config, scenes=VALIDATION).summary()["scores"]["f1"]
+        f1[numbers] = evaluate([f"geotiff:{folder}"], config, Selection(scenes=VALIDATION)).summary()[
+            "scores"
+        ]["f1"]
     assert f1["float32"] > 0.5
     assert abs(f1[precision] - f1["float32"]) < 0.002
 

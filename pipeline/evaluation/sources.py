@@ -1,0 +1,110 @@
+"""Labelled data by name: ``KIND:DIR`` to pairs for training, and the check of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import ussfc
+from ussfc.pipeline.errors import ConfigError
+from ussfc.pipeline.evaluation.labelled_scenes import ScenePairs, find_scenes, match_scenes
+from ussfc.training.data import (
+    SPLITS,
+    Cached,
+    Joined,
+    LabelledPairs,
+    SplitReport,
+    check_pairs,
+    match_split,
+    open_split,
+    splits_folder,
+)
+from ussfc.training.recipe import InputSpec
+
+GEOTIFF = "geotiff"
+"""Kind of data whose pairs are georeferenced scenes."""
+
+
+def parse_data(text: str) -> tuple[str, Path]:
+    """Split ``KIND:DIR`` into kind and folder.
+
+    Raises:
+        ConfigError: no colon in it.
+    """
+    kind, colon, folder = text.partition(":")
+    if not colon or not folder:
+        raise ConfigError(f"data {text}: expected KIND:DIR, for example geotiff:scenes or levir-cd:LEVIR-CD")
+    return kind, Path(folder)
+
+
+def training_sources(
+    datas: Sequence[str], spec: InputSpec, validate_on: Sequence[str], memory: int
+) -> tuple[LabelledPairs, LabelledPairs]:
+    """Return pairs to learn from, and pairs to validate on.
+
+    Data sets of pictures bring their splits ``train`` and ``val``; of georeferenced scenes the named ones are
+    held out for validation and the rest is trained on.
+
+    Args:
+        datas: ``KIND:DIR``, one or more.
+        spec: the network's input.
+        validate_on: names of held-out scenes.
+        memory: bytes of decoded pictures that may stay in memory, of each data set.
+
+    Raises:
+        ConfigError, PipelineError, ussfc.errors.DataError: the data cannot be used; the message names what.
+    """
+    train: list[LabelledPairs] = []
+    validation: list[LabelledPairs] = []
+    missing = set(validate_on)
+    for kind, folder in map(parse_data, datas):
+        if kind == GEOTIFF:
+            scenes = find_scenes(folder)
+            held = [scene for scene in scenes if scene.name in validate_on]
+            missing -= {scene.name for scene in held}
+            ScenePairs(scenes, spec).refuse_beyond_memory()
+            training = ScenePairs([scene for scene in scenes if scene.name not in validate_on], spec)
+            train.append(Cached(training))
+            validation.append(Cached(ScenePairs(held, spec)))
+        else:
+            train.append(Cached(open_split(kind, folder, "train"), memory))
+            validation.append(open_split(kind, folder, "val"))
+            check_pictures_fit(kind, spec)
+    if missing:
+        raise ConfigError(
+            f"{', '.join(sorted(missing))}: no such scene in the data to validate on; check the names"
+        )
+    return Joined(tuple(train)), Joined(tuple(validation))
+
+
+def check_pictures_fit(kind: str, spec: InputSpec | ussfc.ModelSpec) -> None:
+    """Refuse a network that does not take pictures of red, green and blue.
+
+    Raises:
+        ConfigError: names its bands.
+    """
+    if len(spec.bands) != 3 or spec.radiometry.kind != "range" or spec.radiometry.high != 255:
+        names = ", ".join(band.name for band in spec.bands)
+        raise ConfigError(
+            f"{kind}: pictures of red, green, blue from 0 to 255, the network's input is {names} of other numbers; "
+            "train with input=rgb8, or give geotiff data"
+        )
+
+
+def check_data(kind: str, folder: Path) -> list[SplitReport]:
+    """Read every file of a data set: counts, sizes, changed share, and every broken file.
+
+    Args:
+        kind: ``levir-cd``, ``cdd``, ``dsifn-cd`` or ``geotiff``.
+        folder: the data set; missing splits are left out.
+
+    Raises:
+        PipelineError, ussfc.errors.DataError: nothing to check there.
+    """
+    if kind == GEOTIFF:
+        # One band: geometry and labels do not depend on how many a model takes.
+        spec = InputSpec.model_validate({"bands": [{"name": "1"}], "radiometry": {"kind": "percentiles"}})
+        scenes, lone = match_scenes(folder)
+        return [check_pairs("scenes", ScenePairs(scenes, spec), lone)]
+    splits = [split for split in SPLITS if (splits_folder(kind, folder) / split).is_dir()]
+    return [check_pairs(split, *match_split(kind, folder, split)) for split in splits or SPLITS[:1]]
