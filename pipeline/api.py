@@ -12,6 +12,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 import ussfc
+from ussfc.pipeline.choices import Taper
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.execution.tile import blend_tile
@@ -21,7 +22,7 @@ from ussfc.pipeline.reading import choose_bands
 from ussfc.pipeline.reading.array import ArrayReader, Placement, describe_array, with_bands
 from ussfc.pipeline.runs.pair import scene_mapping
 from ussfc.pipeline.runs.resolve import resolve_layout
-from ussfc.pipeline.tiling.blending import Taper, taper_weights
+from ussfc.pipeline.tiling.blending import taper_weights
 from ussfc.pipeline.tiling.grid import common_grid
 from ussfc.pipeline.tiling.lattice import TilePlan
 from ussfc.pipeline.types import Detector, DetectorSpec, FloatArray, RadiometricMapping, Tile

@@ -296,7 +296,7 @@ def refused(source: str) -> str:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("a.csv", "", "{}: holds no pair; wanted a CSV, a GeoJSON"),
+        ("a.csv", "", "{}: holds no pair; expected a CSV, a GeoJSON"),
         ("a.csv", "before,after\n\n", "{}: holds no pair"),
         ("a.csv", "before,later\na,b\n", "{}: has no column after (its header: 'before,later')"),
         ("a.csv", "before;after\na;b\n", "{}: has no column before (its header: 'before;after')"),
@@ -327,7 +327,7 @@ def refused(source: str) -> str:
         ("a.json", "[" * 100_000, "{}: is no JSON ("),
         ("a.json", f'{{"type": {"9" * 5000}}}', "{}: is no JSON ("),
         ("a.json", "[1]", "{}: is JSON but no object"),
-        ("a.json", '{"type": "Feature"}', "{}: is JSON of type 'Feature'; wanted a CSV"),
+        ("a.json", '{"type": "Feature"}', "{}: is JSON of type 'Feature'; expected a CSV"),
         ("a.json", '{"type": "FeatureCollection"}', "{}: its features are no list"),
         ("a.json", features(), "{}: holds no pair"),
         ("a.json", features({"before": "a", "after": "b"}, None), "{}: feature 2: has no properties"),

@@ -159,7 +159,7 @@ def test_scenes_beyond_memory_are_refused(folder: Path, monkeypatch: pytest.Monk
 def test_data_is_named_by_kind_and_folder() -> None:
     assert parse_data("geotiff:a:b") == ("geotiff", Path("a:b"))
     for text in ("geotiff", "geotiff:"):
-        with pytest.raises(ConfigError, match="wanted KIND:DIR"):
+        with pytest.raises(ConfigError, match="expected KIND:DIR"):
             parse_data(text)
 
 
