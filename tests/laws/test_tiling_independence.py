@@ -41,7 +41,7 @@ def test_tile_size_and_batch_change_no_bit(
 
 @law
 @given(images=scenes(), patch=st.integers(2, 24), overlap=st.floats(0, 0.7), tile_size=st.integers(7, 70))
-def test_tiles_give_the_weighted_mean_of_the_lattice(
+def test_tiles_give_the_mean_over_the_lattice(
     images: PixelPair, patch: int, overlap: float, tile_size: int
 ) -> None:
     shape = images.valid.shape
@@ -94,7 +94,7 @@ def test_device_and_host_blend_the_same_bits(
     room=st.sampled_from([0, 700, 5000, 10**9]),
     order=st.randoms(use_true_random=False),
 )
-def test_cached_patches_change_no_bit_and_save_calls(
+def test_cached_patches_change_no_bit(
     images: PixelPair, size: int, patch: int, overlap: float, batch: int, room: int, order: random.Random
 ) -> None:
     plan = TilePlan.of((images.valid.shape[0], images.valid.shape[1]), size, patch, overlap)

@@ -1,4 +1,4 @@
-"""From probability to stored number to class."""
+"""Encoding of probabilities as stored numbers, and change classes from them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_byte_holds_the_nearest_of_255_levels(raster: tuple[FloatArray, BoolAr
 def test_the_bytes_are_those_of_the_plain_formula(
     raster: tuple[FloatArray, BoolArray], whole: bool, dtype: str
 ) -> None:
-    """Also where a pixel without data has no number, and of every shape and order in memory."""
+    """Also where a pixel without data is NaN, and for every shape and order in memory."""
     probability, valid = raster
     valid = np.ones_like(valid) if whole else valid
     spoilt = np.where(valid, probability, np.float32(np.nan))
@@ -58,12 +58,12 @@ def test_the_bytes_are_those_of_the_plain_formula(
         expected = np.where(valid, np.rint(probability * np.float32(PROBABILITY_STEPS)), NODATA_BYTE)
     else:
         expected = spoilt
-    for given_ in (spoilt, np.asfortranarray(spoilt)):
-        kept = given_.copy()
-        stored = encode(given_, valid, np.dtype(dtype))
+    for array in (spoilt, np.asfortranarray(spoilt)):
+        kept = array.copy()
+        stored = encode(array, valid, np.dtype(dtype))
         assert stored.tobytes() == expected.astype(dtype).tobytes()
-        assert not np.shares_memory(stored, given_)
-        assert given_.tobytes() == kept.tobytes()
+        assert not np.shares_memory(stored, array)
+        assert array.tobytes() == kept.tobytes()
 
 
 @law
@@ -74,7 +74,7 @@ def test_float32_keeps_every_bit(raster: tuple[FloatArray, BoolArray]) -> None:
     assert decoded[valid].tobytes() == probability[valid].tobytes()
 
 
-def test_encoding_what_is_decoded_changes_nothing() -> None:
+def test_encoding_inverts_decoding() -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     decoded = decode(levels)
     again = encode(np.nan_to_num(decoded), ~np.isnan(decoded), np.dtype("uint8"))
@@ -103,7 +103,7 @@ def test_change_is_at_or_above_the_threshold(
 
 
 @pytest.mark.parametrize("level", range(PROBABILITY_STEPS + 1))
-def test_a_threshold_on_a_level_takes_that_level_in(level: int) -> None:
+def test_a_threshold_on_a_level_includes_it(level: int) -> None:
     levels = np.arange(PROBABILITY_STEPS + 1, dtype=np.uint8)
     np.testing.assert_array_equal(classify(levels, level / PROBABILITY_STEPS), levels >= level)
 
@@ -122,7 +122,7 @@ def test_a_higher_threshold_never_adds_change(
 @given(
     st.one_of(st.floats(0, 1), st.integers(0, PROBABILITY_STEPS).map(lambda level: level / PROBABILITY_STEPS))
 )
-def test_every_level_is_compared_with_the_threshold_itself(threshold: float) -> None:
+def test_every_level_is_compared_exactly(threshold: float) -> None:
     levels = np.arange(256, dtype=np.uint8)
     expected = [int(level >= threshold * PROBABILITY_STEPS) for level in range(NODATA_BYTE)] + [NODATA_BYTE]
     assert classify(levels, threshold).tolist() == expected

@@ -1,4 +1,4 @@
-"""From source numbers to the model's input range."""
+"""Mapping of source numbers to the model's input range."""
 
 from __future__ import annotations
 
@@ -32,15 +32,13 @@ mappings = st.builds(
 
 @law
 @given(windows, mappings)
-def test_the_range_is_mapped_to_the_unit_interval_band_by_band(
-    window: Pixels, stretch: RadiometricMapping
-) -> None:
+def test_each_band_is_mapped_to_the_unit_interval(window: Pixels, mapping: RadiometricMapping) -> None:
     untouched = window.values.copy()
-    scaled = apply_mapping(window, stretch)
+    scaled = apply_mapping(window, mapping)
     assert scaled.shape == SHAPE
     assert scaled.dtype == np.float32
     for band in range(3):
-        low, high = stretch.low[band], stretch.high[band]
+        low, high = mapping.low[band], mapping.high[band]
         expected = np.clip((window.values[band].astype(np.float64) - low) / (high - low), 0, 1)
         np.testing.assert_allclose(scaled[band], expected, rtol=0, atol=1e-3 / (high - low) + 1e-6)
     np.testing.assert_array_equal(window.values, untouched)
@@ -48,7 +46,7 @@ def test_the_range_is_mapped_to_the_unit_interval_band_by_band(
 
 @law
 @given(windows, windows, mappings, mappings)
-def test_what_is_missing_on_one_date_is_the_middle_on_both(
+def test_a_gap_on_one_date_is_the_middle_on_both(
     before: Pixels, after: Pixels, first: RadiometricMapping, second: RadiometricMapping
 ) -> None:
     images = pair(before, after, (first, second))
@@ -63,9 +61,9 @@ def test_what_is_missing_on_one_date_is_the_middle_on_both(
     )
 
 
-def plainly(values: np.ndarray, stretch: RadiometricMapping) -> np.ndarray:
-    """The formula as it stands in the documents: float32, one step after the other."""
-    low, high = (np.array(ends, np.float32)[:, None, None] for ends in (stretch.low, stretch.high))
+def plain_formula(values: np.ndarray, mapping: RadiometricMapping) -> np.ndarray:
+    """Apply the documented formula: float32, one step after the other."""
+    low, high = (np.array(ends, np.float32)[:, None, None] for ends in (mapping.low, mapping.high))
     return np.clip((values.astype(np.float32) - low) / (high - low), 0, 1)
 
 
@@ -75,23 +73,19 @@ def plainly(values: np.ndarray, stretch: RadiometricMapping) -> np.ndarray:
     st.floats(-70_000, 70_000),
     st.floats(0.1, 140_000),
 )
-def test_every_number_of_an_integer_type_is_mapped_to_the_same_bits(
-    dtype: str, low: float, width: float
-) -> None:
+def test_integers_map_to_the_bits_of_the_formula(dtype: str, low: float, width: float) -> None:
     kind = np.iinfo(dtype)
     numbers = np.arange(kind.min, kind.max + 1).astype(dtype).reshape(1, 16, -1)
-    stretch = RadiometricMapping((low,), (low + width,))
+    mapping = RadiometricMapping((low,), (low + width,))
     window = Pixels(numbers, np.ones(numbers.shape[1:], np.bool_))
-    assert apply_mapping(window, stretch).tobytes() == plainly(numbers, stretch).tobytes()
+    assert apply_mapping(window, mapping).tobytes() == plain_formula(numbers, mapping).tobytes()
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 70_000), (2, 200, 700), (2, 65_537, 2), (2, 0, 5), (2, 5, 0)])
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_a_large_pair_is_mapped_to_the_same_bits(
-    shape: tuple[int, int, int], dtype: str, share: float
-) -> None:
-    """Sizes on both sides of what goes through the cache together."""
+def test_a_large_pair_maps_to_the_same_bits(shape: tuple[int, int, int], dtype: str, share: float) -> None:
+    """Sizes below and above the part that goes through the cache together."""
     rng = np.random.default_rng(0)
     both = [
         Pixels(rng.integers(-128, 256, shape).astype(dtype), rng.random(shape[1:]) < share) for _ in range(2)
@@ -100,24 +94,24 @@ def test_a_large_pair_is_mapped_to_the_same_bits(
     images = pair(both[0], both[1], ranges)
     valid = both[0].valid & both[1].valid
     np.testing.assert_array_equal(images.valid, valid)
-    for image, date, stretch in zip((images.before, images.after), both, ranges, strict=True):
-        assert image.tobytes() == np.where(valid, plainly(date.values, stretch), MIDDLE).tobytes()
+    for image, date, mapping in zip((images.before, images.after), both, ranges, strict=True):
+        assert image.tobytes() == np.where(valid, plain_formula(date.values, mapping), MIDDLE).tobytes()
 
 
 @law
 @given(windows, windows, mappings, st.integers(0, 4), st.integers(0, 6))
-def test_a_window_is_mapped_as_its_part_of_the_scene(
-    before: Pixels, after: Pixels, stretch: RadiometricMapping, row: int, col: int
+def test_a_window_maps_as_part_of_its_scene(
+    before: Pixels, after: Pixels, mapping: RadiometricMapping, row: int, col: int
 ) -> None:
-    whole = pair(before, after, (stretch, stretch))
+    whole = pair(before, after, (mapping, mapping))
     cut = (slice(None), slice(row, None), slice(col, None))
     parts = [Pixels(scene.values[cut], scene.valid[cut[1:]]) for scene in (before, after)]
-    part = pair(parts[0], parts[1], (stretch, stretch))
+    part = pair(parts[0], parts[1], (mapping, mapping))
     assert part.before.tobytes() == whole.before[cut].tobytes()
     assert part.after.tobytes() == whole.after[cut].tobytes()
 
 
-def test_one_number_serves_all_bands_and_a_tuple_one_each() -> None:
+def test_a_number_is_for_all_bands() -> None:
     assert range_mapping(0.0, 1.0, 2) == RadiometricMapping((0.0, 0.0), (1.0, 1.0))
     assert range_mapping((1.0, 2.0), 5.0, 2) == RadiometricMapping((1.0, 2.0), (5.0, 5.0))
 
@@ -131,7 +125,7 @@ def test_one_number_serves_all_bands_and_a_tuple_one_each() -> None:
         ((0.0, 0.0, 9.0), 5.0, "must lie below"),
     ],
 )
-def test_a_range_that_is_none_is_refused(
+def test_an_impossible_range_is_refused(
     low: float | tuple[float, ...], high: float | tuple[float, ...], text: str
 ) -> None:
     with pytest.raises(ValueError, match=text):
@@ -140,17 +134,17 @@ def test_a_range_that_is_none_is_refused(
 
 @law
 @given(windows.filter(lambda window: bool(window.valid.any())))
-def test_percentiles_are_taken_over_valid_pixels_of_each_band(window: Pixels) -> None:
-    stretch = percentile_mapping(window, 2, 98, "before.tif")
+def test_percentiles_are_of_the_valid_pixels(window: Pixels) -> None:
+    mapping = percentile_mapping(window, 2, 98, "before.tif")
     for band in range(3):
         lows, highs = np.percentile(window.values[band][window.valid].astype(np.float64), (2, 98))
-        assert stretch.low[band] == pytest.approx(lows, abs=1e-6)
+        assert mapping.low[band] == pytest.approx(lows, abs=1e-6)
         if np.float32(highs) > np.float32(lows):
-            assert stretch.high[band] == pytest.approx(highs, abs=1e-6)
-        assert stretch.high[band] > stretch.low[band]
+            assert mapping.high[band] == pytest.approx(highs, abs=1e-6)
+        assert mapping.high[band] > mapping.low[band]
 
 
-def test_numbers_of_nodata_do_not_move_the_percentiles() -> None:
+def test_nodata_does_not_move_the_percentiles() -> None:
     values = np.arange(105, dtype=np.float32).reshape(SHAPE)
     valid = np.ones(SHAPE[1:], np.bool_)
     valid[0] = False
@@ -167,7 +161,7 @@ def test_a_constant_band_stays_finite(level: float) -> None:
     assert np.isfinite(scaled).all()
 
 
-def test_a_sample_without_a_valid_pixel_names_the_scene() -> None:
+def test_a_sample_without_valid_pixels_is_refused() -> None:
     window = Pixels(np.zeros(SHAPE, np.float32), np.zeros(SHAPE[1:], np.bool_))
     with pytest.raises(ReadError, match=r"^before\.tif: no valid pixel") as caught:
         percentile_mapping(window, 2, 98, "before.tif")

@@ -1,4 +1,4 @@
-"""The common grid of two scenes."""
+"""Common grid of two scenes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_aligned_scenes_are_cut_to_their_overlap(
 
 @law
 @given(st.floats(-0.49, 0.49), st.floats(-0.49, 0.49))
-def test_the_reference_keeps_its_pixels_when_the_other_is_off_by_a_fraction(row: float, col: float) -> None:
+def test_the_reference_keeps_its_pixels(row: float, col: float) -> None:
     before, after = box_at(0, 0, (50, 60)), box_at(20 + row, 30 + col, (50, 60))
     grid = common_grid(scene(before), scene(after))
     shift = pixel_shift(before, grid)
@@ -117,7 +117,7 @@ def test_a_footprint_is_cut_to_the_grid(origin: tuple[int, int], shape: tuple[in
         assert found == expected
 
 
-def test_another_crs_is_cut_to_where_both_have_pixels() -> None:
+def test_two_crs_are_cut_to_their_overlap() -> None:
     before = box_at(0, 0, (100, 200))
     after = GeoBox.from_bbox((33.005, 36.135, 33.2, 36.3), "EPSG:4326", resolution=1e-4)
     grid = common_grid(scene(before), scene(after))
@@ -136,7 +136,7 @@ def test_another_crs_is_cut_to_where_both_have_pixels() -> None:
     assert pixel_shift(after, turned) is not None
 
 
-def test_no_overlap_says_where_both_lie() -> None:
+def test_no_overlap_names_both_extents() -> None:
     message = refused(box_at(0, 0, (10, 10)), box_at(0, 100, (10, 10)))
     assert message == (
         "before.tif and after.tif do not overlap: "
@@ -145,12 +145,12 @@ def test_no_overlap_says_where_both_lie() -> None:
     )
 
 
-def test_scenes_that_only_share_a_border_do_not_overlap() -> None:
+def test_a_shared_border_is_no_overlap() -> None:
     assert "do not overlap" in refused(box_at(0, 0, (10, 10)), box_at(10, 0, (10, 10)))
 
 
 @pytest.mark.parametrize("bare", ["before.tif", "after.tif"])
-def test_a_crs_on_one_side_only_names_the_bare_one(bare: str) -> None:
+def test_a_crs_on_one_side_names_the_bare_scene(bare: str) -> None:
     one, other = box_at(0, 0, (10, 10), None), box_at(0, 0, (10, 10))
     message = refused(one, other) if bare == "before.tif" else refused(other, one)
     assert message.startswith(f"{bare}: has no CRS while ")
@@ -158,22 +158,22 @@ def test_a_crs_on_one_side_only_names_the_bare_one(bare: str) -> None:
     assert "gdal_edit.py -a_srs" in message
 
 
-def test_without_any_crs_pixels_meet_pixels() -> None:
+def test_without_crs_pixels_match_by_position() -> None:
     grid = common_grid(scene(box_at(0, 0, (10, 20), None)), scene(box_at(5, 5, (10, 20), None)))
     assert grid == GeoBox((10, 20), Affine.identity(), None)
 
 
-def test_without_any_crs_both_must_have_one_size() -> None:
+def test_without_crs_both_must_have_one_size() -> None:
     message = refused(box_at(0, 0, (10, 20), None), box_at(0, 0, (10, 21), None))
     assert message.startswith("before.tif is 20 x 10 px and after.tif is 21 x 10 px")
 
 
-def test_without_any_crs_none_can_be_asked_for() -> None:
+def test_without_crs_grid_crs_is_refused() -> None:
     message = refused(box_at(0, 0, (10, 20), None), box_at(0, 0, (10, 20), None), UTM, 10)
     assert message == "before.tif: has no CRS, so it cannot be reprojected to EPSG:32636"
 
 
-def test_a_crs_and_resolution_of_ones_own() -> None:
+def test_a_configured_crs_and_resolution() -> None:
     before, after = box_at(0, 0, (100, 100)), box_at(20, 20, (100, 100))
     grid = common_grid(scene(before), scene(after), "before", "EPSG:3857", 25.0)
     assert grid.crs == CRS("EPSG:3857")
@@ -198,7 +198,7 @@ def test_a_crs_needs_a_resolution() -> None:
     assert "grid.resolution is missing" in message
 
 
-def test_a_crs_that_is_none_is_refused() -> None:
+def test_an_unknown_crs_is_refused() -> None:
     assert "'banana' is no CRS" in refused(box_at(0, 0, (9, 9)), box_at(0, 0, (9, 9)), "banana", 10)
 
 
@@ -212,11 +212,11 @@ def test_a_crs_that_is_none_is_refused() -> None:
         GeoBox((9, 9), Affine(PIXEL, 0.1, 500_000, 0.1, -PIXEL, 4_000_000), UTM),
     ],
 )
-def test_what_needs_a_warp_has_no_pixel_shift(other: GeoBox) -> None:
+def test_other_pixels_have_no_pixel_shift(other: GeoBox) -> None:
     assert pixel_shift(other, box_at(0, 0, (9, 9))) is None
 
 
-def test_rounding_of_a_pixel_size_is_no_shift_until_it_adds_up() -> None:
+def test_rounding_of_pixel_sizes_is_tolerated() -> None:
     source = box_at(0, 0, (1000, 1000), pixel=PIXEL * (1 + 1e-9))
     assert pixel_shift(source, GeoBox((1000, 1000), box_at(0, 0, (1, 1)).affine, UTM)) is not None
     drifting = GeoBox((1000, 1000), Affine(PIXEL * (1 + 1e-5), 0, 500_000, 0, -PIXEL, 4_000_000), UTM)

@@ -1,0 +1,94 @@
+"""Arrays that xarray reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import odc.geo.xr
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
+
+from tests.support.images import AFFINE, UTM, assert_same_pixels, expected_window, odd_images
+from ussfc.pipeline.errors import ReadError
+from ussfc.pipeline.reading import describe_scene
+from ussfc.pipeline.reading.array import ArrayReader, array_nodata, describe_array, open_array, with_bands
+from ussfc.pipeline.types import Box
+
+GRID = GeoBox((4, 5), AFFINE, UTM)
+
+
+def array(bands: int = 2, **attributes: object) -> xr.DataArray:
+    values = np.arange(bands * 20, dtype=np.uint16).reshape(bands, 4, 5)
+    return odc.geo.xr.wrap_xr(values, GRID, axis=1).assign_attrs(attributes)
+
+
+@settings(max_examples=200)
+@given(image=odd_images(), swapped=st.booleans())
+def test_an_array_reads_as_its_numbers(
+    image: tuple[np.ndarray, float | None, tuple[int, ...], Box], swapped: bool
+) -> None:
+    values, nodata, bands, box = image
+    chosen = values[[band - 1 for band in bands]]
+    marked = (chosen == nodata).all(axis=0) if nodata is not None else np.zeros(values.shape[1:], bool)
+    with np.errstate(over="ignore"):
+        expected = expected_window(chosen, ~marked, box)
+        grid = GeoBox(values.shape[1:], AFFINE, UTM)
+        stored = values.astype(values.dtype.newbyteorder(">")) if swapped else values
+        source = odc.geo.xr.wrap_xr(stored, grid, nodata=nodata, axis=1)
+        pixels = ArrayReader(source, grid, bands, "bilinear").read(box)
+    assert_same_pixels(pixels, expected, str(values.dtype))
+    assert pixels.values.dtype.isnative
+
+
+def test_a_flat_array_has_one_band() -> None:
+    assert with_bands(array(1)[0], "scene").shape == (1, 4, 5)
+
+
+def test_bands_come_first_whatever_their_place() -> None:
+    moved = with_bands(array(2).transpose("y", "x", ...), "scene")
+    assert moved.shape == (2, 4, 5)
+    np.testing.assert_array_equal(moved, array(2))
+
+
+def test_four_dimensions_are_refused() -> None:
+    with pytest.raises(ReadError, match=r"^scene: has dimensions .*expected \(band, y, x\) or \(y, x\)$"):
+        with_bands(array().expand_dims("epoch"), "scene")
+
+
+def test_rows_that_run_north_are_refused() -> None:
+    with pytest.raises(ReadError, match="is not north-up; sort y downwards"):
+        describe_array(array().isel(y=slice(None, None, -1)), "scene", "")
+
+
+def test_long_names_describe_the_bands() -> None:
+    info = describe_array(array(2, long_name=("B04", "B08")), "scene", "identity")
+    assert [band.description for band in info.bands] == ["B04", "B08"]
+    assert info.geobox == GRID
+    assert (info.dtype, info.identity, info.bytes_per_pixel) == ("uint16", "identity", 4)
+
+
+def test_nodata_is_an_attribute_or_an_encoding() -> None:
+    encoded = array()
+    encoded.encoding["_FillValue"] = np.uint16(7)
+    assert array_nodata(encoded) == 7
+    assert array_nodata(array(nodata=9)) == 9
+    assert array_nodata(array()) is None
+
+
+def test_variables_of_one_grid_are_bands(tmp_path: Path) -> None:
+    red, green = (array(1)[0].drop_vars("time", errors="ignore") for _ in range(2))
+    path = tmp_path / "bands.nc"
+    xr.Dataset({"red": red, "green": green}).to_netcdf(path, engine="h5netcdf")
+    assert open_array(str(path), "bands.nc", zarr=False).shape == (2, 4, 5)
+    assert [band.description for band in describe_scene(str(path)).bands] == ["red", "green"]
+
+
+def test_a_file_without_an_image_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "line.nc"
+    xr.Dataset({"line": ("x", np.arange(3))}).to_netcdf(path, engine="h5netcdf")
+    with pytest.raises(ReadError, match=r"no image found among the variables \(line\); expected"):
+        open_array(str(path), "line.nc", zarr=False)

@@ -1,0 +1,33 @@
+"""Scenes as they are passed to workers."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.images import image, write_tif
+from ussfc.pipeline.errors import ReadError
+from ussfc.pipeline.reading import SceneRecipe, describe_scene
+from ussfc.pipeline.types import Box
+
+
+def test_an_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ReadError, match=r"absent\.tif: no such file; check the path"):
+        describe_scene(str(tmp_path / "absent.tif"))
+
+
+def test_a_file_that_is_no_raster_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.tif").write_text("no raster")
+    with pytest.raises(ReadError, match=r"text\.tif: cannot be opened"):
+        describe_scene(str(tmp_path / "text.tif"))
+
+
+def test_a_recipe_survives_pickling(tmp_path: Path) -> None:
+    path = write_tif(tmp_path / "scene.tif", image())
+    recipe = SceneRecipe(path, describe_scene(path).geobox, (2, 1), "bilinear")
+    box = Box(70, 10, 90, 30)
+    found = pickle.loads(pickle.dumps(recipe)).open().read(box)
+    np.testing.assert_array_equal(found.values, image()[[1, 0]][(slice(None), *box.slices)])
