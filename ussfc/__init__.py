@@ -1,15 +1,25 @@
 """City-scale change detection: two images of any size in, a change raster and polygons out.
 
 ``run`` goes from files to products, ``detect_changes`` works on xarray arrays; the network, its weights and the
-detectors made of it are here as well. Public names are
-imported on first use: ``import ussfc`` and everything around model cards work without waiting for torch.
+detectors made of it are here as well. Public names are imported on first use: ``import ussfc`` and everything around
+model cards work without waiting for torch.
+
+Importing the package sets ``OMP_WAIT_POLICY=PASSIVE`` in the environment, unless it is set there already.
 """
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
+
+# PyTorch's operators share their work among OpenMP threads, which by default wait for each other in a busy loop. Where
+# other programs want the cores too, the waiting threads hold those that the working ones need: a training step on two
+# busy cores took 44 s so, 5 s with threads that sleep, 4 s with a single thread. libgomp reads the variable once, when
+# torch loads it, hence here: no module of ours imports torch before this one. It is standard OpenMP, so that other
+# runtimes follow it as well, and child processes inherit it. GOMP_SPINCOUNT and KMP_BLOCKTIME, where set, go before it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from ussfc.detector import detector_choices as detector_choices
@@ -17,8 +27,18 @@ if TYPE_CHECKING:
     from ussfc.detector import gpus as gpus
     from ussfc.engine_selection import anywhere as anywhere
     from ussfc.engine_selection import fastest as fastest
+    from ussfc.errors import DataError as DataError
     from ussfc.errors import ModelError as ModelError
+    from ussfc.errors import TrainingError as TrainingError
     from ussfc.network import USSFCNet as USSFCNet
+    from ussfc.pipeline import ClusterError as ClusterError
+    from ussfc.pipeline import ConfigError as ConfigError
+    from ussfc.pipeline import GridError as GridError
+    from ussfc.pipeline import PipelineError as PipelineError
+    from ussfc.pipeline import ReadError as ReadError
+    from ussfc.pipeline import RunConfig as RunConfig
+    from ussfc.pipeline import StoreError as StoreError
+    from ussfc.pipeline import TileError as TileError
     from ussfc.pipeline import detect_changes as detect_changes
     from ussfc.pipeline import load_config as load_config
     from ussfc.pipeline import plan as plan
@@ -29,8 +49,18 @@ if TYPE_CHECKING:
     from ussfc.weights import load_weights as load_weights
 
 _HOME = {
+    "ClusterError": "ussfc.pipeline",
+    "ConfigError": "ussfc.pipeline",
+    "DataError": "ussfc.errors",
+    "GridError": "ussfc.pipeline",
     "ModelError": "ussfc.errors",
     "ModelSpec": "ussfc.spec",
+    "PipelineError": "ussfc.pipeline",
+    "ReadError": "ussfc.pipeline",
+    "RunConfig": "ussfc.pipeline",
+    "StoreError": "ussfc.pipeline",
+    "TileError": "ussfc.pipeline",
+    "TrainingError": "ussfc.errors",
     "USSFCNet": "ussfc.network",
     "anywhere": "ussfc.engine_selection",
     "detect_changes": "ussfc.pipeline",
@@ -45,10 +75,21 @@ _HOME = {
     "plan": "ussfc.pipeline",
     "run": "ussfc.pipeline",
 }
+"""Module of every public name."""
 
 __all__ = [
+    "ClusterError",
+    "ConfigError",
+    "DataError",
+    "GridError",
     "ModelError",
     "ModelSpec",
+    "PipelineError",
+    "ReadError",
+    "RunConfig",
+    "StoreError",
+    "TileError",
+    "TrainingError",
     "USSFCNet",
     "__version__",
     "anywhere",
