@@ -29,7 +29,7 @@ import rasterio
 from affine import Affine
 from rasterio.windows import Window
 
-from ussfc.pipeline.execution.tile import read_pair
+from ussfc.pipeline.execution.tile_job import OpenPair
 from ussfc.pipeline.pixels.encoding import encode
 from ussfc.pipeline.pixels.radiometry import pair, range_mapping
 from ussfc.pipeline.reading import SceneRecipe, describe_scene
@@ -109,7 +109,7 @@ def one_round(files: list[Path], dtype: str, side: int) -> dict[str, float]:
     seconds = {"decode": decode(files, side), "read": 0.0, "pair": 0.0, "encode": 0.0, "read_pair": 0.0}
     for box in windows(side):
         seconds["read_pair"] += cpu_seconds(
-            lambda box=box: read_pair(box, readers[0], readers[1], (stretch, stretch), None)
+            lambda box=box: OpenPair(readers[0], readers[1], (stretch, stretch)).read_mapped(box)
         )
     for box in windows(side):
         start = time.thread_time()
@@ -133,7 +133,7 @@ def side_by_side(files: list[Path], side: int, threads: int, stretched: bool) ->
 
     def read(box: Box) -> None:
         if stretched:
-            read_pair(box, before, after, (stretch, stretch), None)
+            OpenPair(before, after, (stretch, stretch)).read_mapped(box)
         else:
             # Both are there at the same time.
             _ = before.read(box), after.read(box)

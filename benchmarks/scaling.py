@@ -34,9 +34,9 @@ from stand_in import StandIn
 
 from ussfc.pipeline.clusters.scheduler import SchedulerAt
 from ussfc.pipeline.config.load import load_config
-from ussfc.pipeline.execution import dask_executor as executors
 from ussfc.pipeline.execution.dask_executor import DaskExecutor
-from ussfc.pipeline.execution.tile import TileJob
+from ussfc.pipeline.execution.tile_job import TileJob
+from ussfc.pipeline.execution.worker_pool import MOST_TILES, TASKS_AHEAD
 from ussfc.pipeline.runs.infer import infer
 from ussfc.pipeline.runs.plan import plan as plan_run
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
@@ -179,9 +179,7 @@ def _hand_out(job: TileJob, plan: TilePlan, address: str, scheduler: psutil.Proc
         job, indices(), on_result, lambda failure: print(failure.error)
     )
     assert done == plan.tile_count
-    print(
-        f"tasks out at most {executors.TASKS_AHEAD * WORKERS}, of at most {executors.MOST_TILES} tiles each"
-    )
+    print(f"tasks out at most {TASKS_AHEAD * WORKERS}, of at most {MOST_TILES} tiles each")
 
 
 def plan_of_all() -> None:

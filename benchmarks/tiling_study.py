@@ -21,7 +21,7 @@ import ussfc
 from ussfc.metrics import Tally
 from ussfc.pipeline.choices import TAPERS
 from ussfc.pipeline.evaluation.labelled_scenes import ScenePairs, find_scenes
-from ussfc.pipeline.execution.tile import blend_tile
+from ussfc.pipeline.execution.computers import open_computer
 from ussfc.pipeline.pixels.encoding import encode
 from ussfc.pipeline.tiling.blending import taper_weights
 from ussfc.pipeline.tiling.lattice import TilePlan
@@ -66,7 +66,7 @@ def measure(
     images = PixelPair(pair.before, pair.after, pair.valid)
     rows = []
     for taper in TAPERS:
-        probability, patches = blend_tile(tile, images, recorder, taper_weights(patch, taper))
+        probability, patches = open_computer(recorder, taper_weights(patch, taper)).blend(tile, images)
         recorder.again = True
         levels = encode(probability, images.valid, np.dtype(np.uint8))
         tally = Tally.of_levels(levels, pair.label, images.valid)

@@ -15,7 +15,8 @@ import ussfc
 from ussfc.pipeline.choices import Taper
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.config.schema import RunConfig
-from ussfc.pipeline.execution.tile import blend_tile
+from ussfc.pipeline.execution.computers import open_computer
+from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE
 from ussfc.pipeline.pixels import radiometry
 from ussfc.pipeline.pixels.encoding import decode, encode
 from ussfc.pipeline.reading import choose_bands
@@ -25,7 +26,7 @@ from ussfc.pipeline.runs.resolve import resolve_layout
 from ussfc.pipeline.tiling.blending import taper_weights
 from ussfc.pipeline.tiling.grid import common_grid
 from ussfc.pipeline.tiling.lattice import TilePlan
-from ussfc.pipeline.types import Detector, DetectorSpec, FloatArray, RadiometricMapping, Tile
+from ussfc.pipeline.types import DetectorSpec, FloatArray, RadiometricMapping, Tile
 
 
 def detect_changes(
@@ -125,19 +126,13 @@ class _ChunkJob:
     """Type of the stored product whose levels the values have."""
 
 
-_detectors: dict[str, Detector] = {}
-
-
 def _compute_core(
     before: Any, after: Any, placements: tuple[Placement, Placement], tile: Tile, job: _ChunkJob
 ) -> FloatArray:
     """Compute one chunk; runs on whatever scheduler computes the array."""
     images = radiometry.pair(placements[0](before), placements[1](after), job.mappings)
     spec = job.detector
-    detector = _detectors.get(spec.identity)
-    if detector is None:
-        _detectors.clear()
-        detector = _detectors.setdefault(spec.identity, spec.build())
-    probability, _ = blend_tile(tile, images, detector, taper_weights(spec.patch_size, job.taper))
+    computer = open_computer(PROCESS_CACHE.detector(spec), taper_weights(spec.patch_size, job.taper))
+    probability, _ = computer.blend(tile, images)
     valid = images.valid[tile.core.within(tile.halo).slices]
     return decode(encode(probability, valid, np.dtype(job.dtype)))

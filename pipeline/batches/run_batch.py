@@ -17,7 +17,8 @@ from ussfc.pipeline.batches.pair_lists import PairEntry
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ClusterError, ConfigError, PipelineError
 from ussfc.pipeline.events import Advanced, Event, Notice, StageFinished, StageStarted, Subscriber, ignore
-from ussfc.pipeline.execution.dask_executor import DaskExecutor, Executor
+from ussfc.pipeline.execution.dask_executor import DaskExecutor
+from ussfc.pipeline.execution.executor import Executor
 from ussfc.pipeline.runs.infer import Computation, executor_for
 from ussfc.pipeline.runs.plan import RunPlan
 from ussfc.pipeline.runs.run import run

@@ -686,7 +686,7 @@ def _our_way(job: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
     for module in (
         "ussfc.pipeline.rasters.cog",
         "ussfc.pipeline.execution.dask_executor",
-        "ussfc.pipeline.execution.tile",
+        "ussfc.pipeline.execution.serial_executor",
         "ussfc.pipeline.polygons.vectorise",
         "ussfc.weights",
     ):

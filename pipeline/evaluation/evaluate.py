@@ -20,7 +20,7 @@ from ussfc.pipeline.evaluation.labelled_scenes import LabelledScene, ScenePairs,
 from ussfc.pipeline.evaluation.scores import Evaluation, SceneScore
 from ussfc.pipeline.evaluation.sources import GEOTIFF, check_pictures_fit, parse_data
 from ussfc.pipeline.events import Advanced, Subscriber, ignore
-from ussfc.pipeline.execution.tile import blend_tile
+from ussfc.pipeline.execution.computers import open_computer
 from ussfc.pipeline.pixels.encoding import classify, encode
 from ussfc.pipeline.runs.infer import Computation, infer
 from ussfc.pipeline.runs.plan import plan
@@ -195,14 +195,13 @@ def _picture_jobs(
         engine=config.inference.engine, precision=config.inference.precision, device=config.inference.device,
         batch_size=config.inference.batch_size, streams=config.cluster.network_threads,
     )  # fmt: skip
-    detector = recipe.build()
-    weights = taper_weights(recipe.patch_size, "box")
+    computer = open_computer(recipe.build(), taper_weights(recipe.patch_size, "box"))
 
     def job(index: int) -> tuple[SceneScore, _Shown]:
         pair = pairs.pair(index)
         plan = TilePlan.of(pair.shape, max(pair.shape), recipe.patch_size, 0.0)
         images = PixelPair(as_unit_range(pair.before), as_unit_range(pair.after), np.ones(pair.shape, bool))
-        probability, _ = blend_tile(plan.tile((0, 0)), images, detector, weights)
+        probability, _ = computer.blend(plan.tile((0, 0)), images)
         return _scored(
             pair, encode(probability, images.valid, np.dtype(np.uint8)).astype(np.uint8), with_baseline
         )

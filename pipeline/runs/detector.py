@@ -19,7 +19,7 @@ Answer = TypeVar("Answer")
 
 
 class Ask(Protocol):
-    """Calls a function on every worker; see :meth:`ussfc.pipeline.execution.dask_executor.Executor.ask`."""
+    """Calls a function on every worker; see :meth:`ussfc.pipeline.execution.executor.Executor.ask`."""
 
     def __call__(self, function: Callable[..., Answer], *args: object) -> list[Answer]:
         """Return the answer of each."""

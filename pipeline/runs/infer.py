@@ -40,8 +40,8 @@ from ussfc.pipeline.types import DetectorSpec, Index, RadiometricMapping, SceneI
 if TYPE_CHECKING:
     import threading
 
-    from ussfc.pipeline.execution.dask_executor import Executor
-    from ussfc.pipeline.execution.tile import TileJob
+    from ussfc.pipeline.execution.executor import Executor
+    from ussfc.pipeline.execution.tile_job import TileJob
     from ussfc.pipeline.storage.probability_store import ProbabilityStore
 
 Answer = TypeVar("Answer")
@@ -202,7 +202,7 @@ def _recorded_radiometry(pair: ScenePair, work: Folder) -> RadiometryRecord:
 def _tile_job(
     plan: RunPlan, run: str, detector: DetectorSpec, radiometry: RadiometryRecord, work: Folder
 ) -> TileJob:
-    from ussfc.pipeline.execution.tile import TileJob
+    from ussfc.pipeline.execution.tile_job import TileJob
 
     mappings: tuple[RadiometricMapping, RadiometricMapping]
     mappings = radiometry.before.mapping, radiometry.after.mapping
@@ -294,7 +294,8 @@ def executor_for(
         fail_fast: try no tile again.
         stop: ends runs on workers from another thread.
     """
-    from ussfc.pipeline.execution.dask_executor import DaskExecutor, SerialExecutor
+    from ussfc.pipeline.execution.dask_executor import DaskExecutor
+    from ussfc.pipeline.execution.serial_executor import SerialExecutor
 
     backoff = Backoff(attempts=1 if fail_fast else plan.config.compute.retries + 1)
     if plan.cluster is None:

@@ -16,23 +16,26 @@ from odc.geo.geobox import GeoBox
 
 from tests.support.clusters import Certificates, Namespaces, Programs, wait_until
 from tests.support.scenes import write_scene, write_toy_model
-from tests.support.stubs import StubRecipe, Witness, store_bytes, stub_job
+from tests.support.stubs import StubRecipe, store_bytes, stub_job
+from tests.support.tile_runs import ONCE, make_witness, unwanted
 from ussfc.pipeline.clusters.scheduler import SchedulerAt
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import ClusterError, ConfigError
 from ussfc.pipeline.events import Event, Notice
-from ussfc.pipeline.execution import dask_executor as executors
-from ussfc.pipeline.execution.dask_executor import DaskExecutor, SerialExecutor
-from ussfc.pipeline.execution.tile import TileJob
+from ussfc.pipeline.execution import dask_executor, worker_pool
+from ussfc.pipeline.execution.dask_executor import DaskExecutor
+from ussfc.pipeline.execution.serial_executor import SerialExecutor
+from ussfc.pipeline.execution.tile_job import TileJob
+from ussfc.pipeline.execution.worker_pool import MOST_TILES, TASKS_AHEAD
+from ussfc.pipeline.execution.worker_tasks import versions
 from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.runs.run import run
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.tiling.lattice import TilePlan
-from ussfc.pipeline.types import TileFailure, TileResult
+from ussfc.pipeline.types import TileResult
 
 PLAN = TilePlan.of((200, 260), 32, 16, 0.25)
 GRID = GeoBox(PLAN.shape, Affine(1, 0, 0, 0, -1, PLAN.shape[0]), "EPSG:32636")
-ONCE = Backoff(attempts=1)
 
 pytestmark = pytest.mark.usefixtures("importable")
 
@@ -44,7 +47,7 @@ def job_in(root: Path, **changes: object) -> TileJob:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What one process computes."""
+    """Return the bytes that one process computes."""
     root = tmp_path_factory.mktemp("expected") / "work"
     SerialExecutor().run(job_in(root), PLAN.indices(), lambda result: None, unwanted)
     return store_bytes(root)
@@ -52,7 +55,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Iterator[Programs]:
-    """A scheduler; workers are the test's."""
+    """Start a scheduler; workers are the test's."""
     programs = Programs(tmp_path)
     programs.start_scheduler()
     yield programs
@@ -60,17 +63,8 @@ def programs(tmp_path: Path) -> Iterator[Programs]:
     programs.kill(programs.schedulers)
 
 
-def unwanted(failure: TileFailure) -> None:
-    pytest.fail(str(failure))
-
-
-def witness(folder: Path, seconds: float) -> Witness:
-    folder.mkdir()
-    return Witness(folder, seconds)
-
-
 def assert_all(job: TileJob, results: list[TileResult], expected: dict[str, bytes]) -> None:
-    """Every tile ended once, its chunk is right, and nobody ever recorded another content."""
+    """Every tile ended once, its chunk is right, and no worker ever recorded another content."""
     assert sorted(result.index for result in results) == list(PLAN.indices())
     assert store_bytes(job.store) == expected
     records = [path.name for path in (Path(job.store.address) / "done").rglob("*.v*")]
@@ -80,17 +74,17 @@ def assert_all(job: TileJob, results: list[TileResult], expected: dict[str, byte
 
 
 def distribution(folder: Path, name: str, version: str) -> Path:
-    """A folder in which that distribution has that version."""
+    """Return a folder in which that distribution has that version."""
     facts = folder / f"{name}-{version}.dist-info"
     facts.mkdir(parents=True)
     (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", "utf-8")
     return folder
 
 
-def test_workers_that_are_cut_off_late_and_slow_give_the_same_bytes(
+def test_cut_off_and_slow_workers_change_no_byte(
     tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What Dask calls lost after five minutes and thirty seconds.
+    # Dask calls these lost after five minutes and thirty seconds.
     monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL", "5s")
     with Namespaces(3, tmp_path / "network") as network:
         programs = Programs(tmp_path, host=network.here)
@@ -98,7 +92,7 @@ def test_workers_that_are_cut_off_late_and_slow_give_the_same_bytes(
         for where in (0, 1):
             programs.start_worker(host=network.addresses[where], through=network.door(where))
         programs.wait_for_workers(2)
-        seen = witness(tmp_path / "seen", 0.15)
+        seen = make_witness(tmp_path / "seen", 0.15)
         job = job_in(tmp_path / "work", area=seen)
         results: list[TileResult] = []
         over = threading.Event()
@@ -119,7 +113,7 @@ def test_workers_that_are_cut_off_late_and_slow_give_the_same_bytes(
                 # It comes late, but in time: however slow this machine is.
                 programs.wait_for_worker_at(network.addresses[2])
             if len(results) == 30:
-                # It finds that the scheduler has forgotten it, and ends; whoever looks after it starts it again.
+                # It finds that the scheduler has forgotten it, and ends; its keeper starts it again.
                 network.restore(0)
                 programs.start_worker(host=network.addresses[0], through=network.door(0))
 
@@ -139,7 +133,7 @@ def test_workers_that_are_cut_off_late_and_slow_give_the_same_bytes(
 
 
 @pytest.mark.parametrize("limit", [pytest.param("lifetime", marks=pytest.mark.soak), "job"])
-def test_a_worker_whose_time_is_nearly_over_finishes_its_tile_and_begins_no_other(
+def test_ending_worker_begins_no_other_tile(
     limit: str,
     programs: Programs,
     tmp_path: Path,
@@ -160,7 +154,7 @@ def test_a_worker_whose_time_is_nearly_over_finishes_its_tile_and_begins_no_othe
 
     relief = threading.Thread(target=relieve)
     relief.start()
-    seen = witness(tmp_path / "seen", 0.2)
+    seen = make_witness(tmp_path / "seen", 0.2)
     job = job_in(tmp_path / "work", area=seen)
     results: list[TileResult] = []
     DaskExecutor(SchedulerAt(programs.address), tmp_path, ONCE).run(
@@ -173,12 +167,10 @@ def test_a_worker_whose_time_is_nearly_over_finishes_its_tile_and_begins_no_othe
 
 
 @pytest.mark.parametrize("name", ["ussfc", "torch", "zarr"])
-def test_a_worker_with_another_version_is_told_at_the_start(
-    programs: Programs, tmp_path: Path, name: str
-) -> None:
+def test_worker_with_another_version_is_named(programs: Programs, tmp_path: Path, name: str) -> None:
     programs.start_worker(path=distribution(tmp_path / "other", name, "0.0.1"))
     programs.wait_for_workers(1)
-    here = executors.versions()[name]
+    here = versions()[name]
     with pytest.raises(ClusterError) as caught:
         DaskExecutor(SchedulerAt(programs.address), tmp_path).run(
             job_in(tmp_path / "work"), PLAN.indices(), lambda result: pytest.fail("it must not"), unwanted
@@ -188,7 +180,7 @@ def test_a_worker_with_another_version_is_told_at_the_start(
     assert f"has {name} 0.0.1, here {here}; install the same versions there as here" in message
 
 
-def test_a_scheduler_with_another_version_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scheduler_with_another_version_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     programs = Programs(tmp_path)
     with monkeypatch.context() as patch:
         path = distribution(tmp_path / "other", "zarr", "2.18.0")
@@ -206,16 +198,16 @@ def test_a_scheduler_with_another_version_is_told(tmp_path: Path, monkeypatch: p
         programs.kill(programs.schedulers)
 
 
-def test_a_late_worker_with_another_version_is_left_out(
+def test_late_worker_of_another_version_is_out(
     programs: Programs, tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executors, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(worker_pool, "REFRESH_SECONDS", 0.1)
     programs.start_worker()
     programs.wait_for_workers(1)
     other = distribution(tmp_path / "other", "ussfc", "0.0.1")
-    job = job_in(tmp_path / "work", area=witness(tmp_path / "seen", 0.08))
+    job = job_in(tmp_path / "work", area=make_witness(tmp_path / "seen", 0.08))
     results: list[TileResult] = []
-    told: list[Event] = []
+    notices: list[Event] = []
 
     def on_result(result: TileResult) -> None:
         results.append(result)
@@ -223,19 +215,19 @@ def test_a_late_worker_with_another_version_is_left_out(
             programs.start_worker(path=other)
             programs.wait_for_workers(2)
 
-    DaskExecutor(SchedulerAt(programs.address), tmp_path, ONCE, told.append).run(
+    DaskExecutor(SchedulerAt(programs.address), tmp_path, ONCE, notices.append).run(
         job, PLAN.indices(), on_result, unwanted
     )
     assert_all(job, results, expected)
-    (notice,) = [event for event in told if isinstance(event, Notice)]
+    (notice,) = [event for event in notices if isinstance(event, Notice)]
     assert "is left out: ussfc 0.0.1, here" in notice.message
     programs.workers[1].wait(20)
 
 
-def test_a_tile_that_takes_longer_than_any_worker_lasts_ends_the_run(
+def test_tile_longer_than_any_worker_ends_run(
     programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executors, "MOST_GENERATIONS", 1)
+    monkeypatch.setattr(worker_pool, "MOST_GENERATIONS", 1)
     over = threading.Event()
 
     def replace() -> None:
@@ -247,7 +239,7 @@ def test_a_tile_that_takes_longer_than_any_worker_lasts_ends_the_run(
     keeper.start()
     try:
         programs.wait_for_workers(1)
-        job = job_in(tmp_path / "work", area=witness(tmp_path / "seen", 7))
+        job = job_in(tmp_path / "work", area=make_witness(tmp_path / "seen", 7))
         with pytest.raises(
             ClusterError, match="1 times in a row all workers ended before one had finished a tile"
         ):
@@ -259,9 +251,7 @@ def test_a_tile_that_takes_longer_than_any_worker_lasts_ends_the_run(
         keeper.join()
 
 
-def test_a_worker_that_does_not_see_the_store_is_told_at_the_start(
-    programs: Programs, tmp_path: Path
-) -> None:
+def test_worker_that_misses_the_store_is_named(programs: Programs, tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: a worker with a file system of its own")
     job = job_in(tmp_path / "shared" / "work")
@@ -286,7 +276,7 @@ class Elsewhere(StubRecipe):
         raise FileNotFoundError("weights.pt: no such file")
 
 
-def test_a_worker_that_lacks_the_model_is_told_at_the_start(programs: Programs, tmp_path: Path) -> None:
+def test_worker_that_lacks_the_model_is_named(programs: Programs, tmp_path: Path) -> None:
     programs.start_worker()
     programs.wait_for_workers(1)
     job = job_in(tmp_path / "work", detector=Elsewhere(16))
@@ -298,7 +288,7 @@ def test_a_worker_that_lacks_the_model_is_told_at_the_start(programs: Programs, 
         )
 
 
-def test_workers_choose_the_engine_for_their_machine(
+def test_workers_choose_their_engine(
     programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This machine remembers that OpenVINO is the fastest, theirs that PyTorch is."""
@@ -324,7 +314,7 @@ def test_workers_choose_the_engine_for_their_machine(
     assert store_bytes(tmp_path / "out" / "work") == store_bytes(tmp_path / "here" / "work")
 
 
-def test_workers_are_asked_and_their_versions_checked_first(
+def test_workers_are_asked_after_a_version_check(
     programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs.start_worker()
@@ -347,15 +337,17 @@ def test_workers_are_asked_and_their_versions_checked_first(
             executor.ask(os.getpid)
 
 
-def test_a_question_survives_the_loss_of_the_scheduler(
+def test_question_survives_a_lost_scheduler(
     programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executors, "RECONNECTS", Backoff(attempts=30, first=0.5, factor=1, longest=0.5))
+    monkeypatch.setattr(
+        dask_executor, "RECONNECT_BACKOFF", Backoff(attempts=30, first=0.5, factor=1, longest=0.5)
+    )
     programs.start_worker()
     programs.wait_for_workers(1)
-    heard: list[Event] = []
+    notices: list[Event] = []
     asked = tmp_path / "asked"
-    with DaskExecutor(SchedulerAt(programs.address), tmp_path, subscriber=heard.append) as executor:
+    with DaskExecutor(SchedulerAt(programs.address), tmp_path, subscriber=notices.append) as executor:
         answers: list[list[int]] = []
         question = threading.Thread(target=lambda: answers.append(executor.ask(slow_answer, str(asked))))
         question.start()
@@ -366,7 +358,7 @@ def test_a_question_survives_the_loss_of_the_scheduler(
         programs.start_worker()
         question.join(120)
     assert answers == [[42]]
-    assert any(isinstance(event, Notice) and " lost; trying again in " in event.message for event in heard)
+    assert any(isinstance(event, Notice) and " lost; trying again in " in event.message for event in notices)
 
 
 def slow_answer(asked: str) -> int:
@@ -377,7 +369,7 @@ def slow_answer(asked: str) -> int:
     return 42
 
 
-def test_tls_is_spoken_both_ways(tmp_path: Path, expected: dict[str, bytes]) -> None:
+def test_tls_is_checked_both_ways(tmp_path: Path, expected: dict[str, bytes]) -> None:
     ours, others = Certificates(tmp_path / "ours"), Certificates(tmp_path / "others")
     programs = Programs(tmp_path, ours)
     programs.start_scheduler()
@@ -425,4 +417,4 @@ def test_quick_tiles_go_several_to_a_task(programs: Programs, tmp_path: Path) ->
     assert sorted(result.index for result in results) == list(PLAN.indices())
     # Taken without a result in between, far more than tasks may be out; and never more than these may hold.
     ahead = [position + 1 - done for position, done in enumerate(taken)]
-    assert executors.TASKS_AHEAD * 2 < max(ahead) <= executors.TASKS_AHEAD * executors.MOST_TILES
+    assert TASKS_AHEAD * 2 < max(ahead) <= TASKS_AHEAD * MOST_TILES

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support.assembly import assemble, scenes
 from tests.support.stubs import StubDetector, StubTileDetector, lattice_patches, local_and_mean, window
 from ussfc.pipeline.choices import TAPERS, Taper
-from ussfc.pipeline.execution.tile import PatchCache, blend_tile
+from ussfc.pipeline.execution.host_computer import HostComputer, PatchCache
 from ussfc.pipeline.tiling.blending import taper_weights
 from ussfc.pipeline.tiling.lattice import TilePlan
 from ussfc.pipeline.types import Box, PixelPair
@@ -101,13 +101,13 @@ def test_cached_patches_change_no_bit(
     weights = taper_weights(patch, "hann")
     indices = list(plan.indices())
     order.shuffle(indices)
-    cache = PatchCache(room)
     plain, cached = StubDetector(patch, batch, bands=2), StubDetector(patch, batch, bands=2)
+    with_cache = HostComputer(cached, weights, PatchCache(room))
     needed: set[Box] = set()
     for index in indices:
         tile = plan.tile(index)
-        expected, count = blend_tile(tile, window(images, tile), plain, weights)
-        found, patches = blend_tile(tile, window(images, tile), cached, weights, cache)
+        expected, count = HostComputer(plain, weights).blend(tile, window(images, tile))
+        found, patches = with_cache.blend(tile, window(images, tile))
         assert found.tobytes() == expected.tobytes()
         assert patches == count
         needed.update(each for each in tile.patches if images.valid[each.intersect(tile.core).slices].any())

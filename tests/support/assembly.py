@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.support.stubs import StubDetector, window
 from ussfc.pipeline.choices import Taper
-from ussfc.pipeline.execution.tile import blend_tile
+from ussfc.pipeline.execution.computers import open_computer
 from ussfc.pipeline.pixels.encoding import encode
 from ussfc.pipeline.pixels.radiometry import MIDDLE
 from ussfc.pipeline.tiling.blending import taper_weights
@@ -37,11 +37,11 @@ def assemble(
     """Return the float32 raster as it would be stored, put together from tiles."""
     shape = images.valid.shape[0], images.valid.shape[1]
     plan = TilePlan.of(shape, tile_size, detector.patch_size, overlap)
-    weights = taper_weights(plan.patch_size, taper)
+    computer = open_computer(detector, taper_weights(plan.patch_size, taper))
     result = np.full(plan.shape, -1, np.float32)
     for index in plan.indices():
         tile = plan.tile(index)
-        probability, patches = blend_tile(tile, window(images, tile), detector, weights)
+        probability, patches = computer.blend(tile, window(images, tile))
         assert 0 <= patches <= len(tile.patches)
         result[tile.core.slices] = encode(probability, images.valid[tile.core.slices], np.dtype("float32"))
     return result

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ussfc.pipeline.errors import ReadError
-from ussfc.pipeline.execution.tile import TileJob
+from ussfc.pipeline.execution.tile_job import TileJob
 from ussfc.pipeline.pixels.radiometry import pair
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.probability_store import ProbabilityStore

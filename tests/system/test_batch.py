@@ -416,7 +416,7 @@ def test_stopped_in_the_middle_the_same_command_goes_on(
 def test_a_scheduler_out_of_reach_ends_all_pairs(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr("ussfc.pipeline.execution.dask_executor.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("ussfc.pipeline.execution.connection.CONNECT_SECONDS", 1)
     sets = [text for text in SETS if not text.startswith("cluster.")]
     result = ussfc(
         "batch", place / "pairs.csv", "--out", tmp_path, "--model", place / "toy.yaml", "--at-once", at_once,

@@ -298,7 +298,7 @@ CASES = {
 def test_errors_are_one_line_with_a_status(
     name: str, real_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ussfc.pipeline.execution.dask_executor.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("ussfc.pipeline.execution.connection.CONNECT_SECONDS", 1)
     args, status, text = CASES[name]
     places = {"before": real_pair[0], "after": real_pair[1], "out": tmp_path / "out"}
     result = ussfc(*(arg.format(**places) for arg in args))

@@ -480,7 +480,7 @@ def test_the_pipelines_tiles(trained: USSFCNet, shape: tuple[int, int], engine: 
     from ussfc.detector import PatchDetector, TileDetector
     from ussfc.engines.torch_engine import TorchEngine
     from ussfc.folded import FoldedUSSFCNet
-    from ussfc.pipeline.execution.tile import blend_tile
+    from ussfc.pipeline.execution.computers import open_computer
     from ussfc.pipeline.tiling.blending import taper_weights
     from ussfc.pipeline.tiling.lattice import TilePlan
     from ussfc.pipeline.types import PixelPair
@@ -501,7 +501,7 @@ def test_the_pipelines_tiles(trained: USSFCNet, shape: tuple[int, int], engine: 
             tile = plan.tile(index)
             box = (slice(None), *tile.halo.slices)
             images = PixelPair(before[box], after[box], valid[tile.halo.slices])
-            result[tile.core.slices] = blend_tile(tile, images, detector, weights)[0]
+            result[tile.core.slices] = open_computer(detector, weights).blend(tile, images)[0]
         result[~valid] = 0
         return result
 

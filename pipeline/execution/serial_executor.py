@@ -1,0 +1,88 @@
+"""Tiles in this process: one in the network, others read and written beside it."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from ussfc.pipeline.errors import StoreError, TileError
+from ussfc.pipeline.execution.executor import TILE_BACKOFF, handle_failure
+from ussfc.pipeline.execution.tile import compute_tile
+from ussfc.pipeline.execution.tile_job import TileJob
+from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE, WorkerCache
+from ussfc.pipeline.parallel.backoff import Backoff
+from ussfc.pipeline.parallel.schedule import Schedule
+from ussfc.pipeline.types import Index, TileFailure, TileResult
+
+Answer = TypeVar("Answer")
+
+
+class SerialExecutor:
+    """Computes tiles in this process, one after the other in the network."""
+
+    def __init__(
+        self,
+        backoff: Backoff = TILE_BACKOFF,
+        concurrent_tiles: int = 1,
+        cache: WorkerCache = PROCESS_CACHE,
+    ) -> None:
+        """Do nothing before :meth:`run`.
+
+        Args:
+            backoff: attempts of every tile.
+            concurrent_tiles: tiles under way, the one in the network included.
+            cache: keeps scenes and detectors open.
+        """
+        self._backoff = backoff
+        self._concurrent_tiles = concurrent_tiles
+        self._cache = cache
+
+    def run(
+        self,
+        job: TileJob,
+        indices: Iterable[Index],
+        on_result: Callable[[TileResult], None],
+        on_failure: Callable[[TileFailure], None],
+    ) -> None:
+        """Compute all tiles; see :class:`ussfc.pipeline.execution.executor.Executor`."""
+        schedule = Schedule(indices, self._backoff)
+        stop = threading.Event()
+        under_way: dict[Future[TileResult], Index] = {}
+        with ThreadPoolExecutor(self._concurrent_tiles, "ussfc-tile") as threads:
+            try:
+                while True:
+                    while len(under_way) < self._concurrent_tiles and (index := schedule.take()) is not None:
+                        under_way[threads.submit(compute_tile, job, index, stop, self._cache)] = index
+                    if not under_way:
+                        if schedule.over:
+                            return
+                        time.sleep(schedule.due_in())
+                        continue
+                    patience = schedule.due_in() if len(under_way) < self._concurrent_tiles else math.inf
+                    for future in _completed(under_way, patience):
+                        index = under_way.pop(future)
+                        try:
+                            result = future.result()
+                        except (TileError, StoreError) as error:
+                            handle_failure(schedule, job, index, error, on_failure)
+                        else:
+                            schedule.done(index)
+                            on_result(result)
+            finally:
+                # Whatever ended the run, its threads must not go on for minutes.
+                stop.set()
+
+    def ask(self, function: Callable[..., Answer], *args: object) -> list[Answer]:
+        """Return the answer of the one worker, which is this process."""
+        return [function(*args)]
+
+
+def _completed(futures: Iterable[Future[TileResult]], patience: float) -> Iterable[Future[TileResult]]:
+    """Return the futures that are done, waiting for the first, or for so many seconds."""
+    timeout = None if patience == math.inf else patience
+    return concurrent.futures.wait(futures, timeout, concurrent.futures.FIRST_COMPLETED).done

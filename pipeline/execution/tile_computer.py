@@ -1,0 +1,89 @@
+"""The interface of what computes a tile, on the host or on a device, and the steps that both share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from ussfc.pipeline.execution.tile_job import OpenPair
+from ussfc.pipeline.types import BoolArray, Box, FloatArray, PixelPair, Tile
+
+
+@dataclass(frozen=True)
+class ComputedTile:
+    """The core of a tile, before it is encoded."""
+
+    probability: FloatArray
+    """Change probability, (rows, cols) in [0, 1]."""
+    valid: BoolArray
+    """Mask of the pixels with a probability, (rows, cols)."""
+    patches: int
+    """Number of patches that the core is made of."""
+    seconds: dict[str, float]
+    """Seconds of the steps read and network."""
+
+
+class TileComputer(Protocol):
+    """A detector, opened for the tiles of one run."""
+
+    def compute(self, tile: Tile, pair: OpenPair, stop: threading.Event | None = None) -> ComputedTile:
+        """Read a tile, run the network over its patches and blend them.
+
+        Args:
+            tile: the tile.
+            pair: both scenes.
+            stop: when set, the tile is given up before its next batch.
+
+        Raises:
+            TileCancelled: ``stop`` was set.
+            ReadError: a scene cannot be read.
+        """
+
+    def blend(
+        self, tile: Tile, images: PixelPair, stop: threading.Event | None = None
+    ) -> tuple[FloatArray, int]:
+        """Compute the change probability of a tile's core from pixels that are read already.
+
+        A patch without a valid pixel inside the core cannot move a valid pixel of it and is left out.
+
+        Args:
+            tile: the tile.
+            images: both dates over ``tile.halo``.
+            stop: when set, the tile is given up before its next batch.
+
+        Returns:
+            (rows, cols) float32 in [0, 1], and the number of patches that it is made of.
+
+        Raises:
+            TileCancelled: ``stop`` was set.
+        """
+
+
+def relevant_patches(tile: Tile, valid: BoolArray) -> list[Box]:
+    """Return the patches that can move a valid pixel of the core, in lattice order."""
+    if valid.all():
+        return list(tile.patches)
+    return [
+        patch for patch in tile.patches if valid[patch.intersect(tile.core).within(tile.halo).slices].any()
+    ]
+
+
+class StepClock:
+    """Seconds of each step of a tile."""
+
+    def __init__(self) -> None:
+        """Start the clock."""
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def skip(self) -> None:
+        """Count the seconds since the last lap for no step."""
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Count the seconds since the last lap for a step."""
+        now = time.perf_counter()
+        self.seconds[name] = round(now - self._last, 3)
+        self._last = now
