@@ -14,7 +14,6 @@ import pytest
 import torch
 import yaml
 
-import ussfc
 from ussfc import spec as spec_module
 from ussfc.errors import ModelError
 from ussfc.network import USSFCNet
