@@ -7,26 +7,32 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
 
+from tests.support.deploy import (
+    DEPLOY,
+    KUBERNETES_VERSIONS,
+    load_pods,
+    manifest,
+    run_scheduler,
+    write_kubeconfig,
+)
 from tests.support.kubernetes_api import KubernetesApi, rights
 from tests.support.paths import ROOT
-from tests.system.test_deploy import DEPLOY, VERSIONS, _kubeconfig, _one, _scheduler
 from ussfc.pipeline.config.load import load_config
 
 
 @pytest.fixture
 def kubernetes_file(tmp_path: Path) -> Path:
     file = tmp_path / "cluster.yaml"
-    file.write_text(_one("ConfigMap")["data"]["cluster.yaml"], "utf-8")
+    file.write_text(manifest("ConfigMap")["data"]["cluster.yaml"], "utf-8")
     return file
 
 
-def test_the_cluster_files_are_configurations(kubernetes_file: Path) -> None:
+def test_cluster_files_are_configurations(kubernetes_file: Path) -> None:
     assert load_config(cluster=str(DEPLOY / "slurm" / "cluster.yaml")).cluster.kind == "slurm"
     assert load_config(cluster=str(kubernetes_file)).cluster.kind == "kubernetes"
     assert load_config(kubernetes_file).cluster.kind == "kubernetes"
@@ -41,26 +47,12 @@ def test_slurm_options_are_those_of_the_library() -> None:
     assert "source $HOME/.config/ussfc/store.env" in script
 
 
-def _pods(file: Path) -> Any:
-    from ussfc.pipeline.clusters.kubernetes import KubernetesPods
-
-    config = load_config(cluster=str(file)).cluster
-    least = config.jobs or config.minimum_jobs or 0
-    assert config.threads is not None
-    assert config.memory is not None
-    assert config.image is not None
-    return KubernetesPods(
-        jobs=(least, config.most_jobs), threads=config.threads, memory=config.memory,
-        image=config.image, namespace=config.namespace, gpu=config.gpu, options=config.options,
-    )  # fmt: skip
-
-
-def test_the_pods_are_what_kubernetes_takes_and_run_dask(kubernetes_file: Path) -> None:
+def test_pods_are_valid_and_run_dask(kubernetes_file: Path) -> None:
     pytest.importorskip("dask_kubernetes")
-    spec = _pods(kubernetes_file).spec("ussfc-test")["spec"]
+    spec = load_pods(kubernetes_file).spec("ussfc-test")["spec"]
     for part in ("scheduler", "worker"):
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": part}, "spec": spec[part]["spec"]}
-        kubernetes_validate.validate(pod, VERSIONS[-1], strict=True)
+        kubernetes_validate.validate(pod, KUBERNETES_VERSIONS[-1], strict=True)
         (container,) = spec[part]["spec"]["containers"]
         assert {"name": "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "value": "False"} in container["env"]
         assert container["command"][0].startswith("dask")  # else the image's own entry point: ussfc
@@ -74,8 +66,8 @@ PROGRAM = """
 import dataclasses, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tests.clusters.test_kubernetes import _pods
-pods = _pods(Path(sys.argv[2]))
+from tests.support.deploy import load_pods
+pods = load_pods(Path(sys.argv[2]))
 pods = dataclasses.replace(pods, jobs=eval(sys.argv[3]))
 from distributed import Client
 # The stand-in has no names of services: a load balancer with an address.
@@ -91,16 +83,16 @@ with pods.start(Path(sys.argv[1])) as started, Client(started.target) as client:
 
 
 @pytest.mark.parametrize("jobs", ["(0, 3)", "(2, 2)"])
-def test_the_role_is_enough_for_the_program(tmp_path: Path, kubernetes_file: Path, jobs: str) -> None:
+def test_role_is_enough_for_the_program(tmp_path: Path, kubernetes_file: Path, jobs: str) -> None:
     pytest.importorskip("dask_kubernetes")
-    with _scheduler(tmp_path / "scheduler.json") as (scheduler, dashboard_port):
-        api = KubernetesApi("ussfc", rights(_one("Role")["rules"]), scheduler, dashboard_port)
+    with run_scheduler(tmp_path / "scheduler.json") as (scheduler, dashboard_port):
+        api = KubernetesApi("ussfc", rights(manifest("Role")["rules"]), scheduler, dashboard_port)
         with api.serve() as address:
             done = subprocess.run(
                 [sys.executable, "-c", PROGRAM, str(ROOT), str(kubernetes_file), jobs],
                 env={
                     **os.environ,
-                    "KUBECONFIG": str(_kubeconfig(tmp_path / "kubeconfig", address)),
+                    "KUBECONFIG": str(write_kubeconfig(tmp_path / "kubeconfig", address)),
                     "NO_PROXY": "*",
                 },
                 capture_output=True,
@@ -113,5 +105,5 @@ def test_the_role_is_enough_for_the_program(tmp_path: Path, kubernetes_file: Pat
     assert json.dumps(cluster["spec"]["worker"]).count("secretKeyRef") == 4
 
 
-def test_the_cluster_file_has_no_key_that_is_not_read(kubernetes_file: Path) -> None:
+def test_cluster_file_has_no_unread_key(kubernetes_file: Path) -> None:
     assert set(yaml.safe_load(kubernetes_file.read_text("utf-8"))) == {"cluster"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.resources
 import json
 import os
@@ -11,11 +10,10 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 import tomllib
 import venv
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,72 +22,66 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tests.support.deploy import (
+    DEPLOY,
+    KUBERNETES_VERSIONS,
+    documents,
+    manifest,
+    run_scheduler,
+    write_kubeconfig,
+)
 from tests.support.kubernetes_api import KubernetesApi, rights
 from tests.support.paths import ROOT
 
-DEPLOY = ROOT / "deploy"
 LOADED = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PROJECT = LOADED["project"]
-MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
-VERSIONS = ("1.31", "1.37")
-"""Of Kubernetes: the oldest with podFailurePolicy as a finished feature, and the newest known."""
 BARE = "bookworm"
 """A Debian with the Python that constraints.txt was resolved for."""
 BARE_PYTHON = "3.11"
 INSTALL_SECONDS = 1500
-SERVER_SECONDS = 60
-
-
-def _documents() -> list[dict[str, Any]]:
-    return [document for file in MANIFESTS for document in yaml.safe_load_all(file.read_text("utf-8"))]
-
-
-def _one(kind: str) -> dict[str, Any]:
-    (found,) = (document for document in _documents() if document["kind"] == kind)
-    return found
 
 
 def _cluster_file() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(_one("ConfigMap")["data"]["cluster.yaml"])
+    loaded: dict[str, Any] = yaml.safe_load(manifest("ConfigMap")["data"]["cluster.yaml"])
     return loaded
 
 
 def _containers() -> list[dict[str, Any]]:
-    containers: list[dict[str, Any]] = _one("Job")["spec"]["template"]["spec"]["containers"]
+    containers: list[dict[str, Any]] = manifest("Job")["spec"]["template"]["spec"]["containers"]
     return containers
 
 
 # Manifests
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
 def test_manifests_are_what_kubernetes_takes(version: str) -> None:
     kinds = set()
-    for document in _documents():
+    for document in documents():
         kubernetes_validate.validate(document, version, strict=True)
         kinds.add(document["kind"])
     assert kinds == {"ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Job"}
 
 
 def test_manifests_name_each_other_in_one_namespace() -> None:
-    assert {document["metadata"]["namespace"] for document in _documents()} == {"ussfc"}
-    account = _one("ServiceAccount")["metadata"]
-    binding = _one("RoleBinding")
-    assert binding["roleRef"]["name"] == _one("Role")["metadata"]["name"]
+    assert {document["metadata"]["namespace"] for document in documents()} == {"ussfc"}
+    account = manifest("ServiceAccount")["metadata"]
+    binding = manifest("RoleBinding")
+    assert binding["roleRef"]["name"] == manifest("Role")["metadata"]["name"]
     assert binding["subjects"] == [
         {"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}
     ]
-    pod = _one("Job")["spec"]["template"]["spec"]
+    pod = manifest("Job")["spec"]["template"]["spec"]
     assert pod["serviceAccountName"] == account["name"]
     (config,) = (volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume)
-    assert config == _one("ConfigMap")["metadata"]["name"]
+    assert config == manifest("ConfigMap")["metadata"]["name"]
     (container,) = _containers()
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
     given = Path(container["args"][container["args"].index("--cluster") + 1])
     assert str(given.parent) == mounts["cluster"]
-    assert given.name in _one("ConfigMap")["data"]
-    policy = _one("Job")["spec"]["podFailurePolicy"]["rules"]
+    assert given.name in manifest("ConfigMap")["data"]
+    policy = manifest("Job")["spec"]["podFailurePolicy"]["rules"]
     assert {rule["onExitCodes"]["containerName"] for rule in policy if "onExitCodes" in rule} == {
         container["name"]
     }
@@ -103,7 +95,7 @@ def test_every_image_is_of_this_version() -> None:
 
 
 def test_the_job_may_be_tried_again_and_runs_with_as_little_as_it_needs() -> None:
-    job = _one("Job")["spec"]
+    job = manifest("Job")["spec"]
     pod = job["template"]["spec"]
     assert job["backoffLimit"] > 0
     assert pod["restartPolicy"] == "Never"  # podFailurePolicy takes no other
@@ -124,12 +116,12 @@ def test_the_job_may_be_tried_again_and_runs_with_as_little_as_it_needs() -> Non
 
 def test_services_of_the_namespace_do_not_become_configuration() -> None:
     """Kubernetes would set USSFC_..._SERVICE_HOST for the service of a Dask cluster called ussfc-..."""
-    assert _one("Job")["spec"]["template"]["spec"]["enableServiceLinks"] is False
+    assert manifest("Job")["spec"]["template"]["spec"]["enableServiceLinks"] is False
 
 
 def test_no_secret_lies_in_the_files() -> None:
     sensitive = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|CONNECTION_STRING", re.IGNORECASE)
-    assert "Secret" not in {document["kind"] for document in _documents()}
+    assert "Secret" not in {document["kind"] for document in documents()}
     variables = [*_cluster_file()["cluster"]["options"]["env"], *_containers()[0].get("env", [])]
     for variable in variables:
         if sensitive.search(variable["name"]):
@@ -186,7 +178,7 @@ def test_pods_with_the_environment_of_the_cluster_file_are_what_kubernetes_takes
             "metadata": {"name": part},
             "spec": spec["spec"][part]["spec"],
         }
-        kubernetes_validate.validate(pod, VERSIONS[-1], strict=True)
+        kubernetes_validate.validate(pod, KUBERNETES_VERSIONS[-1], strict=True)
 
 
 CLIENT = """
@@ -206,11 +198,11 @@ with KubeCluster(custom_cluster_spec=spec, namespace="ussfc", quiet=True) as clu
 
 def test_the_role_allows_what_the_client_of_the_operator_does_and_no_more(tmp_path: Path) -> None:
     spec = json.dumps(_spec())
-    granted = rights(_one("Role")["rules"])
-    with _scheduler(tmp_path / "scheduler.json") as (scheduler, dashboard_port):
+    granted = rights(manifest("Role")["rules"])
+    with run_scheduler(tmp_path / "scheduler.json") as (scheduler, dashboard_port):
         api = KubernetesApi("ussfc", granted, scheduler, dashboard_port)
         with api.serve() as address:
-            kubeconfig = _kubeconfig(tmp_path / "kubeconfig", address)
+            kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", address)
             done = subprocess.run(
                 [sys.executable, "-c", CLIENT],
                 env={**os.environ, "KUBECONFIG": str(kubeconfig), "NO_PROXY": "*", "no_proxy": "*"},
@@ -222,48 +214,6 @@ def test_the_role_allows_what_the_client_of_the_operator_does_and_no_more(tmp_pa
     assert not api.forbidden, done.stderr
     assert done.returncode == 0, done.stderr
     assert api.used == granted
-
-
-def _kubeconfig(file: Path, address: str) -> Path:
-    """A file that leads clients to an address."""
-    content = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": address}}],
-        "users": [{"name": "u", "user": {"token": "t"}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "ussfc"}}],
-    }
-    file.write_text(yaml.safe_dump(content), "utf-8")
-    return file
-
-
-@contextlib.contextmanager
-def _scheduler(file: Path) -> Iterator[tuple[str, int]]:
-    """A scheduler with a worker, as processes: its address, and the port of its dashboard."""
-    given = ["--scheduler-file", str(file)]
-    with contextlib.ExitStack() as stack:
-        for program, arguments in (
-            ("dask_scheduler", ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]),
-            (
-                "dask_worker",
-                ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(file.parent)],
-            ),
-        ):
-            command = [sys.executable, "-m", f"distributed.cli.{program}", *given, *arguments]
-            process = stack.enter_context(
-                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            )
-            stack.callback(process.kill)
-        patient_until = time.monotonic() + SERVER_SECONDS
-        told = None
-        while told is None:
-            assert time.monotonic() < patient_until, "the scheduler does not start"
-            time.sleep(0.05)
-            # It is there a moment before it is whole.
-            with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-                told = json.loads(file.read_text("utf-8"))
-        yield told["address"], int(told["services"]["dashboard"])
 
 
 # The image
@@ -313,7 +263,7 @@ def test_the_image_runs_a_console_script_as_nobody_special() -> None:
     user = last["USER"].split(":")[0]
     assert user.isdecimal()  # a name would not do for runAsNonRoot
     assert int(user) > 0
-    assert int(user) == _one("Job")["spec"]["template"]["spec"]["securityContext"]["runAsUser"]
+    assert int(user) == manifest("Job")["spec"]["template"]["spec"]["securityContext"]["runAsUser"]
     assert set(_extras()) <= set(PROJECT["optional-dependencies"])
 
 
@@ -435,7 +385,7 @@ def test_the_program_is_installed_without_a_download_and_runs_from_anywhere(tmp_
         [target / "bin" / "python", "-c", "import ussfc.cli, ussfc.configs, ussfc.pipeline; print(ussfc.cli.__file__)"],
         cwd=tmp_path, env=_clean(tmp_path), capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert Path(where.stdout.strip()).parent == site
+    assert Path(where.stdout.strip()).parent == site / "ussfc"
 
 
 def _sources(folder: Path) -> Path:
