@@ -22,6 +22,8 @@ from tests.support.deploy import (
 )
 from tests.support.kubernetes_api import KubernetesApi, rights
 from tests.support.paths import ROOT
+from tests.support.scenes import write_scene, write_toy_model
+from tests.support.servers import free_port
 from ussfc.pipeline.config.load import load_config
 
 
@@ -107,3 +109,43 @@ def test_role_is_enough_for_the_program(tmp_path: Path, kubernetes_file: Path, j
 
 def test_cluster_file_has_no_unread_key(kubernetes_file: Path) -> None:
     assert set(yaml.safe_load(kubernetes_file.read_text("utf-8"))) == {"cluster"}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_silent_kubernetes_is_one_line(tmp_path: Path, there: bool) -> None:
+    pytest.importorskip("dask_kubernetes")
+    write_scene(tmp_path, "a", (100, 100))
+    write_toy_model(tmp_path)
+    context = {
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{free_port()}"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "n"}}],
+        "current-context": "x",
+    }
+    if there:
+        (tmp_path / "config").write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", **context}))
+    # In a process of its own: what a failed start leaves is taken down at its end.
+    done = subprocess.run(
+        [
+            *(
+                sys.executable,
+                "-m",
+                "ussfc.cli",
+                "run",
+                str(tmp_path / "a_before.tif"),
+                str(tmp_path / "a_after.tif"),
+            ),
+            *("--out", str(tmp_path / "out"), "--model", str(tmp_path / "toy.yaml")),
+            *("--cluster", "kubernetes", "--set", "cluster.image=here:1", "-q"),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"KUBECONFIG": str(tmp_path / "config"), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 7, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: Kubernetes refuses (")
+    assert "kubectl config current-context" in line

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from tests.support.scenes import write_scene, write_toy_model
 from ussfc import cli
-from ussfc.pipeline.clusters import slurm_commands as slurm
 from ussfc.pipeline.config.load import documented_keys, load_config
 from ussfc.pipeline.config.schema import RunConfig, size_in_bytes
 from ussfc.pipeline.errors import ConfigError
@@ -369,17 +368,6 @@ def test_python_path_unfit_for_a_shell_is_refused(place: Path, monkeypatch: pyte
             patch.setattr(sys, "executable", python)
             with pytest.raises(ConfigError, match=expected):
                 submit(*pair_of(place), "out", config_of(place), dry_run=True)
-
-
-@given(
-    days=st.integers(0, 400), hours=st.integers(0, 23), rest=st.tuples(st.integers(0, 59), st.integers(0, 59))
-)
-def test_time_limit_in_seconds(days: int, hours: int, rest: tuple[int, int]) -> None:
-    expected = ((days * 24 + hours) * 60 + rest[0]) * 60 + rest[1]
-    clock = f"{hours:02}:{rest[0]:02}:{rest[1]:02}"
-    assert slurm.walltime_seconds(f"{days}-{clock}") == expected
-    if not days:
-        assert slurm.walltime_seconds(clock) == slurm.walltime_seconds(clock.removeprefix("0")) == expected
 
 
 @given(number=st.integers(0, 10**6), power=st.integers(0, 3), space=st.sampled_from(["", " "]))
