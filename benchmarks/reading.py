@@ -10,7 +10,7 @@ Mpx/s of the thread's CPU time, pixels of the window counted once for both dates
 of both files once in the files' own dtype. The median of the rounds is printed.
 
 With --threads so many readers go side by side, as beside a GPU, over DEFLATE uint16 without nodata: first as a CPU's
-network wants its tiles, stretched, then as a GPU takes them, as they are. CPU seconds are the process's.
+network wants its tiles, mapped, then as a GPU takes them, as they are. CPU seconds are the process's.
 """
 
 from __future__ import annotations
@@ -104,19 +104,19 @@ def one_round(files: list[Path], dtype: str, side: int) -> dict[str, float]:
     """Mpx/s by step."""
     grid = describe_scene(str(files[0])).geobox
     readers = [SceneRecipe(str(file), grid, BANDS, "bilinear").open() for file in files]
-    stretch = range_mapping(*RANGES[dtype], len(BANDS))
+    mapping = range_mapping(*RANGES[dtype], len(BANDS))
     pixels = sum(box.pixels for box in windows(side))
     seconds = {"decode": decode(files, side), "read": 0.0, "pair": 0.0, "encode": 0.0, "read_pair": 0.0}
     for box in windows(side):
         seconds["read_pair"] += cpu_seconds(
-            lambda box=box: OpenPair(readers[0], readers[1], (stretch, stretch)).read_mapped(box)
+            lambda box=box: OpenPair(readers[0], readers[1], (mapping, mapping)).read_mapped(box)
         )
     for box in windows(side):
         start = time.thread_time()
         images = [reader.read(box) for reader in readers]
         seconds["read"] += time.thread_time() - start
         start = time.thread_time()
-        both = pair(images[0], images[1], (stretch, stretch))
+        both = pair(images[0], images[1], (mapping, mapping))
         seconds["pair"] += time.thread_time() - start
         probability = np.abs(both.before[0] - both.after[0])
         seconds["encode"] += cpu_seconds(
@@ -125,15 +125,15 @@ def one_round(files: list[Path], dtype: str, side: int) -> dict[str, float]:
     return {step: pixels / 1e6 / spent for step, spent in seconds.items()}
 
 
-def side_by_side(files: list[Path], side: int, threads: int, stretched: bool) -> None:
+def side_by_side(files: list[Path], side: int, threads: int, mapped: bool) -> None:
     """Print what so many readers of one process take."""
     grid = describe_scene(str(files[0])).geobox
     before, after = (SceneRecipe(str(file), grid, BANDS, "bilinear").open() for file in files)
-    stretch = range_mapping(*RANGES["uint16"], len(BANDS))
+    mapping = range_mapping(*RANGES["uint16"], len(BANDS))
 
     def read(box: Box) -> None:
-        if stretched:
-            OpenPair(before, after, (stretch, stretch)).read_mapped(box)
+        if mapped:
+            OpenPair(before, after, (mapping, mapping)).read_mapped(box)
         else:
             # Both are there at the same time.
             _ = before.read(box), after.read(box)
@@ -143,7 +143,7 @@ def side_by_side(files: list[Path], side: int, threads: int, stretched: bool) ->
         list(pool.map(read, windows(side)))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     pixels = side**2 / 1e6
-    name = "stretched" if stretched else "as they are"
+    name = "mapped" if mapped else "as they are"
     print(f"{name:<12} {wall:6.1f} s, {cpu:6.1f} CPU s, {pixels / cpu:5.1f} Mpx of the scene a CPU second")
 
 
@@ -160,8 +160,8 @@ def main() -> None:
         files = [folder / f"deflate_uint16_{options.side}_{date}.tif" for date in DATES]
         for file, date in zip(files, DATES, strict=True):
             write_scene(file, date, options.side, "uint16", "deflate", nodata=False)
-        for stretched in (True, False) * options.rounds:
-            side_by_side(files, options.side, options.threads, stretched)
+        for mapped in (True, False) * options.rounds:
+            side_by_side(files, options.side, options.threads, mapped)
         return
     steps = ("decode", "read", "pair", "read_pair", "encode")
     print(f"{'Mpx/s of CPU time':<32}" + "".join(f"{step:>11}" for step in steps))

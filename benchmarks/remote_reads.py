@@ -44,7 +44,7 @@ def interleaved(indices: Indices, workers: int) -> list[Indices]:
 
 
 def in_parts(indices: Indices, workers: int) -> list[Indices]:
-    """One stretch of the order for each worker."""
+    """Cut the order into one band of tiles for each worker."""
     ends = [len(indices) * worker // workers for worker in range(workers + 1)]
     return [indices[start:stop] for start, stop in itertools.pairwise(ends)]
 

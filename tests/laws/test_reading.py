@@ -31,7 +31,7 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module", params=sorted(GRIDS))
 def warped(scene: str, request: pytest.FixtureRequest) -> tuple[SceneReader, Pixels]:
-    """A reader on another grid, and the whole of that grid."""
+    """Return a reader on another grid, and the whole of that grid."""
     grid = GRIDS[request.param]
     reader = SceneRecipe(scene, grid, (2,), "cubic").open()
     return reader, reader.read(Box(0, 0, *grid.shape))

@@ -31,7 +31,7 @@ from ussfc.pipeline.types import (
 )
 
 UNIT = RadiometricMapping((0.0,), (1.0,))
-"""A stretch that leaves numbers in [0, 1] alone."""
+"""Mapping that leaves numbers in [0, 1] alone."""
 
 
 @dataclass

@@ -41,7 +41,7 @@ shapes = st.tuples(st.integers(1, 80), st.integers(1, 80))
 def box_at(
     row: float, col: float, shape: tuple[int, int], crs: str | None = UTM, pixel: float = PIXEL
 ) -> GeoBox:
-    """A grid whose corner lies (row, col) pixels from 500 km east, 4000 km north."""
+    """Return a grid whose corner lies (row, col) pixels from 500 km east, 4000 km north."""
     return GeoBox(shape, Affine(pixel, 0, 500_000 + col * pixel, 0, -pixel, 4_000_000 - row * pixel), crs)
 
 

@@ -10,7 +10,7 @@ from ussfc.pipeline.tiling.memory import MemoryProjection, Workload, check_proje
 
 
 def projection(side: int, processes: int = 0) -> MemoryProjection:
-    """A square scene of three bands, both dates as float32, whose network has two patches in flight."""
+    """Project a square scene of three bands, both dates as float32, with two patches in the network."""
     tiles = TilePlan.of((side, side), 2048, 128, 0.25)
     work = Workload(
         bands=3,

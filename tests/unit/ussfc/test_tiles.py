@@ -1,4 +1,4 @@
-"""A tile's numbers on a device: the bits of the host's own stretch."""
+"""A tile's numbers on a device: the bits of the host's own mapping."""
 
 from __future__ import annotations
 
