@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 WIDTH, LENGTH, BLOCK_WIDTH, BLOCK_LENGTH, OFFSETS, BYTE_COUNTS = 256, 257, 322, 323, 324, 325
-"""Fields that say how large a level and its blocks are, and where these are."""
+"""Tags of the fields that hold the size of a level and of its blocks, and the places of these."""
 
 LONG, LONG8 = 4, 16
-"""Types of field: uint32 and uint64."""
+"""Numbers of two types of field: uint32 and uint64."""
 
 TYPE_SIZES = {
     1: 1,
@@ -49,11 +49,11 @@ GHOST = (
     b"LAYOUT=IFDS_BEFORE_DATA\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\n"
     b"BLOCK_TRAILER=LAST_4_BYTES_REPEATED\nKNOWN_INCOMPATIBLE_EDITION=NO\n "
 )
-"""What GDAL's driver promises of the blocks; its readers then fetch a block without asking where it ends. The
+"""Promise of GDAL's driver about the blocks; its readers then fetch a block without asking where it ends. The
 space leaves room for a YES of a program that edits the file and breaks the promise."""
 
 CLASSIC_LIMIT = 2**32 - 1
-"""Bytes that 32-bit offsets reach."""
+"""Largest file that 32-bit offsets reach, bytes."""
 
 Counts = npt.NDArray[np.uint32]
 Offsets = npt.NDArray[np.uint64]
@@ -66,13 +66,13 @@ class Field:
     kind: int
     """Number of its type."""
     count: int
-    """How many values."""
+    """Number of values."""
     data: bytes
     """The values, little-endian."""
 
     @property
     def numbers(self) -> list[int]:
-        """The values of a field of whole numbers."""
+        """Return the values of a field of unsigned whole numbers."""
         numbers: list[int] = np.frombuffer(self.data, f"<u{TYPE_SIZES[self.kind]}").tolist()
         return numbers
 
@@ -86,16 +86,20 @@ Level = tuple[Directory, tuple[int, int], Counts]
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """The numbers of classic TIFF, or of BigTIFF."""
+    """Widths of the numbers in classic TIFF or in BigTIFF, as formats of ``struct``."""
 
     header: str
+    """Byte order, version and the first offset."""
     entries: str
+    """Number of fields of a directory."""
     entry: str
+    """Tag, type and count of a field."""
     offset: str
+    """Position in the file."""
 
     @property
     def inline(self) -> int:
-        """Bytes of values that stand in the directory itself."""
+        """Return the most bytes of values that stand in the directory itself."""
         return struct.calcsize(self.offset)
 
 
@@ -104,10 +108,10 @@ BIG = _Form("<2sHHHQ", "<Q", "<HHQ", "<Q")
 
 
 def directories(file: bytes | memoryview) -> list[Directory]:
-    """The directories of a little-endian TIFF in memory, in the order of their chain.
+    """Return the directories of a little-endian TIFF in memory, in the order of their chain.
 
     Raises:
-        ValueError: it is no such file, or it ends too early.
+        ValueError: the bytes are no such file, or end too early.
     """
     try:
         return _directories(file)
@@ -143,26 +147,26 @@ def _directories(file: bytes | memoryview) -> list[Directory]:
     return found
 
 
-def tile_bytes(file: bytes | memoryview) -> list[bytes]:
-    """The compressed blocks of a TIFF with one level, row by row.
+def block_bytes(file: bytes | memoryview) -> list[bytes]:
+    """Return the compressed blocks of a TIFF with one level, row by row.
 
     Raises:
-        ValueError: it is no such file, or a block is missing or cut short.
+        ValueError: the bytes are no such file, or a block is missing or cut short.
     """
     (level,) = directories(file)
-    tiles: list[bytes] = []
+    blocks: list[bytes] = []
     for offset, size in zip(level[OFFSETS].numbers, level[BYTE_COUNTS].numbers, strict=True):
-        tile = bytes(file[offset : offset + size])
-        if not size or len(tile) != size:
-            raise ValueError(f"block {len(tiles)} of a TIFF has {len(tile)} of {size} bytes")
-        tiles.append(tile)
-    return tiles
+        block = bytes(file[offset : offset + size])
+        if not size or len(block) != size:
+            raise ValueError(f"block {len(blocks)} of a TIFF has {len(block)} of {size} bytes")
+        blocks.append(block)
+    return blocks
 
 
 def lay_out(levels: Sequence[Level], block: int, classic_limit: int = CLASSIC_LIMIT) -> bytes:
-    """Everything that stands before the blocks of a cloud-optimised file.
+    """Return the bytes that stand before the blocks of a cloud-optimised file.
 
-    The blocks follow at once: the smallest level first, each row by row, each block as :func:`framed` gives it.
+    The blocks follow directly: the smallest level first, each row by row, each block as :func:`framed` gives it.
 
     Args:
         levels: full resolution first.
@@ -173,7 +177,7 @@ def lay_out(levels: Sequence[Level], block: int, classic_limit: int = CLASSIC_LI
 
 
 def _lay_out(levels: Sequence[Level], block: int, form: _Form, limit: float) -> bytes:
-    """The head in one form; nothing where the file would be larger than ``limit``."""
+    """Return the head in one form, or no bytes where the file would be larger than ``limit``."""
     ghost = b"GDAL_STRUCTURAL_METADATA_SIZE=%06d bytes\n" % len(GHOST) + GHOST
     # A directory begins at an even offset.
     ghost += b"\0" * ((struct.calcsize(form.header) + len(ghost)) % 2)
@@ -194,7 +198,7 @@ def _lay_out(levels: Sequence[Level], block: int, form: _Form, limit: float) -> 
 
 
 def _chain(levels: Sequence[Level], block: int, offsets: Sequence[Offsets], form: _Form, start: int) -> bytes:
-    """The directories, one after the other from ``start``, each followed by the values that it points to."""
+    """Return the directories, one after the other from ``start``, each followed by the values that it points to."""
     chain = b""
     for number, ((template, (rows, cols), counts), places) in enumerate(zip(levels, offsets, strict=True)):
         kind = LONG if form is CLASSIC else LONG8
@@ -224,6 +228,6 @@ def _chain(levels: Sequence[Level], block: int, offsets: Sequence[Offsets], form
     return chain
 
 
-def framed(tile: bytes) -> bytes:
-    """A block of four bytes or more as it stands in the file: its size, itself, its last four bytes again."""
-    return struct.pack("<I", len(tile)) + tile + tile[-TRAILER:]
+def framed(block: bytes) -> bytes:
+    """Return a block of four bytes or more as it stands in the file: its size, itself, its last four bytes again."""
+    return struct.pack("<I", len(block)) + block + block[-TRAILER:]

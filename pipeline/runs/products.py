@@ -16,6 +16,7 @@ from ussfc.cores import cores
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.events import Notice, Subscriber, ignore
+from ussfc.pipeline.pixels.pyramid import square
 from ussfc.pipeline.runs.manifest import (
     Counts,
     InferenceRecord,
@@ -93,7 +94,7 @@ def write_rasters(out: Folder, config: RunConfig, subscriber: Subscriber, again:
             }
         }
 
-    steps = len(list(blocks(store.shape, cog.square(options.block_size, store.chunk))))
+    steps = len(list(blocks(store.shape, square(options.block_size, store.chunk))))
     keys = raster_keys(facts, store.content(), config)
     _make(out, config, _Stage("mosaic", keys, steps, rasters), subscriber, again)
 
@@ -198,7 +199,7 @@ def raster_keys(facts: InferenceRecord, content: str, config: RunConfig) -> dict
         content: digest of its probabilities.
         config: names threshold and compression.
     """
-    from ussfc.pipeline.rasters import cog
+    from ussfc.pipeline.rasters.compression import ISAL_LEVEL, LEVEL
 
     common: dict[str, Any] = {
         "content": content,
@@ -207,10 +208,10 @@ def raster_keys(facts: InferenceRecord, content: str, config: RunConfig) -> dict
         "gdal": _versions()["gdal"],
         "compression": config.output.compression,
         "block_size": config.output.block_size,
-        "level": cog.LEVEL[config.output.compression],
+        "level": LEVEL[config.output.compression],
     }
     if config.output.compression == "deflate":
-        common["isal"] = f"{metadata.version('isal')} level {cog.ISAL_LEVEL}"
+        common["isal"] = f"{metadata.version('isal')} level {ISAL_LEVEL}"
     change = ProductKey(**common, threshold=_threshold(config, facts))
     return {layout.CHANGE: change, layout.PROBABILITY: ProductKey(**common)}
 

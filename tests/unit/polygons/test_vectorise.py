@@ -28,8 +28,10 @@ from scipy import ndimage
 from ussfc.pipeline.errors import ConfigError, ReadError, StoreError
 from ussfc.pipeline.events import Advanced, Event
 from ussfc.pipeline.pixels.encoding import classify, decode
-from ussfc.pipeline.polygons import vectorise as vector
-from ussfc.pipeline.polygons.vectorise import SUFFIX, VectorCounts, VectorOptions, vectorise
+from ussfc.pipeline.polygons import geoparquet
+from ussfc.pipeline.polygons.outlines import cycles
+from ussfc.pipeline.polygons.vectorise import VectorCounts, VectorOptions, vectorise
+from ussfc.pipeline.storage.layout import LAYERS
 from ussfc.pipeline.types import Box
 
 ATTRIBUTES = ["id", "area_m2", "perimeter_m", "mean_probability", "max_probability", "pixels"]
@@ -67,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_waiting_for_the_disk() -> Iterator[None]:
     """Hundreds of small files are written here, and none has to outlive a power cut."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ussfc.pipeline.polygons.vectorise.os.fsync", lambda handle: None)
+        patch.setattr("os.fsync", lambda handle: None)
         yield
 
 
@@ -381,7 +383,7 @@ def test_the_other_formats_hold_the_same(
     expected_counts, expected = write(
         stored, tmp_path / "a.parquet", geobox=geobox, connectivity=connectivity, block_size=16
     )
-    path = tmp_path / f"changes{SUFFIX[format_]}"
+    path = tmp_path / LAYERS[format_]
     path.write_bytes(b"an older file")
     options = VectorOptions(format_, connectivity=connectivity)
     counts = vectorise(InMemory(stored), geobox, 0.5, options, path, block_size=16)
@@ -420,7 +422,7 @@ def test_geoparquet_can_be_filtered_by_its_boxes(folder: Path) -> None:
 
 
 def test_row_groups_do_not_follow_the_blocks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ussfc.pipeline.polygons.vectorise.ROW_GROUP", 16)
+    monkeypatch.setattr("ussfc.pipeline.polygons.geoparquet.ROW_GROUP", 16)
     stored = mask(np.random.default_rng(4).random((60, 60)) > 0.7)
     write(stored, folder / "a.parquet", block_size=9)
     write(stored, folder / "b.parquet", block_size=60)
@@ -430,12 +432,12 @@ def test_row_groups_do_not_follow_the_blocks(folder: Path, monkeypatch: pytest.M
     assert set(sizes[:-1]) == {16}
 
 
-@pytest.mark.parametrize("format_", list(SUFFIX))
+@pytest.mark.parametrize("format_", list(LAYERS))
 @pytest.mark.parametrize("crs", [UTM, None])
 def test_nothing_changed(
     tmp_path: Path, format_: Literal["parquet", "gpkg", "flatgeobuf"], crs: str | None
 ) -> None:
-    path = tmp_path / f"none{SUFFIX[format_]}"
+    path = tmp_path / LAYERS[format_]
     stored = np.full((10, 10), 255, np.uint8)
     counts = vectorise(InMemory(stored), grid((10, 10), crs), 0.5, VectorOptions(format_), path)
     assert counts == VectorCounts(0, 0, None if crs is None else 0.0)
@@ -459,28 +461,28 @@ def test_without_a_reference_system(folder: Path) -> None:
     assert not (folder / "refused.parquet").exists()
 
 
-@pytest.mark.parametrize("format_", list(SUFFIX))
+@pytest.mark.parametrize("format_", list(LAYERS))
 def test_a_crash_leaves_nothing_under_the_name(
     tmp_path: Path, format_: Literal["parquet", "gpkg", "flatgeobuf"]
 ) -> None:
-    path = tmp_path / f"changes{SUFFIX[format_]}"
+    path = tmp_path / LAYERS[format_]
     source = InMemory(mask(np.eye(30)), fails_after=20)
     with pytest.raises(ReadError):
         vectorise(source, grid((30, 30)), 0.5, VectorOptions(format_), path, block_size=10)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("format_", list(SUFFIX))
+@pytest.mark.parametrize("format_", list(LAYERS))
 def test_a_folder_that_is_not_there(
     tmp_path: Path, format_: Literal["parquet", "gpkg", "flatgeobuf"]
 ) -> None:
-    path = tmp_path / "missing" / f"changes{SUFFIX[format_]}"
+    path = tmp_path / "missing" / LAYERS[format_]
     with pytest.raises(StoreError, match="changes"):
         vectorise(InMemory(mask(np.eye(3))), grid((3, 3)), 0.5, VectorOptions(format_), path)
 
 
 def test_a_source_is_not_read_far_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ussfc.pipeline.polygons.vectorise.AHEAD", 0)
+    monkeypatch.setattr("ussfc.pipeline.polygons.regions.AHEAD", 0)
     started: list[Box] = []
 
     class Counting(InMemory):
@@ -519,14 +521,14 @@ def test_events(tmp_path: Path) -> None:
 
 def test_the_import_is_light() -> None:
     heavy = "{'pandas', 'geopandas', 'pyarrow', 'pyogrio'}"
-    code = f"import sys, pipeline.vector; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, ussfc.pipeline.polygons.vectorise; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 @given(st.integers(1, 300).flatmap(lambda count: st.permutations(range(count))))
 def test_cycles_are_walked_from_their_least_members(following: list[int]) -> None:
-    walk, starts = vector._cycles(np.array(following))
+    walk, starts = cycles(np.array(following))
     assert sorted(walk) == list(range(len(following)))
     assert starts[0] == 0
     leading = walk[starts]
@@ -537,7 +539,7 @@ def test_cycles_are_walked_from_their_least_members(following: list[int]) -> Non
 
 
 def test_outlines_that_no_column_holds_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vector, "MOST_BYTES", 100)
+    monkeypatch.setattr(geoparquet, "MOST_BYTES", 100)
     with pytest.raises(StoreError, match=r"outlines take .* GB.*raise threshold or vector\.simplify_m"):
         write(mask(np.indices((15, 16)).sum(axis=0) % 2 == 0), tmp_path / "large.parquet")
     assert list(tmp_path.iterdir()) == []

@@ -29,19 +29,11 @@ from rio_cogeo.cogeo import cog_validate
 
 from ussfc.pipeline.errors import ReadError, StoreError
 from ussfc.pipeline.events import Advanced, Event, ignore
+from ussfc.pipeline.pixels import pyramid
 from ussfc.pipeline.pixels.encoding import classify, decode
-from ussfc.pipeline.rasters import cog, tiff
-from ussfc.pipeline.rasters.cog import (
-    ChangeRaster,
-    ClassCounts,
-    CogOptions,
-    ProbabilityRaster,
-    average,
-    level_shapes,
-    pool,
-    square,
-    write,
-)
+from ussfc.pipeline.pixels.pyramid import average, level_shapes, pool, square
+from ussfc.pipeline.rasters import tiff
+from ussfc.pipeline.rasters.cog import ChangeRaster, ClassCounts, CogOptions, ProbabilityRaster, write
 from ussfc.pipeline.types import Box
 
 UTM = Affine(10.0, 0.0, 500000.0, 0.0, -10.0, 5000000.0)
@@ -210,7 +202,7 @@ def test_change_is_exact_at_every_level(
 
 
 def test_blocks_of_reading_and_pooling_leave_no_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cog, "READ_SIZE", 512)
+    monkeypatch.setattr(pyramid, "READ_SIZE", 512)
     values = probabilities((1301, 1750))
     heard: list[Event] = []
     source = Held(values)
@@ -493,7 +485,7 @@ def test_the_same_bytes_again_and_over_threads(
 def test_a_failing_source_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: bytes | None
 ) -> None:
-    monkeypatch.setattr(cog, "READ_SIZE", 512)
+    monkeypatch.setattr(pyramid, "READ_SIZE", 512)
     path, scratch = tmp_path / "product.tif", tmp_path / "scratch"
     if older is not None:
         path.write_bytes(older)
@@ -581,8 +573,8 @@ def test_a_scratch_file_that_is_damaged_is_noticed(tmp_path: Path, monkeypatch: 
 
 
 def test_a_block_that_gdal_cut_short_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = tiff.tile_bytes
-    monkeypatch.setattr(tiff, "tile_bytes", lambda file: whole(file[:-100]))
+    whole = tiff.block_bytes
+    monkeypatch.setattr(tiff, "block_bytes", lambda file: whole(file[:-100]))
     with pytest.raises(StoreError, match="TIFF"):
         probability_of(probabilities((600, 700)), tmp_path, CogOptions("zstd"))
     assert files_under(tmp_path) == set()

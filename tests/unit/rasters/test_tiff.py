@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ussfc.pipeline.rasters import tiff
-from ussfc.pipeline.rasters.tiff import CLASSIC_LIMIT, Field, Level, directories, framed, lay_out, tile_bytes
+from ussfc.pipeline.rasters.tiff import CLASSIC_LIMIT, Field, Level, block_bytes, directories, framed, lay_out
 
 TEXT = Field(2, 9, b"change 1\0")
 
@@ -39,12 +39,12 @@ def test_what_is_laid_out_is_read_again(sizes: list[list[int]]) -> None:
 
 
 def test_the_blocks_of_a_file() -> None:
-    tiles = [b"first block", b"the second", b"the third one"]
-    head = lay_out([level(48, 16, [len(tile) for tile in tiles])], 16)
-    file = head + b"".join(map(framed, tiles))
-    assert tile_bytes(file) == tiles
+    blocks = [b"first block", b"the second", b"the third one"]
+    head = lay_out([level(48, 16, [len(block) for block in blocks])], 16)
+    file = head + b"".join(map(framed, blocks))
+    assert block_bytes(file) == blocks
     with pytest.raises(ValueError, match="block 2 of a TIFF has 9 of 13 bytes"):
-        tile_bytes(file[:-8])
+        block_bytes(file[:-8])
     for end in (0, 3, 7, 100, 200, 250, len(head) - 9):
         with pytest.raises(ValueError, match="TIFF"):
             directories(file[:end])

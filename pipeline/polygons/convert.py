@@ -1,0 +1,79 @@
+"""A GeoParquet file converted to the formats that GDAL writes: GeoPackage and FlatGeobuf."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import shapely
+from odc.geo.geobox import GeoBox
+
+from ussfc.pipeline.polygons.files import write_error
+from ussfc.pipeline.polygons.geoparquet import table_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+DRIVER: Mapping[str, str] = {"gpkg": "GPKG", "flatgeobuf": "FlatGeobuf"}
+"""GDAL's name of each format that it writes."""
+
+CONVERTED = 8192
+"""Features that are on their way from the table to another format at a time."""
+
+
+def convert(table: Path, part: Path, geobox: GeoBox, driver: str, target: Path) -> None:
+    """Stream a GeoParquet file into a layer of another format, named after ``target``.
+
+    Layers have one geometry type: where one feature is a MultiPolygon, all are.
+
+    Args:
+        table: the GeoParquet file.
+        part: the file to write.
+        geobox: the grid.
+        driver: GDAL's name of the format.
+        target: the product that the layer and errors are named after.
+
+    Raises:
+        ussfc.pipeline.errors.StoreError: GDAL cannot write the file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import pyogrio
+
+    crs = None if geobox.crs is None else geobox.crs.to_wkt()
+    with pq.ParquetFile(table) as file:
+        types = json.loads(file.metadata.metadata[b"geo"])["columns"]["geometry"]["geometry_types"]
+        multi = "MultiPolygon" in types
+        schema = table_schema().remove(table_schema().get_field_index("bbox"))
+        batches = file.iter_batches(batch_size=CONVERTED, columns=schema.names)
+        stream = pa.RecordBatchReader.from_batches(
+            schema, (_promote(batch, schema) if multi else batch for batch in batches)
+        )
+        try:
+            with warnings.catch_warnings():
+                # A grid without a reference system is what the user has; it is not news.
+                warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
+                pyogrio.write_arrow(
+                    stream,
+                    part,
+                    layer=target.stem,
+                    driver=driver,
+                    geometry_name="geometry",
+                    geometry_type="MultiPolygon" if multi else "Polygon",
+                    crs=crs,
+                )
+        except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+            raise write_error(target, error) from error
+
+
+def _promote(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return the batch with every geometry a MultiPolygon."""
+    import pyarrow as pa
+
+    geometries = shapely.from_wkb(batch.column("geometry").to_numpy(zero_copy_only=False))
+    parts, owner = shapely.get_parts(geometries, return_index=True)
+    multi = pa.array(shapely.to_wkb(shapely.multipolygons(parts, indices=owner), byte_order=1), pa.binary())
+    return batch.set_column(schema.get_field_index("geometry"), schema.field("geometry"), multi)

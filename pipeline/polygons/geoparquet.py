@@ -1,0 +1,227 @@
+"""Features as GeoParquet 1.1, in row groups of one size."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from odc.geo.geobox import GeoBox
+
+from ussfc.pipeline.errors import StoreError
+from ussfc.pipeline.polygons.arrays import FlagArray, RealArray
+from ussfc.pipeline.polygons.files import writing
+from ussfc.pipeline.polygons.measure import Features
+from ussfc.pipeline.polygons.pieces import FIXED_POINT
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TYPES: Mapping[int, str] = {
+    shapely.GeometryType.POLYGON: "Polygon",
+    shapely.GeometryType.MULTIPOLYGON: "MultiPolygon",
+}
+"""Types of geometry as GeoParquet names them."""
+
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+"""Fields of the bounding box column."""
+
+MOST_BYTES = np.iinfo(np.int32).max
+"""Most bytes of a column of geometries that is made at once: Arrow counts them in 32 bits."""
+
+ROW_GROUP = 32768
+"""Features of a row group, counted over the whole file: the bytes do not show the blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorCounts:
+    """Counts of a layer."""
+
+    polygons: int
+    """Features; a MultiPolygon is one."""
+    pixels: int
+    """Changed pixels inside them."""
+    area_m2: float | None
+    """Square metres on the ellipsoid; None where the grid has no place on the earth."""
+
+
+class TableWriter:
+    """Writes features and counts them."""
+
+    def __init__(self, file: Path) -> None:
+        """Create the file."""
+        import pyarrow.parquet as pq
+
+        self._schema = table_schema()
+        # The smallest and largest WKB mean nothing, and the footer would repeat the largest polygons.
+        plain = [name for name in self._schema.names if name not in ("geometry", "bbox")]
+        self._writer = pq.ParquetWriter(
+            file,
+            self._schema,
+            compression="zstd",
+            use_dictionary=False,
+            write_statistics=plain + [f"bbox.{side}" for side in SIDES],
+        )
+        self._waiting: list[pa.Table] = []
+        self._bounds: list[RealArray] = []
+        self._types: set[str] = set()
+        self._pixels = 0
+        self._areas: list[RealArray] = [np.zeros(0)]
+
+    def add(self, features: Features) -> None:
+        """Write the row groups that are full, keep the rest."""
+        import pyarrow as pa
+
+        if not len(features.geometry):
+            return
+        self._bounds.append(shapely.total_bounds(features.geometry))
+        self._types.update(TYPES[number] for number in np.unique(shapely.get_type_id(features.geometry)))
+        self._pixels += int(features.regions.pixels.sum())
+        self._areas.append(features.area)
+        self._waiting.append(_table(features, self._schema))
+        if sum(map(len, self._waiting)) < ROW_GROUP:
+            return
+        waiting = pa.concat_tables(self._waiting)
+        while len(waiting) >= ROW_GROUP:
+            self._write(waiting.slice(0, ROW_GROUP))
+            waiting = waiting.slice(ROW_GROUP)
+        self._waiting = [waiting]
+
+    def finish(self, geobox: GeoBox) -> VectorCounts:
+        """Write what is left and the metadata that make a Parquet file a GeoParquet file."""
+        import pyarrow as pa
+
+        if any(map(len, self._waiting)):
+            self._write(pa.concat_tables(self._waiting))
+        metadata = geo_metadata(geobox, sorted(self._types), self._bounds)
+        self._writer.add_key_value_metadata({"geo": json.dumps(metadata)})
+        self._writer.close()
+        areas = np.concatenate(self._areas)
+        # fsum is exact: the sum does not depend on the batches either.
+        return VectorCounts(len(areas), self._pixels, math.fsum(areas[np.isfinite(areas)]))
+
+    def close(self) -> None:
+        """Close the file, finished or not."""
+        self._writer.close()
+
+    def _write(self, table: pa.Table) -> None:
+        # In one chunk: the pages would be cut where the batches were.
+        self._writer.write_table(table.combine_chunks(), row_group_size=ROW_GROUP)
+
+
+def write_table(batches: Iterable[Features], geobox: GeoBox, file: Path, target: Path) -> VectorCounts:
+    """Write all features; an error of ``batches`` passes as it is.
+
+    Args:
+        batches: the features.
+        geobox: the grid.
+        file: the file to write.
+        target: the product that errors name.
+
+    Raises:
+        ussfc.pipeline.errors.StoreError: the file cannot be written, or outlines take more than a column holds.
+    """
+    batches = iter(batches)
+    # Before the writer: tracing is under way on its threads while Arrow is imported.
+    first = list(itertools.islice(batches, 1))
+    with writing(target):
+        writer = TableWriter(file)
+    with closing(writer):
+        for batch in itertools.chain(first, batches):
+            with writing(target):
+                writer.add(batch)
+        with writing(target):
+            return writer.finish(geobox)
+
+
+def table_schema() -> pa.Schema:
+    """Return the columns of the layer."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("id", pa.int64(), nullable=False),
+            pa.field("area_m2", pa.float64()),
+            pa.field("perimeter_m", pa.float64()),
+            pa.field("mean_probability", pa.float64(), nullable=False),
+            pa.field("max_probability", pa.float64(), nullable=False),
+            pa.field("pixels", pa.int64(), nullable=False),
+            pa.field("geometry", pa.binary(), nullable=False),
+            pa.field(
+                "bbox",
+                pa.struct([pa.field(side, pa.float64(), nullable=False) for side in SIDES]),
+                nullable=False,
+            ),
+        ]
+    )
+
+
+def geo_metadata(geobox: GeoBox, types: Sequence[str], bounds: Sequence[RealArray]) -> dict[str, Any]:
+    """Return the ``geo`` key of GeoParquet 1.1.
+
+    Args:
+        geobox: the grid.
+        types: types of the geometries that occur.
+        bounds: (4,) bounds of the batches: xmin, ymin, xmax, ymax.
+    """
+    column: dict[str, Any] = {
+        "encoding": "WKB",
+        "geometry_types": types,
+        # A missing key would mean longitude and latitude; null means not known.
+        "crs": None if geobox.crs is None else geobox.crs.proj.to_json_dict(),
+        "orientation": "counterclockwise",
+        "covering": {"bbox": {side: ["bbox", side] for side in SIDES}},
+    }
+    if bounds:
+        low, high = np.min(bounds, axis=0)[:2], np.max(bounds, axis=0)[2:]
+        column["bbox"] = [*low.tolist(), *high.tolist()]
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+
+
+def _table(features: Features, schema: pa.Schema) -> pa.Table:
+    import pyarrow as pa
+
+    regions = features.regions
+    real = pa.float64()
+    bounds = [_column(side, real) for side in shapely.bounds(features.geometry).T]
+    columns = [
+        _column(regions.first, pa.int64()),
+        _column(features.area, real, np.isfinite(features.area)),
+        _column(features.perimeter, real, np.isfinite(features.perimeter)),
+        _column(regions.total / (regions.pixels * float(FIXED_POINT)), real),
+        _column(regions.peak, real),
+        _column(regions.pixels, pa.int64()),
+        _binary(shapely.to_wkb(features.geometry, byte_order=1)),
+        pa.StructArray.from_arrays(bounds, fields=list(schema.field("bbox").type)),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _column(values: npt.NDArray[Any], kind: pa.DataType, known: FlagArray | None = None) -> pa.Array:
+    """Return numbers as Arrow's, null where not ``known``; by buffers, for ``pa.array`` imports pandas first."""
+    import pyarrow as pa
+
+    mask = None if known is None else pa.py_buffer(np.packbits(known, bitorder="little"))
+    return pa.Array.from_buffers(kind, len(values), [mask, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _binary(values: Sequence[bytes]) -> pa.Array:
+    """Return texts of bytes as Arrow's, by buffers too."""
+    import pyarrow as pa
+
+    ends = np.cumsum([0, *map(len, values)])
+    if ends[-1] > MOST_BYTES:
+        raise StoreError(
+            f"{len(values)} outlines take {ends[-1] / 1e9:.1f} GB, a part of a layer holds {MOST_BYTES / 1e9:.1f}; "
+            "raise threshold or vector.simplify_m"
+        )
+    offsets, content = pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(b"".join(values))
+    return pa.Array.from_buffers(pa.binary(), len(values), [None, offsets, content])
