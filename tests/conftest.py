@@ -12,9 +12,9 @@ import pytest
 from hypothesis import settings
 
 from tests.support.city import TALLY
-from tests.support.clusters import SLURM_VARIABLES, Slurm
 from tests.support.paths import ROOT, SHARED
 from tests.support.servers import Azurite, FaultProxy, SeaweedFS
+from tests.support.slurm import SLURM_VARIABLES, Slurm
 from ussfc import engine_selection as choice
 from ussfc.detector import DetectorSpec, engine_version
 from ussfc.engines import DEVICES

@@ -1,1 +1,1 @@
-"""Where Dask workers come from."""
+"""Sources of Dask workers."""

@@ -70,7 +70,7 @@ class DeviceComputer:
         Args:
             tile: the tile.
             images: before and after over ``tile.halo``, ``(bands, rows, cols)``.
-            valid: where a result is wanted, (rows, cols).
+            valid: where a result is needed, (rows, cols).
             mappings: that bring the images into the model's range; None: they are.
             seen: where both dates have data, (rows, cols); None: pixels without are in the middle of the range already.
         """

@@ -188,7 +188,7 @@ def test_tile_that_keeps_failing_is_listed(executor: Executor, tmp_path: Path) -
 @both_kinds
 def test_error_of_on_failure_ends_the_run(make: Make, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     class Stop(OSError):
-        """Of a kind that a lost connection has as well."""
+        """An error of a kind that a lost connection has as well."""
 
     def stop(failure: TileFailure) -> None:
         raise Stop(failure.error)

@@ -60,16 +60,16 @@ def test_workers_with_a_gpu_compute_on_it(place: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("kind", ["slurm", "allocation", "kubernetes"])
-@pytest.mark.parametrize(("threads", "wanted"), [(1, READ_AHEAD), (5, 5), (64, MOST_READERS)])
+@pytest.mark.parametrize(("threads", "tiles"), [(1, READ_AHEAD), (5, 5), (64, MOST_READERS)])
 def test_cores_beside_a_gpu_read_for_it(
-    place: Path, monkeypatch: pytest.MonkeyPatch, kind: str, threads: int, wanted: int
+    place: Path, monkeypatch: pytest.MonkeyPatch, kind: str, threads: int, tiles: int
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     monkeypatch.setenv("SLURM_NTASKS", "2")
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", str(threads))
     made, _ = planned(place, kind, cluster__threads=threads, **CUDA[kind])
     assert made.cluster is not None
-    assert made.concurrent_tiles == made.cluster.concurrent_tiles == wanted
+    assert made.concurrent_tiles == made.cluster.concurrent_tiles == tiles
     # They are not the network's.
     config = load_config(cluster=kind, flags={"model": str(place / "toy.yaml")}, sets=[
         "inference.engine=torch", "inference.precision=float16", "cluster.gpu=true", f"cluster.threads={threads}",
@@ -132,8 +132,8 @@ def test_plan_uses_all_cores_of_a_task(place: Path, monkeypatch: pytest.MonkeyPa
 def test_plan_has_one_process_a_gpu(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     monkeypatch.setattr(ussfc, "gpus", lambda: 2, raising=False)
-    for wanted, devices in ((None, ("3", "5")), (1, ("3",))):
-        made, _ = planned(place, "local-cuda", cluster__workers=wanted)
+    for workers, devices in ((None, ("3", "5")), (1, ("3",))):
+        made, _ = planned(place, "local-cuda", cluster__workers=workers)
         assert isinstance(made.cluster, LocalGpus)
         assert made.cluster.devices == devices
         assert (made.executor, made.processes, made.threads) == ("local-cuda", len(devices), 1)

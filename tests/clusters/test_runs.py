@@ -14,7 +14,8 @@ import pytest
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from tests.support.clusters import Certificates, Namespaces, Programs, wait_until
+from tests.support.clusters import Certificates, Programs, wait_until
+from tests.support.namespaces import Namespaces
 from tests.support.scenes import write_scene, write_toy_model
 from tests.support.stubs import StubRecipe, store_bytes, stub_job
 from tests.support.tile_runs import ONCE, make_witness, unwanted

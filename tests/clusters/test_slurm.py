@@ -15,8 +15,9 @@ from click.testing import CliRunner, Result
 from rasterio.windows import Window
 
 from tests.support.city import PAIR, PRODUCTS, SETS, City, assert_same, kill_group
-from tests.support.clusters import Slurm, wait_until
+from tests.support.clusters import wait_until
 from tests.support.paths import ROOT
+from tests.support.slurm import Slurm
 from ussfc import cli
 from ussfc.pipeline.clusters.base import quiet_environment
 
@@ -29,7 +30,7 @@ PATIENCE = 120
 def job_sets(
     slurm: Slurm, slurm_environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[str, ...]:
-    """What a run on this SLURM sets; its jobs come by the tests' modules through the environment."""
+    """Return the settings of a run on this SLURM; its jobs find the tests' modules through the environment."""
     # Dask gives up a worker after fifteen seconds, and only then has another job submitted.
     monkeypatch.setenv("DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT", "3s")
     return (
@@ -44,7 +45,7 @@ def job_sets(
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What one process computes."""
+    """Return the bytes that one process computes."""
     folder = tmp_path_factory.mktemp("expected")
     city = City(str(folder / "out"), folder / "log")
     assert city.run()["complete"]
@@ -52,7 +53,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def workers(slurm: Slurm) -> list[str]:
-    """Ids of the jobs that run."""
+    """Return the ids of the jobs that run."""
     return [job.id for job in slurm.jobs() if job.state == "RUNNING"]
 
 
@@ -65,7 +66,7 @@ def settings(sets: tuple[str, ...]) -> Iterator[str]:
         yield from ("--set", setting)
 
 
-def test_a_cancelled_job_costs_no_byte_and_is_replaced(
+def test_cancelled_job_is_replaced(
     slurm: Slurm, job_sets: tuple[str, ...], expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     city = City(str(tmp_path / "out"), tmp_path / "log", (*job_sets, "cluster.jobs=2"))
@@ -89,7 +90,7 @@ def test_a_cancelled_job_costs_no_byte_and_is_replaced(
 
 
 @pytest.mark.soak
-def test_the_only_job_is_replaced_when_it_ends(
+def test_only_job_is_replaced_when_it_ends(
     slurm: Slurm, job_sets: tuple[str, ...], expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     city = City(str(tmp_path / "out"), tmp_path / "log", (*job_sets, "cluster.jobs=1"))
@@ -105,7 +106,7 @@ def test_the_only_job_is_replaced_when_it_ends(
 
 
 @pytest.mark.soak
-def test_a_job_that_waits_in_the_queue_is_not_taken_back_where_none_need_be_there(
+def test_waiting_job_is_not_taken_back(
     slurm: Slurm, job_sets: tuple[str, ...], expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     other = slurm.run("sbatch", "--parsable", "--exclusive", "--output=/dev/null", "--wrap=sleep 300").strip()
@@ -127,7 +128,7 @@ def test_a_job_that_waits_in_the_queue_is_not_taken_back_where_none_need_be_ther
 
 
 @pytest.mark.soak
-def test_jobs_are_as_many_as_the_work_asks_for(
+def test_jobs_are_as_many_as_the_work_needs(
     slurm: Slurm, job_sets: tuple[str, ...], expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     between = ("cluster.minimum_jobs=0", "cluster.maximum_jobs=3")
@@ -142,7 +143,7 @@ def test_jobs_are_as_many_as_the_work_asks_for(
     assert_same(city.content(), expected)
 
 
-def test_a_command_that_is_killed_leaves_no_job_and_the_next_one_goes_on(
+def test_killed_command_leaves_no_job(
     slurm: Slurm, job_sets: tuple[str, ...], expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     city = City(str(tmp_path / "out"), tmp_path / "log", (*job_sets, "cluster.jobs=2"))
@@ -158,9 +159,7 @@ def test_a_command_that_is_killed_leaves_no_job_and_the_next_one_goes_on(
     assert_same(city.content(), expected)
 
 
-def test_a_queue_that_does_not_exist_is_told_with_the_words_of_sbatch(
-    job_sets: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_unknown_queue_is_a_cluster_error(job_sets: tuple[str, ...], tmp_path: Path) -> None:
     sets = settings((*job_sets, "cluster.jobs=2", "cluster.queue=nosuch"))
     result = ussfc("run", *PAIR, "--out", tmp_path / "out", *sets)
     assert result.exit_code == 7
@@ -169,18 +168,14 @@ def test_a_queue_that_does_not_exist_is_told_with_the_words_of_sbatch(
     assert "cluster.queue" in line
 
 
-def test_more_than_a_node_has_is_told_with_the_words_of_sbatch(
-    job_sets: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_job_larger_than_a_node_is_rejected(job_sets: tuple[str, ...], tmp_path: Path) -> None:
     sets = settings((*job_sets, "cluster.jobs=1", "cluster.memory=9000GiB"))
     result = ussfc("run", *PAIR, "--out", tmp_path / "out", *sets)
     assert result.exit_code == 7
     assert "SLURM rejects the job (allocation failure: Requested node configuration is not" in result.stderr
 
 
-def test_options_that_the_library_does_not_know_are_refused(
-    job_sets: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_unknown_options_are_refused(job_sets: tuple[str, ...], tmp_path: Path) -> None:
     sets = settings((*job_sets, "cluster.jobs=1", "cluster.options.colour=red"))
     result = ussfc("run", *PAIR, "--out", tmp_path / "out", *sets)
     assert result.exit_code == 2
@@ -190,7 +185,7 @@ def test_options_that_the_library_does_not_know_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("option", "status", "said"),
+    ("option", "status", "message"),
     [
         (
             "interface=nosuch0",
@@ -200,18 +195,16 @@ def test_options_that_the_library_does_not_know_are_refused(
         ("log_directory=/proc/logs", 2, "/proc/logs: the jobs' logs go there, and it cannot be made ("),
     ],
 )
-def test_options_with_which_nothing_can_start_are_told(
-    job_sets: tuple[str, ...], tmp_path: Path, option: str, status: int, said: str
+def test_unusable_options_are_named(
+    job_sets: tuple[str, ...], tmp_path: Path, option: str, status: int, message: str
 ) -> None:
     sets = (*(text for text in job_sets if "scheduler_options" not in text), f"cluster.options.{option}")
     result = ussfc("run", *PAIR, "--out", tmp_path / "out", *settings((*sets, "cluster.jobs=1")))
     assert result.exit_code == status
-    assert said in result.stderr
+    assert message in result.stderr
 
 
-def test_jobs_that_end_before_their_workers_come_end_the_run_with_their_last_words(
-    job_sets: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_failed_jobs_end_the_run_with_their_log(job_sets: tuple[str, ...], tmp_path: Path) -> None:
     sets = settings((*job_sets, "cluster.jobs=1", "cluster.options.worker_extra_args=[--colour=red]"))
     result = ussfc("run", *PAIR, "--out", tmp_path / "out", *sets)
     assert result.exit_code == 7
@@ -221,7 +214,7 @@ def test_jobs_that_end_before_their_workers_come_end_the_run_with_their_last_wor
     assert f"{tmp_path}/logs" in line
 
 
-def test_without_sbatch_the_remedy_is_told(
+def test_missing_sbatch_names_the_way_out(
     job_sets: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -231,7 +224,7 @@ def test_without_sbatch_the_remedy_is_told(
     assert "error: sbatch: not found on this machine; log in to a node" in result.stderr
 
 
-def test_a_submitted_run_that_is_cancelled_is_finished_by_the_next_one(
+def test_cancelled_submission_is_resumed(
     slurm: Slurm, job_sets: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The packaged network over a real pair, in an allocation of two tasks."""
@@ -279,7 +272,7 @@ def test_a_submitted_run_that_is_cancelled_is_finished_by_the_next_one(
         assert (out / name).read_bytes() == (alone / name).read_bytes(), name
 
 
-def test_outside_of_an_allocation_the_remedy_is_told(
+def test_missing_allocation_names_the_way_out(
     slurm_environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in os.environ if name.startswith("SLURM_J")]:

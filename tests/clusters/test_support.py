@@ -1,4 +1,4 @@
-"""The clusters that other tests stand on: SLURM, machines with a cable, certificates."""
+"""Clusters that other tests build on: SLURM, machines with a cable, certificates."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ import psutil
 import pytest
 from distributed import Client
 
-from tests.support.clusters import Certificates, Namespaces, Slurm, wait_until
+from tests.support.clusters import Certificates, wait_until
+from tests.support.namespaces import Namespaces
 from tests.support.paths import ROOT
 from tests.support.servers import free_port
+from tests.support.slurm import Slurm
 
 SLEEPER = "import time; time.sleep(1234.5)"
 
 
 def batch(folder: Path, *lines: str, options: str = "--ntasks=1 --mem=100M --time=5") -> str:
-    """A batch script in Python, submitted from its folder.
+    """Submit a batch script in Python from its folder.
 
     Returns:
         The job's id.
@@ -35,30 +37,26 @@ def batch(folder: Path, *lines: str, options: str = "--ntasks=1 --mem=100M --tim
 
 
 def lines(path: Path, count: int) -> list[str]:
-    """The first lines of a file that is being written."""
+    """Return the first lines of a file that is being written."""
     wait_until(lambda: path.exists() and path.read_text("utf-8").count("\n") >= count)
     return path.read_text("utf-8").splitlines()
 
 
 def running(text: str) -> list[psutil.Process]:
-    """Processes with this text in their command, zombies left out."""
+    """Return the processes with this text in their command, zombies left out."""
     return [
         p for p in psutil.process_iter(["cmdline"]) if any(text in part for part in p.info["cmdline"] or ())
     ]
 
 
-def test_a_job_in_python_runs_and_ends(
-    slurm: Slurm, slurm_environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_job_in_python_runs_and_ends(slurm: Slurm, slurm_environment: dict[str, str], tmp_path: Path) -> None:
     job = batch(tmp_path, "import os", "print(os.environ['SLURM_JOB_ID'], os.getcwd())")
     assert slurm.wait_for(job, "COMPLETED", "FAILED") == (job, "COMPLETED", "job.py")
     assert (tmp_path / "job.out").read_text("utf-8") == f"{job} {tmp_path}\n"
     assert slurm.jobs() == []
 
 
-def test_an_unknown_partition_is_refused_with_its_name(
-    slurm_environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_unknown_partition_is_refused(slurm_environment: dict[str, str], tmp_path: Path) -> None:
     script = tmp_path / "job.sh"
     script.write_text("#!/bin/sh\n#SBATCH --partition=nosuch\n", "utf-8")
     done = subprocess.run(["sbatch", "--test-only", script], capture_output=True, text=True)
@@ -66,7 +64,7 @@ def test_an_unknown_partition_is_refused_with_its_name(
     assert "invalid partition specified: nosuch" in done.stderr
 
 
-def test_of_two_tasks_one_lives_on_when_the_other_is_killed_and_cancelling_ends_all(
+def test_killed_task_leaves_the_other(
     slurm: Slurm, slurm_environment: dict[str, str], tmp_path: Path
 ) -> None:
     task = "import os, time; print(os.getpid(), flush=True); time.sleep(1234.5)"
@@ -79,7 +77,7 @@ def test_of_two_tasks_one_lives_on_when_the_other_is_killed_and_cancelling_ends_
     )
     killed, kept = (psutil.Process(int(line)) for line in lines(tmp_path / "job.out", 2))
     killed.kill()
-    lines(tmp_path / "job.out", 3)  # srun tells of it
+    lines(tmp_path / "job.out", 3)  # srun reports it
     assert not killed.is_running()
     time.sleep(1)
     assert kept.is_running()
@@ -90,7 +88,7 @@ def test_of_two_tasks_one_lives_on_when_the_other_is_killed_and_cancelling_ends_
     assert slurm.job(job).state == "CANCELLED"
 
 
-def test_no_process_is_left_of_a_slurm_that_stops_with_a_job(tmp_path: Path) -> None:
+def test_stopped_slurm_leaves_no_process(tmp_path: Path) -> None:
     folder = tmp_path / "slurm"
     with Slurm(folder) as slurm:
         script = tmp_path / "job.sh"
@@ -103,13 +101,13 @@ def test_no_process_is_left_of_a_slurm_that_stops_with_a_job(tmp_path: Path) -> 
     assert running(str(folder)) == []
 
 
-def test_no_process_is_left_when_the_tests_are_killed(tmp_path: Path) -> None:
+def test_killed_tests_leave_no_process(tmp_path: Path) -> None:
     Slurm(tmp_path)  # skips
     folder = tmp_path / "slurm"
     code = (
         f"import sys, time; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path\n"
-        "from tests.support import clusters\n"
-        f"clusters.Slurm(Path({str(folder)!r})).start(); print('started', flush=True); time.sleep(1234.5)"
+        "from tests.support import slurm\n"
+        f"slurm.Slurm(Path({str(folder)!r})).start(); print('started', flush=True); time.sleep(1234.5)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as tests:
         assert tests.stdout is not None
@@ -130,7 +128,7 @@ def reaches(machines: Namespaces, source: int, address: str, port: int) -> bool:
     return machines.start([sys.executable, "-c", code], source).wait() == 0
 
 
-def test_a_machine_is_unreachable_while_its_cable_is_out(machines: Namespaces) -> None:
+def test_machine_without_cable_is_unreachable(machines: Namespaces) -> None:
     code = (
         "import socket, sys, time; s = socket.create_server((sys.argv[1], 9999)); print('on', flush=True)\n"
     )
@@ -145,9 +143,9 @@ def test_a_machine_is_unreachable_while_its_cable_is_out(machines: Namespaces) -
     server.wait()
 
 
-def test_nothing_is_left_of_a_network(tmp_path: Path) -> None:
+def test_closed_network_leaves_nothing(tmp_path: Path) -> None:
     def names(prefix: str) -> tuple[int, int]:
-        """Numbers of interfaces and namespaces."""
+        """Return the numbers of interfaces and namespaces."""
         folders = (Path("/sys/class/net"), Path("/run/netns"))
         interfaces, namespaces = (len(list(folder.glob(f"{prefix}*"))) for folder in folders)
         return interfaces, namespaces
@@ -164,7 +162,7 @@ def test_nothing_is_left_of_a_network(tmp_path: Path) -> None:
     assert names(machines.prefix) == (0, 0)
 
 
-def test_a_worker_that_is_cut_off_is_given_up_and_ends_when_it_hears_so(
+def test_worker_that_is_cut_off_ends(
     machines: Namespaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The shortest: ten heartbeats of half a second each.
@@ -199,7 +197,7 @@ def test_a_worker_that_is_cut_off_is_given_up_and_ends_when_it_hears_so(
         scheduler.wait()
 
 
-def test_dask_programs_talk_by_tls_and_refuse_a_stranger(tmp_path: Path) -> None:
+def test_dask_programs_refuse_another_authority(tmp_path: Path) -> None:
     certificates = Certificates(tmp_path / "ours")
     port = free_port()
     dask = [sys.executable, "-m", "dask"]

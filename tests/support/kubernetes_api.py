@@ -26,7 +26,7 @@ VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}
 
 
 class Right(NamedTuple):
-    """What a rule of a Role grants and a request wants; a subresource as pods/log."""
+    """A right that a rule of a Role grants and a request needs; a subresource as pods/log."""
 
     group: str
     resource: str
@@ -34,7 +34,7 @@ class Right(NamedTuple):
 
 
 def rights(rules: Iterable[Mapping[str, Any]]) -> set[Right]:
-    """All that the rules of a Role grant."""
+    """Return all rights that the rules of a Role grant."""
     return {
         Right(group, resource, verb)
         for rule in rules
@@ -48,7 +48,7 @@ class KubernetesApi:
     """State of the served namespace."""
 
     def __init__(self, namespace: str, granted: set[Right], scheduler: str, dashboard_port: int) -> None:
-        """Nothing is served before :meth:`serve`.
+        """Serve nothing before :meth:`serve`.
 
         Args:
             namespace: the only one there is.
@@ -67,7 +67,7 @@ class KubernetesApi:
 
     @contextmanager
     def serve(self) -> Iterator[str]:
-        """Serve from a thread of its own; gives the address."""
+        """Serve from a thread of its own; give the address."""
         api = self
 
         class Handler(_Handler):
@@ -83,7 +83,7 @@ class KubernetesApi:
                 thread.join()
 
     def answer(self, method: str, path: str, query: Mapping[str, list[str]], body: Any) -> tuple[int, Any]:
-        """Status and document (a text for a log) of a request."""
+        """Return status and document (a text for a log) of a request."""
         if "namespaces" not in path:
             return self._discovery(path)
         head, _, rest = path.partition("/namespaces/")
@@ -114,7 +114,7 @@ class KubernetesApi:
         return 200, held[name]
 
     def _discovery(self, path: str) -> tuple[int, Any]:
-        """What there is, which everybody may read."""
+        """Return the versions and resources of the API, which need no right."""
         if path == "/version":
             return 200, {"gitVersion": "v1.33.0"}
         if path == "/api":
@@ -122,12 +122,12 @@ class KubernetesApi:
         if path == "/apis":
             version = {"groupVersion": f"{DASK}/v1", "version": "v1"}
             return 200, {"groups": [{"name": DASK, "versions": [version]}]}
-        wanted = "" if path == "/api/v1" else DASK
+        requested = "" if path == "/api/v1" else DASK
         return 200, {
             "resources": [
                 {"name": name, "singularName": name[:-1], "kind": kind, "namespaced": True}
                 for (group, name), kind in KINDS.items()
-                if group == wanted
+                if group == requested
             ]
         }
 
@@ -167,7 +167,7 @@ class KubernetesApi:
 
 
 def _selected(objects: Iterable[dict[str, Any]], query: Mapping[str, list[str]]) -> list[dict[str, Any]]:
-    """Those that the selectors of labels and fields mean."""
+    """Return the objects that the selectors of labels and fields select."""
 
     def field(document: dict[str, Any], dotted: str) -> Any:
         value: Any = document
@@ -217,4 +217,4 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PATCH = do_DELETE = _serve  # noqa: N815
 
     def log_message(self, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""

@@ -45,7 +45,7 @@ class StubDetector:
     calls: list[int] = field(default_factory=list)
 
     def predict(self, before: FloatArray, after: FloatArray) -> FloatArray:
-        """See the Protocol; every call must have the one promised shape."""
+        """Return a probability, see the Protocol; every call must have the one promised shape."""
         shape = (self.batch_size, self.bands, self.patch_size, self.patch_size)
         assert before.shape == after.shape == shape
         assert before.dtype == after.dtype == np.float32
@@ -56,7 +56,7 @@ class StubDetector:
 
 
 def local_and_mean(before: FloatArray, after: FloatArray) -> FloatArray:
-    """What the stub says of one patch, (rows, cols)."""
+    """Return the stub's answer for one patch, (rows, cols)."""
     difference = np.abs(after - before).mean(axis=0, dtype=np.float64)
     return np.asarray((difference + difference.mean()) / 2, np.float32)
 
@@ -72,16 +72,16 @@ class StubRecipe:
 
     @property
     def identity(self) -> str:
-        """Names what moves a probability."""
+        """Name of everything that moves a probability."""
         return f"stub-{self.patch_size}"
 
     def build(self) -> StubDetector:
-        """The detector."""
+        """Return the detector."""
         return StubDetector(self.patch_size, self.batch_size, self.streams, self.bands)
 
 
 def damaged(error: type[Exception] = ReadError) -> None:
-    """As of a file with a hole."""
+    """Fail as a file with a hole does."""
     raise error("stub.tif: block is damaged")
 
 
@@ -92,18 +92,18 @@ class Lives:
     folder: Path
 
     def give(self, count: int) -> Self:
-        """Fill a new folder."""
+        """Fill a new folder with lives."""
         self.folder.mkdir()
         for life in range(count):
             (self.folder / str(life)).touch()
         return self
 
     def left(self) -> int:
-        """Lives not spent."""
+        """Return the number of lives not spent."""
         return len(list(self.folder.iterdir()))
 
     def spend(self) -> bool:
-        """Whether there was one left."""
+        """Spend a life; return whether there was one left."""
         for life in self.folder.iterdir():
             try:
                 life.unlink()
@@ -142,13 +142,13 @@ class StubScene:
     shape: tuple[int, int]
     seed: int
     hole: Box | None = None
-    """Not valid there."""
+    """Pixels that are not valid."""
     fails_at: tuple[int, int] | None = None
-    """A window with this pixel meets with the misfortune."""
+    """Pixel (y, x) whose windows meet with the misfortune."""
     misfortune: Callable[[], None] = damaged
 
     def open(self) -> StubReader:
-        """A reader."""
+        """Return a reader."""
         values = np.random.default_rng(self.seed).random((1, *self.shape), dtype=np.float32)
         valid = np.ones(self.shape, np.bool_)
         if self.hole is not None:
@@ -167,7 +167,7 @@ class StubReader:
     misfortune: Callable[[], None] = damaged
 
     def read(self, box: Box) -> Pixels:
-        """The window; never asked beyond the grid."""
+        """Return the window, which never reaches beyond the grid."""
         assert box.intersect(Box(0, 0, *self.valid.shape)) == box
         if self.fails_at is not None:
             y, x = self.fails_at
@@ -176,7 +176,7 @@ class StubReader:
         return Pixels(self.values[(slice(None), *box.slices)].copy(), self.valid[box.slices].copy())
 
     def sample(self) -> Pixels:
-        """Everything."""
+        """Return everything."""
         return Pixels(self.values, self.valid)
 
 
@@ -187,7 +187,7 @@ class StubArea:
     inside: Box
 
     def mask(self, box: Box) -> BoolArray:
-        """True inside."""
+        """Return a mask that is True inside."""
         mask = np.zeros(box.shape, np.bool_)
         common = box.intersect(self.inside)
         if common.pixels:
@@ -197,30 +197,30 @@ class StubArea:
 
 @dataclass(frozen=True)
 class Witness:
-    """An area without an edge that leaves a file for every tile it is asked about, then takes its time."""
+    """An area without an edge that leaves a file for every tile whose mask it gives, then takes its time."""
 
     folder: Path
     seconds: float = 0.0
 
     def mask(self, box: Box) -> BoolArray:
-        """True."""
+        """Leave a file, wait, and return a mask that is True."""
         (self.folder / f"{os.getpid()}-{uuid.uuid4().hex}").touch()
         time.sleep(self.seconds)
         return np.ones(box.shape, np.bool_)
 
     def processes(self) -> list[int]:
-        """The process of every tile."""
+        """Return the process of every tile."""
         return [int(path.name.partition("-")[0]) for path in self.folder.iterdir()]
 
 
 def window(images: PixelPair, tile: Tile) -> PixelPair:
-    """What a tile reads of a whole scene."""
+    """Return the pixels that a tile reads of a whole scene."""
     box = tile.halo.slices
     return PixelPair(images.before[(slice(None), *box)], images.after[(slice(None), *box)], images.valid[box])
 
 
 def lattice_positions(length: int, patch: int, stride: int) -> list[int]:
-    """The lattice along one axis, spelt out."""
+    """Return the lattice along one axis, spelt out."""
     if length <= patch:
         return [0]
     positions = list(range(0, length - patch, stride))
@@ -228,7 +228,7 @@ def lattice_positions(length: int, patch: int, stride: int) -> list[int]:
 
 
 def lattice_patches(shape: tuple[int, int], patch: int, stride: int) -> list[Box]:
-    """All patches of a grid in lattice order, spelt out."""
+    """Return all patches of a grid in lattice order, spelt out."""
     return [
         Box(y, x, y + patch, x + patch)
         for y in lattice_positions(shape[0], patch, stride)
@@ -237,7 +237,7 @@ def lattice_patches(shape: tuple[int, int], patch: int, stride: int) -> list[Box
 
 
 def stub_job(store: ProbabilityStore, plan: TilePlan, key: str = "stub", **changes: object) -> TileJob:
-    """A job over two stub scenes; the first tile column of the second date has no data."""
+    """Return a job over two stub scenes; the first tile column of the second date has no data."""
     hole = Box(0, 0, plan.shape[0], plan.tile_size)
     parts: dict[str, object] = {
         "key": key,
@@ -254,13 +254,13 @@ def stub_job(store: ProbabilityStore, plan: TilePlan, key: str = "stub", **chang
 
 
 def store_bytes(root: Path | Folder) -> dict[str, bytes]:
-    """Every file of the store's Zarr, by name."""
+    """Return every file of the store's Zarr, by name."""
     folder = Path(Folder.of(root).address) / "probability.zarr"
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def stored(root: Path | Folder, shape: tuple[int, int]) -> npt.NDArray[np.generic]:
-    """The whole array as stored."""
+    """Return the whole array as stored."""
     return ProbabilityStore(root).read(Box(0, 0, *shape))
 
 
@@ -271,7 +271,7 @@ class RecordingDetector(StubDetector):
     log: Path = Path()
 
     def predict(self, before: FloatArray, after: FloatArray) -> FloatArray:
-        """Spread over the classes: real reflectances differ little."""
+        """Spread the answer over the classes: real reflectances differ little."""
         with self.log.open("a") as file:
             file.write(f"{os.getpid()}\n")
         return np.clip(6 * super().predict(before, after), 0, 1)
@@ -284,24 +284,24 @@ class RecordingRecipe(StubRecipe):
     log: Path = Path()
 
     def build(self) -> RecordingDetector:
-        """The detector."""
+        """Return the detector."""
         return RecordingDetector(self.patch_size, self.batch_size, self.streams, self.bands, log=self.log)
 
     @property
     def processes(self) -> list[int]:
-        """The process of every call so far."""
+        """Processes of all calls so far."""
         return [int(line) for line in self.log.read_text().split()] if self.log.exists() else []
 
 
 @dataclass(frozen=True)
 class StubPending:
-    """What a device has computed."""
+    """A tile that a device has computed."""
 
     probability: FloatArray
     seconds: float = 0.25
 
     def result(self) -> FloatArray:
-        """At once."""
+        """Return at once."""
         return self.probability
 
 
@@ -318,7 +318,7 @@ class StubTileDetector(StubDetector):
         mappings: tuple[RadiometricMapping, RadiometricMapping] | None = None,
         seen: BoolArray | None = None,
     ) -> object:
-        """See the Protocol; the arrays may change afterwards."""
+        """Copy the tile, see the Protocol; the arrays may change afterwards."""
         assert before.shape == after.shape
         assert min(before.shape[1:]) >= self.patch_size
         self.uploads.append(before.shape)
@@ -337,7 +337,7 @@ class StubTileDetector(StubDetector):
         core: tuple[int, int, int, int],
         weights: FloatArray,
     ) -> StubPending:
-        """See the Protocol."""
+        """Blend the patches, see the Protocol."""
         assert isinstance(uploaded, tuple)
         before, after = uploaded
         y0, x0, y1, x1 = core
@@ -359,5 +359,5 @@ class StubTileRecipe(StubRecipe):
     """Builds a :class:`StubTileDetector`."""
 
     def build(self) -> StubTileDetector:
-        """The detector."""
+        """Return the detector."""
         return StubTileDetector(self.patch_size, self.batch_size, self.streams, self.bands)

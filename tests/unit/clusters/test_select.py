@@ -78,7 +78,7 @@ def test_gpus_are_counted_only_where_it_matters() -> None:
         select_cluster(config, MANY, False, count)
 
 
-def test_this_process_has_no_more_tiles_than_there_are() -> None:
+def test_serial_has_no_more_tiles_than_there_are() -> None:
     for gpu in (False, True):
         assert selected(SerialCluster(), 1, gpu).concurrent_tiles == 1
     assert selected(SerialCluster()).concurrent_tiles == 2
