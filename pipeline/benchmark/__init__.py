@@ -1,1 +1,1 @@
-"""Speed of this machine beside plain references."""
+"""Measurements of this machine: its network, its limits, and the whole way from pair to products."""

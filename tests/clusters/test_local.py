@@ -17,6 +17,7 @@ from tests.support.scenes import write_scene, write_toy_model
 from ussfc import cli
 from ussfc.pipeline.clusters.base import QUIET
 from ussfc.pipeline.clusters.local import LocalGpus
+from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_missing_gpu_is_one_line(place: Path, tmp_path: Path) -> None:
         ["run", str(place / "a_before.tif"), str(place / "a_after.tif"), "--out", str(tmp_path / "out"), "--cluster",
          "local-cuda", "--model", str(place / "toy.yaml")],
     )  # fmt: skip
-    assert result.exit_code == cli.EXIT_CLUSTER, result.output
+    assert result.exit_code == ExitStatus.CLUSTER, result.output
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: cluster.kind local-cuda: no GPU(s) found here, expected at least one; ")
     assert "choose --cluster local" in line

@@ -17,13 +17,13 @@ from ussfc.weights import save_weights
 
 
 def bright_change(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """A stand-in for a label: where the red band differs most. Says nothing of real change."""
+    """Return a stand-in for a label: pixels where the red band differs most. It is no real change."""
     difference = np.abs(after[0].astype(float) - before[0])
     return (difference > np.percentile(difference, 92)).astype(np.uint8)
 
 
 def write_scene(folder: Path, name: str, corner: tuple[int, int], side: int = 96, **options: Any) -> None:
-    """``side`` px squared of the demo; ``label`` replaces the label, ``shift`` moves the after grid."""
+    """Write ``side`` px squared of the demo; ``label`` replaces the label, ``shift`` moves the after grid."""
     label, shift = options.get("label"), options.get("shift", 0)
     images = {}
     for date, offset in (("before", 0), ("after", shift)):
@@ -46,8 +46,18 @@ def write_scene(folder: Path, name: str, corner: tuple[int, int], side: int = 96
         target.write(label, 1)
 
 
+def write_bare_weights(folder: Path) -> Path:
+    """Write weights of the smallest network; as a bare file they are taken for a model of bytes."""
+    import torch
+
+    torch.manual_seed(0)
+    file = folder / "tiny.safetensors"
+    save_weights(USSFCNet(3, 0.125), file, {})
+    return file
+
+
 def write_toy_model(folder: Path, bands: int = 3, patch_size: int = 32, **card: Any) -> Path:
-    """The card of a small network with random weights, which nobody should take for a model."""
+    """Write the card of a small network with random weights, which is no model of anything."""
     import torch
 
     torch.manual_seed(1)

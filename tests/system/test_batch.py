@@ -35,6 +35,7 @@ from ussfc.pipeline.errors import ConfigError
 from ussfc.pipeline.events import Event, Notice
 from ussfc.pipeline.runs.infer import Computation
 from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 
 PRODUCTS = ("change.tif", "probability.tif", "changes.parquet")
 CORNERS = {"a": (100, 100), "b": (300, 200), "c": (500, 400)}
@@ -208,7 +209,7 @@ def test_a_pair_that_fails_does_not_stop_the_others(
         {"name": "c", **scene(place, "c")},
     )
     result = ussfc("batch", pairs, "--out", out, *options(place, "compute.retries=0"))
-    assert result.exit_code == cli.EXIT_INCOMPLETE, result.output
+    assert result.exit_code == ExitStatus.INCOMPLETE, result.output
     assert "2 of 8 pairs complete, 1 incomplete, 5 failed" in result.stdout
     assert_same(out, {name: singles[name] for name in ("a", "c")})
     rows = table(out)
@@ -237,7 +238,7 @@ def test_a_pair_that_fails_does_not_stop_the_others(
     shutil.rmtree(out / "occupied")
     shutil.rmtree(out / "damaged")
     again = ussfc("batch", pairs, "--out", out, *options(place, "compute.retries=0"), "--json")
-    assert again.exit_code == cli.EXIT_INCOMPLETE
+    assert again.exit_code == ExitStatus.INCOMPLETE
     results = {result["name"]: result for result in json.loads(again.stdout)}
     assert [name for name in results if results[name]["manifest"] is None] == [
         "missing", "apart", "model", "weights",
@@ -314,7 +315,7 @@ def test_what_is_for_all_pairs_is_refused_in_a_list(
         {"name": "two", **scene(place, "b"), key: value},
     )
     result = ussfc("batch", pairs, "--out", tmp_path / "out", *options(place))
-    assert result.exit_code == cli.EXIT_USAGE, result.output
+    assert result.exit_code == ExitStatus.USAGE, result.output
     assert result.stderr.startswith(f"error: pair two: sets {key}, which is for all pairs; ")
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
@@ -325,7 +326,7 @@ def test_a_setting_of_a_pair_that_cannot_be_used_ends_before_the_first_pair(
 ) -> None:
     pairs = list_of(tmp_path / "pairs.csv", {"name": "one", **scene(place, "a"), "threshold": "7"})
     result = ussfc("batch", pairs, "--out", tmp_path / "out", *options(place))
-    assert result.exit_code == cli.EXIT_USAGE
+    assert result.exit_code == ExitStatus.USAGE
     assert "threshold" in result.stderr
     assert not (tmp_path / "out" / "one").exists()
     with pytest.raises(ConfigError):
@@ -370,7 +371,7 @@ def undisturbed(big: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 @pytest.mark.parametrize(
-    ("how", "at_once", "status"), [(signal.SIGKILL, 1, -9), (signal.SIGINT, 2, cli.EXIT_INTERRUPTED)]
+    ("how", "at_once", "status"), [(signal.SIGKILL, 1, -9), (signal.SIGINT, 2, ExitStatus.INTERRUPTED)]
 )
 def test_stopped_in_the_middle_the_same_command_goes_on(
     big: Path,
@@ -422,7 +423,7 @@ def test_a_scheduler_out_of_reach_ends_all_pairs(
         "batch", place / "pairs.csv", "--out", tmp_path, "--model", place / "toy.yaml", "--at-once", at_once,
         *(part for text in sets for part in ("--set", text)), "--scheduler", "tcp://127.0.0.1:1",
     )  # fmt: skip
-    assert result.exit_code == cli.EXIT_CLUSTER, result.output
+    assert result.exit_code == ExitStatus.CLUSTER, result.output
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "no Dask scheduler answers" in errors[0]
@@ -436,7 +437,7 @@ def test_fail_fast_fails_the_pair_alone(
     broken = {date: str(tmp_path / f"damaged_{date}.tif") for date in ("before", "after")}
     pairs = list_of(tmp_path / "pairs.csv", {"name": "x", **broken}, {"name": "c", **scene(place, "c")})
     result = ussfc("batch", pairs, "--out", tmp_path / "out", *options(place), "--fail-fast")
-    assert result.exit_code == cli.EXIT_INCOMPLETE, result.output
+    assert result.exit_code == ExitStatus.INCOMPLETE, result.output
     assert [row["state"] for row in table(tmp_path / "out").values()] == ["failed", "complete"]
     assert table(tmp_path / "out")["x"]["error"].startswith("tile ")
     assert_same(tmp_path / "out", {"c": singles["c"]})
@@ -485,7 +486,7 @@ def test_an_address_is_shown_without_its_credentials(place: Path, tmp_path: Path
         tmp_path / "pairs.csv", {"name": "x", "before": secret, "after": scene(place, "a")["after"]}
     )
     result = ussfc("batch", pairs, "--out", tmp_path / "out", *options(place))
-    assert result.exit_code == cli.EXIT_INCOMPLETE
+    assert result.exit_code == ExitStatus.INCOMPLETE
     assert "secret" not in result.output
     assert "secret" not in (tmp_path / "out" / "results.csv").read_text()
     assert table(tmp_path / "out")["x"]["before"] == "nowhere://host/before.tif"

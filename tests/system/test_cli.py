@@ -25,6 +25,7 @@ from tests.support.paths import DEMO
 from ussfc import cli
 from ussfc.pipeline import detect_changes
 from ussfc.pipeline.config.load import load_config
+from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 
 SIDE = 300
 THRESHOLD = house.find_model("ussfc-s2-rgb").threshold
@@ -115,7 +116,7 @@ def test_validate_accepts_and_finds_damage(finished: Path, tmp_path: Path) -> No
     frame = geopandas.read_parquet(damaged / "changes.parquet")
     frame.iloc[1:].to_parquet(damaged / "changes.parquet")
     result = ussfc("validate", damaged)
-    assert result.exit_code == cli.EXIT_INVALID
+    assert result.exit_code == ExitStatus.INVALID
     assert "FAILED  polygons cover every changed pixel" in result.output
 
 
@@ -167,14 +168,14 @@ def test_resume_other_key_and_overwrite(real_pair: tuple[Path, Path], finished: 
     (record,) = (out / "work" / "done").glob("*/1.1.*")
     record.unlink()
     refused = ussfc("mosaic", out)
-    assert refused.exit_code == cli.EXIT_OUTPUT
+    assert refused.exit_code == ExitStatus.OUTPUT
     assert "1 tile(s) are not computed yet" in refused.output
     again = ussfc("run", *real_pair, "--out", out, *SMALL)
     assert again.exit_code == 0
     assert "resuming: 8 of 9 tiles" in again.output
     assert products(out) == products(finished)
     other = ussfc("run", *real_pair, "--out", out, *SMALL, "--set", "tiling.overlap=0.5")
-    assert other.exit_code == cli.EXIT_OUTPUT
+    assert other.exit_code == ExitStatus.OUTPUT
     assert "different in tiling" in other.output
     assert products(out) == products(finished)
     assert (
@@ -278,19 +279,19 @@ def test_plan_reads_no_pixel(real_pair: tuple[Path, Path], tmp_path: Path) -> No
 
 
 CASES = {
-    "missing file": (["run", "absent.tif", "{after}", "--out", "{out}"], cli.EXIT_INPUT, "absent.tif: no such file"),
-    "unknown key": (["run", "{before}", "{after}", "--out", "{out}", "--set", "tiling.tilesize=1"], cli.EXIT_USAGE,
+    "missing file": (["run", "absent.tif", "{after}", "--out", "{out}"], ExitStatus.INPUT, "absent.tif: no such file"),
+    "unknown key": (["run", "{before}", "{after}", "--out", "{out}", "--set", "tiling.tilesize=1"], ExitStatus.USAGE,
                     "did you mean tiling.tile_size"),
-    "bad value": (["run", "{before}", "{after}", "--out", "{out}", "--set", "tiling.overlap=1.5"], cli.EXIT_USAGE,
+    "bad value": (["run", "{before}", "{after}", "--out", "{out}", "--set", "tiling.overlap=1.5"], ExitStatus.USAGE,
                   "tiling.overlap = 1.5"),
-    "unknown model": (["run", "{before}", "{after}", "--out", "{out}", "--model", "ussfc-s2-rgv"], cli.EXIT_INPUT,
+    "unknown model": (["run", "{before}", "{after}", "--out", "{out}", "--model", "ussfc-s2-rgv"], ExitStatus.INPUT,
                       "ussfc-s2-rgb"),
-    "memory": (["run", "{before}", "{after}", "--out", "{out}", "--set", "compute.memory_gb=0.1"], cli.EXIT_MEMORY,
+    "memory": (["run", "{before}", "{after}", "--out", "{out}", "--set", "compute.memory_gb=0.1"], ExitStatus.MEMORY,
                "may use 0.10 GB"),
-    "no run here": (["vectorise", "{out}"], cli.EXIT_OUTPUT, "holds no run of ussfc"),
+    "no run here": (["vectorise", "{out}"], ExitStatus.OUTPUT, "holds no run of ussfc"),
     "no scheduler": (["run", "{before}", "{after}", "--out", "{out}", "--scheduler", "tcp://127.0.0.1:1"],
-                     cli.EXIT_CLUSTER, "no Dask scheduler answers"),
-    "out is a file": (["run", "{before}", "{after}", "--out", "{before}"], cli.EXIT_OUTPUT, "choose another --out"),
+                     ExitStatus.CLUSTER, "no Dask scheduler answers"),
+    "out is a file": (["run", "{before}", "{after}", "--out", "{before}"], ExitStatus.OUTPUT, "choose another --out"),
 }  # fmt: skip
 
 
@@ -324,4 +325,4 @@ def test_help_is_documented_for_every_command() -> None:
 def test_read_only_output(real_pair: tuple[Path, Path], tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     result = ussfc("run", *real_pair, "--out", tmp_path / "out")
-    assert result.exit_code == cli.EXIT_OUTPUT
+    assert result.exit_code == ExitStatus.OUTPUT

@@ -27,6 +27,7 @@ from ussfc.pipeline.runs.validate import validate
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.layout import RUN_KEY
 from ussfc.pipeline.storage.probability_store import STARTING
+from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 
 PAIR = str(DEMO / "beirut_before.tif"), str(DEMO / "beirut_after.tif")
 SETS = ("tiling.tile_size=128", "tiling.patch_size=32", "threshold=0.3", "cluster.kind=serial")
@@ -304,19 +305,19 @@ def test_the_exit_status_says_incomplete(patient: Patient, model: Path, tmp_path
     for setting in ("tiling.tile_size=128", "compute.retries=0", "cluster.kind=serial"):
         arguments += ["--set", setting]
     result = ussfc(*arguments)
-    assert result.exit_code == cli.EXIT_INCOMPLETE
+    assert result.exit_code == ExitStatus.INCOMPLETE
     last = result.stderr.splitlines()[-1]
     assert last.startswith("incomplete: ")
     assert "16 of 36 tiles kept failing" in last
     assert "the same command tries them again" in last
     shown = ussfc("status", out)
-    assert shown.exit_code == cli.EXIT_INCOMPLETE
+    assert shown.exit_code == ExitStatus.INCOMPLETE
     assert shown.stdout.startswith("incomplete: ")
     assert "failed   tile 4,4" in shown.stdout
     assert json.loads(ussfc("status", out, "--json").stdout)["state"] == "incomplete"
-    assert ussfc("mosaic", out, "--threshold", "0.9", "-q").exit_code == cli.EXIT_INCOMPLETE
+    assert ussfc("mosaic", out, "--threshold", "0.9", "-q").exit_code == ExitStatus.INCOMPLETE
     stopped = ussfc(*arguments, "--fail-fast")
-    assert stopped.exit_code == cli.EXIT_INPUT
+    assert stopped.exit_code == ExitStatus.INPUT
     assert stopped.stderr.splitlines()[-1].startswith("error: tile ")
     patient.mend()
     assert ussfc(*arguments, "--resume").exit_code == 0
@@ -329,6 +330,6 @@ def test_the_exit_status_says_incomplete(patient: Patient, model: Path, tmp_path
 @pytest.mark.parametrize("command", ["status", "clean", "validate", "mosaic"])
 def test_a_folder_without_a_run_is_told(command: str, tmp_path: Path) -> None:
     result = ussfc(command, tmp_path)
-    assert result.exit_code == cli.EXIT_OUTPUT
+    assert result.exit_code == ExitStatus.OUTPUT
     assert "holds no run of ussfc" in result.stderr
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""`ussfc status`: what a folder tells while a run of another process is going on in it, and once it has ended."""
+"""`ussfc status` of a folder in which a run of another process is going on, and once it has ended."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import sys
 import threading
 from pathlib import Path
 
+import click
 import pytest
 import rasterio
 from click.testing import CliRunner, Result
 
 from tests.support.scenes import write_scene, write_toy_model
 from ussfc import cli
+from ussfc.pipeline.terminal import progress
+from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 
 SETS = ("tiling.tile_size=64", "tiling.patch_size=32", "cluster.kind=serial", "compute.retries=0")
 
@@ -36,25 +39,23 @@ def command(place: Path, out: Path, name: str = "run", before: Path | None = Non
     return [name, *pair, "--out", str(out), "--model", str(place / "toy.yaml"), *sets]
 
 
-def test_followed_from_before_the_run_to_its_end(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A folder without a run is waited for; who did not ask to wait is told that there is none."""
+def test_follow_ends_with_the_run(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a run in a folder without one; without --follow that is an error."""
     out = tmp_path / "out"
-    monkeypatch.setattr(cli, "FOLLOW_SECONDS", 0.02)
+    monkeypatch.setattr(progress, "FOLLOW_SECONDS", 0.02)
     plain = ussfc("status", out)
-    assert plain.exit_code == cli.EXIT_OUTPUT
+    assert plain.exit_code == ExitStatus.OUTPUT
     assert "holds no run of ussfc" in plain.stderr
     followed: list[Result] = []
-    # The run is started by the first line of the one who follows it, and ends on its own.
-    echo, waiting = cli.click.echo, threading.Event()
+    # The first line of the follower starts the run, which ends on its own.
+    echo, waiting = click.echo, threading.Event()
 
     def listening(message: object = None, **arguments: object) -> None:
         echo(message, **arguments)
         if str(message).startswith("waiting: 0 of 0 tiles"):
             waiting.set()
 
-    monkeypatch.setattr(cli.click, "echo", listening)
+    monkeypatch.setattr(click, "echo", listening)
     follower = threading.Thread(target=lambda: followed.append(ussfc("status", out, "--follow")))
     follower.start()
     assert waiting.wait(30)
@@ -76,13 +77,13 @@ def test_followed_from_before_the_run_to_its_end(
     counts = [int(line.split()[1]) for line in lines]
     assert counts == sorted(counts)
     assert any(" left" in line for line in lines)
-    # Of a run that is over, the end is told at once.
+    # A run that is over is reported at once.
     again = ussfc("status", out, "-f", "--json")
     assert again.exit_code == 0
     assert again.stderr == ""
 
 
-def test_a_run_whose_tiles_kept_failing_ends_what_follows_it(place: Path, tmp_path: Path) -> None:
+def test_follow_ends_with_failed_tiles(place: Path, tmp_path: Path) -> None:
     broken, out = tmp_path / "broken.tif", tmp_path / "out"
     with rasterio.open(place / "a_before.tif") as source:
         profile = source.profile | {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate"}
@@ -94,9 +95,9 @@ def test_a_run_whose_tiles_kept_failing_ends_what_follows_it(place: Path, tmp_pa
     offset, size = map(int, places)
     content = broken.read_bytes()
     broken.write_bytes(content[:offset] + b"\xff" * size + content[offset + size :])
-    assert ussfc(*command(place, out, before=broken), "-q").exit_code == cli.EXIT_INCOMPLETE
+    assert ussfc(*command(place, out, before=broken), "-q").exit_code == ExitStatus.INCOMPLETE
     result = ussfc("status", out, "--follow")
-    assert result.exit_code == cli.EXIT_INCOMPLETE
+    assert result.exit_code == ExitStatus.INCOMPLETE
     assert result.stdout.startswith("incomplete: 8 of 9 tiles done, 0 left, 1 failed")
     assert result.stderr == ""
 
@@ -107,7 +108,7 @@ def test_a_run_whose_tiles_kept_failing_ends_what_follows_it(place: Path, tmp_pa
     assert ussfc(*command(place, out, "infer", before=broken), "-q").exit_code == 0
     # All tiles are there, and the products still lack one.
     result = ussfc("status", out)
-    assert result.exit_code == cli.EXIT_INCOMPLETE
+    assert result.exit_code == ExitStatus.INCOMPLETE
     assert result.stdout.startswith("unfinished: 9 of 9 tiles done, 0 left, 0 failed")
     assert ussfc(*command(place, out, before=broken), "-q").exit_code == 0
     assert ussfc("status", out, "--follow").stdout.startswith("complete: 9 of 9 tiles done")

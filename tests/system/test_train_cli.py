@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 import ussfc as house
 from tests.support.scenes import write_scene
 from ussfc import cli
+from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 from ussfc.weights import load_weights
 
 TINY = (
@@ -85,7 +86,7 @@ def test_the_same_command_again_changes_nothing(trained: Path, folder: Path) -> 
 
 def test_another_training_in_the_folder_is_refused(trained: Path, folder: Path) -> None:
     other = train(folder, trained, "--set", "steps=25")
-    assert other.exit_code == cli.EXIT_USAGE
+    assert other.exit_code == ExitStatus.USAGE
     assert "holds another training (recipe differ)" in other.stderr.replace("differs", "differ")
     assert "--overwrite" in other.stderr
     load_weights(trained / "best.safetensors")
@@ -112,7 +113,7 @@ def test_near_infrared_by_one_setting(folder: Path, tmp_path: Path) -> None:
     # A checkpoint of four bands and files of three.
     ran = ussfc("run", folder / "west_before.tif", folder / "west_after.tif", "--out", tmp_path / "run",
                 "--model", out / "best.yaml")  # fmt: skip
-    assert ran.exit_code == cli.EXIT_INPUT
+    assert ran.exit_code == ExitStatus.INPUT
     assert (
         "west_before.tif: has 3 image band(s) of uint16, the model takes 4 (B04, B03, B02, B08)" in ran.stderr
     )
@@ -132,19 +133,19 @@ def test_more_patience_lets_a_training_go_on(folder: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("--recipe", "weak"), cli.EXIT_USAGE, "recipe weak: cannot be read; packaged ones: paper, strong"),
-        (("--set", "steps=none"), cli.EXIT_USAGE, "steps"),
-        (("--set", "sampling.crop=3"), cli.EXIT_USAGE, "sampling.crop: unknown key"),
-        (("--validate-on", "north"), cli.EXIT_USAGE, "--validate-on north: no such scene"),
-        (("--validate-on", "east,west"), cli.EXIT_INPUT, "no pairs in it"),
-        (("--validate-on", ""), cli.EXIT_USAGE, "validation: no pairs"),
-        (("--data", "geotiff"), cli.EXIT_USAGE, "wanted KIND:DIR"),
-        (("--data", "oscd:{folder}"), cli.EXIT_INPUT, "data set 'oscd': not known"),
-        (("--data", "geotiff:{folder}/nowhere"), cli.EXIT_INPUT, "no such folder"),
-        (("--device", "tpu"), cli.EXIT_USAGE, "device 'tpu': not known"),
+        (("--recipe", "weak"), ExitStatus.USAGE, "recipe weak: cannot be read; packaged ones: paper, strong"),
+        (("--set", "steps=none"), ExitStatus.USAGE, "steps"),
+        (("--set", "sampling.crop=3"), ExitStatus.USAGE, "sampling.crop: unknown key"),
+        (("--validate-on", "north"), ExitStatus.USAGE, "north: no such scene in the data to validate on"),
+        (("--validate-on", "east,west"), ExitStatus.INPUT, "no pairs in it"),
+        (("--validate-on", ""), ExitStatus.USAGE, "validation: no pairs"),
+        (("--data", "geotiff"), ExitStatus.USAGE, "expected KIND:DIR"),
+        (("--data", "oscd:{folder}"), ExitStatus.INPUT, "data set 'oscd': not known"),
+        (("--data", "geotiff:{folder}/nowhere"), ExitStatus.INPUT, "no such folder"),
+        (("--device", "tpu"), ExitStatus.USAGE, "device 'tpu': not known"),
         (
             ("--set", "sampling.crop_size=128"),
-            cli.EXIT_INPUT,
+            ExitStatus.INPUT,
             "pair east: 96 x 96 pixels, smaller than a crop",
         ),
     ],
@@ -181,11 +182,11 @@ def test_data_check_counts_and_names_what_is_broken(folder: Path, tmp_path: Path
     (tmp_path / "east_label.tif").write_bytes(b"no raster")
     (tmp_path / "west_after.tif").unlink()
     bad = ussfc("data", "check", "geotiff", tmp_path)
-    assert bad.exit_code == cli.EXIT_INPUT
+    assert bad.exit_code == ExitStatus.INPUT
     assert "east_label.tif" in bad.stderr
     assert "no west_after.tif beside it" in bad.stderr
     listed = json.loads(ussfc("data", "check", "geotiff", tmp_path, "--json").stdout)
     assert len(listed[0]["broken"]) == 2
     unknown = ussfc("data", "check", "oscd", folder)
-    assert unknown.exit_code == cli.EXIT_INPUT
+    assert unknown.exit_code == ExitStatus.INPUT
     assert "levir-cd, cdd, dsifn-cd, geotiff" in unknown.stderr

@@ -21,6 +21,7 @@ from ussfc.pipeline.config.load import documented_keys, load_config
 from ussfc.pipeline.config.schema import RunConfig, size_in_bytes
 from ussfc.pipeline.errors import ConfigError
 from ussfc.pipeline.runs.submit import CLIENT, submit
+from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 
 LETTERS = st.characters(blacklist_categories=("Cs",), blacklist_characters="\0/")
 NAMES = st.text(LETTERS, min_size=1, max_size=20).filter(
@@ -290,7 +291,7 @@ def test_other_kinds_of_cluster_are_refused(place: Path, kind: str) -> None:
         "--model",
         place / "toy.yaml",
     )
-    assert result.exit_code == cli.EXIT_USAGE
+    assert result.exit_code == ExitStatus.USAGE
     assert result.stderr.startswith(f"error: cluster.kind {kind}: `ussfc submit` is for SLURM; ")
 
 
@@ -308,11 +309,11 @@ def test_bad_inputs_are_found_before_sbatch(
     # Without sbatch: it is not even looked for.
     monkeypatch.setenv("PATH", str(tmp_path))
     for status, expected, options in (
-        (cli.EXIT_INPUT, "absent.tif: no such file", {"before": "absent.tif"}),
-        (cli.EXIT_MEMORY, "cluster.memory is 0.10 GB", {"options": ("--set", "cluster.memory=100MB")}),
-        (cli.EXIT_INPUT, "nothing.yaml", {"options": ("--model", "nothing.yaml")}),
-        (cli.EXIT_USAGE, "log_directory", {"options": ("--set", "cluster.options.log_directory='/a b'")}),
-        (cli.EXIT_USAGE, "job_extra_directives",
+        (ExitStatus.INPUT, "absent.tif: no such file", {"before": "absent.tif"}),
+        (ExitStatus.MEMORY, "cluster.memory is 0.10 GB", {"options": ("--set", "cluster.memory=100MB")}),
+        (ExitStatus.INPUT, "nothing.yaml", {"options": ("--model", "nothing.yaml")}),
+        (ExitStatus.USAGE, "log_directory", {"options": ("--set", "cluster.options.log_directory='/a b'")}),
+        (ExitStatus.USAGE, "job_extra_directives",
          {"options": ("--set", 'cluster.options.job_extra_directives=["--a\\n#b"]')}),
     ):  # fmt: skip
         result = submitted(place, tmp_path / "out", *options.pop("options", ()), **options)
@@ -329,7 +330,7 @@ def test_missing_sbatch_is_one_line(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     result = submitted(place, tmp_path / "out")
-    assert result.exit_code == cli.EXIT_CLUSTER
+    assert result.exit_code == ExitStatus.CLUSTER
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: sbatch: not found on this machine; ")
     assert not logs.exists()
@@ -347,7 +348,7 @@ def test_unwritable_output_is_found_before_sbatch(
         (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     result = submitted(place, place / "a_before.tif" / "out")
-    assert result.exit_code == cli.EXIT_OUTPUT, result.output
+    assert result.exit_code == ExitStatus.OUTPUT, result.output
     assert not logs.exists()
 
 

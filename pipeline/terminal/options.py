@@ -1,0 +1,350 @@
+"""Options and arguments of the commands, in groups that reach a command as one object."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ussfc.pipeline.terminal.output import Output
+
+if TYPE_CHECKING:
+    from ussfc.pipeline.config.schema import RunConfig
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Decorator = Callable[[Command], Command]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Options that set configuration keys; None leaves a key to the other sources."""
+
+    config_file: Path | None = None
+    sets: tuple[str, ...] = ()
+    model: str | None = None
+    threshold: float | None = None
+    aoi: str | None = None
+    engine: str | None = None
+    precision: str | None = None
+    cluster: str | None = None
+    scheduler: str | None = None
+
+    def load(self, own: Mapping[str, Any] | None = None, base: dict[str, Any] | None = None) -> RunConfig:
+        """Return the configuration of files, environment and options.
+
+        Args:
+            own: dotted keys that go before the options.
+            base: configuration of an earlier run instead of the packaged defaults.
+
+        Raises:
+            ConfigError: a source cannot be used.
+        """
+        from ussfc.pipeline.config.load import load_config
+
+        flags = {
+            "model": self.model,
+            "threshold": self.threshold,
+            "grid.aoi": self.aoi,
+            "cluster.address": self.scheduler,
+            "inference.engine": self.engine,
+            "inference.precision": self.precision,
+        }
+        if self.scheduler is not None:
+            flags["cluster.kind"] = "scheduler"
+        return load_config(
+            self.config_file, self.sets, os.environ, {**flags, **(own or {})}, base, self.cluster
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Destination:
+    """Folder of a run, and how it treats what is there."""
+
+    out: str
+    overwrite: bool
+    fail_fast: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Options of ``ussfc train``."""
+
+    datas: tuple[str, ...]
+    recipe: str
+    out: Path
+    validate_on: str | None
+    device: str
+    threads: int | None
+    sets: tuple[str, ...]
+    memory_gb: float
+    licence: str | None
+    overwrite: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """Options of ``ussfc evaluate``."""
+
+    datas: tuple[str, ...]
+    split: str
+    scenes: str | None
+    tune_on: str | None
+    baseline: bool
+    out: Path | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Speeds:
+    """Options of ``ussfc bench``."""
+
+    model: str | None
+    device: str | None
+    engines: tuple[str, ...]
+    precisions: tuple[str, ...]
+    patches: tuple[int, ...]
+    size: int
+    end_to_end: bool
+    rounds: int
+    seconds: float
+    file: Path | None
+
+
+def grouped(name: str, group: type[Any], *options: Decorator[Any]) -> Decorator[Any]:
+    """Return a decorator that adds options to a command and passes their values as one object.
+
+    Args:
+        name: parameter of the command that receives the object.
+        group: dataclass whose fields are named after the options' values; a field without an option keeps its default.
+        options: click's decorators, in the order of the help page.
+    """
+    fields = [field.name for field in dataclasses.fields(group)]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def call(*args: Any, **values: Any) -> Any:
+            taken = {field: values.pop(field) for field in fields if field in values}
+            return command(*args, **values, **{name: group(**taken)})
+
+        for option in reversed(options):
+            call = option(call)
+        return call
+
+    return decorate
+
+
+def _set_debug(context: click.Context, option: click.Parameter, value: bool) -> None:
+    if value:
+        context.find_root().obj["debug"] = True
+
+
+MODEL_HELP = "Model: a name, a card (yaml) or a weights file."
+CONFIG = click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration.")
+SET = click.option("--set", "sets", multiple=True, metavar="A.B=C", help="Set one key; see `ussfc config`.")
+THRESHOLD = click.option(
+    "--threshold", type=float, metavar="T", help="Change where the probability is at least T."
+)
+OUT = click.argument("out")
+FOLDER = click.option(
+    "--out",
+    required=True,
+    metavar="DIR|URI",
+    help="Folder of the products, also in an object store: s3://bucket/prefix, gs://, az://.",
+)
+DATA = click.option(
+    "--data",
+    "datas",
+    multiple=True,
+    required=True,
+    metavar="KIND:DIR",
+    help="Labelled pairs: levir-cd, cdd, dsifn-cd or geotiff, and their folder. May be given again.",
+)
+
+config_options = grouped(
+    "settings",
+    Settings,
+    click.option("--model", metavar="NAME|FILE", help=MODEL_HELP),
+    CONFIG,
+    SET,
+    THRESHOLD,
+    click.option("--aoi", metavar="FILE", help="Polygons; pixels outside are nodata."),
+    click.option(
+        "--engine", metavar="NAME", help="Library that runs the network: auto, openvino, torch or triton."
+    ),
+    click.option(
+        "--precision",
+        metavar="NAME",
+        help="Arithmetic of the network: auto, float32, bfloat16 or float16.",
+    ),
+    click.option(
+        "--cluster",
+        metavar="NAME|FILE",
+        help="Place of the computation: local, local-cuda, slurm, allocation, kubernetes, scheduler, or a YAML file.",
+    ),
+    click.option(
+        "--scheduler", metavar="ADDRESS", help="Use the workers of a Dask scheduler, tcp://host:port."
+    ),
+)
+"""Options of every command that starts from a pair."""
+
+finishing_options = grouped("settings", Settings, CONFIG, SET, THRESHOLD)
+"""Options of the commands that start from probabilities."""
+
+destination_options = grouped(
+    "destination",
+    Destination,
+    FOLDER,
+    click.option(
+        "--overwrite/--resume",
+        default=False,
+        help="Replace what is in the folder, or continue the same run there (the default).",
+    ),
+    click.option(
+        "--fail-fast", is_flag=True, help="Stop at the first error of a tile, without trying again."
+    ),
+)
+"""Options of every command that computes tiles."""
+
+output_options = grouped(
+    "output",
+    Output,
+    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+    click.option("-v", "--verbose", is_flag=True, help="Print every stage."),
+    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."),
+    click.option(
+        "--debug",
+        is_flag=True,
+        expose_value=False,
+        callback=_set_debug,
+        help="Show the traceback of an error.",
+    ),
+)
+"""Options of every command with progress and a result."""
+
+
+def json_option(text: str) -> Decorator[Any]:
+    """Return the decorator of a command whose output knows no option but ``--json``.
+
+    Args:
+        text: help of the option.
+    """
+    return grouped("output", Output, click.option("--json", "as_json", is_flag=True, help=text))
+
+
+def pair_arguments(command: Command) -> Command:
+    """Add the arguments BEFORE and AFTER to a command."""
+    return click.argument("before")(click.argument("after")(command))
+
+
+training_options = grouped(
+    "training",
+    Training,
+    DATA,
+    click.option("--recipe", required=True, metavar="NAME|FILE", help="paper, strong, or a YAML file."),
+    click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of this training."),
+    click.option(
+        "--validate-on", metavar="A,B,...", help="Scenes of geotiff data that are held out for validation."
+    ),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
+    click.option(
+        "--threads",
+        type=click.IntRange(1),
+        help="CPU threads; the last bits depend on it. Default: all cores.",
+    ),
+    click.option("--set", "sets", multiple=True, metavar="A.B=C", help="Set one key of the recipe."),
+    click.option(
+        "--memory-gb", default=8.0, show_default=True, help="Decoded pictures that may stay in memory, GB."
+    ),
+    click.option(
+        "--licence", help="Licence of the labels; the card gives it as the licence of the weights too."
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace another training in the folder."),
+)
+
+scoring_options = grouped(
+    "scoring",
+    Scoring,
+    DATA,
+    click.option(
+        "--split",
+        default="test",
+        show_default=True,
+        help="Split of data sets of pictures: train, val or test.",
+    ),
+    click.option("--scenes", metavar="A,B,...", help="Score these scenes of geotiff data only."),
+    click.option(
+        "--tune-on",
+        metavar="SPLIT|A,B,...",
+        help="Choose the threshold with the largest F1 here: a split, or scenes, which are then not scored.",
+    ),
+    click.option(
+        "--baseline", is_flag=True, help="Score change vector magnitude with Otsu's threshold as well."
+    ),
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        help="Folder for scores, curve and pictures of errors.",
+    ),
+)
+
+scoring_settings = grouped(
+    "settings",
+    Settings,
+    click.option("--model", required=True, metavar="NAME|FILE", help=MODEL_HELP),
+    CONFIG,
+    SET,
+    THRESHOLD,
+)
+
+speed_options = grouped(
+    "speeds",
+    Speeds,
+    click.option("--model", metavar="NAME|FILE", help=MODEL_HELP),
+    click.option("--device", help="auto, cpu or cuda."),
+    click.option(
+        "--engine", "engines", multiple=True, metavar="NAME", help="Only this engine; may be given again."
+    ),
+    click.option(
+        "--precision",
+        "precisions",
+        multiple=True,
+        metavar="NAME",
+        help="Only this precision; may be given again.",
+    ),
+    click.option(
+        "--patch",
+        "patches",
+        multiple=True,
+        type=click.IntRange(16),
+        metavar="PX",
+        help="Side of the patches; may be given again. Default: the model's.",
+    ),
+    click.option(
+        "--size",
+        default=2048,
+        show_default=True,
+        type=click.IntRange(256),
+        metavar="PX",
+        help="Side of the pair that goes the whole way.",
+    ),
+    click.option(
+        "--end-to-end/--no-end-to-end", default=True, help="Let a pair go the whole way, or leave that out."
+    ),
+    click.option(
+        "--rounds", default=3, show_default=True, type=click.IntRange(1), help="Measurements of each."
+    ),
+    click.option(
+        "--seconds",
+        default=1.0,
+        show_default=True,
+        type=click.FloatRange(0, min_open=True),
+        help="Time of one measurement.",
+    ),
+    click.option(
+        "--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write all numbers here."
+    ),
+)

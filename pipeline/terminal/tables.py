@@ -1,0 +1,180 @@
+"""Results of the commands as lines for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ussfc.pipeline.terminal.output import format_duration
+
+if TYPE_CHECKING:
+    from ussfc.efficiency import Efficiency
+    from ussfc.pipeline.batches.index import PairResult
+    from ussfc.pipeline.runs.manifest import InferenceRecord, RunRecord, RunStatus
+    from ussfc.pipeline.runs.validate import Check
+    from ussfc.training.data import SplitReport
+
+MOST_SIZES = 4
+"""Sizes of pairs up to which each is named."""
+
+MOST_ROWS = 40
+"""Scenes up to which the table has a row each."""
+
+SCORES = {
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "iou": "IoU",
+    "overall_accuracy": "OA",
+    "kappa": "kappa",
+}
+"""Columns of the table of scores: field and heading."""
+
+
+def run_lines(record: RunRecord, out: str) -> Iterator[str]:
+    """Yield the counts of a run and the full paths of its products."""
+    counts = record.counts
+    if counts.changed_pixels is not None:
+        share = f"{counts.changed_share:.2%}"
+        yield f"{counts.changed_pixels} of {counts.classified_pixels} pixels changed ({share})"
+    if counts.polygons is not None:
+        yield f"{counts.polygons} polygons"
+    total = sum(stage.seconds for stage in record.stages.values())
+    yield f"{counts.pixels / 1e6:.2f} Mpx in {format_duration(total)}"
+    yield from _places(out, record.products)
+
+
+def _places(out: str, names: Iterator[str] | Mapping[str, Any] | Sequence[str]) -> Iterator[str]:
+    from ussfc.pipeline.storage.remote import shown_uri
+
+    folder = shown_uri(out).rstrip("/")
+    for name in names:
+        yield f"  {folder}/{name}"
+
+
+def incomplete_line(record: InferenceRecord) -> str:
+    """Return the line about tiles that kept failing."""
+    failed = record.failed_tiles
+    return (
+        f"incomplete: {len(failed)} of {record.counts.tiles} tiles kept failing, the first with: {failed[0].error}; "
+        "the same command tries them again"
+    )
+
+
+def batch_lines(results: Sequence[PairResult], out: str) -> Iterator[str]:
+    """Yield the numbers of pairs by outcome, and the paths of the index."""
+    failed = sum(result.manifest is None for result in results)
+    incomplete = sum(result.manifest is not None and not result.manifest.complete for result in results)
+    done = len(results) - failed - incomplete
+    yield f"{done} of {len(results)} pairs complete, {incomplete} incomplete, {failed} failed"
+    yield from _places(out, ("results.csv", "collection.json"))
+
+
+def plan_lines(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the summary of a plan."""
+    grid, seconds = summary["grid"], summary["seconds_estimate"]
+    workers = summary["workers"] or "any number of"
+    time = f"about {format_duration(seconds)} of network on cores like the card's" if seconds else "unknown"
+    for name, value in (
+        ("grid", f"{grid['rows']} x {grid['cols']} px ({summary['megapixels']} Mpx), {grid['crs'] or 'no CRS'}"),
+        ("tiles", f"{summary['tiles']}"),
+        ("patches", f"{summary['patches']} ({summary['redundant_share']:.1%} computed by several tiles)"),
+        ("to read", f"{summary['bytes_to_read'] / 1e6:.1f} MB"),
+        ("memory", f"{summary['memory_bytes'] / 1e9:.2f} GB peak, all processes"),
+        ("executor", f"{summary['executor']}, {workers} process(es) x {summary['threads']}"),
+        ("time", time),
+    ):  # fmt: skip
+        yield f"{name:>9}  {value}"
+    for warning in summary["warnings"]:
+        yield f"  warning  {warning}"
+
+
+def check_lines(checks: Sequence[Check]) -> Iterator[str]:
+    """Yield the checks of a folder's products."""
+    for check in checks:
+        yield f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {check.detail}"
+
+
+def status_lines(found: RunStatus) -> Iterator[str]:
+    """Yield the state of a folder."""
+    tiles = found.tiles
+    yield (
+        f"{found.state}: {tiles.done} of {tiles.total} tiles done, {tiles.left} left, {tiles.failed} failed"
+    )
+    for failure in found.failed_tiles:
+        yield f"  failed   {failure.error} (tried {failure.attempts} times)"
+    for name, size in found.products.items():
+        yield f"  product  {name}, {size / 1e6:.1f} MB"
+    for name in found.uploads:
+        yield f"  unfinished upload of {name}; if no run is going on, `ussfc clean` removes it"
+
+
+def clean_lines(found: Mapping[str, Sequence[str]], dry_run: bool) -> Iterator[str]:
+    """Yield what was removed from a folder, or would be."""
+    verb = "would remove" if dry_run else "removed"
+    for kind, names in found.items():
+        for name in names:
+            yield f"{verb} {kind.removesuffix('s')} {name}"
+    if not any(found.values()):
+        yield "nothing to clean"
+
+
+def score_lines(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the scores of an evaluation, a scene a row, and F1 by threshold."""
+    yield f"{summary['model']} at threshold {summary['threshold']:g} ({summary['threshold_from']})"
+    yield " " * 24 + "".join(f"{heading:>9}" for heading in SCORES.values())
+    if len(summary["scenes"]) <= MOST_ROWS:
+        for scene in summary["scenes"]:
+            yield _score_line(scene["name"], scene)
+    yield _score_line(f"all {len(summary['scenes'])}", summary["scores"])
+    if "baseline" in summary:
+        yield _score_line("magnitude + Otsu, all", summary["baseline"]["scores"])
+    average = summary["average_precision"]
+    yield f"average precision {'-' if average is None else format(average, '.4f')}; F1 by threshold:"
+    scored = [(row["threshold"], row["f1"]) for row in summary["sweep"]]
+    yield "  ".join(f"{t:.2f} {'-' if f1 is None else format(f1, '.3f')}" for t, f1 in scored)
+
+
+def _score_line(name: str, scores: Mapping[str, Any]) -> str:
+    numbers = ("     -   " if scores[key] is None else f"{scores[key]:9.4f}" for key in SCORES)
+    return f"{name:<24}" + "".join(numbers)
+
+
+def data_lines(reports: Sequence[SplitReport]) -> Iterator[str]:
+    """Yield the counts of a data set, a split a line."""
+    for report in reports:
+        sizes = ", ".join(f"{count} of {size}" for size, count in report.sizes.items())
+        if len(report.sizes) > MOST_SIZES:
+            sizes = f"{len(report.sizes)} sizes"
+        share = report.changed / report.pixels if report.pixels else 0.0
+        changed = f"{share:.2%} of {report.pixels / 1e6:.1f} Mpx changed"
+        yield f"{report.split}: {report.pairs} pairs ({sizes or 'none whole'}), {changed}"
+
+
+def cost_lines(counts: Efficiency, seconds: float) -> Iterator[str]:
+    """Yield the costs of a network.
+
+    Args:
+        counts: parameters and operations.
+        seconds: time of one patch on one core of this machine.
+    """
+    size = counts.patch_size
+    yield ""
+    yield f"network, one pair of {size} x {size} px:"
+    for label, value in (
+        ("parameters", f"{counts.parameters:,}"),
+        ("multiply-accumulates", f"{counts.macs / 1e9:.2f} G"),
+        ("  as thop counts", f"{counts.macs_by_thop / 1e9:.2f} G (transposed convolutions fourfold, batch norm)"),
+        ("  as fvcore counts", f"{counts.macs_by_fvcore / 1e9:.2f} G (batch norm)"),
+        ("latency here", f"{1000 * seconds:.0f} ms on one CPU core, {size**2 / seconds / 1e6:.2f} Mpx/s"),
+    ):  # fmt: skip
+        yield f"  {label:<22} {value}"
+
+
+def key_lines() -> Iterator[str]:
+    """Yield every configuration key with its default and its meaning."""
+    from ussfc.pipeline.config.load import documented_keys
+
+    for key, default, description in documented_keys():
+        yield f"{key:<30} {json.dumps(default):<16} {description}"
