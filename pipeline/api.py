@@ -111,7 +111,7 @@ def _open_arrays(
     for array, info, chosen in zip(arrays, infos, (config.bands.before, config.bands.after), strict=True):
         bands, _ = choose_bands(info, model_bands, chosen)
         readers.append(ArrayReader(array, grid, bands, config.grid.resampling))
-        mappings.append(scene_mapping(card, readers[-1], info.uri))
+        mappings.append(scene_mapping(card, readers[-1], info.uri, info.scales(bands)))
     return readers[0], readers[1], (mappings[0], mappings[1]), grid
 
 

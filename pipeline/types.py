@@ -85,6 +85,10 @@ class BandInfo:
     """Free text, often the sensor's band name (``B04``)."""
     color: str | None
     """GDAL colour interpretation in lower case (``red``), None where undefined."""
+    scale: float = 1.0
+    """Declared factor from stored numbers to physical ones (GDAL's scale, CF's ``scale_factor``)."""
+    offset: float = 0.0
+    """Declared offset, added after the factor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,11 @@ class SceneInfo:
     """Acquisition time as the file states it (``TIFFTAG_DATETIME`` or ``ACQUISITIONDATETIME``)."""
     notes: tuple[str, ...] = ()
     """Remarks for the user on how this image is read (rotated, ground control points, ...)."""
+
+    def scales(self, bands: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+        """Return the declared (scale, offset) of bands by their numbers from 1."""
+        found = {band.index: (band.scale, band.offset) for band in self.bands}
+        return tuple(found[index] for index in bands)
 
 
 @dataclass(frozen=True, slots=True)

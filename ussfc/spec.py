@@ -66,6 +66,8 @@ class RangeRadiometry(_Part):
     kind: Literal["range"] = "range"
     low: float | tuple[float, ...] = 0.0
     high: float | tuple[float, ...] = 255.0
+    reflectance: PositiveFloat | None = None
+    """Source number of a reflectance of 1 (10000 for Sentinel-2); None: the numbers are no reflectances."""
 
 
 class PercentileRadiometry(_Part):

@@ -194,10 +194,11 @@ class ScenePairs:
             (scene.before, self._config.bands.before),
             (scene.after, self._config.bands.after),
         ):
-            bands, _ = choose_bands(describe_scene(str(file)), model_bands, chosen)
-            reader = SceneRecipe(str(file), grid, bands, self._config.grid.resampling).open()
+            info = describe_scene(str(file))
+            bands, _ = choose_bands(info, model_bands, chosen)
+            reader = SceneRecipe.of(str(file), info, grid, bands, self._config.grid.resampling).open()
             pixels.append(reader.read(box))
-            mappings.append(scene_mapping(self._spec, reader, str(file)))
+            mappings.append(scene_mapping(self._spec, reader, str(file), info.scales(bands)))
         images = radiometry.pair(pixels[0], pixels[1], (mappings[0], mappings[1]))
         label, known = label_on_grid(scene, grid, box)
         return LabelledPair(scene.name, images.before, images.after, label, images.valid & known)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ussfc.pipeline.errors import ReadError
@@ -9,6 +11,9 @@ from ussfc.pipeline.types import FloatArray, PixelPair, Pixels, RadiometricMappi
 
 MIDDLE = np.float32(0.5)
 """Input of the network for a pixel without data: the middle of the range, on both dates alike."""
+
+REFLECTANCE_SCALE = 0.1
+"""Declared scale below which physical numbers are reflectances: 0.0001 and 0.0000275 are in use."""
 
 PART = 1 << 16
 """Numbers that go through all steps of a mapping together: as float32 they stay in a core's cache."""
@@ -34,6 +39,32 @@ def range_mapping(
     if any(a >= b for a, b in zip(lows, highs, strict=True)):
         raise ValueError(f"the range's low {lows} must lie below its high {highs}")
     return RadiometricMapping(lows, highs)
+
+
+def declared_mapping(
+    mapping: RadiometricMapping, scales: Sequence[tuple[float, float]], reflectance: float
+) -> RadiometricMapping:
+    """Return a mapping of stored numbers, from one of reflectances times ``reflectance``.
+
+    Args:
+        mapping: ends in units of 1 / ``reflectance``.
+        scales: declared (scale, offset) of each band: a physical number is stored number times scale plus offset.
+        reflectance: number of a reflectance of 1 in the model's range.
+
+    Returns:
+        The ends as stored numbers of each band. A scale below 0.1 leads to reflectances; a larger one, as of a plain
+        offset, to numbers of the model's own kind.
+    """
+
+    def stored(ends: tuple[float, ...]) -> tuple[float, ...]:
+        found = []
+        for end, (scale, offset) in zip(ends, scales, strict=True):
+            physical = end / reflectance if scale < REFLECTANCE_SCALE else end
+            # Nine digits: 3500 declared as 0.35 / 0.0001 is 3500 again.
+            found.append(float(f"{(physical - offset) / scale:.9g}"))
+        return tuple(found)
+
+    return RadiometricMapping(stored(mapping.low), stored(mapping.high))
 
 
 def percentile_mapping(sample: Pixels, low: float, high: float, scene: str) -> RadiometricMapping:

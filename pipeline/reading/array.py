@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ from ussfc.pipeline.types import BandInfo, Box, Pixels, SceneInfo
 KERNEL_MARGIN = 16
 """Source pixels read beyond a warped window, so that no kernel is cut at its border."""
 
+NODATA, SCALES = "ussfc_nodata", "ussfc_scales"
+"""Attributes of a stack of variables: the nodata number and the (scale, offset) of each band."""
+
 NETCDF_BLOCK = 1 << 20
 """Size of one request for a part of a remote NetCDF, bytes; HDF5 reads here and there."""
 
@@ -44,7 +48,7 @@ def open_array(uri: str, shown: str, zarr: bool) -> xr.DataArray:
     Raises:
         ReadError: xarray cannot open it, or it holds no such variable.
     """
-    engine = "zarr" if zarr else "h5netcdf"
+    engine = "zarr" if zarr else _netcdf_engine(uri)
 
     def opened() -> xr.Dataset:
         with warnings.catch_warnings():
@@ -64,14 +68,39 @@ def open_array(uri: str, shown: str, zarr: bool) -> xr.DataArray:
     if len(images) == 1:
         return with_bands(images[0], shown)
     flat = [variable for variable in images if variable.ndim == 2]
+    if zarr:
+        # A group without consolidated metadata lists its arrays in any order.
+        flat.sort(key=lambda variable: str(variable.name))
     if not flat or len({variable.shape for variable in flat}) != 1:
         names = ", ".join(str(name) for name in dataset.data_vars) or "none"
         raise ReadError(
             f"{shown}: no image found among the variables ({names}); expected (band, y, x) or several (y, x)"
         )
     stacked = xr.concat(flat, dim="band", coords="minimal", compat="override", join="override")
-    stacked.attrs["long_name"] = tuple(str(variable.name) for variable in flat)
+    stacked.attrs = {
+        "long_name": tuple(str(variable.name) for variable in flat),
+        # Each variable has marks and numbers of its own, which a stack of them would lose.
+        NODATA: tuple(_nodata(variable) for variable in flat),
+        SCALES: tuple(_scale(variable) for variable in flat),
+    }
     return with_bands(stacked, shown)
+
+
+def _netcdf_engine(uri: str) -> str:
+    """Return xarray's engine for a NetCDF: the classic format (CDF) is not HDF5."""
+    if remote.is_remote(uri):
+        system, path = remote.filesystem(uri)
+        try:
+            start = remote.retry_request(lambda: system.cat_file(path, start=0, end=3))
+        except remote.store_exceptions():
+            return "h5netcdf"  # which reports it
+    else:
+        try:
+            with Path(uri).open("rb") as file:
+                start = file.read(3)
+        except OSError:
+            return "h5netcdf"
+    return "scipy" if start == b"CDF" else "h5netcdf"
 
 
 def _not_opened(shown: str, engine: str, error: BaseException) -> ReadError:
@@ -92,7 +121,7 @@ def _store(uri: str, zarr: bool) -> Any:
 
 
 def with_bands(array: xr.DataArray, shown: str) -> xr.DataArray:
-    """Transpose an array to (band, y, x), whatever its dimensions are called.
+    """Transpose an array to (band, y, x), whatever its dimensions are called; rows that run north are flipped.
 
     Args:
         array: two or three dimensions.
@@ -109,7 +138,14 @@ def with_bands(array: xr.DataArray, shown: str) -> xr.DataArray:
     if spatial is None:
         spatial = tuple(str(name) for name in array.dims[-2:])
     (band,) = (name for name in array.dims if name not in spatial)
-    return array.transpose(band, *spatial)
+    array = array.transpose(band, *spatial)
+    return array.isel({array.dims[1]: slice(None, None, -1)}) if runs_north(array) else array
+
+
+def runs_north(array: xr.DataArray) -> bool:
+    """Return True if the rows of a (band, y, x) array run from south to north."""
+    geobox = array.odc.geobox
+    return bool(geobox is not None and geobox.crs is not None and geobox.affine.e > 0)
 
 
 def array_geobox(array: xr.DataArray) -> GeoBox:
@@ -134,29 +170,64 @@ def describe_array(array: xr.DataArray, shown: str, identity: str) -> SceneInfo:
     geobox = array_geobox(array)
     if geobox.crs is not None and not north_up(geobox.affine):
         raise ReadError(f"{shown}: is not north-up; sort y downwards (array.sortby('y', ascending=False))")
-    names = array.attrs.get("long_name", ())
-    names = (names,) if isinstance(names, str) else tuple(names)
-    labels = array.coords[array.dims[0]].values.tolist() if array.dims[0] in array.coords else []
-    if len(names) != array.shape[0]:
-        names = tuple(label if isinstance(label, str) else "" for label in labels)
-    names = names if len(names) == array.shape[0] else ("",) * array.shape[0]
+    names = array_labels(array)
     return SceneInfo(
         uri=shown,
         geobox=geobox,
-        bands=tuple(BandInfo(i + 1, name or None, None) for i, name in enumerate(names)),
+        bands=tuple(
+            BandInfo(number, name or None, None, *scale)
+            for number, (name, scale) in enumerate(zip(names, array_scales(array), strict=True), 1)
+        ),
         dtype=str(array.dtype),
         identity=identity,
         bytes_per_pixel=float(array.dtype.itemsize * array.shape[0]),
     )
 
 
-def array_nodata(array: xr.DataArray) -> float | None:
-    """Return the number that marks nodata, from the attributes or the encoding; NaN needs no mark."""
+def array_labels(array: xr.DataArray) -> tuple[str, ...]:
+    """Return the names of the bands of a (band, y, x) array; empty text where there is none.
+
+    They are texts on the coordinate of the bands, else the attribute ``long_name``.
+    """
+    count = array.shape[0]
+    labels = array.coords[array.dims[0]].values.tolist() if array.dims[0] in array.coords else []
+    if len(labels) == count and all(isinstance(label, str) for label in labels):
+        return tuple(labels)
+    names = array.attrs.get("long_name", ())
+    names = (names,) if isinstance(names, str) else tuple(str(name) for name in names)
+    return names if len(names) == count else ("",) * count
+
+
+def array_nodata(array: xr.DataArray) -> tuple[float | None, ...]:
+    """Return the number that marks nodata in each band, from attributes or encoding; NaN needs no mark.
+
+    Args:
+        array: (band, y, x).
+    """
+    stated = array.attrs.get(NODATA)
+    return tuple(stated) if stated is not None else (_nodata(array),) * array.shape[0]
+
+
+def array_scales(array: xr.DataArray) -> tuple[tuple[float, float], ...]:
+    """Return the declared (scale, offset) of each band of a (band, y, x) array; (1, 0) without one."""
+    stated = array.attrs.get(SCALES)
+    return tuple(stated) if stated is not None else (_scale(array),) * array.shape[0]
+
+
+def _nodata(array: xr.DataArray) -> float | None:
     for metadata in (array.attrs, array.encoding):
         for name in ("_FillValue", "missing_value", "nodata"):
             if metadata.get(name) is not None:
                 return float(np.asarray(metadata[name]).ravel()[0])
     return None
+
+
+def _scale(array: xr.DataArray) -> tuple[float, float]:
+    # What xarray has applied already stands in the encoding alone.
+    scale, offset = (
+        array.attrs.get(name, default) for name, default in (("scale_factor", 1), ("add_offset", 0))
+    )
+    return float(np.asarray(scale).ravel()[0]), float(np.asarray(offset).ravel()[0])
 
 
 def source_box(geobox: GeoBox, window: GeoBox) -> Box:
@@ -181,8 +252,8 @@ class Placement:
     """Common grid."""
     box: Box
     """Pixels of the grid to be returned."""
-    nodata: float | None
-    """Number that marks nodata in all bands at once."""
+    nodata: tuple[float | None, ...]
+    """Number that marks nodata in each band; a pixel is missing when it is so in all of them."""
     resampling: str
     """rasterio's name of the kernel; the validity is always taken from the nearest pixel."""
 
@@ -200,11 +271,13 @@ class Placement:
         if not small:
             for band in image:
                 valid &= np.isfinite(band)
-        nodata = self.nodata
-        if nodata is not None and not np.isnan(nodata):
-            # NumPy compares integers with an integer as they are, with a float as float64.
-            mark = int(nodata) if small and nodata.is_integer() else nodata
-            valid &= (numbers != mark).any(axis=0)
+        if None not in self.nodata:
+            seen = np.zeros(image.shape[1:], bool)
+            for band, nodata in zip(numbers, self.nodata, strict=True):
+                assert nodata is not None
+                # NumPy compares integers with an integer as they are, with a float as float64.
+                seen |= band != (int(nodata) if small and nodata.is_integer() else nodata)
+            valid &= seen
         result = np.zeros((image.shape[0], *self.box.shape), image.dtype)
         inside = np.zeros(self.box.shape, bool)
         if shift is not None:
@@ -281,7 +354,8 @@ class ArrayReader:
         self._array = array.isel({array.dims[0]: [index - 1 for index in bands]})
         self._geobox = array_geobox(array)
         self._grid = grid
-        self._nodata = array_nodata(array)
+        nodata = array_nodata(array)
+        self._nodata = tuple(nodata[index - 1] for index in bands)
         self._resampling = resampling
         self._shown = shown
 

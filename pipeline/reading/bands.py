@@ -1,11 +1,40 @@
-"""Choice of the bands of a file that a model takes."""
+"""Choice of the bands of a file that a model takes: by number, by name, by colour, and by position last."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ussfc.pipeline.errors import ConfigError, ReadError
-from ussfc.pipeline.types import SceneInfo
+from ussfc.pipeline.types import BandInfo, SceneInfo
+
+SPELLINGS = {
+    "coastal": "coastal", "aerosol": "coastal", "blue": "blue", "green": "green", "red": "red", "nir": "nir",
+    "nearinfrared": "nir", "nir08": "nir08", "nir09": "nir09", "pan": "pan", "panchromatic": "pan",
+    "cirrus": "cirrus", "swir16": "swir16", "swir22": "swir22", "rededge": "rededge", "rededge1": "rededge071",
+    "rededge2": "rededge075", "rededge3": "rededge078", "rededge071": "rededge071", "rededge075": "rededge075",
+    "rededge078": "rededge078",
+}  # fmt: skip
+"""Words in a band's name, joined and in lower case, and the common name of STAC that they stand for."""
+
+COMMON = {"nir": ("nir", "nir08")}
+"""Common names that serve for another one, the best first; Landsat's near infrared is called ``nir08``."""
+
+NUMBER = re.compile(r"(?<![a-z0-9])b(?:and)?[ _-]?0*([0-9]{1,2}a?)(?![a-z0-9])")
+"""Number in a band's name: ``B4``, ``B04``, ``Band 4``, ``sr_band4``."""
+
+LANDSAT = re.compile(r"(?<![a-z0-9])(?:sr|toa|lt0[45]|le07|lc0[89])_b(?:and)?_?0*([0-9]{1,2})(?![a-z0-9])")
+"""Number in the name of a Landsat band: ``SR_B4``, ``sr_band4``."""
+
+LANDSAT_NAMES = {
+    True: {"1": "coastal", "2": "blue", "3": "green", "4": "red", "5": "nir", "6": "swir16", "7": "swir22"},
+    False: {"1": "blue", "2": "green", "3": "red", "4": "nir", "5": "swir16", "7": "swir22"},
+}
+"""Common names of Landsat's bands by number; True for Landsat 8 and 9, which have a band 6 of reflectances."""
+
+WHOLE_SENSOR = 10
+"""Bands from which names that only count them (``Band 1``, ``B2``) mean the numbers of a sensor: Sentinel-2 has 12 or
+13. In a stack of fewer they say no more than the position."""
 
 
 def choose_bands(
@@ -13,8 +42,9 @@ def choose_bands(
 ) -> tuple[tuple[int, ...], str | None]:
     """Return the bands of a scene in the order of a model.
 
-    A configured choice takes precedence; then descriptions that name every band of the model (``B04`` or ``red``);
-    then colour interpretations; then the first bands of the file, which the returned notice reports.
+    A configured choice takes precedence; then names that lead to every band of the model: its own (``B04``), a common
+    name in any spelling (``red``, ``Red (B4)``, ``near infrared``), a number (``B4``, ``Band 4``, ``SR_B4``); then
+    colour interpretations; then the first bands of the file, which the returned notice reports.
 
     Args:
         scene: the scene's header.
@@ -39,20 +69,101 @@ def choose_bands(
         return tuple(chosen), None
     if len(numbers) < len(expected):
         raise ReadError(
-            f"{scene.uri}: has {len(numbers)} image band(s) of {scene.dtype}, the model takes {len(expected)} ({names})"
+            f"{scene.uri}: has {len(numbers)} image band(s) of {scene.dtype}, the model takes {len(expected)} "
+            f"({names}); give a file with all of them, for example of gdalbuildvrt -separate"
         )
-    labels = [{(band.description or "").lower(): band.index for band in scene.bands}]
-    labels.append({band.color: band.index for band in scene.bands if band.color is not None})
-    for label in labels:
-        found = [
-            label.get(name.lower()) or label.get((common or "").lower() or "\0") for name, common in expected
-        ]
-        if all(found):
-            return tuple(index for index in found if index), None
+    found = _by_name(scene.bands, expected) or _by_color(scene.bands, expected)
+    if found is not None:
+        return found, None
     taken = tuple(numbers[: len(expected)])
-    if len(numbers) == len(expected) and all(not band.description for band in scene.bands):
-        return taken, None
+    labels = [band.description for band in scene.bands if band.description]
+    shown = ", ".join(labels[:6]) + (" ..." if len(labels) > 6 else "")
+    why = f"its band names ({shown}) name no others" if labels else "its bands have no names"
     return (
         taken,
-        f"{scene.uri}: bands {list(taken)} taken by position as {names}; set bands.before and bands.after",
+        f"{scene.uri}: bands {list(taken)} taken by position as {names}, since {why}; another order gives a wrong map: "
+        "set bands.before and bands.after",
+    )
+
+
+def _by_name(bands: Sequence[BandInfo], expected: Sequence[tuple[str, str | None]]) -> tuple[int, ...] | None:
+    """Return the bands that names lead to, None unless each is found once."""
+    labels = [(band.index, (band.description or "").strip().lower()) for band in bands]
+    exact = _unique(labels)
+    common = _unique(_common_names(labels))
+    counted = {} if _only_count(bands) else _unique([(index, _number(label)) for index, label in labels])
+    found = []
+    for name, common_name in expected:
+        spellings = [name.lower(), (common_name or "").lower()]
+        candidates = [exact.get(text) for text in spellings if text]
+        candidates += [
+            common.get(text) for text in COMMON.get((common_name or "").lower(), (common_name or "",))
+        ]
+        number = _number(name.lower())
+        candidates.append(counted.get(number) if number else None)
+        found.append(next((index for index in candidates if index is not None), None))
+    indices = tuple(index for index in found if index is not None)
+    return indices if len(set(indices)) == len(expected) else None
+
+
+def _by_color(
+    bands: Sequence[BandInfo], expected: Sequence[tuple[str, str | None]]
+) -> tuple[int, ...] | None:
+    """Return the bands whose colour interpretation the model takes, None unless each is found once."""
+    colors = _unique([(band.index, band.color or "") for band in bands])
+    found = [colors.get((common or "").lower() or "\0") for _, common in expected]
+    indices = tuple(index for index in found if index is not None)
+    return indices if len(set(indices)) == len(expected) else None
+
+
+def _unique(labels: Sequence[tuple[int, str]]) -> dict[str, int]:
+    """Return band numbers by label, without the labels that stand at two bands."""
+    texts = [text for _, text in labels]
+    return {text: index for index, text in labels if text and texts.count(text) == 1}
+
+
+def _common_names(labels: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Return the common name in each label; empty where there is none, or more than one."""
+    landsat = [LANDSAT.search(label) for _, label in labels]
+    numbers = {match[1] for match in landsat if match}
+    # Landsat 4 to 7 have a thermal band 6, which surface reflectances leave out.
+    names = LANDSAT_NAMES["6" in numbers or not {"5", "7"} <= numbers]
+    found = []
+    for (index, label), match in zip(labels, landsat, strict=True):
+        mentioned = _mentioned(label)
+        if match and not mentioned:
+            mentioned = {names.get(match[1], "")}
+        found.append((index, mentioned.pop() if len(mentioned) == 1 else ""))
+    return found
+
+
+def _mentioned(label: str) -> set[str]:
+    """Return the common names that a label mentions; the longest words first: ``near infrared`` is no ``red``."""
+    words = re.findall(r"[a-z]+[0-9]*", label)
+    found: set[str] = set()
+    place = 0
+    while place < len(words):
+        for length in (3, 2, 1):
+            name = SPELLINGS.get("".join(words[place : place + length]))
+            if name is not None and place + length <= len(words):
+                found.add(name)
+                place += length - 1
+                break
+        place += 1
+    return found
+
+
+def _number(label: str) -> str:
+    """Return the number in a band's name, without leading zeros (``8a`` of ``B8A``); empty where there is none."""
+    if LANDSAT.search(label):
+        return ""
+    match = NUMBER.search(label)
+    return match[1] if match else ""
+
+
+def _only_count(bands: Sequence[BandInfo]) -> bool:
+    """Return True if names only count the bands of a stack that is no whole sensor."""
+    numbers = [_number((band.description or "").lower()) for band in bands]
+    return len(bands) < WHOLE_SENSOR and all(
+        number == str(band.index) for number, band in zip(numbers, bands, strict=True)
     )

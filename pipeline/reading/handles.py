@@ -10,7 +10,7 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from ussfc.pipeline.reading.masks import SMALL_INTEGERS, NodataMarks, fill_invalid, read_validity
-from ussfc.pipeline.reading.warp import crs_wkt, warp_blocks, warped_view
+from ussfc.pipeline.reading.warp import crs_wkt, unify_nodata, warp_blocks, warped_view
 from ussfc.pipeline.tiling.grid import north_up, pixel_shift, warp_scale
 from ussfc.pipeline.types import Box, Pixels
 
@@ -35,8 +35,10 @@ class RasterHandles:
         self.source = source
         self._bands = bands
         self._marks = NodataMarks.of(source, bands)
-        own = source.dtypes[bands[0] - 1]  # that of all: rasterio reads no two types at once
-        self._dtype = own if own in SMALL_INTEGERS else "float32"
+        kinds = {source.dtypes[index - 1] for index in bands}
+        common = np.result_type(*kinds).name
+        self._dtype = common if common in SMALL_INTEGERS else "float32"
+        self._mixed = len(kinds) > 1
         self._shift = None
         if grid.crs is None:
             self._shift = (0, 0)
@@ -47,14 +49,20 @@ class RasterHandles:
             target["crs"] = crs_wkt(grid)
             if source.crs is not None:
                 target |= warp_scale(_geobox(source), grid)
-            self._image = warped_view(source, resampling, **target)
-            self._mask = warped_view(source, Resampling.nearest, **target)
+            self._unified = (
+                unify_nodata(source) if len(set(source.nodatavals)) > 1 and not by_points else None
+            )
+            warpable = self._unified or source
+            self._image = warped_view(warpable, resampling, **target)
+            self._mask = warped_view(warpable, Resampling.nearest, **target)
 
     def close(self) -> None:
         """Close the views and the file."""
         if self._shift is None:
             self._image.close()
             self._mask.close()
+            if self._unified is not None:
+                self._unified.close()
         self.source.close()
         self._file.close()
 
@@ -92,7 +100,12 @@ class RasterHandles:
     def _read_source(self, part: Box) -> tuple[Any, Any]:
         """Read a part of the file, in its own pixels."""
         window = Window(part.x0, part.y0, part.shape[1], part.shape[0])
-        values = self.source.read(self._bands, window=window, out_dtype=self._dtype)
+        if self._mixed:
+            # rasterio reads no two types at once.
+            bands = [self.source.read(index, window=window, out_dtype=self._dtype) for index in self._bands]
+            values = np.stack(bands)
+        else:
+            values = self.source.read(self._bands, window=window, out_dtype=self._dtype)
         if self._marks is None:
             return values, read_validity(self.source, window)
         return values, self._marks.valid(self.source, window, values)

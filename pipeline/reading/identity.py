@@ -25,7 +25,9 @@ def is_zarr(uri: str) -> bool:
 
 def is_array(uri: str) -> bool:
     """Return True if xarray reads a path or URI: a Zarr or a NetCDF."""
-    return urlsplit(uri).path.rstrip("/").lower().endswith(ARRAY_SUFFIXES) or is_zarr(uri)
+    # A local name may hold a "#" or "?" of its own.
+    path = urlsplit(uri).path if remote.is_remote(uri) else uri
+    return path.rstrip("/").lower().endswith(ARRAY_SUFFIXES) or is_zarr(uri)
 
 
 def scene_identity(uri: str, shown: str) -> tuple[str, int]:

@@ -17,11 +17,15 @@ from ussfc.pipeline.reading import sampling
 from ussfc.pipeline.reading.cloud_access import GDAL_ERRORS
 from ussfc.pipeline.reading.handles import RasterHandles
 from ussfc.pipeline.reading.opening import open_raster, opened_raster, retry_gdal
+from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.grid import north_up
 from ussfc.pipeline.tiling.memory import GDAL_CACHE
 from ussfc.pipeline.types import BandInfo, Box, Pixels, SceneInfo
 
 Result = TypeVar("Result")
+
+MOST_SUBDATASETS = 8
+"""Datasets of a container that a message lists."""
 
 
 def describe_raster(uri: str, shown: str, identity: str, size: int) -> SceneInfo:
@@ -50,13 +54,24 @@ def describe_raster(uri: str, shown: str, identity: str, size: int) -> SceneInfo
 
 def _scene_info(source: Any, shown: str, identity: str, size: int) -> SceneInfo:
     bands = tuple(
-        BandInfo(index, source.descriptions[index - 1], _color(source.colorinterp[index - 1]))
+        BandInfo(
+            index,
+            source.descriptions[index - 1],
+            _color(source.colorinterp[index - 1]),
+            source.scales[index - 1],
+            source.offsets[index - 1],
+        )
         for index in source.indexes
         if source.colorinterp[index - 1] != ColorInterp.alpha
     )
-    dtype = str(source.dtypes[0])
-    if np.issubdtype(np.dtype(dtype), np.complexfloating):
-        raise ReadError(f"{shown}: holds complex numbers ({dtype}); give amplitudes or reflectances instead")
+    if not source.count:
+        raise ReadError(_no_bands(source, shown))
+    for index, kind in zip(source.indexes, source.dtypes, strict=True):
+        if "complex" in kind:
+            raise ReadError(
+                f"{shown}: band {index} holds complex numbers ({kind}); give amplitudes or reflectances instead"
+            )
+    dtype = np.result_type(*source.dtypes).name
     geobox, notes = _geobox(source, shown)
     raw = np.dtype(dtype).itemsize * source.count
     tags = source.tags()
@@ -70,6 +85,18 @@ def _scene_info(source: Any, shown: str, identity: str, size: int) -> SceneInfo:
         bytes_per_pixel=size / (source.width * source.height) if size else raw,
         acquired=acquired or None,
         notes=notes,
+    )
+
+
+def _no_bands(source: Any, shown: str) -> str:
+    """Return the message for a container, which GDAL opens without a band."""
+    inner = [remote.shown_uri(name) for name in source.subdatasets]
+    if not inner:
+        return f"{shown}: holds no raster band; give an image"
+    more = f" and {len(inner) - MOST_SUBDATASETS} more" if len(inner) > MOST_SUBDATASETS else ""
+    return (
+        f"{shown}: is a container of {len(inner)} datasets ({', '.join(inner[:MOST_SUBDATASETS])}{more}); give one of "
+        "these names instead, or stack several with gdalbuildvrt -separate"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,9 @@ class SceneRecipe:
     identity: str = ""
     """Identity of :class:`ussfc.pipeline.types.SceneInfo`; a remote scene with another one is refused. Empty: any
     is accepted."""
+    labels: tuple[str | None, ...] = ()
+    """Names of these bands when the run was planned, None where they have none. A file whose bands are called otherwise
+    by then is refused; arrays are opened by name. Empty: any name is accepted."""
 
     def open(self) -> SceneReader:
         """Return a reader on the grid.
@@ -67,8 +71,37 @@ class SceneRecipe:
         ):
             raise ReadError(f"{shown}: has changed since the run began; run again")
         if is_array(self.uri):
-            from ussfc.pipeline.reading.array import ArrayReader, open_array
+            from ussfc.pipeline.reading.array import ArrayReader, array_labels, open_array
 
             array = open_array(self.uri, shown, is_zarr(self.uri))
-            return ArrayReader(array, self.grid, self.bands, self.resampling, shown)
+            bands = self._bands_by_name(array_labels(array), shown)
+            return ArrayReader(array, self.grid, bands, self.resampling, shown)
         return RasterReader(self.uri, shown, self.grid, self.bands, self.resampling, self.block_cache)
+
+    def _bands_by_name(self, labels: Sequence[str], shown: str) -> tuple[int, ...]:
+        """Return the numbers of the planned bands, by their names where they have such."""
+        if not self.labels or None in self.labels:
+            return self.bands
+        missing = [label for label in self.labels if list(labels).count(str(label)) != 1]
+        if missing:
+            raise ReadError(
+                f"{shown}: has no band {missing[0]} any more (its bands: {', '.join(labels)}); it has changed since "
+                "the run was planned: run again"
+            )
+        return tuple(list(labels).index(str(label)) + 1 for label in self.labels)
+
+    @classmethod
+    def of(
+        cls, uri: str, info: SceneInfo, grid: GeoBox, bands: tuple[int, ...], resampling: str
+    ) -> SceneRecipe:
+        """Return the recipe of a scene whose header was read.
+
+        Args:
+            uri: path or URI, as given.
+            info: its header.
+            grid: common grid.
+            bands: band numbers from 1, in the model's order.
+            resampling: rasterio's name of the kernel for imagery.
+        """
+        names = {band.index: band.description for band in info.bands}
+        return cls(uri, grid, bands, resampling, labels=tuple(names[index] for index in bands))

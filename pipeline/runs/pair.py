@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,11 +68,13 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
     ):
         bands, notice = choose_bands(info, model_bands, chosen)
         notices += [notice] if notice else []
-        recipes.append(SceneRecipe(uri, grid, bands, config.grid.resampling))
+        recipes.append(SceneRecipe.of(uri, info, grid, bands, config.grid.resampling))
     if grid.crs is None:
         notices.append("neither image has a CRS: the run and its products are in pixel coordinates")
     notices += _scale_notices(grid, model, resolve_layout(config, model).patch_size)
     notices += _range_notices(infos, model)
+    for info, recipe in zip(infos, recipes, strict=True):
+        notices += _declaration_notices(info, recipe.bands, model)
     return ScenePair(*infos, (recipes[0], recipes[1]), grid, area, model, tuple(notices))
 
 
@@ -103,6 +105,18 @@ def _range_notices(infos: Iterable[SceneInfo], model: ussfc.ModelSpec) -> list[s
     ]
 
 
+def _declaration_notices(info: SceneInfo, bands: tuple[int, ...], model: ussfc.ModelSpec) -> list[str]:
+    """Warn of declared scales and offsets that a model without a unit of reflectance does not use."""
+    mapping, scales = model.radiometry, info.scales(bands)
+    if mapping.kind != "range" or mapping.reflectance is not None or not is_declared(scales):
+        return []
+    scale, offset = scales[0]
+    return [
+        f"{info.uri}: declares scale {scale:g} and offset {offset:g}, which are left out: model {model.name} takes "
+        "stored numbers"
+    ]
+
+
 def _scale_notices(grid: GeoBox, model: ussfc.ModelSpec, patch_size: int) -> list[str]:
     notices = []
     metres = metres_per_pixel(grid)
@@ -124,27 +138,41 @@ def _scale_notices(grid: GeoBox, model: ussfc.ModelSpec, patch_size: int) -> lis
 def scene_mappings(pair: ScenePair) -> tuple[RadiometricMapping, RadiometricMapping]:
     """Return the radiometric constants of both dates; see :func:`scene_mapping`."""
     before, after = (
-        scene_mapping(pair.model, recipe.open(), info.uri)
+        scene_mapping(pair.model, recipe.open(), info.uri, info.scales(recipe.bands))
         for info, recipe in zip((pair.before, pair.after), pair.recipes, strict=True)
     )
     return before, after
 
 
-def scene_mapping(model: ussfc.ModelSpec | InputSpec, reader: SceneReader, scene: str) -> RadiometricMapping:
+def scene_mapping(
+    model: ussfc.ModelSpec | InputSpec,
+    reader: SceneReader,
+    scene: str,
+    scales: Sequence[tuple[float, float]],
+) -> RadiometricMapping:
     """Return the constants that bring one scene into the model's input range.
 
     Args:
         model: a model, or the input of one to be trained: whose mapping to follow.
         reader: the scene on the grid; sampled only if the mapping asks for percentiles.
         scene: its name, for the error.
+        scales: (scale, offset) that the file declares for each band that the model takes.
 
     Raises:
         ReadError: no valid pixel to take percentiles from.
     """
     mapping = model.radiometry
     if mapping.kind == "range":
-        return radiometry.range_mapping(_ends(mapping.low), _ends(mapping.high), len(model.bands))
+        ends = radiometry.range_mapping(_ends(mapping.low), _ends(mapping.high), len(model.bands))
+        if mapping.reflectance is None or not is_declared(scales):
+            return ends
+        return radiometry.declared_mapping(ends, scales, mapping.reflectance)
     return radiometry.percentile_mapping(reader.sample(), mapping.low, mapping.high, scene)
+
+
+def is_declared(scales: Sequence[tuple[float, float]]) -> bool:
+    """Return True if a file declares that its numbers are to be scaled."""
+    return any(tuple(scale) != (1.0, 0.0) for scale in scales)
 
 
 def _ends(value: float | Iterable[float]) -> float | tuple[float, ...]:

@@ -5,24 +5,36 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from ussfc.pipeline.runs.pair import is_declared
 from ussfc.pipeline.runs.plan import RunPlan
 from ussfc.pipeline.storage.probability_store import FORMAT_VERSION
 from ussfc.pipeline.tiling.grid import grid_record
-from ussfc.pipeline.types import DetectorSpec
+from ussfc.pipeline.types import DetectorSpec, SceneInfo
 
 
 def run_key(plan: RunPlan, detector: DetectorSpec) -> dict[str, Any]:
     """Return everything that decides a stored byte, by the name that a message uses for it."""
     pair, layout, tiles = plan.pair, plan.layout, plan.tiles
+    before, after = (
+        _scene_key(info, recipe.bands)
+        for info, recipe in zip((pair.before, pair.after), pair.recipes, strict=True)
+    )
     return {
-        "before": [pair.before.uri, pair.before.identity, list(pair.recipes[0].bands)],
-        "after": [pair.after.uri, pair.after.identity, list(pair.recipes[1].bands)],
+        "before": before,
+        "after": after,
         "grid": grid_record(pair.grid),
         "aoi": hashlib.sha256(pair.area.wkb).hexdigest() if pair.area else None,
         "resampling": plan.config.grid.resampling,
-        "radiometry": pair.model.radiometry.model_dump(mode="json"),
+        "radiometry": pair.model.radiometry.model_dump(mode="json", exclude={"reflectance"}),
         "tiling": [tiles.tile_size, tiles.patch_size, tiles.stride, layout.taper],
         "model": detector.identity,
         "probability_dtype": plan.config.output.probability_dtype,
         "format": FORMAT_VERSION,
     }
+
+
+def _scene_key(info: SceneInfo, bands: tuple[int, ...]) -> list[Any]:
+    """Return address, identity and bands, and the declared numbers where there are any."""
+    scales = info.scales(bands)
+    declared = [[list(scale) for scale in scales]] if is_declared(scales) else []
+    return [info.uri, info.identity, list(bands), *declared]

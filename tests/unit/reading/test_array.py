@@ -74,7 +74,7 @@ def test_long_names_describe_the_bands() -> None:
 def test_nodata_is_an_attribute_or_an_encoding() -> None:
     encoded = array()
     encoded.encoding["_FillValue"] = np.uint16(7)
-    assert array_nodata(encoded) == 7
+    assert array_nodata(encoded) == (7, 7)
     assert array_nodata(array(nodata=9)) == 9
     assert array_nodata(array()) is None
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
 from tests.support.images import AFFINE, UTM
@@ -48,3 +52,92 @@ def test_a_configured_choice_takes_precedence() -> None:
 def test_too_few_bands_are_refused() -> None:
     with pytest.raises(ReadError, match="has 1 image band"):
         choose_bands(scene((None, None)), RGB, None)
+
+
+SPELLED = {
+    "red": [
+        "B4",
+        "b04",
+        "Band 4",
+        "band_4",
+        "Red (B4)",
+        "red",
+        "RED",
+        "S2_B04_10m",
+        "B4, central wavelength 665 nm",
+    ],
+    "green": [
+        "B3",
+        "b03",
+        "Band 3",
+        "band_3",
+        "Green (B3)",
+        "green",
+        "Green",
+        "S2_B03_10m",
+        "green (560 nm)",
+    ],
+    "blue": ["B2", "b02", "Band 2", "band_2", "Blue (B2)", "blue", "Blue", "S2_B02_10m", "Blue-B2"],
+}
+OTHERS = [
+    "B8",
+    "nir",
+    "Near Infrared",
+    "NIR (B8)",
+    "B11",
+    "Red Edge 1 (B5)",
+    "rededge2",
+    "coastal",
+    "thermal",
+    None,
+]
+RGBN = (*RGB, ("B08", "nir"))
+
+
+@given(
+    st.tuples(*(st.sampled_from(SPELLED[name]) for name in ("red", "green", "blue"))),
+    st.lists(st.sampled_from(OTHERS), max_size=4),
+    st.randoms(use_true_random=False),
+)
+def test_any_spelling_in_any_order_is_found(
+    labels: tuple[str, ...], others: list[str | None], random: Random
+) -> None:
+    stack = [*labels, *others]
+    random.shuffle(stack)
+    chosen, notice = choose_bands(scene(*((label, None) for label in stack)), RGB, None)
+    assert notice is None
+    assert tuple(stack[index - 1] for index in chosen) == labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "bands"),
+    [
+        ("B1 B2 B3 B4 B5 B6 B7 B8 B8A B9 B11 B12", (4, 3, 2, 8)),
+        ("SR_B1 SR_B2 SR_B3 SR_B4 SR_B5 SR_B6 SR_B7", (4, 3, 2, 5)),
+        ("sr_band1 sr_band2 sr_band3 sr_band4 sr_band5 sr_band7", (3, 2, 1, 4)),
+        ("coastal blue green red nir08 swir16 swir22", (4, 3, 2, 5)),
+        ("nir red green blue", (2, 3, 4, 1)),
+    ],
+)
+def test_whole_sensors_are_known(labels: str, bands: tuple[int, ...]) -> None:
+    stack = scene(*((label, None) for label in labels.split()))
+    assert choose_bands(stack, RGBN, None) == (bands, None)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        (None, None, None),
+        ("Band 1", "Band 2", "Band 3", "Band 4"),
+        ("B1", "B2", "B3", "B4"),
+        ("red", "red", "green", "blue"),
+        ("blue-green", "green", "red"),
+        ("Red Edge", "green", "blue"),
+    ],
+)
+def test_names_that_do_not_decide_are_reported(labels: tuple[str | None, ...]) -> None:
+    chosen, notice = choose_bands(scene(*((label, None) for label in labels)), RGB, None)
+    assert chosen == (1, 2, 3)
+    assert notice is not None
+    assert "taken by position as B04, B03, B02" in notice
+    assert "bands.before" in notice
