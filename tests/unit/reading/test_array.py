@@ -75,8 +75,8 @@ def test_nodata_is_an_attribute_or_an_encoding() -> None:
     encoded = array()
     encoded.encoding["_FillValue"] = np.uint16(7)
     assert array_nodata(encoded) == (7, 7)
-    assert array_nodata(array(nodata=9)) == 9
-    assert array_nodata(array()) is None
+    assert array_nodata(array(nodata=9)) == (9, 9)
+    assert array_nodata(array()) == (None, None)
 
 
 def test_variables_of_one_grid_are_bands(tmp_path: Path) -> None:
