@@ -1,0 +1,55 @@
+"""Errors as a user of the command line sees them."""
+
+from __future__ import annotations
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from ussfc.pipeline.errors import ReadError
+from ussfc.pipeline.terminal.error_reports import INTERRUPTED, Commands, reported_errors
+from ussfc.pipeline.terminal.exit_statuses import ExitStatus
+
+
+def invoke(error: BaseException, *arguments: str) -> Result:
+    @click.group(cls=Commands)
+    @click.option("--debug", is_flag=True)
+    @click.pass_context
+    def commands(context: click.Context, debug: bool) -> None:
+        context.obj = {"debug": debug}
+
+    @commands.command()
+    def work() -> None:
+        raise error
+
+    @commands.command()
+    def bench() -> None:
+        with reported_errors("nothing is kept"):
+            raise error
+
+    return CliRunner().invoke(commands, arguments)
+
+
+def test_error_is_one_line_and_a_status() -> None:
+    result = invoke(ReadError("a.tif: broken\n  at line 3"), "work")
+    assert result.exit_code == ExitStatus.INPUT
+    assert result.stderr == "error: a.tif: broken at line 3\n"
+
+
+def test_debug_raises_the_error() -> None:
+    error = ReadError("a.tif: broken")
+    assert invoke(error, "--debug", "work").exception is error
+
+
+def test_defect_is_raised() -> None:
+    error = RuntimeError("defect")
+    result = invoke(error, "work")
+    assert result.exception is error
+    assert result.exit_code == ExitStatus.DEFECT
+
+
+@pytest.mark.parametrize(("command", "line"), [("work", INTERRUPTED), ("bench", "nothing is kept")])
+def test_interrupt_ends_with_a_line(command: str, line: str) -> None:
+    result = invoke(KeyboardInterrupt(), command)
+    assert result.exit_code == ExitStatus.INTERRUPTED
+    assert result.stderr == f"{line}\n"

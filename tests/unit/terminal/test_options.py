@@ -1,0 +1,64 @@
+"""Options that reach a command as one object."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from ussfc.pipeline.errors import ConfigError
+from ussfc.pipeline.terminal.options import Settings, grouped
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    size: int
+    name: str = "default"
+
+
+def test_options_reach_the_command_as_one_object() -> None:
+    received: list[object] = []
+
+    @click.command()
+    @click.argument("place")
+    @grouped("group", Group, click.option("--size", type=int), click.option("--unused", "name"))
+    @click.option("--last", is_flag=True)
+    def command(place: str, group: Group, last: bool) -> None:
+        received.extend([place, group, last])
+
+    result = CliRunner().invoke(command, ["here", "--size", "3", "--unused", "x"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert received == ["here", Group(3, "x"), False]
+    # The help page has the order of the source.
+    assert [parameter.name for parameter in command.params] == ["place", "size", "name", "last"]
+
+
+def test_field_without_an_option_keeps_its_default() -> None:
+    received: list[Group] = []
+
+    @click.command()
+    @grouped("group", Group, click.option("--size", type=int))
+    def command(group: Group) -> None:
+        received.append(group)
+
+    CliRunner().invoke(command, ["--size", "3"], catch_exceptions=False)
+    assert received == [Group(3)]
+
+
+def test_settings_become_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USSFC_TILING__TILE_SIZE", "256")
+    settings = Settings(sets=("tiling.tile_size=512", "threshold=0.1"), threshold=0.2, engine="torch")
+    config = settings.load({"tiling.patch_size": 64})
+    assert (config.tiling.tile_size, config.tiling.patch_size) == (512, 64)
+    assert (config.threshold, config.inference.engine) == (0.2, "torch")
+    assert settings.load({"threshold": 0.3}).threshold == 0.3
+    assert Settings().load().tiling.tile_size == 256
+
+
+def test_scheduler_chooses_its_kind_of_cluster() -> None:
+    cluster = Settings(scheduler="tcp://host:1").load().cluster
+    assert (cluster.kind, getattr(cluster, "address", None)) == ("scheduler", "tcp://host:1")
+    with pytest.raises(ConfigError, match="threshold"):
+        Settings(threshold=7).load()

@@ -1,0 +1,108 @@
+"""Results of the commands as lines for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ussfc.pipeline.runs.manifest import RunStatus, TileCounts
+from ussfc.pipeline.terminal import tables
+from ussfc.pipeline.terminal.tables import MOST_ROWS
+
+SCORES = {"precision": 0.5, "recall": 0.25, "f1": None, "iou": 0.1, "overall_accuracy": 0.9, "kappa": 0.2}
+
+
+def run_record() -> Any:
+    """Return a stand-in for the record of a run: its fields for people alone."""
+    return SimpleNamespace(
+        counts=SimpleNamespace(
+            changed_pixels=25, classified_pixels=100, changed_share=0.25, polygons=3, pixels=2_000_000
+        ),
+        stages={"infer": SimpleNamespace(seconds=60), "mosaic": SimpleNamespace(seconds=120)},
+        products={"change.tif": None, "changes.parquet": None},
+    )
+
+
+def test_product_paths_are_whole(tmp_path: Path) -> None:
+    out = str(tmp_path / ("long" * 50))
+    assert list(tables.run_lines(run_record(), out)) == [
+        "25 of 100 pixels changed (25.00%)",
+        "3 polygons",
+        "2.00 Mpx in 3.0 min",
+        f"  {out}/change.tif",
+        f"  {out}/changes.parquet",
+    ]
+
+
+def test_credentials_are_not_shown() -> None:
+    lines = "\n".join(tables.run_lines(run_record(), "s3://key:secret@bucket/city/"))
+    assert "secret" not in lines
+    assert "bucket/city/change.tif" in lines
+
+
+def test_pairs_are_counted_by_outcome() -> None:
+    manifests = [SimpleNamespace(complete=True), SimpleNamespace(complete=False), None, None]
+    results: list[Any] = [SimpleNamespace(manifest=manifest) for manifest in manifests]
+    first, *places = tables.batch_lines(results, "/out")
+    assert first == "1 of 4 pairs complete, 1 incomplete, 2 failed"
+    assert places == ["  /out/results.csv", "  /out/collection.json"]
+
+
+def test_status_names_products_and_uploads() -> None:
+    found = RunStatus(
+        state="unfinished",
+        run="x",
+        tiles=TileCounts(total=9, done=5, failed=1, left=3),
+        failed_tiles=(),
+        products={"change.tif": 1_500_000},
+        uploads=("probability.tif",),
+    )
+    first, product, upload = tables.status_lines(found)
+    assert first == "unfinished: 5 of 9 tiles done, 3 left, 1 failed"
+    assert product == "  product  change.tif, 1.5 MB"
+    assert upload.startswith("  unfinished upload of probability.tif; ")
+
+
+def test_clean_lists_names_by_kind() -> None:
+    found = {"uploads": ["a"], "files": ["b.part"]}
+    assert list(tables.clean_lines(found, dry_run=True)) == [
+        "would remove upload a",
+        "would remove file b.part",
+    ]
+    assert list(tables.clean_lines({"uploads": [], "files": []}, dry_run=False)) == ["nothing to clean"]
+
+
+def summary(scenes: int) -> dict[str, Any]:
+    return {
+        "model": "toy",
+        "threshold": 0.3,
+        "threshold_from": "given",
+        "scenes": [{"name": f"scene {number}", **SCORES} for number in range(scenes)],
+        "scores": SCORES,
+        "average_precision": None,
+        "sweep": [{"threshold": 0.05, "f1": 0.5}, {"threshold": 0.1, "f1": None}],
+    }
+
+
+def test_scores_have_a_row_a_scene() -> None:
+    lines = list(tables.score_lines(summary(2)))
+    assert lines[0] == "toy at threshold 0.3 (given)"
+    assert lines[2].split() == ["scene", "0", "0.5000", "0.2500", "-", "0.1000", "0.9000", "0.2000"]
+    assert lines[4].startswith("all 2 ")
+    assert lines[-2:] == ["average precision -; F1 by threshold:", "0.05 0.500  0.10 -"]
+
+
+def test_many_scenes_are_summed_alone() -> None:
+    assert len(list(tables.score_lines(summary(MOST_ROWS + 1)))) == 5
+
+
+def test_sizes_are_named_up_to_a_number() -> None:
+    few: Any = SimpleNamespace(split="train", pairs=2, sizes={"96 x 96": 2}, changed=1, pixels=4)
+    many: Any = SimpleNamespace(
+        split="val", pairs=9, sizes={f"{side} x 9": 1 for side in range(9)}, changed=0, pixels=0
+    )
+    assert list(tables.data_lines([few, many])) == [
+        "train: 2 pairs (2 of 96 x 96), 25.00% of 0.0 Mpx changed",
+        "val: 9 pairs (9 sizes), 0.00% of 0.0 Mpx changed",
+    ]
