@@ -60,7 +60,9 @@ class Recorder:
 def measure(
     pair: LabelledPair, spec: ussfc.ModelSpec, extent: str, patch: int, overlap: float
 ) -> list[dict[str, Any]]:
-    recipe = ussfc.detector_spec(spec, patch_size=patch, ssfc=extent, device="cpu", batch_size=1, streams=1)
+    recipe = ussfc.detector_spec(
+        spec, ussfc.DetectorOptions(patch_size=patch, ssfc=extent, device="cpu", batch_size=1, streams=1)
+    )
     recorder = Recorder(recipe.build())
     tile = TilePlan.of(pair.shape, max(pair.shape), patch, overlap).tile((0, 0))
     images = PixelPair(pair.before, pair.after, pair.valid)

@@ -63,13 +63,15 @@ def detect_changes(
     layout = resolve_layout(config, card)
     spec = detector or ussfc.detector_spec(
         card,
-        patch_size=layout.patch_size,
-        ssfc=layout.ssfc,
-        engine=config.inference.engine,
-        precision=config.inference.precision,
-        device=config.inference.device,
-        batch_size=config.inference.batch_size,
-        streams=1,
+        ussfc.DetectorOptions(
+            patch_size=layout.patch_size,
+            ssfc=layout.ssfc,
+            engine=config.inference.engine,
+            precision=config.inference.precision,
+            device=config.inference.device,
+            batch_size=config.inference.batch_size,
+            streams=1,
+        ),
     )
     before_reader, after_reader, mappings, grid = _open_arrays(before, after, config, card)
     job = _ChunkJob(mappings, spec, layout.taper, config.output.probability_dtype)

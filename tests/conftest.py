@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from tests.support.city import TALLY
 from tests.support.paths import ROOT, SHARED
 from tests.support.servers import Azurite, FaultProxy, SeaweedFS
 from tests.support.slurm import SLURM_VARIABLES, Slurm
-from ussfc import engine_selection as choice
 from ussfc.detector import DetectorSpec, engine_version
+from ussfc.engine_selection import EngineCache
 from ussfc.engines import DEVICES
 from ussfc.pipeline.storage import remote
 
@@ -44,24 +45,20 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def _remember(chosen: tuple[str, str]) -> None:
-    """The choice on a CPU for the packaged models and the toys of scenes.py, through the code that remembers it."""
+    """Keep the choice on a CPU for the packaged models and the toys of scenes.py: nothing is built or measured."""
     kinds = [kind for kind, devices in DEVICES.items() if "cpu" in devices]
-    with pytest.MonkeyPatch.context() as patch:
-        # Nothing is built and nothing measured.
-        patch.setattr(DetectorSpec, "build", lambda recipe: (recipe.engine, recipe.precision))
-        patch.setattr(choice, "_seconds", lambda built: float(built != chosen))
-        for bands in (3, 4):
-            for ratio, patch_size, window in (
-                (0.5, 256, None), (None, 32, None), (None, 64, None), (None, 32, 32), (None, 64, 32),
-            ):  # fmt: skip
-
-                def recipe(engine: str, precision: str) -> DetectorSpec:
-                    return DetectorSpec(
-                        "", "", bands, ratio, patch_size, window, engine, precision, "cpu", 1, None,  # noqa: B023
-                        engine_version(engine),
-                    )  # fmt: skip
-
-                choice.fastest([recipe(*kind) for kind in kinds])
+    cache = EngineCache()
+    for bands, (ratio, patch_size, window) in product(
+        (3, 4), ((0.5, 256, None), (None, 32, None), (None, 64, None), (None, 32, 32), (None, 64, 32))
+    ):
+        candidates = [
+            DetectorSpec(
+                "", "", bands, ratio, patch_size, window, engine, precision, "cpu", 1, None,
+                engine_version(engine),
+            )
+            for engine, precision in kinds
+        ]  # fmt: skip
+        cache.put(candidates, chosen)
 
 
 @pytest.fixture(scope="session")

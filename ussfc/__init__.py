@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
-    from ussfc.detector import detector_choices as detector_choices
-    from ussfc.detector import detector_spec as detector_spec
-    from ussfc.detector import gpus as gpus
+    from ussfc.detector_options import DetectorOptions as DetectorOptions
+    from ussfc.detector_options import detector_choices as detector_choices
+    from ussfc.detector_options import detector_spec as detector_spec
+    from ussfc.detector_options import gpus as gpus
     from ussfc.engine_selection import anywhere as anywhere
     from ussfc.engine_selection import fastest as fastest
     from ussfc.errors import DataError as DataError
@@ -52,6 +53,7 @@ _HOME = {
     "ClusterError": "ussfc.pipeline",
     "ConfigError": "ussfc.pipeline",
     "DataError": "ussfc.errors",
+    "DetectorOptions": "ussfc.detector_options",
     "GridError": "ussfc.pipeline",
     "ModelError": "ussfc.errors",
     "ModelSpec": "ussfc.spec",
@@ -64,11 +66,11 @@ _HOME = {
     "USSFCNet": "ussfc.network",
     "anywhere": "ussfc.engine_selection",
     "detect_changes": "ussfc.pipeline",
-    "detector_choices": "ussfc.detector",
-    "detector_spec": "ussfc.detector",
+    "detector_choices": "ussfc.detector_options",
+    "detector_spec": "ussfc.detector_options",
     "fastest": "ussfc.engine_selection",
     "find_model": "ussfc.spec",
-    "gpus": "ussfc.detector",
+    "gpus": "ussfc.detector_options",
     "list_models": "ussfc.spec",
     "load_config": "ussfc.pipeline",
     "load_weights": "ussfc.weights",
@@ -81,6 +83,7 @@ __all__ = [
     "ClusterError",
     "ConfigError",
     "DataError",
+    "DetectorOptions",
     "GridError",
     "ModelError",
     "ModelSpec",

@@ -1,4 +1,4 @@
-"""Which engine and precision a machine computes a network fastest with, measured once and remembered."""
+"""Selection of the engine and precision that a machine computes a network fastest with, measured once and kept."""
 
 from __future__ import annotations
 
@@ -6,149 +6,222 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-from ussfc.detector import DetectorSpec, PatchDetector
+from ussfc.engines import FloatArray
 from ussfc.errors import ModelError
 
 Choice = tuple[str, str]
 """Engine and precision."""
 
 CUDA_ORDER: tuple[Choice, ...] = (("triton", "float16"), ("torch", "float16"), ("torch", "float32"))
-"""What is fastest on a CUDA device, where it runs at all: factors apart on every one measured."""
+"""Choices on a CUDA device from the fastest to the slowest: factors apart on every one measured."""
 
-TIMES = 2
+TIMED_BATCHES = 2
 """Batches that are timed, after one that warms up; the best counts."""
-
 
 ANYWHERE: Mapping[str, tuple[Choice, ...]] = {
     "cpu": (("openvino", "float32"), ("torch", "float32"), ("openvino", "bfloat16")),
     "cuda": (("torch", "float16"), ("torch", "float32")),
 }
-"""What every machine with such a device has, the fastest first."""
+"""Choices that every machine with such a device has, the fastest first."""
 
 
-def anywhere(recipes: Sequence[DetectorSpec]) -> DetectorSpec:
-    """The fastest recipe of those that any machine with such a device can build.
+class Predictor(Protocol):
+    """A detector, as far as its speed is concerned."""
+
+    @property
+    def bands(self) -> int:
+        """Bands of each date."""
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch, pixels."""
+
+    @property
+    def batch_size(self) -> int:
+        """Patches per call."""
+
+    def predict(self, before: FloatArray, after: FloatArray) -> FloatArray:
+        """Compute ``(batch_size, patch_size, patch_size)`` from two ``(batch_size, bands, patch_size, patch_size)``."""
+
+
+class Candidate(Protocol):
+    """A spec of a detector, see :class:`ussfc.detector.DetectorSpec`."""
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine."""
+
+    @property
+    def precision(self) -> str:
+        """Name of the precision."""
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+
+    @property
+    def speed_key(self) -> str:
+        """Text that names everything that decides the speed on one machine."""
+
+    def build(self, streams: int | None = None) -> Predictor:
+        """Return the detector, for so many calls at the same time.
+
+        Raises:
+            ModelError: this machine cannot build it.
+        """
+
+
+AnyCandidate = TypeVar("AnyCandidate", bound=Candidate)
+
+
+def choice_of(candidate: Candidate) -> Choice:
+    """Return engine and precision of a candidate."""
+    return candidate.engine, candidate.precision
+
+
+def anywhere(candidates: Sequence[AnyCandidate]) -> AnyCandidate:
+    """Return the fastest candidate of those that any machine with such a device can build.
 
     Args:
-        recipes: at least one, of one device; where no machine is sure to have any, the first is taken.
+        candidates: at least one, all of one device; where no machine is sure to have any, the first is taken.
     """
-    known = {(recipe.engine, recipe.precision): recipe for recipe in recipes}
-    return next((known[choice] for choice in ANYWHERE[recipes[0].device] if choice in known), recipes[0])
+    known = {choice_of(candidate): candidate for candidate in candidates}
+    order = ANYWHERE[candidates[0].device]
+    return next((known[choice] for choice in order if choice in known), candidates[0])
 
 
-def fastest(recipes: Sequence[DetectorSpec]) -> DetectorSpec:
-    """The fastest recipe of those that this machine can build.
+def seconds_per_batch(detector: Predictor, clock: Callable[[], float] = perf_counter) -> float:
+    """Measure how long a detector takes for a batch: the best of :data:`TIMED_BATCHES` after one that warms up."""
+    shape = (detector.batch_size, detector.bands, detector.patch_size, detector.patch_size)
+    pair = np.random.default_rng(0).random((2, *shape), np.float32)
+    times = []
+    for _ in range(TIMED_BATCHES + 1):
+        start = clock()
+        detector.predict(*pair)
+        times.append(clock() - start)
+    return min(times[1:])
 
-    On a CPU each runs a few patches, about a second in all; what was found is kept in ``ussfc/engines.json`` under
-    ``XDG_CACHE_HOME`` (``~/.cache``), for this processor, these versions and a network of this shape.
+
+def fastest(
+    candidates: Sequence[AnyCandidate],
+    *,
+    measure: Callable[[Predictor], float] = seconds_per_batch,
+    cache: EngineCache | None = None,
+) -> AnyCandidate:
+    """Return the fastest candidate of those that this machine can build.
+
+    On a CPU each computes a few patches, about a second in all; on CUDA the order is known. The choice is kept in the
+    cache, for this processor, these versions and a network of this shape.
 
     Args:
-        recipes: at least one, which differ in engine and precision alone.
+        candidates: at least one; they differ in engine and precision alone.
+        measure: returns the seconds that a detector takes for a batch.
+        cache: earlier choices; None: the user's, see :class:`EngineCache`.
 
     Raises:
-        ModelError: none can be built; tells why, of the last.
+        ModelError: none can be built; the message is that of the last.
     """
-    choices = {(recipe.engine, recipe.precision): recipe for recipe in recipes}
-    remembered = _Memory(recipes)
-    known = remembered.choice()
-    if known in choices:
-        return choices[known]
+    cache = cache or EngineCache()
+    by_choice = {choice_of(candidate): candidate for candidate in candidates}
+    known = cache.get(candidates)
+    if known in by_choice:
+        return by_choice[known]
     error: ModelError | None = None
     seconds: dict[Choice, float] = {}
     lasting = True
-    for made in sorted(recipes, key=_preference):
+    for candidate in sorted(candidates, key=_preference):
+        on_cpu = candidate.device == "cpu"
         try:
-            detector = replace(made, streams=1).build()
+            # One stream: several would measure how much of the machine other programs leave.
+            detector = candidate.build(streams=1)
         except ModelError as found:
             error = found
             # A GPU without room or compiler today may have it tomorrow; a processor learns no instructions.
-            lasting = made.device == "cpu"
+            lasting = on_cpu
             continue
-        seconds[made.engine, made.precision] = _seconds(detector) if made.device == "cpu" else 0.0
-        if made.device != "cpu":
+        seconds[choice_of(candidate)] = measure(detector) if on_cpu else 0.0
+        if not on_cpu:
             break
     if not seconds:
         assert error is not None
         raise error
     choice = min(seconds, key=lambda each: seconds[each])
     if lasting:
-        remembered.keep(choice)
-    return choices[choice]
+        cache.put(candidates, choice)
+    return by_choice[choice]
 
 
-def _preference(recipe: DetectorSpec) -> int:
-    choice = recipe.engine, recipe.precision
+def _preference(candidate: Candidate) -> int:
+    choice = choice_of(candidate)
     return CUDA_ORDER.index(choice) if choice in CUDA_ORDER else len(CUDA_ORDER)
 
 
-def _seconds(detector: PatchDetector) -> float:
-    shape = (detector.batch_size, detector.bands, detector.patch_size, detector.patch_size)
-    pair = np.random.default_rng(0).random((2, *shape), np.float32)
-    times = []
-    for _ in range(TIMES + 1):
-        start = perf_counter()
-        detector.predict(*pair)
-        times.append(perf_counter() - start)
-    return min(times[1:])
+class EngineCache:
+    """Choices that earlier processes measured, in a JSON file that processes and releases share.
 
+    Args:
+        file: the file; None: ``ussfc/engines.json`` under ``XDG_CACHE_HOME`` or ``~/.cache``.
+        processor: facts that distinguish this processor, and its GPU, from others; None: found here.
+        release: version of ussfc; None: the installed one.
+    """
 
-class _Memory:
-    """What earlier processes found out."""
+    def __init__(
+        self, file: Path | None = None, processor: Sequence[str] | None = None, release: str | None = None
+    ) -> None:
+        self._file = file or _users_file()
+        self._processor = list(processor) if processor is not None else _processor()
+        self._release = release or version("ussfc")
 
-    def __init__(self, recipes: Sequence[DetectorSpec]) -> None:
-        moving = (
-            "engine",
-            "precision",
-            "engine_version",
-            "device",
-            "bands",
-            "ratio",
-            "patch_size",
-            "ssfc_window",
-        )
-        shown = sorted(str([getattr(each, name) for name in (*moving, "batch_size")]) for each in recipes)
-        facts = json.dumps([_processor(), version("ussfc"), shown])
-        self._name = hashlib.sha256(facts.encode()).hexdigest()[:16]
+    def get(self, candidates: Sequence[Candidate]) -> Choice | None:
+        """Return the choice among these candidates; None: there is none yet."""
+        found = self._content().get(self._key(candidates))
+        return (str(found[0]), str(found[1])) if isinstance(found, list) and len(found) == 2 else None
 
-    @staticmethod
-    def _file() -> Path:
-        """Raises RuntimeError where the user has no home."""
-        folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(folder) / "ussfc" / "engines.json"
+    def put(self, candidates: Sequence[Candidate], choice: Choice) -> None:
+        """Keep the choice among these candidates, if the file can be written."""
+        # A machine without a home that can be written measures every time.
+        with suppress(OSError):
+            if self._file is None:
+                return
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            part = self._file.with_suffix(f".{os.getpid()}.part")
+            part.write_text(json.dumps({**self._content(), self._key(candidates): list(choice)}))
+            part.replace(self._file)
 
-    def _all(self) -> dict[str, list[str]]:
-        # Missing, unreadable or torn: it is measured again.
-        with suppress(OSError, ValueError, RuntimeError):
-            found = json.loads(self._file().read_text())
+    def _key(self, candidates: Sequence[Candidate]) -> str:
+        speeds = sorted(candidate.speed_key for candidate in candidates)
+        facts = json.dumps([self._processor, self._release, speeds])
+        return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+    def _content(self) -> dict[str, list[str]]:
+        # Missing, unreadable or torn: the choice is measured again.
+        with suppress(OSError, ValueError):
+            found = json.loads(self._file.read_text()) if self._file else None
             if isinstance(found, dict):
                 return found
         return {}
 
-    def choice(self) -> Choice | None:
-        found = self._all().get(self._name)
-        return (str(found[0]), str(found[1])) if isinstance(found, list) and len(found) == 2 else None
 
-    def keep(self, choice: Choice) -> None:
-        # A machine without a home that can be written measures every time.
-        with suppress(OSError, RuntimeError):
-            file = self._file()
-            file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(f".{os.getpid()}.part")
-            part.write_text(json.dumps({**self._all(), self._name: list(choice)}))
-            part.replace(file)
+def _users_file() -> Path | None:
+    """Return the file in the user's cache; None: the user has no home."""
+    try:
+        folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return Path(folder) / "ussfc" / "engines.json"
 
 
 def _processor() -> list[str]:
-    """What tells a processor, and a GPU if there is one, from others."""
+    """Return facts that distinguish this processor, and its GPU if there is one, from others."""
     import torch
 
     facts = [platform.machine()]

@@ -156,12 +156,14 @@ def _network_rows(
             try:
                 recipe = ussfc.detector_spec(
                     model,
-                    patch_size=plain.patch_size,
-                    ssfc=config.inference.ssfc,
-                    engine=engine,
-                    precision=precision,
-                    device=plain.device,
-                    batch_size=batch,
+                    ussfc.DetectorOptions(
+                        patch_size=plain.patch_size,
+                        ssfc=config.inference.ssfc,
+                        engine=engine,
+                        precision=precision,
+                        device=plain.device,
+                        batch_size=batch,
+                    ),
                 )
                 row |= measure_beside(reference, recipe, measurement.rounds, measurement.seconds)
             except ussfc.ModelError as error:

@@ -109,11 +109,13 @@ def _choose(config: RunConfig, model: ussfc.ModelSpec) -> dict[str, str]:
     inference = config.inference
     recipe = ussfc.detector_spec(
         model,
-        patch_size=config.tiling.patch_size,
-        ssfc=inference.ssfc,
-        engine=inference.engine,
-        precision=inference.precision,
-        device=inference.device,
+        ussfc.DetectorOptions(
+            patch_size=config.tiling.patch_size,
+            ssfc=inference.ssfc,
+            engine=inference.engine,
+            precision=inference.precision,
+            device=inference.device,
+        ),
     )
     return {"engine": recipe.engine, "precision": recipe.precision}
 

@@ -61,11 +61,13 @@ def plain_recipe(config: RunConfig, model: ussfc.ModelSpec, patch_size: int | No
     inference = config.inference
     return ussfc.detector_spec(
         model,
-        patch_size=patch_size,
-        ssfc=inference.ssfc,
-        engine="torch",
-        precision="float32",
-        device=inference.device,
+        ussfc.DetectorOptions(
+            patch_size=patch_size,
+            ssfc=inference.ssfc,
+            engine="torch",
+            precision="float32",
+            device=inference.device,
+        ),
     )
 
 

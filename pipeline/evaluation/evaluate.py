@@ -191,10 +191,17 @@ def _picture_jobs(
     pairs: LabelledPairs, config: RunConfig, spec: ussfc.ModelSpec, with_baseline: bool
 ) -> list[_ScoreJob]:
     recipe = ussfc.detector_spec(
-        spec, patch_size=config.tiling.patch_size or spec.patch_size, ssfc=config.inference.ssfc,
-        engine=config.inference.engine, precision=config.inference.precision, device=config.inference.device,
-        batch_size=config.inference.batch_size, streams=config.cluster.network_threads,
-    )  # fmt: skip
+        spec,
+        ussfc.DetectorOptions(
+            patch_size=config.tiling.patch_size or spec.patch_size,
+            ssfc=config.inference.ssfc,
+            engine=config.inference.engine,
+            precision=config.inference.precision,
+            device=config.inference.device,
+            batch_size=config.inference.batch_size,
+            streams=config.cluster.network_threads,
+        ),
+    )
     computer = open_computer(recipe.build(), taper_weights(recipe.patch_size, "box"))
 
     def job(index: int) -> tuple[SceneScore, _Shown]:

@@ -50,12 +50,14 @@ def resolve_detector(
         chosen |= recorded
     return ussfc.detector_spec(
         plan.model,
-        patch_size=plan.layout.patch_size,
-        ssfc=plan.layout.ssfc,
-        batch_size=inference.batch_size,
-        streams=plan.threads,
+        ussfc.DetectorOptions(
+            patch_size=plan.layout.patch_size,
+            ssfc=plan.layout.ssfc,
+            batch_size=inference.batch_size,
+            streams=plan.threads,
+            **chosen,
+        ),
         choose=partial(_choose_for_workers, plan, ask) if plan.executor in REMOTE_KINDS else None,
-        **chosen,
     )
 
 

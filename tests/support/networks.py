@@ -1,6 +1,8 @@
-"""Networks and patches that the tests of several engines share; needs torch and NumPy alone."""
+"""Networks and patches for the tests of several engines; torch and NumPy are enough to import it."""
 
 from __future__ import annotations
+
+import weakref
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +22,10 @@ FloatArray = npt.NDArray[np.float32]
 
 
 def drawn_network(seed: int, bands: int = 3, ratio: float = 0.25) -> USSFCNet:
-    """Weights, biases and statistics of the norms that none of the foldings is trivially right for.
+    """Draw weights, biases and statistics of the norms for which no folding is trivially right.
 
-    Every norm has a mean, a variance, a scale (some negative) and a shift of its own, far from 0 and 1, as no
-    freshly made network has them.
+    Every norm has a mean, a variance, a scale (some negative) and a shift of its own, far from the 0 and 1 of a new
+    network.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -52,16 +54,37 @@ def drawn_network(seed: int, bands: int = 3, ratio: float = 0.25) -> USSFCNet:
 
 
 def noise(seed: int, count: int, bands: int, rows: int, cols: int) -> tuple[FloatArray, FloatArray]:
-    """Patches of both dates, ``(count, bands, rows, cols)`` float32 in [0, 1]."""
+    """Draw patches of both dates, ``(count, bands, rows, cols)`` float32 in [0, 1]."""
     before, after = np.random.default_rng(seed).random((2, count, bands, rows, cols), np.float32)
     return before, after
 
 
 def eager(network: nn.Module, before: FloatArray, after: FloatArray) -> FloatArray:
-    """What PyTorch says in float32 on the CPU, ``(N, H, W)``."""
+    """Return PyTorch's probabilities in float32 on the CPU, ``(N, H, W)``."""
     with torch.inference_mode():
         images = (
             to_network_range(torch.from_numpy(np.ascontiguousarray(image))) for image in (before, after)
         )
         probability: FloatArray = network(*images)[:, 0].numpy()
     return probability
+
+
+class SmallDevice(torch.nn.Module):
+    """A network on a device with room for so many patches."""
+
+    def __init__(self, network: torch.nn.Module, room: int) -> None:
+        super().__init__()
+        self.network = network
+        self.room = room
+        self.sizes: list[int] = []
+        self.seen: list[weakref.ref[torch.Tensor]] = []
+
+    def forward(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(before))
+        self.seen.append(weakref.ref(before))
+        if len(before) > self.room:
+            raise torch.cuda.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which "
+                "1.00 GiB is free. Of the allocated memory 1 GiB\nis allocated by PyTorch. See the documentation."
+            )
+        return self.network(before, after)

@@ -25,7 +25,8 @@ from tests.support.paths import ROOT
 from tests.support.scenes import write_bare_weights
 from ussfc import bench as measures
 from ussfc import cli
-from ussfc.detector import DetectorSpec, detector_spec
+from ussfc.detector import DetectorSpec
+from ussfc.detector_options import DetectorOptions, detector_spec
 from ussfc.engines import PRECISIONS, FloatArray
 from ussfc.network import USSFCNet
 from ussfc.pipeline.benchmark import bench, end_to_end, machine
@@ -69,11 +70,11 @@ class Abacus:
         return Skewed(measures.PlainNetwork(self.recipe))
 
 
-def with_abacus(*args: Any, **options: Any) -> DetectorSpec | Abacus:
-    if options.get("engine") != "abacus":
-        return detector_spec(*args, **options)
-    precision = options["precision"]
-    return Abacus(detector_spec(*args, **options | {"engine": "torch", "precision": "float32"}), precision)
+def with_abacus(model: ussfc.ModelSpec, options: DetectorOptions) -> DetectorSpec | Abacus:
+    if options.engine != "abacus":
+        return detector_spec(model, options)
+    plain = dataclasses.replace(options, engine="torch", precision="float32")
+    return Abacus(detector_spec(model, plain), options.precision)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -208,7 +209,9 @@ def test_roof_is_the_lower_of_memory_and_arithmetic(command: tuple[Result, dict[
 def test_deviation_is_the_largest_difference(command: tuple[Result, dict[str, Any]], model: Path) -> None:
     spec = ussfc.find_model(str(model))
     # Named, because the default engine and precision depend on the processor.
-    recipe = detector_spec(spec, patch_size=PATCH, device="cpu", engine="torch", precision="float32")
+    recipe = detector_spec(
+        spec, DetectorOptions(patch_size=PATCH, device="cpu", engine="torch", precision="float32")
+    )
     before, after = demo_patches(spec, PATCH)
     assert before.shape == after.shape == (MOST_PATCHES, 3, PATCH, PATCH)
     plain = measures.PlainNetwork(recipe).predict(before, after)

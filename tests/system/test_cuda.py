@@ -146,7 +146,7 @@ def test_networks_that_the_fused_kernels_are_not_made_for(
 def test_what_there_is_not_is_refused(engine: str, precision: str) -> None:
     with pytest.raises(ModelError) as caught:
         CudaEngine(USSFCNet(3, 0.5).eval(), (1, 3, 64, 64), engine, precision)
-    assert str(caught.value) == f"engine {engine}, precision {precision}: not there on a CUDA device"
+    assert str(caught.value) == f"engine {engine}, precision {precision}: not available on a CUDA device"
 
 
 @every_kind

@@ -1,4 +1,4 @@
-"""Engines: what runs the network's arithmetic."""
+"""Engines, which run the network's arithmetic: their interfaces and the combinations that there are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 SourceArray = npt.NDArray[np.integer] | FloatArray
-"""Numbers as scenes hold them: integers of 8 or 16 bits, or float32."""
+"""Numbers of a scene: integers of 8 or 16 bits, or float32."""
 
 DEVICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("torch", "float32"): ("cpu", "cuda"),
@@ -21,8 +21,8 @@ DEVICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("openvino", "float16"): ("cpu",),
     ("triton", "float16"): ("cuda",),
 }
-"""Kinds of device that an engine computes a precision on. bfloat16 is left out on CUDA: with 8 bits of mantissa the
-features move a probability by more than 0.02, float16 by a tenth of that."""
+"""Devices that an engine computes a precision on. bfloat16 is left out on CUDA: with 8 bits of mantissa the features
+move a probability by more than 0.02, float16 by a tenth of that."""
 
 PRECISIONS: dict[str, tuple[str, ...]] = {
     engine: tuple(precision for other, precision in DEVICES if other == engine) for engine, _ in DEVICES
@@ -35,14 +35,14 @@ class OutOfMemory(Exception):
 
 
 class Engine(Protocol):
-    """A network ready to run. One batch gives the same bytes, whoever calls and however many at once."""
+    """A network ready to run. One batch gives the same bytes from any thread, beside any other calls."""
 
     @property
     def streams(self) -> int:
         """Batches that may run at the same time; more callers wait."""
 
     def run(self, before_NBHW: FloatArray, after_NBHW: FloatArray) -> FloatArray:
-        """Change probability of a batch.
+        """Compute the change probability of a batch.
 
         Args:
             before_NBHW: ``(N, bands, H, W)`` float32 in [0, 1], H and W multiples of 16.
@@ -57,30 +57,30 @@ class Engine(Protocol):
 
 
 class Pending(Protocol):
-    """What a device is still computing."""
+    """A result that a device is still computing."""
 
     @property
     def seconds(self) -> float:
-        """What the device took for it; known once there is a result."""
+        """Time that the device took, seconds; known once there is a result."""
 
     def result(self) -> FloatArray:
-        """Wait for it."""
+        """Wait for the result and return it."""
 
 
 class RadiometricMapping(Protocol):
-    """Linear mapping of one date to [0, 1], where it is cut off."""
+    """Linear mapping of one date to [0, 1], clipped there."""
 
     @property
     def low(self) -> tuple[float, ...]:
-        """Number that becomes 0, one a band."""
+        """Number that becomes 0, one per band."""
 
     @property
     def high(self) -> tuple[float, ...]:
-        """Number that becomes 1, one a band."""
+        """Number that becomes 1, one per band."""
 
 
 class TileEngine(Engine, Protocol):
-    """An engine with memory of its own: a tile goes there once, its patches are cut and blended there."""
+    """An engine on a device with memory of its own: a tile goes there once, its patches are cut and blended there."""
 
     def upload(
         self,
@@ -89,16 +89,16 @@ class TileEngine(Engine, Protocol):
         mappings: tuple[RadiometricMapping, RadiometricMapping] | None = None,
         seen: BoolArray | None = None,
     ) -> object:
-        """Begin to copy a tile to the device; any thread may, while the device computes another tile.
+        """Start to copy a tile to the device, from any thread, while the device computes another tile.
 
         Args:
             before_BHW: ``(bands, rows, cols)`` finite source numbers.
             after_BHW: the same shape.
-            mappings: of before and after; None: the numbers are in [0, 1] already.
+            mappings: mapping of before and of after; None: the numbers are in [0, 1] already.
             seen: ``(rows, cols)``; False where both dates are set to 0.5. None: nowhere.
 
         Returns:
-            What :meth:`blend` takes.
+            The tile, for :meth:`blend`.
 
         Raises:
             OutOfMemory: the device has no room for the tile.
@@ -112,14 +112,14 @@ class TileEngine(Engine, Protocol):
         weights: FloatArray,
         batch_size: int,
     ) -> Pending:
-        """Begin to compute the weighted mean of a tile's patches; one call at a time, none waits for the device.
+        """Start to compute the weighted mean of a tile's patches; one call at a time, none waits for the device.
 
         Args:
-            uploaded: of :meth:`upload`.
+            uploaded: result of :meth:`upload`.
             corners: (row, column) in the tile of each patch's upper left pixel, in the order of summation.
-            core: rows and columns ``(y0, x0, y1, x1)`` of the tile that are wanted.
+            core: rows and columns ``(y0, x0, y1, x1)`` of the tile to return.
             weights: ``(patch, patch)`` blend weights.
-            batch_size: patches that go through the network together; the last ones are filled up.
+            batch_size: patches that go through the network together; the last batch is filled up.
 
         Returns:
             ``(y1 - y0, x1 - x0)`` float32; 0 where no patch lies.

@@ -24,7 +24,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 class Forward(Protocol):
-    """The network over batches of patches of a tile that is on the device."""
+    """A network that predicts batches of patches of a tile on the device."""
 
     def __call__(self, tile_2BHW: Tensor, corners: Tensor, patch: int) -> Tensor:
         """Predict a batch.
@@ -32,7 +32,7 @@ class Forward(Protocol):
         Args:
             tile_2BHW: both dates, float32 in [0, 1].
             corners: (N, 2) int32, row and column where each patch begins.
-            patch: side of a patch.
+            patch: side of a patch, pixels.
 
         Returns:
             ``(N, patch, patch)`` float32; the next call may overwrite it.
@@ -51,9 +51,9 @@ class Forward(Protocol):
         """Add the first patches of a batch, in their order, to the weighted sum over a core.
 
         Args:
-            probability: of a call.
-            corners: that the call was given.
-            places: the same corners on the host, of the patches that count; the others fill the batch.
+            probability: result of a call.
+            corners: argument of that call.
+            places: the same corners on the host, without those of the patches that only fill the batch.
             taper: (patch, patch) blend weights.
             origin: row and column of the tile where the core begins.
             total: (rows, cols) float32, the sum of weighted probabilities over the core.
@@ -78,11 +78,11 @@ class _Pending:
 
     @property
     def seconds(self) -> float:
-        """What the device took for it; known once there is a result."""
+        """Time that the device took, seconds; known once there is a result."""
         return float(self._begun.elapsed_time(self._there)) / 1000
 
     def result(self) -> FloatArray:
-        """Wait for it.
+        """Wait for the result and return it.
 
         Raises:
             ModelError: float16 was too narrow for the network's features.
@@ -98,12 +98,12 @@ class _Pending:
 
 
 class CudaEngine:
-    """A network on the CUDA device of this process, as an :class:`ussfc.engines.TileEngine`.
+    """Run a network on the CUDA device of this process, as an :class:`ussfc.engines.TileEngine`.
 
     Copies to and from the device run beside the arithmetic, on a stream of their own.
 
     Args:
-        network: copied.
+        network: the network; copied.
         shape: ``(N, bands, patch, patch)`` of a batch.
         engine: ``torch``: cuDNN and PyTorch's own kernels; ``triton``: :mod:`ussfc.engines.kernels`, which are
             compiled at the first start on a machine and need a C compiler for that.
@@ -111,7 +111,7 @@ class CudaEngine:
             SSFC and the blending are float32.
 
     Raises:
-        ModelError: there is no device, or not for this engine, precision or network.
+        ModelError: no device, or none for this engine, precision or network.
         OutOfMemory: the device has no room for a batch.
     """
 
@@ -123,7 +123,7 @@ class CudaEngine:
         precision: str = "float32",
     ) -> None:
         if engine not in ("torch", "triton") or precision not in PRECISIONS[engine]:
-            raise ModelError(f"engine {engine}, precision {precision}: not there on a CUDA device")
+            raise ModelError(f"engine {engine}, precision {precision}: not available on a CUDA device")
         if not torch.cuda.is_available():
             built = torch.version.cuda or "none"
             raise ModelError(
@@ -147,9 +147,9 @@ class CudaEngine:
         return 1
 
     def run(self, before_NBHW: FloatArray, after_NBHW: FloatArray) -> FloatArray:
-        """Change probability of a batch, see :meth:`ussfc.engines.Engine.run`."""
+        """Compute the change probability of a batch, see :meth:`ussfc.engines.Engine.run`."""
         count, _, rows, _ = before_NBHW.shape
-        # The patches one above the other are a tile.
+        # Patches one above the other make a tile.
         before, after = (np.concatenate(list(image), axis=1) for image in (before_NBHW, after_NBHW))
         uploaded = self.upload(before, after)
         with self._turn, _computing(self._stream):
@@ -168,7 +168,7 @@ class CudaEngine:
     ) -> _Uploaded:
         """See :meth:`ussfc.engines.TileEngine.upload`."""
         with _errors(), torch.inference_mode(), torch.cuda.stream(self._copying):
-            # As they are: the fewest bytes for the host to touch and to send.
+            # Source numbers: the fewest bytes for the host to touch and to send.
             images = [_sent(signed(image)) for image in (before_BHW, after_BHW)]
             unsigned = before_BHW.dtype == np.uint16, after_BHW.dtype == np.uint16
             ends = None if mappings is None else _sent(ends_of(mappings))
@@ -188,13 +188,13 @@ class CudaEngine:
         y0, x0, y1, x1 = core
         with self._turn, _computing(self._stream):
             self._stream.wait_event(given.there)
-            # The tile was made on another stream: its memory must not be given away before this one is through.
+            # The tile was made on another stream: its memory must not be reused before this stream is done with it.
             given.tile.record_stream(self._stream)
             begun = _now()
             taper = self._taper(weights)
             total = torch.zeros((y1 - y0, x1 - x0), device="cuda")
             weight = torch.zeros_like(total)
-            # All batches of one shape: what fills the last is not added.
+            # All batches have one shape; the patches that fill the last are not added.
             filled = [*corners, *[corners[0]] * (-len(corners) % batch_size)]
             there = _on_device(filled)
             for start in range(0, len(corners), batch_size):
@@ -223,16 +223,16 @@ def _errors() -> Iterator[None]:
         yield
         return
     except torch.cuda.OutOfMemoryError as error:
-        # The next sentences tell how to debug an allocator.
-        said = ". ".join(" ".join(str(error).split()).split(". ")[:3])
+        # The sentences after the third are about debugging an allocator.
+        reason = ". ".join(" ".join(str(error).split()).split(". ")[:3])
     # Not in the except clause: the error's traceback holds the forward's tensors.
     torch.cuda.empty_cache()
-    raise OutOfMemory(f"device cuda: {said}")
+    raise OutOfMemory(f"device cuda: {reason}")
 
 
 @contextmanager
 def _computing(stream: torch.cuda.Stream) -> Iterator[None]:
-    """Arithmetic on a stream. One thread at a time: cuDNN's settings are the process's."""
+    """Compute on a stream. One thread at a time: cuDNN's settings belong to the process."""
     # By default cuDNN computes float32 convolutions in TF32 (10 bits) and picks algorithms as it likes.
     flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     with _errors(), torch.inference_mode(), torch.cuda.stream(stream), flags:
@@ -240,7 +240,7 @@ def _computing(stream: torch.cuda.Stream) -> Iterator[None]:
 
 
 def _sent(array: npt.NDArray[Any]) -> Tensor:
-    """A copy on the device, on its way there; the array may change."""
+    """Start to copy an array to the device; the array may change afterwards."""
     dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
     pinned = torch.empty(array.shape, dtype=dtype, pin_memory=True)
     pinned.numpy()[:] = array
@@ -248,20 +248,20 @@ def _sent(array: npt.NDArray[Any]) -> Tensor:
 
 
 def _on_device(corners: Sequence[tuple[int, int]]) -> Tensor:
-    """(N, 2) int32."""
+    """Copy corners to the device, (N, 2) int32."""
     pinned = torch.tensor(corners, dtype=torch.int32).pin_memory()
     return pinned.to("cuda", non_blocking=True)
 
 
 def _now() -> torch.cuda.Event:
-    """An event on the current stream."""
+    """Record an event on the current stream."""
     event = torch.cuda.Event(enable_timing=True)
     event.record()
     return event
 
 
 class _Library:
-    """PyTorch's own kernels."""
+    """A network computed by PyTorch's own kernels."""
 
     def __init__(self, network: FoldedUSSFCNet, dtype: torch.dtype) -> None:
         # The matrix units want channels last; without them (float32) the plain layout is quicker.

@@ -15,10 +15,10 @@ from ussfc.folded import FoldedConv, FoldedCooperation, FoldedDoubleConv, Folded
 from ussfc.layers import SSFC_EPS
 
 BLOCK_CHANNELS = 16
-"""Channels that the kernels take together: the least that matrix units multiply."""
+"""Channels that the kernels process together: the least that matrix units multiply."""
 
-# How the kernels are cut was tried out on an H100 (docs/performance.md). It decides the order of sums, hence the last
-# bits: it may not depend on the device.
+# The sizes of the kernels' programs were chosen on an H100 (docs/performance.md). They decide the order of sums, hence
+# the last bits: they may not depend on the device.
 
 CYCLIC_TILE = (8, 16)
 """Rows and columns of a program of :func:`ussfc.engines.kernels.cyclic`; four warps."""
@@ -65,7 +65,7 @@ class _Halves:
 
 
 def cyclic_weights(cooperation: FoldedCooperation) -> Tensor:
-    """The three convolutions of a CMConv as :func:`ussfc.engines.kernels.cyclic` wants them.
+    """Arrange the three convolutions of a CMConv for :func:`ussfc.engines.kernels.cyclic`.
 
     Returns:
         (C / 16, 25 x 16, 16).
@@ -215,7 +215,7 @@ class FusedNetwork:
         )
 
     def stem(self, tile_2BHW: Tensor, corners: Tensor) -> None:
-        """Begin with a batch.
+        """Run the first convolution of a batch.
 
         Args:
             tile_2BHW: both dates of a tile, float32 in [0, 1], contiguous.
@@ -231,7 +231,7 @@ class FusedNetwork:
         )  # fmt: skip
 
     def rest(self) -> Tensor:
-        """All that follows :meth:`stem`; (patches, height, width) float32, a buffer that the next batch overwrites."""
+        """Run everything after :meth:`stem`; return (patches, height, width) float32, overwritten by the next batch."""
         self._first_level(self._skips[0], self._pooled[0])
         for level, (first, one, native, two) in enumerate(self._levels):
             halves, again = self._encoder_halves[level]
@@ -285,7 +285,7 @@ class FusedNetwork:
     ) -> None:
         patches, height, width, half = out.shape
         block, block_out = 128, min(half, 128)
-        # The deepest level is a ready map; what the kernel then does not look at is given as that too.
+        # The deepest level is a ready map; it also stands for the arguments that the kernel does not read then.
         deepest = self._skips[-1]
         parts = (low.native, low.aux, low.statistics, low.affine) if low else (deepest,) * 4
         deep = deepest.shape[-1] // 2 if low is None else low.native.shape[-1]
@@ -332,20 +332,20 @@ class FusedNetwork:
 
 
 def _programs(shape: tuple[int, int], tile: tuple[int, int]) -> int:
-    """Programs that cover a map by tiles."""
+    """Return the number of programs that cover a map by tiles."""
     return -(-shape[0] // tile[0]) * -(-shape[1] // tile[1])
 
 
 class FusedForward:
-    """:class:`FusedNetwork` for batches of patches anywhere in a tile, as a :class:`ussfc.engines.cuda_engine.Forward`.
+    """Run a :class:`FusedNetwork` on patches anywhere in a tile, as a :class:`ussfc.engines.cuda_engine.Forward`.
 
     Args:
         network: the folded network.
-        shape: ``(N, bands, H, W)`` of a batch; others are prepared when they come.
+        shape: ``(N, bands, H, W)`` of a batch; other shapes are prepared at their first batch.
         dtype: float16.
 
     Raises:
-        ModelError: a network that the kernels are not made for, or a machine that cannot compile or run them.
+        ModelError: the kernels are not made for this network, or the machine cannot compile or run them.
     """
 
     def __init__(self, network: FoldedUSSFCNet, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
@@ -370,16 +370,16 @@ class FusedForward:
             self.accumulate(self(tile, corners, rows), corners, [(0, 0)], taper, (0, 0), total, weight)
         except torch.cuda.OutOfMemoryError:
             raise
-        # What Triton raises for a missing compiler or too small a device is of many kinds.
+        # Triton raises errors of many kinds for a missing compiler or too small a device.
         except Exception as error:
-            said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise ModelError(
-                f"engine triton: its kernels do not run here ({said}); they need a C compiler and a device with "
+                f"engine triton: its kernels do not run here ({reason}); they need a C compiler and a device with "
                 "100 kB of shared memory; take --engine torch"
             ) from error
 
     def __call__(self, tile_2BHW: Tensor, corners: Tensor, patch: int) -> Tensor:
-        """Probabilities of the patches, ``(N, patch, patch)`` float32; the next call overwrites them."""
+        """Predict the patches, ``(N, patch, patch)`` float32; the next call overwrites the result."""
         network, graph = self._prepared(tile_2BHW, corners, patch)
         network.stem(tile_2BHW, corners)
         graph.replay()
@@ -414,7 +414,7 @@ class FusedForward:
             network.rest()
             torch.cuda.current_stream().synchronize()
             graph = torch.cuda.CUDAGraph()
-            # Other threads allocate memory meanwhile, which only a recording of this thread alone lets them.
+            # Other threads allocate memory meanwhile, which only a recording of this thread alone permits.
             with torch.cuda.graph(
                 graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
             ):

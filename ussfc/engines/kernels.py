@@ -1,8 +1,8 @@
 """Triton kernels of USSFC-Net for CUDA devices, 16-bit features, float32 sums.
 
-The network moves far more bytes than it computes, so each kernel reads a feature map once and applies on the way in
-what stands before it (SSFC, norm, ReLU) and on the way out what follows (bias, ReLU, the sums that SSFC needs, the
-difference of the dates, the pooling). All sums are made in a fixed order: the same input gives the same bytes.
+The network moves far more bytes than it computes, so each kernel reads a feature map once, applies the operations
+before it (SSFC, norm, ReLU) on the way in, and those after it (bias, ReLU, the sums that SSFC needs, the difference
+of the dates, the pooling) on the way out. All sums are made in a fixed order: the same input gives the same bytes.
 
 Layouts, innermost last: features ``(images, rows, cols, channels)``; "images" are the patches of the before date and
 then those of the after date in the encoders, patches in the decoder. ``native`` and ``aux`` are the two halves of an
@@ -15,19 +15,19 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Features beyond float16 become infinite and then NaN. A maximum that drops NaN would make an answer of it.
+# Features beyond float16 become infinite and then NaN. A maximum that drops NaN would make a probability of it.
 EVERY_NAN = tl.constexpr(tl.PropagateNan.ALL)
 
 
 @triton.jit
 def _activated(x, scale, shift):
-    """Norm and ReLU; (pixels, channels)."""
+    """Apply norm and ReLU; (pixels, channels)."""
     return tl.maximum(x.to(tl.float32) * scale[None, :] + shift[None, :], 0.0, propagate_nan=EVERY_NAN)
 
 
 @triton.jit
 def _cooperated(x, mean, inverse):
-    """SSFC with known statistics."""
+    """Apply SSFC with known statistics."""
     x = x.to(tl.float32)
     deviation = x - mean[None, :]
     return x * tl.sigmoid(deviation * deviation * inverse[None, :] + 0.5)
@@ -38,7 +38,7 @@ def stem(
     image, corners, weight, bias, out, patches, height, width, date_stride, band_stride, row_stride,
     BANDS: tl.constexpr, TAPS: tl.constexpr, OUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """First 3x3 convolution and ReLU, read straight from the images.
+    """Apply the first 3x3 convolution and ReLU, straight to the images.
 
     ``image`` holds both dates as float32 in [0, 1], ``corners`` (patches, 2) int32 the row and column where each
     patch begins. ``weight`` is (2, TAPS, OUT), row ``9 band + 3 y + x``, zero beyond ``9 BANDS``.
@@ -59,7 +59,7 @@ def stem(
     values = tl.load(
         image + start + band[None, :] * band_stride + at_y * row_stride + at_x, mask=there, other=0.5
     )
-    # What lies outside a patch is 0 in the network's range, 0.5 in the images'.
+    # Outside of a patch there is 0 in the network's range, 0.5 in the images'.
     values = (values * 2 - 1).to(out.dtype.element_ty)
     channel = tl.arange(0, OUT)
     weights = tl.load(weight + (encoder * TAPS + tap[:, None]) * OUT + channel[None, :])
@@ -77,7 +77,7 @@ def first_level(
     features, weight, bias, skip, pooled, patches, height, width,
     C: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """Second 3x3 convolution and ReLU of both encoders; writes their absolute difference and their 2x2 maxima.
+    """Apply the second 3x3 convolution and ReLU of both encoders; write their absolute difference and 2x2 maxima.
 
     A program has ROWS x COLS pixels of the pooled map. ``weight`` is (2, 9, C, C): in, out.
     """
@@ -129,7 +129,7 @@ def native_plain(
     features, weight, bias, out, per_set, pixels,
     IN: tl.constexpr, OUT: tl.constexpr, BLOCK: tl.constexpr, BLOCK_IN: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
-    """1x1 convolution and ReLU of a map that is ready. ``weight`` is (sets, IN, OUT), image n uses set n // per_set."""
+    """Apply a 1x1 convolution and ReLU to a ready map. ``weight`` is (sets, IN, OUT), image n uses set n // per_set."""
     n = tl.program_id(2)
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     column = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
@@ -152,7 +152,7 @@ def native_activated(
     native, aux, statistics, affine, weight, bias, out, per_set, pixels,
     HALF: tl.constexpr, OUT: tl.constexpr, BLOCK: tl.constexpr, BLOCK_IN: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
-    """1x1 convolution and ReLU of an MSDConv's halves. ``affine`` is (sets, 2, 2 HALF), scale and shift."""
+    """Apply a 1x1 convolution and ReLU to an MSDConv's halves. ``affine`` is (sets, 2, 2 HALF), scale and shift."""
     n = tl.program_id(2)
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     column = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
@@ -188,7 +188,7 @@ def native_upsampled(
     SKIP: tl.constexpr, HALF: tl.constexpr, PLAIN: tl.constexpr, OUT: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_IN: tl.constexpr, BLOCK_SKIP: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
-    """The decoder's first ``native``: 1x1 convolution of the skip plus transposed convolution of the deeper level.
+    """Apply the decoder's first ``native``: 1x1 convolution of the skip and transposed convolution of the deeper level.
 
     A program has BLOCK pixels of the deeper level and one of the four places under each. ``weight_up`` is
     (4, 2 HALF, OUT). PLAIN: the deeper level is one ready map of 2 HALF channels at ``native``.
@@ -237,7 +237,7 @@ def native_upsampled(
 
 @triton.jit
 def _tap(origin, y, x, width, height, inside, CHANNELS: tl.constexpr, TAP: tl.constexpr):
-    """What a CMConv reads at one of its 25 taps: the middle, then 8 each of dilations 1, 3 and 6, row by row."""
+    """Load one of the 25 taps of a CMConv: the middle, then 8 each of dilations 1, 3 and 6, row by row."""
     ring: tl.constexpr = (TAP - 1) % 8
     place: tl.constexpr = ring if ring < 4 else ring + 1
     scale: tl.constexpr = (TAP - 1) // 8 + 1
@@ -254,7 +254,7 @@ def cyclic(
     native, weight, bias, aux, partial, per_set, height, width,
     HALF: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """CMConv, norm and ReLU, with the sums and sums of squares that SSFC needs.
+    """Apply CMConv, norm and ReLU, and write the sums and sums of squares that SSFC needs.
 
     Its three convolutions are one of 25 taps by blocks of C channels, for the matrix units: ``weight`` is
     (sets, HALF / C, 25 C, C), first the middle's C x C (in, out), then six times four taps, (in, tap) x out. Four
@@ -306,7 +306,7 @@ def cyclic(
 def finish_statistics(
     partial, statistics, parts, pixels, eps, HALF: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """From the partial sums of :func:`cyclic` to mean and ``1 / (2 variance + eps)``."""
+    """Turn the partial sums of :func:`cyclic` into mean and ``1 / (2 variance + eps)``."""
     n = tl.program_id(0)
     channel = tl.program_id(1) * C + tl.arange(0, C)
     total = tl.zeros((BLOCK, C), tl.float32)
@@ -327,7 +327,7 @@ def encoder_output(
     native, aux, statistics, affine, skip, pooled, patches, height, width,
     HALF: tl.constexpr, POOL: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """End of a level: the absolute difference of the dates, and the 2x2 maxima of each where a deeper level follows."""
+    """End a level: write the absolute difference of the dates, and the 2x2 maxima of each if a deeper level follows."""
     n = tl.program_id(2).to(tl.int64)
     second: tl.constexpr = HALF // C
     part = tl.program_id(1)
@@ -378,7 +378,7 @@ def encoder_output(
 
 @triton.jit
 def head(native, aux, statistics, affine, weight, bias, out, pixels, HALF: tl.constexpr, BLOCK: tl.constexpr):
-    """Last 1x1 convolution and sigmoid; ``out`` is (patches, pixels) float32."""
+    """Apply the last 1x1 convolution and sigmoid; ``out`` is (patches, pixels) float32."""
     n = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < pixels

@@ -19,7 +19,7 @@ from ussfc.layers import SSFC_EPS
 from ussfc.network import USSFCNet
 
 CAPABILITY = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
-"""What OpenVINO calls the arithmetic that a processor must have for a precision."""
+"""OpenVINO's name of the arithmetic that a processor must have for a precision."""
 
 HINT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
@@ -32,25 +32,25 @@ Node = Any
 
 
 def precisions_here() -> tuple[str, ...]:
-    """Precisions that this processor computes in itself, rather than by way of another."""
+    """Return the precisions that this processor computes in natively."""
     offered = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return tuple(precision for precision in PRECISIONS["openvino"] if CAPABILITY[precision] in offered)
 
 
 class OpenVINOEngine:
-    """OpenVINO as an :class:`ussfc.engines.Engine`.
+    """Run a network by OpenVINO, as an :class:`ussfc.engines.Engine`.
 
     Each stream has one thread: the number of threads that share a sum would move its last bit, and one patch a core
     keeps the feature maps in the core's cache.
 
     Args:
-        network: copied.
+        network: the network; copied.
         shape: ``(N, bands, H, W)`` of every batch.
         precision: ``float32``, ``bfloat16`` or ``float16``.
         streams: batches at the same time.
 
     Raises:
-        ModelError: a precision that there is not, or that this processor does not compute in.
+        ModelError: an unknown precision, or one that this processor does not compute in.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class OpenVINOEngine:
                 "worker of a run needs it, so choose another --precision or other machines"
             )
         if streams < 1:
-            raise ModelError(f"streams {streams}: wanted at least 1")
+            raise ModelError(f"streams {streams}: expected at least 1")
         options = {
             "NUM_STREAMS": streams,
             "INFERENCE_NUM_THREADS": streams,
@@ -88,7 +88,7 @@ class OpenVINOEngine:
         return self._streams
 
     def run(self, before_NBHW: FloatArray, after_NBHW: FloatArray) -> FloatArray:
-        """Change probability of a batch, see :meth:`ussfc.engines.Engine.run`."""
+        """Compute the change probability of a batch, see :meth:`ussfc.engines.Engine.run`."""
         request = self._free.get()
         try:
             inputs = (np.ascontiguousarray(image) for image in (before_NBHW, after_NBHW))
@@ -100,10 +100,10 @@ class OpenVINOEngine:
 
 
 def graph(network: FoldedUSSFCNet, shape: tuple[int, int, int, int]) -> Any:
-    """The network in OpenVINO's operations; built by hand, since converting it takes half a minute.
+    """Build the network of OpenVINO's operations, by hand, since converting it takes half a minute.
 
     Args:
-        network: its weights are copied.
+        network: the folded network; its weights are copied.
         shape: ``(N, bands, H, W)`` of both inputs, which are in [0, 1].
 
     Returns:
@@ -144,7 +144,7 @@ def _convolution(x: Node, weight: Tensor, padding: int = 0) -> Node:
 
 
 def _grouped(x: Node, weight: Tensor, groups: int, dilation: int) -> Node:
-    """A 3x3 convolution by groups; ``weight`` is (out, in / groups, 3, 3)."""
+    """Add a grouped 3x3 convolution; ``weight`` is (out, in / groups, 3, 3)."""
     out, inner, rows, cols = weight.shape
     by_group = op.constant(_array(weight).reshape(groups, out // groups, inner, rows, cols))
     return op.group_convolution(x, by_group, [1, 1], [dilation] * 2, [dilation] * 2, [dilation] * 2)
@@ -155,7 +155,7 @@ def _conv(weight: Tensor, bias: Tensor, padding: int, x: Node) -> Node:
 
 
 def _swapped(tensor: Tensor, dim: int = 0) -> Tensor:
-    """Channels [2, 3, 0, 1] of every group of four."""
+    """Reorder the channels of every group of four to [2, 3, 0, 1]."""
     return tensor.index_select(dim, torch.arange(tensor.shape[dim]) ^ 2)
 
 
@@ -175,9 +175,9 @@ def _double(part: FoldedDoubleConv, *inputs: Node) -> Node:
 
 
 def _natives(part: FoldedConv, x: Node) -> tuple[Node, Node]:
-    """What a 1x1 convolution gives, and the same with its channels swapped for ``prim_shift``.
+    """Add a 1x1 convolution, and the same with its channels swapped for ``prim_shift``.
 
-    To compute it twice is cheaper than to move channels about in memory, where they lie side by side.
+    Computing it twice is cheaper than moving channels in memory, where they lie side by side.
     """
     return (
         _conv(part.weight, part.bias, part.padding, x),
@@ -201,7 +201,7 @@ def _cooperation(part: FoldedCooperation, native: Node, swapped: Node) -> Node:
 
 
 def _widened(weight: Tensor, block: int) -> Tensor:
-    """(C, 4, 3, 3) by groups of four as (C, block, 3, 3) by groups of ``block``, filled with zeros."""
+    """Fill (C, 4, 3, 3) weights of groups of four with zeros to (C, block, 3, 3) weights of groups of ``block``."""
     out = torch.arange(weight.shape[0])
     wide = weight.new_zeros(weight.shape[0], block, *weight.shape[2:])
     for row in range(4):
@@ -210,7 +210,7 @@ def _widened(weight: Tensor, block: int) -> Tensor:
 
 
 def _weighted(x: Node, window: int | None) -> Node:
-    """SSFC, see :func:`ussfc.layers.spatial_spectral_cooperation`."""
+    """Add SSFC, see :func:`ussfc.layers.spatial_spectral_cooperation`."""
     deviation = op.subtract(x, _mean(x, window))
     square = op.multiply(deviation, deviation)
     spread = op.add(op.multiply(_mean(square, window), _number(2)), _number(SSFC_EPS))

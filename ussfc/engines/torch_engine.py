@@ -16,16 +16,16 @@ from ussfc.preprocessing import to_network_range
 
 
 class TorchEngine:
-    """PyTorch as an :class:`ussfc.engines.Engine`.
+    """Run a network by PyTorch, as an :class:`ussfc.engines.Engine`.
 
     Every forward runs on a thread of the engine's own that has exactly one intra-op thread; parallelism
     comes from ``streams`` such threads. The number of intra-op threads moves the last bit of a probability
-    (it splits sums differently), so it may not depend on the machine; one stream a core is also faster than
+    (it splits sums differently), so it may not depend on the machine; one stream per core is also faster than
     one stream with all cores. Threads of its own, because the setting belongs to a thread: the caller's
-    setting, its autocast and its denormal mode stay as they are and have no say here.
+    setting, its autocast and its denormal mode stay as they are and have no effect here.
 
     Args:
-        network: takes two images in the network's range and gives ``(N, 1, H, W)``; taken over: set to eval mode
+        network: takes two images in the network's range and returns ``(N, 1, H, W)``; it is changed: set to eval mode
             and to channels-last memory format.
         streams: forwards at the same time.
 
@@ -35,7 +35,7 @@ class TorchEngine:
 
     def __init__(self, network: nn.Module, streams: int = 1) -> None:
         if streams < 1:
-            raise ModelError(f"streams {streams}: wanted at least 1")
+            raise ModelError(f"streams {streams}: expected at least 1")
         _keep_freed_memory()
         self._network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._streams = streams
@@ -47,14 +47,14 @@ class TorchEngine:
         return self._streams
 
     def run(self, before_NBHW: FloatArray, after_NBHW: FloatArray) -> FloatArray:
-        """Change probability of a batch, see :meth:`ussfc.engines.Engine.run`."""
+        """Compute the change probability of a batch, see :meth:`ussfc.engines.Engine.run`."""
         try:
             return self._threads.submit(self._forward, before_NBHW, after_NBHW).result()
         except torch.OutOfMemoryError as error:
-            # The next sentences tell how to debug an allocator.
-            said = ". ".join(" ".join(str(error).split()).split(". ")[:3])
+            # The sentences after the third are about debugging an allocator.
+            reason = ". ".join(" ".join(str(error).split()).split(". ")[:3])
         # Not in the except clause: the error's traceback holds the forward's tensors.
-        raise OutOfMemory(f"device cpu: {said}")
+        raise OutOfMemory(f"device cpu: {reason}")
 
     @torch.inference_mode()
     def _forward(self, before_NBHW: FloatArray, after_NBHW: FloatArray) -> FloatArray:
@@ -70,23 +70,23 @@ class TorchEngine:
 
 
 def _single_threaded_pool(threads: int) -> ThreadPoolExecutor:
-    """A pool whose threads all run, each with one intra-op thread."""
+    """Return a pool whose threads all run, each with one intra-op thread."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="ussfc-engine")
-    everyone = threading.Barrier(threads)
+    all_started = threading.Barrier(threads)
 
-    def settle() -> int:
+    def restrict() -> int:
         torch.set_num_threads(1)
-        # Nobody leaves before all have come, so that every task gets a thread of its own.
-        everyone.wait()
+        # No task ends before all have begun, so that each has a thread of its own.
+        all_started.wait()
         return torch.get_num_threads()
 
     before = torch.get_num_threads()
-    settled = [future.result() for future in [pool.submit(settle) for _ in range(threads)]]
-    # The last setting is also what threads born later start with; give that back.
+    found = [future.result() for future in [pool.submit(restrict) for _ in range(threads)]]
+    # Threads that start later begin with the last setting: restore it.
     torch.set_num_threads(before)
-    if set(settled) != {1}:
+    if set(found) != {1}:
         raise ModelError(
-            f"this build of PyTorch does not set intra-op threads by thread (found {settled}, wanted 1 "
+            f"this build of PyTorch does not set intra-op threads by thread (found {found}, expected 1 "
             "each); set OMP_NUM_THREADS=1 before Python starts"
         )
     return pool
@@ -95,16 +95,16 @@ def _single_threaded_pool(threads: int) -> ThreadPoolExecutor:
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3)."""
 MMAP_THRESHOLD = 32 * 2**20
-"""Bytes; where glibc's own threshold ends up once feature maps have come and gone."""
+"""Threshold that glibc itself arrives at once feature maps have come and gone, bytes."""
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc reuse the memory of freed feature maps, as it does by itself where nobody forbids it.
+    """Make glibc reuse the memory of freed feature maps, as it does by default.
 
-    Dask starts workers with MALLOC_TRIM_THRESHOLD_=65536, which also ends the adaption of the other threshold: every
+    Dask starts workers with MALLOC_TRIM_THRESHOLD_=65536, which also ends the adaptation of the other threshold: every
     map is then fetched from the kernel and given back, page by page, which makes the network 2.5 times slower.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # other C libraries have none, nor the trouble
+    if mallopt is not None:  # other C libraries have neither the function nor the problem
         mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
         mallopt(M_TRIM_THRESHOLD, 2 * MMAP_THRESHOLD)

@@ -16,7 +16,8 @@ from torch import nn
 import ussfc
 from tests.support.scenes import write_bare_weights
 from ussfc import bench
-from ussfc.detector import TileDetector, detector_spec
+from ussfc.detector import TileDetector
+from ussfc.detector_options import DetectorOptions, detector_spec
 from ussfc.engines import FloatArray
 from ussfc.layers import CyclicMultiScaleConv
 from ussfc.network import USSFCNet
@@ -128,7 +129,7 @@ def test_device_gets_the_next_tile_in_advance() -> None:
 def test_one_window_gives_the_plain_answer(mode: str, tmp_path: Path) -> None:
     pytest.importorskip("monai")
     spec = ussfc.find_model(str(write_bare_weights(tmp_path)))
-    plain = bench.PlainNetwork(detector_spec(spec, patch_size=PATCH, device="cpu"))
+    plain = bench.PlainNetwork(detector_spec(spec, DetectorOptions(patch_size=PATCH, device="cpu")))
     before, after = (np.concatenate(tuple(image[:2]), axis=-1) for image in demo_patches(spec, PATCH))
     slid = plain.slide(before, after, PATCH, 0.0, mode, 4)
     halves = [

@@ -1,4 +1,4 @@
-"""What a machine computes fastest with: measured once, remembered for what it was measured for."""
+"""The engine that a machine computes fastest with: measured once, kept for what it was measured for."""
 
 from __future__ import annotations
 
@@ -12,9 +12,19 @@ import pytest
 
 from tests.support.networks import MODELS, PACKAGED
 from tests.support.scenes import write_toy_model
-from ussfc import engine_selection as choice
-from ussfc.detector import DetectorSpec, PatchDetector, detector_spec
-from ussfc.engine_selection import CUDA_ORDER, Choice, anywhere, fastest
+from ussfc.detector import DetectorSpec, PatchDetector
+from ussfc.detector_options import DetectorOptions, detector_spec
+from ussfc.engine_selection import (
+    ANYWHERE,
+    CUDA_ORDER,
+    Choice,
+    EngineCache,
+    anywhere,
+    choice_of,
+    fastest,
+    seconds_per_batch,
+)
+from ussfc.engines import DEVICES
 from ussfc.errors import ModelError
 from ussfc.spec import find_model
 
@@ -37,37 +47,42 @@ BASE = DetectorSpec(
 
 @dataclass
 class Machine:
-    """Engines that take so long, or cannot be built; keeps what was built and timed."""
+    """Engines that take so long, or cannot be built; keeps which were built and timed."""
 
     seconds: dict[Choice, float]
     broken: dict[Choice, str] = field(default_factory=dict)
-    built: list[DetectorSpec] = field(default_factory=list)
+    built: list[tuple[Choice, int | None]] = field(default_factory=list)
     timed: list[Choice] = field(default_factory=list)
     base: DetectorSpec = BASE
+    processor: str = "a processor"
+    release: str = "1.0"
 
-    def recipe(self, engine: str, precision: str) -> DetectorSpec:
-        """What :func:`ussfc.detector.detector_spec` makes."""
+    def spec(self, engine: str, precision: str) -> DetectorSpec:
+        """Return a spec as :func:`ussfc.detector_spec` makes it."""
         return replace(self.base, engine=engine, precision=precision)
 
-    def build(self, recipe: DetectorSpec) -> object:
-        """What stands for a detector: its choice."""
-        self.built.append(recipe)
-        if (recipe.engine, recipe.precision) in self.broken:
-            raise ModelError(self.broken[recipe.engine, recipe.precision])
-        return recipe.engine, recipe.precision
+    def build(self, spec: DetectorSpec, streams: int | None = None) -> Choice:
+        """Return the choice, which stands for its detector."""
+        self.built.append((choice_of(spec), streams))
+        if choice_of(spec) in self.broken:
+            raise ModelError(self.broken[choice_of(spec)])
+        return choice_of(spec)
 
-    def time(self, detector: Choice) -> float:
-        """Its seconds."""
-        self.timed.append(detector)
-        return self.seconds[detector]
+    def measure(self, detector: object) -> float:
+        """Return the seconds of an engine."""
+        (choice,) = (each for each in self.seconds if each == detector)
+        self.timed.append(choice)
+        return self.seconds[choice]
 
     def choose(self, candidates: Sequence[Choice] = CPU) -> Choice:
-        """The choice, afresh: forgets what was built and timed before."""
+        """Choose, after forgetting what was built and timed before."""
         self.built.clear()
         self.timed.clear()
-        found = fastest([self.recipe(*candidate) for candidate in candidates])
-        assert found == self.recipe(found.engine, found.precision), "a recipe of another making"
-        return found.engine, found.precision
+        cache = EngineCache(processor=[self.processor], release=self.release)
+        specs = [self.spec(*candidate) for candidate in candidates]
+        found = fastest(specs, measure=self.measure, cache=cache)
+        assert found in specs
+        return choice_of(found)
 
 
 Boot = Callable[[dict[Choice, float]], Machine]
@@ -77,12 +92,10 @@ Boot = Callable[[dict[Choice, float]], Machine]
 def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Boot:
     """Makes this process a machine with a cache of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(choice, "_processor", lambda: ["a processor"])
 
     def machine(seconds: dict[Choice, float]) -> Machine:
         made = Machine(seconds)
-        monkeypatch.setattr(DetectorSpec, "build", lambda recipe: made.build(recipe))
-        monkeypatch.setattr(choice, "_seconds", made.time)
+        monkeypatch.setattr(DetectorSpec, "build", lambda spec, streams=None: made.build(spec, streams))
         return made
 
     return machine
@@ -91,28 +104,28 @@ def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Boot:
 FAST = {("torch", "float32"): 0.3, ("openvino", "float32"): 0.1, ("openvino", "bfloat16"): 0.2}
 
 
-def memory(tmp_path: Path) -> Path:
+def cache_file(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "ussfc" / "engines.json"
 
 
 @pytest.mark.parametrize("winner", CPU)
-def test_the_fastest_is_taken_whatever_the_order(boot: Boot, winner: Choice) -> None:
+def test_fastest_wins_in_any_order(boot: Boot, winner: Choice) -> None:
     machine = boot({each: 0.1 if each == winner else 0.2 for each in CPU})
     assert machine.choose() == winner
     assert sorted(machine.timed) == sorted(CPU)
     # One stream: the whole machine would be measured else, and what other programs leave of it.
-    assert {recipe.streams for recipe in machine.built} == {1}
+    assert {streams for _, streams in machine.built} == {1}
 
 
-def test_it_is_measured_once(boot: Boot, tmp_path: Path) -> None:
+def test_choice_is_measured_once(boot: Boot, tmp_path: Path) -> None:
     assert boot(FAST).choose() == ("openvino", "float32")
     # Another process, in which the other engine would win.
     other = boot(FAST | {("torch", "float32"): 0.01})
     assert other.choose() == ("openvino", "float32")
     assert other.choose(CPU[::-1]) == ("openvino", "float32")
     assert (other.built, other.timed) == ([], [])
-    assert list(json.loads(memory(tmp_path).read_text()).values()) == [["openvino", "float32"]]
-    assert os.listdir(memory(tmp_path).parent) == ["engines.json"]
+    assert list(json.loads(cache_file(tmp_path).read_text()).values()) == [["openvino", "float32"]]
+    assert os.listdir(cache_file(tmp_path).parent) == ["engines.json"]
 
 
 @pytest.mark.parametrize(
@@ -127,9 +140,7 @@ def test_it_is_measured_once(boot: Boot, tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_another_network_patch_or_version_is_measured_for_itself(
-    boot: Boot, other: dict[str, object], tmp_path: Path
-) -> None:
+def test_other_network_or_version_is_measured(boot: Boot, other: dict[str, object], tmp_path: Path) -> None:
     boot(FAST).choose()
     machine = boot(FAST | {("torch", "float32"): 0.01})
     machine.base = replace(BASE, **other)  # type: ignore[arg-type]
@@ -138,7 +149,7 @@ def test_another_network_patch_or_version_is_measured_for_itself(
     machine.base = BASE
     assert machine.choose() == ("openvino", "float32")
     assert machine.timed == []
-    assert len(json.loads(memory(tmp_path).read_text())) == 2
+    assert len(json.loads(cache_file(tmp_path).read_text())) == 2
 
 
 @pytest.mark.parametrize(
@@ -152,20 +163,16 @@ def test_other_weights_and_streams_are_as_fast(boot: Boot, other: dict[str, obje
     assert machine.timed == []
 
 
-@pytest.mark.parametrize("what", ["processor", "ussfc"])
-def test_another_processor_or_release_measures_for_itself(
-    boot: Boot, what: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("other", [{"processor": "another"}, {"release": "99.0"}], ids=str)
+def test_other_processor_or_release_is_measured(boot: Boot, other: dict[str, str]) -> None:
     boot(FAST).choose()
     machine = boot(FAST | {("torch", "float32"): 0.01})
-    if what == "processor":
-        monkeypatch.setattr(choice, "_processor", lambda: ["another"])
-    else:
-        monkeypatch.setattr(choice, "version", lambda name: "99.0")
+    for name, value in other.items():
+        setattr(machine, name, value)
     assert machine.choose() == ("torch", "float32")
 
 
-def test_fewer_candidates_are_another_question(boot: Boot) -> None:
+def test_fewer_candidates_are_another_choice(boot: Boot) -> None:
     machine = boot(FAST)
     assert machine.choose() == ("openvino", "float32")
     rest = tuple(each for each in CPU if each != ("openvino", "float32"))
@@ -173,19 +180,19 @@ def test_fewer_candidates_are_another_question(boot: Boot) -> None:
     assert sorted(machine.timed) == sorted(rest)
 
 
-def test_what_cannot_be_built_is_passed_over(boot: Boot) -> None:
+def test_candidates_that_cannot_be_built_are_passed(boot: Boot) -> None:
     machine = boot(FAST)
     machine.broken[("openvino", "float32")] = "no such instructions"
     assert machine.choose() == ("openvino", "bfloat16")
     assert ("openvino", "float32") not in machine.timed
 
 
-def test_none_that_can_be_built_tells_why(boot: Boot, tmp_path: Path) -> None:
+def test_error_of_the_last_if_none_can_be_built(boot: Boot, tmp_path: Path) -> None:
     machine = boot({})
     machine.broken = {each: f"{each[0]} has no {each[1]}" for each in CPU}
     with pytest.raises(ModelError, match=r"^(torch|openvino) has no \w+$"):
         machine.choose()
-    assert not memory(tmp_path).exists()
+    assert not cache_file(tmp_path).exists()
 
 
 @pytest.mark.parametrize(
@@ -205,29 +212,27 @@ def test_none_that_can_be_built_tells_why(boot: Boot, tmp_path: Path) -> None:
         b'{"NAME": null}',
     ],
 )
-def test_a_torn_or_foreign_memory_is_measured_anew_and_mended(
-    boot: Boot, content: bytes, tmp_path: Path
-) -> None:
+def test_torn_or_foreign_caches_are_mended(boot: Boot, content: bytes, tmp_path: Path) -> None:
     boot(FAST).choose()
-    (name,) = json.loads(memory(tmp_path).read_text())
-    memory(tmp_path).write_bytes(content.replace(b"NAME", name.encode()))
+    (name,) = json.loads(cache_file(tmp_path).read_text())
+    cache_file(tmp_path).write_bytes(content.replace(b"NAME", name.encode()))
     machine = boot(FAST | {("torch", "float32"): 0.01})
     assert machine.choose() == ("torch", "float32")
     assert len(machine.timed) == 3
-    assert json.loads(memory(tmp_path).read_text())[name] == ["torch", "float32"]
+    assert json.loads(cache_file(tmp_path).read_text())[name] == ["torch", "float32"]
     machine.choose()
     assert machine.timed == []
 
 
 @pytest.mark.parametrize("obstacle", ["file for a folder", "folder for a file", "no home", "no space"])
-def test_a_cache_that_cannot_be_written_does_no_harm(
+def test_unwritable_caches_do_no_harm(
     boot: Boot, obstacle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = boot(FAST)
     if obstacle == "file for a folder":
         (tmp_path / "cache").write_text("")
     elif obstacle == "folder for a file":
-        memory(tmp_path).mkdir(parents=True)
+        cache_file(tmp_path).mkdir(parents=True)
     elif obstacle == "no home":
         # As in a container whose user stands in no list of users.
         monkeypatch.delenv("XDG_CACHE_HOME")
@@ -246,9 +251,7 @@ def test_a_cache_that_cannot_be_written_does_no_harm(
         assert (tmp_path / "cache").read_text() == ""
 
 
-def test_the_home_is_asked_where_no_cache_is_named(
-    boot: Boot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_is_in_the_home_by_default(boot: Boot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = boot(FAST)
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -256,31 +259,41 @@ def test_the_home_is_asked_where_no_cache_is_named(
     assert (tmp_path / ".cache" / "ussfc" / "engines.json").is_file()
 
 
-def test_what_others_found_out_stays(boot: Boot, tmp_path: Path) -> None:
-    memory(tmp_path).parent.mkdir(parents=True)
-    memory(tmp_path).write_text(json.dumps({"other": ["torch", "float32"]}))
+def test_other_choices_stay_in_the_cache(boot: Boot, tmp_path: Path) -> None:
+    cache_file(tmp_path).parent.mkdir(parents=True)
+    cache_file(tmp_path).write_text(json.dumps({"other": ["torch", "float32"]}))
     boot(FAST).choose()
-    found = json.loads(memory(tmp_path).read_text())
+    found = json.loads(cache_file(tmp_path).read_text())
     assert found.pop("other") == ["torch", "float32"]
     assert list(found.values()) == [["openvino", "float32"]]
 
 
+def test_this_machine_and_release_by_default(boot: Boot, tmp_path: Path) -> None:
+    machine = boot(FAST)
+    specs = [machine.spec(*candidate) for candidate in CPU]
+    assert choice_of(fastest(specs, measure=machine.measure)) == ("openvino", "float32")
+    assert EngineCache().get(specs) == ("openvino", "float32")
+    assert EngineCache(cache_file(tmp_path)).get(specs[:2]) is None
+    assert EngineCache(processor=["another"]).get(specs) is None
+    assert EngineCache(release="0.0").get(specs) is None
+
+
 @pytest.mark.parametrize("broken", [0, 1, 2])
-def test_on_cuda_the_first_of_the_order_that_can_be_built(boot: Boot, broken: int) -> None:
+def test_cuda_takes_the_first_that_can_be_built(boot: Boot, broken: int) -> None:
     machine = boot({})
     machine.base = replace(BASE, device="cuda", batch_size=16, streams=None)
     machine.broken = dict.fromkeys(CUDA_ORDER[:broken], "no C compiler")
     assert machine.choose(tuple(sorted(CUDA_ORDER))) == CUDA_ORDER[broken]
-    # Nothing is timed, and nothing beyond the first is built.
+    # None is timed, and none beyond the first is built.
     assert machine.timed == []
-    assert [(recipe.engine, recipe.precision) for recipe in machine.built] == list(CUDA_ORDER[: broken + 1])
+    assert [choice for choice, _ in machine.built] == list(CUDA_ORDER[: broken + 1])
     # What it could not do may be mended: the missing compiler installed, the device less full.
     machine.broken.clear()
     assert machine.choose(CUDA_ORDER) == CUDA_ORDER[0]
     assert len(machine.built) == (0 if broken == 0 else 1)
 
 
-def test_the_best_of_the_calls_after_the_first_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_of_the_calls_after_the_first_counts() -> None:
     class Engine:
         streams = 1
         calls = 0
@@ -291,9 +304,15 @@ def test_the_best_of_the_calls_after_the_first_counts(monkeypatch: pytest.Monkey
 
     engine = Engine()
     now = iter([0.0, 0.001, 1.0, 1.5, 2.0, 2.25])
-    monkeypatch.setattr(choice, "perf_counter", lambda: next(now))
-    assert choice._seconds(PatchDetector(engine, 2, 32, 3)) == 0.25  # type: ignore[arg-type]
+    detector = PatchDetector(engine, 2, 32, 3)  # type: ignore[arg-type]
+    assert seconds_per_batch(detector, clock=lambda: next(now)) == 0.25
     assert engine.calls == 3
+
+
+def test_orders_name_engines_that_there_are() -> None:
+    for device, order in {**ANYWHERE, "cuda": (*ANYWHERE["cuda"], *CUDA_ORDER)}.items():
+        for choice in order:
+            assert device in DEVICES[choice]
 
 
 @pytest.mark.parametrize(
@@ -306,25 +325,27 @@ def test_the_best_of_the_calls_after_the_first_counts(monkeypatch: pytest.Monkey
         ("cuda", (("triton", "float16"),), ("triton", "float16")),
     ],
 )
-def test_what_any_machine_has(device: str, candidates: tuple[Choice, ...], chosen: Choice) -> None:
-    recipes = [replace(BASE, engine=name, precision=numbers, device=device) for name, numbers in candidates]
-    for order in (recipes, recipes[::-1]):
-        found = anywhere(order)
-        assert (found.engine, found.precision) == chosen
+def test_anywhere_takes_what_any_machine_has(
+    device: str, candidates: tuple[Choice, ...], chosen: Choice
+) -> None:
+    specs = [replace(BASE, engine=name, precision=numbers, device=device) for name, numbers in candidates]
+    for order in (specs, specs[::-1]):
+        assert choice_of(anywhere(order)) == chosen
 
 
 @pytest.mark.parametrize("bands", [3, 4])
 @pytest.mark.parametrize(
     "options", [{}, {"ssfc": "local"}, {"patch_size": 64}, {"patch_size": 64, "ssfc": "local"}]
 )
-def test_the_suite_does_not_measure(
+def test_suite_does_not_measure(
     tmp_path: Path, bands: int, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What conftest.py remembers is found for the toys and the packaged models."""
-    monkeypatch.setattr(choice, "_seconds", lambda detector: pytest.fail("measured"))
+    """The choice that conftest.py keeps is found for the toys and the packaged models."""
+    monkeypatch.setattr(DetectorSpec, "build", lambda *args, **kwargs: pytest.fail("measured"))
     cards = [write_toy_model(tmp_path, bands)]
     if not options:
         cards.append(MODELS / f"{PACKAGED[bands - 3]}.yaml")
     for card in cards:
-        found = detector_spec(find_model(str(card)), device="cpu", **options)  # type: ignore[arg-type]
-        assert (found.engine, found.precision) == ("openvino", "float32")
+        model = find_model(str(card))
+        found = detector_spec(model, DetectorOptions(device="cpu", **options))  # type: ignore[arg-type]
+        assert choice_of(found) == ("openvino", "float32")

@@ -190,7 +190,7 @@ def test_cards_are_read_without_torch(tmp_path: Path) -> None:
         "import sys, ussfc\n"
         f"ussfc.find_model({str(written(tmp_path))!r}); ussfc.list_models(); ussfc.ModelError\n"
         "spec = ussfc.find_model(sys.argv[1])\n"
-        "ussfc.detector_spec(spec, engine='torch', device='cpu').identity\n"
+        "ussfc.detector_spec(spec, ussfc.DetectorOptions(engine='torch', device='cpu')).identity\n"
         "assert not {'torch', 'fsspec'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(written(tmp_path))], check=True)

@@ -1,0 +1,116 @@
+"""OpenVINO on real scenes: float32 beside PyTorch, reduced precisions beside float32."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import rasterio
+import torch
+
+from tests.support.networks import MODELS, PACKAGED, eager
+from tests.support.paths import DEMO
+from ussfc.engines.openvino_engine import OpenVINOEngine, precisions_here
+from ussfc.network import USSFCNet
+from ussfc.pipeline.config.load import load_config
+from ussfc.pipeline.evaluation.evaluate import Selection, evaluate
+from ussfc.spec import ModelSpec, find_model
+from ussfc.weights import load_weights
+
+FloatArray = npt.NDArray[np.float32]
+
+REDUCED = ("bfloat16", "float16")
+VALIDATION = ("beirut", "saclay_e", "cupertino", "nantes")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Several threads on busy cores cost more than they give."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def engine_of(network: USSFCNet, count: int, rows: int, cols: int, **options: Any) -> OpenVINOEngine:
+    return OpenVINOEngine(network, (count, network.bands, rows, cols), **options)
+
+
+def demo(spec: ModelSpec) -> tuple[FloatArray, FloatArray]:
+    """The demo pair in the model's range, ``(bands, rows, cols)`` float32 in [0, 1]."""
+    images = []
+    for date in ("before", "after"):
+        with rasterio.open(DEMO / f"beirut_{date}.tif") as source:
+            high = np.broadcast_to(np.asarray(spec.radiometry.high, np.float32), (len(spec.bands),))
+            values = source.read(list(range(1, len(spec.bands) + 1))).astype(np.float32)
+            images.append(np.clip(values / high[:, None, None], 0, 1))
+    return images[0], images[1]
+
+
+def cut(image: FloatArray, side: int, most: int | None = None) -> FloatArray:
+    """Patches side by side, ``(N, bands, side, side)``."""
+    corners = itertools.product(*(range(0, length - side + 1, side) for length in image.shape[1:]))
+    patches = [image[:, y : y + side, x : x + side] for y, x in itertools.islice(corners, most)]
+    return np.stack(patches)
+
+
+@pytest.fixture(scope="module")
+def trained() -> USSFCNet:
+    return load_weights(MODELS / f"{PACKAGED[0]}.safetensors")
+
+
+@pytest.fixture(scope="module")
+def patches() -> tuple[FloatArray, FloatArray]:
+    """Four real patches of 128 px of each date."""
+    before, after = (cut(image, 128, 4) for image in demo(find_model(PACKAGED[0])))
+    return before, after
+
+
+@pytest.mark.parametrize("window", [None, 64])
+def test_real_patches_agree_with_torch(patches: tuple[FloatArray, FloatArray], window: int | None) -> None:
+    network = load_weights(MODELS / f"{PACKAGED[0]}.safetensors")
+    if window is not None:
+        network.use_local_statistics(window)
+    wanted = eager(network, *patches)
+    assert wanted.max() > 0.05
+    assert np.abs(engine_of(network, 4, 128, 128).run(*patches) - wanted).max() < 1e-4
+
+
+def reduced(precision: str) -> None:
+    if precision not in (here := precisions_here()):
+        pytest.skip(f"this processor computes in {', '.join(here)} only")
+
+
+@pytest.mark.parametrize("precision", REDUCED)
+def test_reduced_precision_moves_little(precision: str, trained: USSFCNet) -> None:
+    reduced(precision)
+    spec = find_model(PACKAGED[0])
+    before, after = (cut(image, 256) for image in demo(spec))
+    count = len(before)
+    wanted = engine_of(trained, count, 256, 256).run(before, after)
+    found = engine_of(trained, count, 256, 256, precision=precision).run(before, after)
+    assert np.abs(found - wanted).max() < 0.02
+    assert np.mean((found >= spec.threshold) != (wanted >= spec.threshold)) <= 1e-3
+    assert not np.array_equal(found, wanted), "it was computed in float32"
+
+
+@pytest.mark.parametrize("precision", REDUCED)
+def test_reduced_precision_scores_the_same(precision: str, shared: Path) -> None:
+    folder = shared / "data" / "oscd" / "train"
+    if not folder.is_dir():
+        pytest.skip(f"needs labelled scenes in {folder}")
+    reduced(precision)
+    f1 = {}
+    for numbers in ("float32", precision):
+        flags = {"engine": "openvino", "precision": numbers, "device": "cpu"}
+        config = load_config(sets=[f"inference.{name}={value}" for name, value in flags.items()])
+        f1[numbers] = evaluate([f"geotiff:{folder}"], config, Selection(scenes=VALIDATION)).summary()[
+            "scores"
+        ]["f1"]
+    assert f1["float32"] > 0.5
+    assert abs(f1[precision] - f1["float32"]) < 0.002

@@ -1,0 +1,194 @@
+"""OpenVINO on the CPU: PyTorch's answers, in any shape, by any number of callers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.networks import GOLDEN, GOLDEN_CASES, drawn_network, eager, noise
+from ussfc.engines import openvino_engine
+from ussfc.engines.openvino_engine import OpenVINOEngine, precisions_here
+from ussfc.errors import ModelError
+from ussfc.network import USSFCNet
+from ussfc.weights import load_weights
+
+REDUCED = ("bfloat16", "float16")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Several threads on busy cores cost more than they give."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def engine_of(network: USSFCNet, count: int, rows: int, cols: int, **options: Any) -> OpenVINOEngine:
+    return OpenVINOEngine(network, (count, network.bands, rows, cols), **options)
+
+
+def test_golden_cases() -> None:
+    with np.load(GOLDEN_CASES) as golden:
+        before, after = (golden[f"{date}_0"].astype(np.float32) / 255 for date in ("before", "after"))
+        engine = engine_of(load_weights(GOLDEN), *before.shape[:1], *before.shape[2:])
+        found = engine.run(before, after)
+        assert found.dtype == np.float32
+        assert found.shape == before[:, 0].shape
+        assert np.abs(found - golden["probability_0"][:, 0]).max() < 1e-4
+
+
+@pytest.mark.parametrize("size", [(16, 16), (32, 48)])
+@pytest.mark.parametrize(("bands", "ratio"), [(1, 0.125), (4, 0.375)])
+def test_widths_and_sizes_agree_with_torch(bands: int, ratio: float, size: tuple[int, int]) -> None:
+    network = drawn_network(7, bands, ratio)
+    pair = noise(7, 2, bands, *size)
+    found = engine_of(network, 2, *size).run(*pair)
+    assert np.abs(found - eager(network, *pair)).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("size", "window"), [((16, 16), 16), ((32, 48), 16), ((32, 48), 32), ((32, 48), 48), ((64, 16), 32)]
+)
+def test_local_statistics_agree_with_torch(size: tuple[int, int], window: int) -> None:
+    """Windows narrower than a side, as wide, wider than one side and wider than both, at every level."""
+    network = drawn_network(8)
+    whole = eager(network, *noise(8, 1, 3, *size))
+    network.use_local_statistics(window)
+    pair = noise(8, 1, 3, *size)
+    expected = eager(network, *pair)
+    assert (np.abs(expected - whole).max() > 1e-4) == (window < max(size))
+    assert np.abs(engine_of(network, 1, *size).run(*pair) - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("window", [1, 3, 4, 7])
+def test_windows_of_any_size_agree_with_torch(window: int) -> None:
+    """Odd windows too, and those that leave one place."""
+    network = drawn_network(9)
+    for module in network.modules():
+        if hasattr(module, "ssfc_window"):
+            module.ssfc_window = window
+    pair = noise(9, 1, 3, 48, 112)  # 3 x 7 at the deepest level
+    found = engine_of(network, 1, 48, 112).run(*pair)
+    assert np.abs(found - eager(network, *pair)).max() < 1e-5
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_bytes_are_the_same_for_any_callers(count: int) -> None:
+    network = drawn_network(10)
+    pairs = [noise(seed, count, 3, 32, 48) for seed in range(4)]
+    alone = engine_of(network, count, 32, 48)
+    expected = [alone.run(*pair) for pair in pairs]
+    assert len({answer.tobytes() for answer in expected}) == len(pairs)
+    for streams, callers in ((1, 3), (2, 5), (3, 1)):
+        engine = engine_of(network, count, 32, 48, streams=streams)
+        assert engine.streams == streams
+        with ThreadPoolExecutor(callers) as pool:
+            found = list(pool.map(lambda pair: engine.run(*pair), pairs * 3))  # noqa: B023
+        for answer, same in zip(found, expected * 3, strict=True):
+            assert answer.tobytes() == same.tobytes()
+
+
+def test_answers_belong_to_the_caller() -> None:
+    engine = engine_of(drawn_network(11), 1, 32, 32)
+    first = engine.run(*noise(0, 1, 3, 32, 32))
+    kept = first.copy()
+    engine.run(*noise(1, 1, 3, 32, 32))
+    assert np.array_equal(first, kept)
+    first[:] = 9
+    assert np.array_equal(engine.run(*noise(0, 1, 3, 32, 32)), kept)
+
+
+def test_strides_do_not_matter() -> None:
+    engine = engine_of(drawn_network(12), 2, 32, 32)
+    pair = noise(12, 2, 3, 32, 32)
+    expected = engine.run(*pair)
+    last = [np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) for x in pair]
+    backwards = [np.ascontiguousarray(x[..., ::-1])[..., ::-1] for x in pair]
+    within = [np.pad(x, ((0, 0), (0, 0), (3, 5), (1, 2)))[:, :, 3:-5, 1:-2] for x in pair]
+    for before, after in (last, backwards, within):
+        before.flags.writeable = after.flags.writeable = False
+        assert np.array_equal(engine.run(before, after), expected)
+        assert np.array_equal(engine.run(before, pair[1]), expected)
+
+
+def test_batches_equal_their_patches() -> None:
+    network = drawn_network(13)
+    before, after = noise(13, 3, 3, 48, 32)
+    together = engine_of(network, 3, 48, 32).run(before, after)
+    alone = engine_of(network, 1, 48, 32)
+    for number in range(3):
+        one = slice(number, number + 1)
+        np.testing.assert_allclose(together[one], alone.run(before[one], after[one]), rtol=0, atol=2e-6)
+
+
+def test_dates_are_not_swapped() -> None:
+    network = drawn_network(14)
+    before, after = noise(14, 1, 3, 32, 32)
+    engine = engine_of(network, 1, 32, 32)
+    assert np.abs(engine.run(before, after) - engine.run(after, before)).max() > 1e-3
+
+
+def test_failed_calls_free_their_stream() -> None:
+    engine = engine_of(drawn_network(15), 1, 32, 32, streams=1)
+    pair = noise(15, 1, 3, 32, 32)
+    expected = engine.run(*pair)
+    with pytest.raises(RuntimeError):
+        engine.run(*noise(15, 1, 2, 32, 32))
+    # On a thread that may be left behind: without a free stream a call waits for ever.
+    found: list[object] = []
+    caller = threading.Thread(target=lambda: found.append(engine.run(*pair)), daemon=True)
+    caller.start()
+    caller.join(60)
+    assert len(found) == 1
+    assert np.array_equal(found[0], expected)
+
+
+def test_precisions_of_other_processors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_engine, "precisions_here", lambda: ("float32",))
+    for precision in REDUCED:
+        with pytest.raises(ModelError) as caught:
+            engine_of(drawn_network(0), 1, 16, 16, precision=precision)
+        assert str(caught.value) == (
+            f"precision {precision}: this processor does not compute in it (it has float32); every worker of a run "
+            "needs it, so choose another --precision or other machines"
+        )
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precisions"),
+    [
+        (["FP32", "INT8", "BIN", "EXPORT_IMPORT"], ("float32",)),
+        (["FP32", "BF16", "INT8"], ("float32", "bfloat16")),
+        (["FP32", "FP16", "BF16"], ("float32", "bfloat16", "float16")),
+    ],
+)
+def test_precisions_are_those_openvino_lists(
+    capabilities: list[str], precisions: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Core:
+        def get_property(self, device: str, name: str) -> list[str]:
+            assert (device, name) == ("CPU", "OPTIMIZATION_CAPABILITIES")
+            return capabilities
+
+    monkeypatch.setattr(openvino_engine.openvino, "Core", Core)
+    assert precisions_here() == precisions
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int8"}, "precision 'int8': the openvino engine has float32, bfloat16, float16"),
+        ({"streams": 0}, "streams 0: expected at least 1"),
+    ],
+)
+def test_unknown_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        engine_of(drawn_network(0), 1, 16, 16, **options)
+    assert str(caught.value) == message
