@@ -1,6 +1,6 @@
 """Requests and bytes of reading a pair from S3: order of tiles, cache, workers.
 
-    PYTHONPATH=.:tests python benchmarks/remote_reads.py [SIDE]
+    PYTHONPATH=. python benchmarks/remote_reads.py [SIDE]
 
 Two images of SIDE x SIDE px (the demo image repeated with noise, 3 bands of uint16, cloud optimised, blocks of
 512 px) lie on a SeaweedFS of its own behind a proxy that counts. Each line reads every tile of a plan (2048 px,
@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from odc.geo.geobox import GeoBox
-from servers import FaultProxy, SeaweedFS
-from test_remote import compressed_bytes, write_cog
 
+from tests.support.cogs import compressed_bytes, write_cog
+from tests.support.fault_proxy import FaultProxy
+from tests.support.servers import SeaweedFS
 from ussfc.pipeline.reading import SceneRecipe, describe_scene
 from ussfc.pipeline.tiling.lattice import TilePlan
 from ussfc.pipeline.tiling.memory import GDAL_CACHE, block_cache
@@ -50,7 +51,7 @@ def in_parts(indices: Indices, workers: int) -> list[Indices]:
 
 
 def work(
-    variables: dict[str, str], grid: GeoBox, plan: TilePlan, indices: Indices, cache: int, told: Any
+    variables: dict[str, str], grid: GeoBox, plan: TilePlan, indices: Indices, cache: int, peaks: Any
 ) -> None:
     os.environ.update(variables)
     uris = [f"s3://{BUCKET}/{name}.tif" for name in ("before", "after")]
@@ -59,7 +60,7 @@ def work(
         for reader in readers:
             reader.read(plan.tile(index).halo)
     lines = Path("/proc/self/status").read_text().splitlines()
-    told.put(next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM")))
+    peaks.put(next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM")))
 
 
 def measure(
@@ -74,14 +75,14 @@ def measure(
     context = multiprocessing.get_context("spawn")
     with FaultProxy(server.endpoint) as proxy:
         variables = server.environment() | {"AWS_ENDPOINT_URL": proxy.endpoint}
-        told = context.Queue()
+        peaks = context.Queue()
         start = time.perf_counter()
         workers = [
-            context.Process(target=work, args=(variables, grid, plan, part, cache, told)) for part in parts
+            context.Process(target=work, args=(variables, grid, plan, part, cache, peaks)) for part in parts
         ]
         for worker in workers:
             worker.start()
-        peak = max(told.get() for _ in workers)
+        peak = max(peaks.get() for _ in workers)
         for worker in workers:
             worker.join()
         seconds = time.perf_counter() - start

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import settings
 
 from tests.support.city import TALLY
+from tests.support.fault_proxy import FaultProxy
 from tests.support.paths import ROOT, SHARED
-from tests.support.servers import Azurite, FaultProxy, SeaweedFS
+from tests.support.servers import Azurite, SeaweedFS
 from tests.support.slurm import SLURM_VARIABLES, Slurm
 from ussfc.detector import DetectorSpec, engine_version
 from ussfc.engine_selection import EngineCache

@@ -22,8 +22,8 @@ from tests.support.deploy import (
 )
 from tests.support.kubernetes_api import KubernetesApi, rights
 from tests.support.paths import ROOT
+from tests.support.ports import free_port
 from tests.support.scenes import write_scene, write_toy_model
-from tests.support.servers import free_port
 from ussfc.pipeline.config.load import load_config
 
 

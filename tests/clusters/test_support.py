@@ -15,7 +15,7 @@ from distributed import Client
 from tests.support.clusters import Certificates, wait_until
 from tests.support.namespaces import Namespaces
 from tests.support.paths import ROOT
-from tests.support.servers import free_port
+from tests.support.ports import free_port
 from tests.support.slurm import Slurm
 
 SLEEPER = "import time; time.sleep(1234.5)"

@@ -11,12 +11,12 @@ from tests.support.city import City
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], int]:
-    """What a run that nobody disturbs leaves, and its file operations."""
+    """Files that an undisturbed run leaves, and the number of its file operations."""
     folder = tmp_path_factory.mktemp("undisturbed")
     city = City(str(folder / "out"), folder / "log")
-    told = city.run()
-    assert told["status"] == 0, told["error"]
-    return city.content(), told["operations"]
+    result = city.run()
+    assert result["status"] == 0, result["error"]
+    return city.content(), result["operations"]
 
 
 @pytest.fixture

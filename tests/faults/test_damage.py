@@ -1,4 +1,4 @@
-"""Chunks that are torn, changed or gone, and disks that are full: found, told, mended."""
+"""Chunks that are torn, changed or gone, and disks that are full: found, reported, mended."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ def gone(chunk: Path, chance: random.Random) -> None:
     chunk.unlink()
 
 
-def test_damaged_chunks_are_found_computed_again_and_never_mosaicked(
-    undisturbed: Undisturbed, city: City
-) -> None:
+def test_damaged_chunks_are_computed_again(undisturbed: Undisturbed, city: City) -> None:
     assert city.run()["status"] == 0
     (Path(city.out) / "run.json").unlink()
     (Path(city.out) / "change.tif").unlink()
@@ -54,13 +52,13 @@ def test_damaged_chunks_are_found_computed_again_and_never_mosaicked(
         harm(chunk, chance)
         TALLY.injected(f"chunk {harm.__name__}")
     before = city.calls
-    told = city.run()
-    assert told["status"] == 0, told["error"]
+    result = city.run()
+    assert result["status"] == 0, result["error"]
     assert_same(city.content(), undisturbed[0])
     assert city.calls <= before + len(harms) * CALLS_OF_A_TILE
 
 
-def test_a_finished_run_notices_a_product_that_is_gone(undisturbed: Undisturbed, city: City) -> None:
+def test_a_product_that_is_gone_is_made_again(undisturbed: Undisturbed, city: City) -> None:
     assert city.run()["status"] == 0
     for name in ("probability.tif", "changes.parquet"):
         (Path(city.out) / name).unlink()
@@ -98,11 +96,11 @@ def test_a_full_disk_at_every_size_until_it_fits(
     refused = 0
     for kilobytes in range(512, 8192, 320):
         subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", str(small_disk)], check=True)
-        told = city.run()
-        if told["status"] == 0:
+        result = city.run()
+        if result["status"] == 0:
             break
-        assert told["status"] == 4, told["error"]
-        message = told["error"].splitlines()[-1]
+        assert result["status"] == 4, result["error"]
+        message = result["error"].splitlines()[-1]
         assert message.startswith("StoreError: ")
         assert "room" in message
         assert str(small_disk) in message

@@ -1,4 +1,4 @@
-"""Runs that are killed at any file operation, again and again, end in the bytes of a run that nobody disturbed."""
+"""Runs that are killed at any file operation, again and again, end in the bytes of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHORT, LONG = 4, 200
 
 
 def points(operations: int, count: int, seed: int) -> list[tuple[int, int]]:
-    """(first, second) operations to die at: spread over the whole run, the second of what is left."""
+    """Return (first, second) operations to die at: spread over the whole run, the second in the rest."""
     chance = random.Random(seed)
     width = operations / count
     firsts = [1 + int(width * (number + chance.random())) for number in range(count)]
@@ -34,14 +34,14 @@ def killed_twice_and_finished(city: City, undisturbed: Undisturbed, first: int, 
     expected, _ = undisturbed
     kills = 0
     for die_at in (first, second):
-        told = city.run(die_at=die_at)
-        if told["status"] == -signal.SIGKILL:
+        result = city.run(die_at=die_at)
+        if result["status"] == -signal.SIGKILL:
             kills += 1
             TALLY.injected("kill -9 of the main process")
         else:
-            assert told["status"] == 0, told["error"]
-    told = city.run()
-    assert told["status"] == 0, told["error"]
+            assert result["status"] == 0, result["error"]
+    result = city.run()
+    assert result["status"] == 0, result["error"]
     assert_same(city.content(), expected)
     assert_clean(Path(city.out))
     assert city.calls <= MOST_CALLS + kills * CALLS_OF_A_TILE
@@ -62,7 +62,7 @@ def test_killed_at_very_many_file_operations(undisturbed: Undisturbed, tmp_path:
 
 
 def begun(city: City, calls: int, **task: Any) -> subprocess.Popen[str]:
-    """A run that has called its detector so often by now."""
+    """Start a run, and return it when it has called its detector a number of times."""
     process = city.start(**task)
     end = time.monotonic() + 120
     while city.calls < calls:
@@ -73,7 +73,7 @@ def begun(city: City, calls: int, **task: Any) -> subprocess.Popen[str]:
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The Dask workers of a run: its children that hold its address as spawned."""
+    """Return the Dask workers of a run: its children that hold its address as spawned."""
     children = psutil.Process(process.pid).children(recursive=True)
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
@@ -96,24 +96,24 @@ def test_everything_killed(undisturbed: Undisturbed, city: City, calls: int) -> 
     kill_group(process)
     process.communicate()
     TALLY.injected("kill -9 of all processes")
-    told = city.run()
-    assert told["status"] == 0, told["error"]
+    result = city.run()
+    assert result["status"] == 0, result["error"]
     assert_same(city.content(), undisturbed[0])
     assert_clean(Path(city.out))
-    # Two workers with a tile each in hand, and what their calls left in the log.
+    # Two workers with a tile each in hand, whose calls are in the log.
     assert city.calls <= MOST_CALLS + 2 * CALLS_OF_A_TILE
 
 
-def test_the_main_process_killed_while_its_workers_live(undisturbed: Undisturbed, city: City) -> None:
-    """They may still write; it is what the next run writes too."""
+def test_the_main_process_killed_before_workers(undisturbed: Undisturbed, city: City) -> None:
+    """Workers may still write: the same as the next run writes."""
     city.sets = ("cluster.kind=local", "cluster.workers=2")
     process = begun(city, 60, seconds=0.02)
     os.kill(process.pid, signal.SIGKILL)
     TALLY.injected("kill -9 of the main process")
-    told = city.run()
+    result = city.run()
     kill_group(process)
     process.communicate()
-    assert told["status"] == 0, told["error"]
+    assert result["status"] == 0, result["error"]
     assert_same(city.content(), undisturbed[0])
 
 
@@ -123,7 +123,7 @@ def test_interrupted(undisturbed: Undisturbed, city: City) -> None:
     TALLY.injected("interrupt")
     process.communicate(timeout=60)
     assert process.returncode != 0
-    told = city.run()
-    assert told["status"] == 0, told["error"]
+    result = city.run()
+    assert result["status"] == 0, result["error"]
     assert_same(city.content(), undisturbed[0])
     assert city.calls <= MOST_CALLS + CALLS_OF_A_TILE

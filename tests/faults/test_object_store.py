@@ -26,8 +26,9 @@ from tests.support.city import (
     assert_same,
     kill_group,
 )
+from tests.support.fault_proxy import FaultProxy
 from tests.support.paths import ROOT
-from tests.support.servers import Azurite, FaultProxy, SeaweedFS
+from tests.support.servers import Azurite, SeaweedFS
 from ussfc.pipeline.runs.validate import validate
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.object_folder import PART_BYTES
@@ -49,20 +50,20 @@ def far(proxied: FaultProxy, bucket: str, seaweed: SeaweedFS, tmp_path: Path) ->
     environment = {**seaweed.environment(), "AWS_ENDPOINT_URL": proxied.endpoint}
     yield City(f"s3://{bucket}/{PREFIX}", tmp_path / "log", environment=environment, pair=(pair[0], pair[1]))
     proxied.heal()
-    # Wherever it was stopped, nothing is left half sent.
+    # No upload is left half sent, at any point of interruption.
     assert seaweed.uploads(bucket) == []
 
 
 def finished(city: City, expected: dict[str, bytes]) -> None:
     """Run to the end, and compare."""
-    told = city.run()
-    assert told["status"] == 0, told["error"]
-    assert told["complete"]
+    result = city.run()
+    assert result["status"] == 0, result["error"]
+    assert result["complete"]
     same_but_for_inputs(city.content(), expected)
 
 
 def same_but_for_inputs(found: dict[str, bytes], expected: dict[str, bytes]) -> None:
-    """Byte for byte; the run's name in the store's attributes follows from where the inputs lie."""
+    """Compare byte for byte; the run's name in the store's attributes follows from the inputs' addresses."""
     attributes = "work/probability.zarr/probability/zarr.json"
     assert_same(
         {name: content for name, content in found.items() if name != attributes},
@@ -109,7 +110,7 @@ def test_a_storm_of_faults(undisturbed: Undisturbed, far: City, proxied: FaultPr
 
 
 def killed_at(city: City, proxied: FaultProxy, request: int) -> bool:
-    """Kill a run while its n-th request is under way; False if it had fewer."""
+    """Kill a run while its n-th request is under way; return False if it had fewer."""
     rule = proxied.inject("delay", seconds=1.0, skip=request)
     process = city.start()
     try:
@@ -144,7 +145,7 @@ def killed_and_finished(
 
 @pytest.fixture
 def requests(far: City, proxied: FaultProxy) -> int:
-    """Requests of a run that nobody disturbs."""
+    """Number of requests of an undisturbed run."""
     proxied.reset()
     assert far.run()["status"] == 0
     count = sum(proxied.requests.values())
@@ -192,7 +193,7 @@ def test_the_store_is_killed_and_comes_back(
     assert far.calls <= MOST_CALLS + CALLS_OF_A_TILE
 
 
-def test_a_killed_upload_is_no_product_and_is_cleaned_away(
+def test_a_killed_upload_is_cleaned(
     far: City, proxied: FaultProxy, seaweed: SeaweedFS, bucket: str, tmp_path: Path
 ) -> None:
     """Probabilities of float32 noise do not compress: two parts and more."""
@@ -218,8 +219,8 @@ def test_a_killed_upload_is_no_product_and_is_cleaned_away(
     assert "removed upload probability.tif" in ussfc(far, "clean", far.out)
     assert seaweed.uploads(bucket) == []
     assert "nothing to clean" in ussfc(far, "clean", far.out)
-    told = far.run()
-    assert told["status"] == 0, told["error"]
+    result = far.run()
+    assert result["status"] == 0, result["error"]
     assert seaweed.objects(bucket)[f"{PREFIX}/probability.tif"] > 2 * PART_BYTES
     near = City(str(tmp_path / "near"), tmp_path / "near-log", sets=far.sets)
     assert near.run()["status"] == 0
@@ -267,18 +268,18 @@ def test_a_reader_never_sees_a_half_product(
     assert seen == expected
 
 
-def test_no_secret_is_written_or_said(
+def test_no_secret_is_written_or_printed(
     far: City, proxied: FaultProxy, seaweed: SeaweedFS, bucket: str
 ) -> None:
-    """Neither by a run that ends well nor by ones that end in every kind of error."""
+    """Both by a run that ends well and by runs that end in errors."""
     reader = {
         "AWS_ACCESS_KEY_ID": seaweed.read_only_access_key,
         "AWS_SECRET_ACCESS_KEY": seaweed.read_only_secret_key,
     }
     wrong = ({"AWS_SECRET_ACCESS_KEY": "nonsense" * 5}, reader)
-    said = [far.run()["error"]]
-    said += [replace(far, environment={**far.environment, **change}).run()["error"] for change in wrong]
-    assert all(text.startswith("StoreError: ") and text.count("\n") == 1 for text in said[1:])
+    messages = [far.run()["error"]]
+    messages += [replace(far, environment={**far.environment, **change}).run()["error"] for change in wrong]
+    assert all(text.startswith("StoreError: ") and text.count("\n") == 1 for text in messages[1:])
     secrets = [
         seaweed.access_key,
         seaweed.secret_key,
@@ -290,7 +291,7 @@ def test_no_secret_is_written_or_said(
     ]
     assert len(written) > 30
     for secret in [*secrets, "nonsense" * 5]:
-        assert not [text for text in said if secret in text]
+        assert not [text for text in messages if secret in text]
         assert not [content for content in written if secret.encode() in content]
         assert not [key for key in seaweed.objects(bucket) if secret in key]
 
@@ -298,7 +299,7 @@ def test_no_secret_is_written_or_said(
 def test_interrupted_within_an_upload(
     far: City, proxied: FaultProxy, seaweed: SeaweedFS, bucket: str
 ) -> None:
-    """Ctrl-C is no kill: what was sent is taken back at once."""
+    """Ctrl-C is no kill: the parts that were sent are removed at once."""
     far.sets = (
         "cluster.kind=serial", "output.probability_dtype=float32", "grid.resolution=3.6e-5",
         "tiling.tile_size=1024",

@@ -1,4 +1,4 @@
-"""What the fault tests share: a small city, runs of it as processes, and the comparison of what they leave."""
+"""A small city for the fault tests: runs of it as processes, and the comparison of their files."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ SETS = ("tiling.tile_size=128", "tiling.patch_size=32", "threshold=0.5", "comput
 """768 x 768 px in 36 tiles; one tile is about 30 patches, eight calls of the detector."""
 
 CALLS_OF_A_TILE = 9
-"""At most, of the stand-in detector with its four patches a call."""
+"""Largest number of calls of the stand-in detector for a tile, with its four patches a call."""
 
 _PLAN = TilePlan.of((768, 768), 128, 32, 0.125)
 MOST_CALLS = sum(-(-len(_PLAN.tile(index).patches) // 4) for index in _PLAN.indices())
-"""Of a run whose tiles share no patch: what a process knew of its neighbours' is forgotten with it."""
+"""Calls of a run whose tiles share no patch: the patches that a process keeps for neighbours end with it."""
 
 
 @dataclass
 class Tally:
-    """What the whole suite did, for the summary."""
+    """Faults and runs of the whole suite, for its summary."""
 
     faults: int = 0
     runs: int = 0
@@ -58,7 +58,7 @@ class City:
     pair: tuple[str, str] = PAIR
 
     def start(self, **task: Any) -> subprocess.Popen[str]:
-        """A run in a process group of its own."""
+        """Start a run in a process group of its own."""
         task |= {
             "before": self.pair[0],
             "after": self.pair[1],
@@ -77,7 +77,7 @@ class City:
         )
 
     def run(self, **task: Any) -> dict[str, Any]:
-        """A run to its end.
+        """Run to the end.
 
         Returns:
             The driver's last line, `{}` where it was killed; `status` and `error` beside.
@@ -87,16 +87,16 @@ class City:
                 output, error = process.communicate(timeout=300)
             finally:
                 kill_group(process)
-        told = json.loads(output.splitlines()[-1]) if process.returncode == 0 else {}
-        return {**told, "status": process.returncode, "error": error}
+        printed = json.loads(output.splitlines()[-1]) if process.returncode == 0 else {}
+        return {**printed, "status": process.returncode, "error": error}
 
     @property
     def calls(self) -> int:
-        """Calls of the detector so far."""
+        """Number of calls of the detector so far."""
         return self.log.stat().st_size if self.log.exists() else 0
 
     def content(self) -> dict[str, bytes]:
-        """Products and chunks, by name."""
+        """Return products and chunks, by name."""
         folder = Folder.of(self.out)
         chunks = [f"work/probability.zarr/{name}" for name in folder.sizes("work/probability.zarr")]
         TALLY.runs += 1
@@ -112,13 +112,13 @@ def kill_group(process: subprocess.Popen[str]) -> None:
 
 
 def assert_same(found: Mapping[str, bytes], expected: Mapping[str, bytes]) -> None:
-    """Byte for byte; names what differs rather than printing it."""
+    """Compare byte for byte; the error names the files that differ and does not print them."""
     assert sorted(found) == sorted(expected)
     assert [name for name in expected if found[name] != expected[name]] == []
 
 
 def assert_clean(out: Path) -> None:
-    """Nothing written aside is left, and no scratch."""
+    """Check that no partial file and no scratch folder is left."""
     assert [path for path in out.rglob("*") if "part" in path.name.split(".")] == []
     assert not (out / "work" / "scratch").exists()
     assert not (out / "work" / "dask").exists()

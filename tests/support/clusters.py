@@ -14,7 +14,7 @@ from typing import Any
 
 from distributed import Client, Security
 
-from tests.support.servers import free_port
+from tests.support.ports import free_port
 
 
 class Certificates:

@@ -1,7 +1,8 @@
-"""One run as a process of its own, which may be told to die at its n-th file operation: `driver.py JSON`.
+"""A run as a process of its own, which dies at its n-th file operation where asked to: `driver.py JSON`.
 
 The detector is a stand-in that needs no torch, so that a run takes a second and can be ended many times. It appends a
-byte to a log for every call: what was computed twice shows. The last line printed is the number of file operations.
+byte to a log for every call, so that a patch computed twice shows. The last line printed is the number of file
+operations.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ OPERATIONS = {
 
 @dataclass
 class LoggingDetector(StubDetector):
-    """Leaves a byte in the log for every call, takes its time, and says something of every pixel."""
+    """A detector that leaves a byte in the log for every call, takes its time, and spreads its answers."""
 
     log: Path = Path()
     seconds: float = 0

@@ -21,7 +21,8 @@ import psutil
 import pytest
 
 from tests.support.paths import ROOT, system_path
-from tests.support.servers import PATIENCE, free_port
+from tests.support.ports import free_port
+from tests.support.servers import PATIENCE
 
 PR_SET_CHILD_SUBREAPER = 36
 """An option of Linux's prctl(2)."""

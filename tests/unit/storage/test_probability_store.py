@@ -1,4 +1,4 @@
-"""Probabilities on disk: what other programs see, what counts as done, and whose store it is."""
+"""Probabilities on disk: as other programs see them, finished tiles, and stores of other runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import pytest
 import rioxarray  # noqa: F401 - registers the accessor
 import xarray as xr
 from affine import Affine
-from hypothesis import given
-from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
 from ussfc.pipeline.errors import DamagedTiles, StoreError
@@ -22,7 +20,6 @@ from ussfc.pipeline.storage.probability_store import (
     ProbabilityStore,
     start_store,
 )
-from ussfc.pipeline.storage.tile_records import TileRecord
 from ussfc.pipeline.types import Box, TileResult
 
 pytestmark = [
@@ -60,9 +57,7 @@ def opened(root: Path) -> Any:
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 @pytest.mark.parametrize("grid", [UTM, DEGREES])
-def test_the_store_opens_in_xarray_georeferenced_scaled_and_masked(
-    tmp_path: Path, grid: GeoBox, dtype: str
-) -> None:
+def test_xarray_opens_the_store(tmp_path: Path, grid: GeoBox, dtype: str) -> None:
     values = levels(dtype)
     fill(ProbabilityStore.create(tmp_path, grid, dtype, 64), values)
     with opened(tmp_path) as dataset:
@@ -78,7 +73,7 @@ def test_the_store_opens_in_xarray_georeferenced_scaled_and_masked(
         assert array.attrs["long_name"] == "change probability"
 
 
-def test_without_a_crs_the_store_has_pixel_coordinates(tmp_path: Path) -> None:
+def test_without_a_crs_coordinates_are_pixels(tmp_path: Path) -> None:
     fill(ProbabilityStore.create(tmp_path, BARE, "uint8", 64), levels("uint8"))
     with opened(tmp_path) as dataset:
         np.testing.assert_array_equal(dataset["y"], np.arange(70) + 0.5)
@@ -87,7 +82,7 @@ def test_without_a_crs_the_store_has_pixel_coordinates(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_what_is_written_is_read_again(tmp_path: Path, dtype: str) -> None:
+def test_written_pixels_are_read_again(tmp_path: Path, dtype: str) -> None:
     values = levels(dtype)
     fill(ProbabilityStore.create(tmp_path, UTM, dtype, 64), values)
     store = ProbabilityStore(tmp_path)
@@ -105,11 +100,11 @@ def test_a_chunk_of_nothing_but_nodata_is_a_file(tmp_path: Path, dtype: str) -> 
     store.write(Box(0, 0, 64, 64), nodata, TileResult((0, 0), 0, 0))
     folder = tmp_path / "probability.zarr" / "probability"
     assert [p.relative_to(folder).as_posix() for p in (folder / "c").rglob("*") if p.is_file()] == ["c/0/0"]
-    # A tile that nobody wrote reads as nodata, never as no change.
+    # A tile that was never written reads as nodata, never as no change.
     assert np.isnan(decode(store.read(Box(0, 64, 64, 100)))).all()
 
 
-def test_a_tile_is_done_when_its_record_says_so(tmp_path: Path) -> None:
+def test_a_tile_with_a_record_is_done(tmp_path: Path) -> None:
     store = ProbabilityStore.create(tmp_path, UTM, "uint8", 64)
     assert store.done() == {}
     result = TileResult((1, 0), 7, 100, {"read": 0.25})
@@ -130,7 +125,7 @@ def test_the_record_comes_after_the_chunk(tmp_path: Path, monkeypatch: pytest.Mo
     assert store.done() == {}
 
 
-def test_a_chunk_that_cannot_be_written_leaves_no_record_and_says_so(tmp_path: Path) -> None:
+def test_an_unwritable_chunk_leaves_no_record(tmp_path: Path) -> None:
     store = ProbabilityStore.create(tmp_path, UTM, "uint8", 64)
     (tmp_path / "probability.zarr" / "probability" / "c").write_bytes(b"a file where a folder should be")
     with pytest.raises(StoreError, match="cannot be written"):
@@ -139,28 +134,11 @@ def test_a_chunk_that_cannot_be_written_leaves_no_record_and_says_so(tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["0.1", "0.1.json", "a.b.p1.v1.b1.00000000", "1.1.p1.v1.b1.123.part"])
-def test_a_file_that_is_no_record_counts_as_not_done(tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_no_record_does_not_count(tmp_path: Path, name: str) -> None:
     store = ProbabilityStore.create(tmp_path, UTM, "uint8", 64)
     store.write(Box(0, 0, 64, 64), np.zeros((64, 64), np.uint8), TileResult((0, 0), 1, 1))
     (tmp_path / "done" / "0" / name).touch()
     assert list(store.done()) == [(0, 0)]
-
-
-@given(
-    index=st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)),
-    patches=st.integers(0, 10**6),
-    valid=st.integers(0, 2**28),
-    seconds=st.dictionaries(st.sampled_from(["read", "network"]), st.integers(0, 10**7)),
-    size=st.integers(1, 2**31),
-    checksum=st.integers(0, 2**32 - 1),
-)
-def test_a_record_is_its_name(
-    index: tuple[int, int], patches: int, valid: int, seconds: dict[str, int], size: int, checksum: int
-) -> None:
-    spent = {step: milliseconds / 1000 for step, milliseconds in seconds.items()}
-    record = TileRecord(TileResult(index, patches, valid, spent), size, checksum)
-    assert TileRecord.of(record.name) == record
-    assert len(record.name) < 200
 
 
 def chunk_of(root: Path, name: str = "0/0") -> Path:
@@ -178,15 +156,15 @@ def flipped(chunk: Path) -> None:
 
 
 def another(chunk: Path) -> None:
-    """A whole chunk, of other pixels and of the same size: nothing but the pixels tells."""
+    """A whole chunk, of other pixels and of the same size: only the pixels differ."""
     folder = chunk.parents[3] / "other"
     other = ProbabilityStore.create(folder, UTM, "uint8", 64)
     values = np.ones((64, 64), np.uint8)
     values[60:, :] = 9
     other.write(Box(0, 0, 64, 64), values, TileResult((0, 0), 1, 1))
-    wanted = chunk.stat().st_size
+    size = chunk.stat().st_size
     content = chunk_of(folder).read_bytes()
-    assert len(content) == wanted
+    assert len(content) == size
     chunk.write_bytes(content)
 
 
@@ -199,7 +177,7 @@ def test_a_chunk_cut_short_or_gone_is_not_done(tmp_path: Path, harm: Any) -> Non
 
 
 @pytest.mark.parametrize("harm", [halved, Path.unlink, flipped, another])
-def test_pixels_that_were_not_written_are_never_read(tmp_path: Path, harm: Any) -> None:
+def test_damaged_pixels_are_never_read(tmp_path: Path, harm: Any) -> None:
     store = ProbabilityStore.create(tmp_path, UTM, "uint8", 64)
     values = np.zeros(UTM.shape, np.uint8)
     values[60:, :] = 7
@@ -219,7 +197,7 @@ def test_pixels_that_were_not_written_are_never_read(tmp_path: Path, harm: Any) 
     np.testing.assert_array_equal(store.read(Box(0, 0, 70, 100)), values)
 
 
-def test_records_of_another_run_say_nothing(tmp_path: Path) -> None:
+def test_records_of_another_run_do_not_count(tmp_path: Path) -> None:
     """A worker that outlived its run writes into the store of the next."""
     old = ProbabilityStore.create(tmp_path, UTM, "uint8", 64, run="old")
     new = ProbabilityStore.create(tmp_path, UTM, "uint8", 64, run="new")
@@ -231,7 +209,7 @@ def test_records_of_another_run_say_nothing(tmp_path: Path) -> None:
     assert (reader.read(Box(0, 0, 64, 64)) == 255).all()
 
 
-def test_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
+def test_files_of_killed_writers_are_swept(tmp_path: Path) -> None:
     store = ProbabilityStore.create(tmp_path, UTM, "uint8", 64)
     fill(store, levels("uint8"))
     before = sorted(tmp_path.rglob("*"))
@@ -241,7 +219,7 @@ def test_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_content_names_the_pixels(tmp_path: Path) -> None:
+def test_the_content_is_a_digest_of_the_pixels(tmp_path: Path) -> None:
     values = levels("uint8")
     names = []
     for number, change in enumerate((0, 0, 1)):
@@ -270,9 +248,7 @@ def test_the_same_key_continues(tmp_path: Path) -> None:
         ({"new": 1}, "new"),
     ],
 )
-def test_another_key_is_refused_and_the_difference_named(
-    tmp_path: Path, change: dict[str, Any], named: str
-) -> None:
+def test_another_key_is_refused_by_its_difference(tmp_path: Path, change: dict[str, Any], named: str) -> None:
     root = tmp_path / "out" / "work"
     values = levels("uint8")
     fill(start_store(root, KEY, UTM, "uint8", 64, False), values)
@@ -285,7 +261,7 @@ def test_another_key_is_refused_and_the_difference_named(
     assert len(ProbabilityStore(root).done()) == 4
 
 
-def test_overwrite_starts_anew(tmp_path: Path) -> None:
+def test_overwrite_starts_over(tmp_path: Path) -> None:
     fill(start_store(tmp_path, KEY, UTM, "uint8", 64, False), levels("uint8"))
     store = start_store(tmp_path, KEY | {"model": "other"}, UTM, "float32", 32, True)
     assert store.done() == {}
@@ -301,13 +277,13 @@ def test_a_store_without_its_key_is_made_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
-def test_a_damaged_key_is_refused_with_the_way_out(tmp_path: Path, text: str) -> None:
+def test_a_damaged_key_is_refused(tmp_path: Path, text: str) -> None:
     start_store(tmp_path, KEY, UTM, "uint8", 64, False)
     (tmp_path / "run_key.json").write_text(text)
     with pytest.raises(StoreError, match="--overwrite"):
         start_store(tmp_path, KEY, UTM, "uint8", 64, False)
 
 
-def test_where_there_is_no_store_the_message_says_how_to_make_one(tmp_path: Path) -> None:
+def test_an_absent_store_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"holds no probabilities; run `ussfc infer`"):
         ProbabilityStore(tmp_path)
