@@ -134,7 +134,7 @@ class BaseCluster(_Section):
 
     @property
     def wants_gpu(self) -> bool:
-        """Whether every job, pod, task or worker has a GPU of its own."""
+        """True if every job, pod, task or worker has a GPU of its own."""
         return bool(getattr(self, "gpu", False))
 
     @property
@@ -176,7 +176,7 @@ class LocalCudaCluster(BaseCluster):
 
     @property
     def wants_gpu(self) -> bool:
-        """Whether every worker has a GPU of its own: always."""
+        """True: every worker has a GPU of its own."""
         return True
 
 

@@ -42,7 +42,7 @@ class Schedule:
 
     @property
     def over(self) -> bool:
-        """Whether all have ended, as far as :meth:`take` has looked: it must have returned None once."""
+        """True if all have ended, as far as :meth:`take` has looked: it must have returned None once."""
         return not (self._out or self._waiting or self._crashed) and self._exhausted
 
     def take(self) -> Index | None:

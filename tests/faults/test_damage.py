@@ -26,7 +26,7 @@ def torn(chunk: Path, chance: random.Random) -> None:
 
 
 def padded(chunk: Path, chance: random.Random) -> None:
-    """As after a crash of the machine: the size is right, the end was never written."""
+    """Keep the size and lose the end, as after a crash of the machine."""
     content = chunk.read_bytes()
     kept = chance.randrange(len(content) - 16)
     chunk.write_bytes(content[:kept] + bytes(len(content) - kept))

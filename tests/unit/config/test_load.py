@@ -1,4 +1,4 @@
-"""Configuration: precedence, unknown keys, unusable values, and the documented defaults."""
+"""Loading of the configuration: precedence, unknown keys, origins of unusable values, presets."""
 
 from __future__ import annotations
 
@@ -44,21 +44,19 @@ def refused(**arguments: Any) -> str:
     return message
 
 
-def test_every_documented_key_is_in_the_packaged_file_with_its_default_and_the_other_way_round() -> None:
+def test_documented_keys_are_the_packaged_ones() -> None:
     documented = {key: default for key, default, _ in documented_keys()}
     assert documented == flattened(packaged())
     assert all(description for _, _, description in documented_keys())
 
 
-def test_the_packaged_file_makes_the_default_configuration() -> None:
+def test_the_packaged_file_makes_the_defaults() -> None:
     assert load_config() == RunConfig()
 
 
 @settings(deadline=None, max_examples=40)
 @given(layers=st.dictionaries(st.sampled_from(LAYERS), sizes))
-def test_flags_beat_sets_beat_the_environment_beats_the_file_beats_the_defaults(
-    tmp_path_factory: pytest.TempPathFactory, layers: dict[str, int]
-) -> None:
+def test_later_layers_win(tmp_path_factory: pytest.TempPathFactory, layers: dict[str, int]) -> None:
     file = None
     if "file" in layers:
         file = tmp_path_factory.mktemp("config") / "user.yaml"
@@ -89,11 +87,11 @@ def test_null_takes_a_value_back(tmp_path: Path) -> None:
     assert load_config(file, ["threshold=null"]).threshold is None
 
 
-def test_a_flag_that_was_not_given_leaves_the_rest_alone() -> None:
+def test_a_flag_without_a_value_changes_nothing() -> None:
     assert load_config(sets=["threshold=0.7"], flags={"threshold": None, "model": None}).threshold == 0.7
 
 
-def test_other_variables_of_the_environment_do_not_matter() -> None:
+def test_other_variables_do_not_matter() -> None:
     assert load_config(environment={"PATH": "/bin", "TILING__TILE_SIZE": "64"}) == RunConfig()
 
 
@@ -119,7 +117,7 @@ def test_values_are_read_as_yaml() -> None:
     assert config.cluster.address == "tcp://10.0.0.1:8786"
 
 
-def test_a_base_stands_in_for_the_packaged_defaults() -> None:
+def test_a_base_replaces_the_packaged_defaults() -> None:
     recorded = load_config(sets=["tiling.tile_size=512", "threshold=0.4"]).model_dump(mode="json")
     again = load_config(base=recorded, sets=["threshold=0.6"])
     assert again.tiling.tile_size == 512
@@ -136,9 +134,7 @@ def test_a_base_stands_in_for_the_packaged_defaults() -> None:
         ("cluster.worker", "cluster.workers"),
     ],
 )
-def test_an_unknown_key_names_the_nearest_and_where_it_was_found(
-    tmp_path: Path, key: str, nearest: str
-) -> None:
+def test_an_unknown_key_names_the_nearest_one(tmp_path: Path, key: str, nearest: str) -> None:
     hint = f"unknown key {key}; did you mean {nearest}?"
     assert refused(sets=[f"{key}=1"]).startswith(f"--set {key}=1: {hint}")
     variable = "USSFC_" + key.upper().replace(".", "__")
@@ -182,7 +178,7 @@ def test_a_key_like_no_other_gets_no_hint() -> None:
         "vector.connectivity=6",
     ],
 )
-def test_an_unusable_value_names_key_value_and_origin(setting: str) -> None:
+def test_an_unusable_value_names_its_origin(setting: str) -> None:
     key, _, text = setting.partition("=")
     message = refused(sets=[setting])
     assert message.startswith(f"{key} = ")
@@ -193,11 +189,11 @@ def test_an_unusable_value_names_key_value_and_origin(setting: str) -> None:
 @pytest.mark.parametrize(
     "setting", ["grid.resolution=.inf", "vector.simplify_m=.inf", "compute.memory_gb=.inf"]
 )
-def test_a_number_that_means_nothing_is_refused(setting: str) -> None:
+def test_an_infinite_number_is_refused(setting: str) -> None:
     assert refused(sets=[setting]).startswith(setting.partition("=")[0])
 
 
-def test_a_setting_without_an_equals_sign_shows_how_it_is_written() -> None:
+def test_a_setting_without_equals_shows_an_example() -> None:
     assert refused(sets=["tiling.tile_size"]).startswith("--set tiling.tile_size: expected key=value")
 
 
@@ -225,10 +221,10 @@ CLUSTERS = {
     "scheduler": {"cluster.address": "tcp://10.0.0.5:8786"},
     "slurm": {},
 }
-"""The packaged presets, with what each leaves to the user."""
+"""The packaged presets, with the keys that each leaves to the user."""
 
 
-def test_every_packaged_preset_loads_once_what_it_leaves_open_is_set() -> None:
+def test_every_preset_loads_with_its_open_keys_set() -> None:
     folder = resources.files("ussfc.configs").joinpath("clusters")
     assert {entry.name for entry in folder.iterdir() if entry.name.endswith(".yaml")} == {
         f"{name}.yaml" for name in CLUSTERS
@@ -242,8 +238,8 @@ def test_every_packaged_preset_loads_once_what_it_leaves_open_is_set() -> None:
             assert f"cluster.kind {name}: {key} is not set" in refused(cluster=name)
 
 
-def test_every_key_of_a_preset_is_of_use_to_its_kind() -> None:
-    """Also those that it leaves null: a user who fills one in is not told that it is of no use."""
+def test_every_key_of_a_preset_is_of_its_kind() -> None:
+    """Also a key that it leaves null: a user who fills it in gets no error."""
     examples = {
         "workers": 2, "threads": 2, "gpu": True, "jobs": 2, "minimum_jobs": 1, "maximum_jobs": 2, "memory": "4GiB",
         "walltime": "01:00:00", "queue": "q", "account": "a", "image": "i", "namespace": "n",
@@ -270,9 +266,7 @@ def test_every_key_of_a_preset_is_of_use_to_its_kind() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(layers=st.dictionaries(st.sampled_from(("preset", *LAYERS)), st.integers(1, 64)))
-def test_a_preset_lies_between_the_defaults_and_the_file(
-    tmp_path_factory: pytest.TempPathFactory, layers: dict[str, int]
-) -> None:
+def test_a_preset_precedes_the_file(tmp_path_factory: pytest.TempPathFactory, layers: dict[str, int]) -> None:
     folder = tmp_path_factory.mktemp("config")
     preset, file = folder / "preset.yaml", folder / "user.yaml"
     preset.write_text(yaml.safe_dump({"cluster": {"kind": "local", "workers": layers.get("preset")}}))
@@ -293,7 +287,7 @@ def test_a_preset_lies_between_the_defaults_and_the_file(
     assert config.cluster.kind == "local"
 
 
-def test_without_a_preset_the_highest_layer_decides_the_kind(tmp_path: Path) -> None:
+def test_the_highest_layer_decides_the_kind(tmp_path: Path) -> None:
     file = tmp_path / "user.yaml"
     file.write_text("cluster: {kind: local}\n")
     assert load_config(file).cluster.kind == "local"
@@ -303,7 +297,7 @@ def test_without_a_preset_the_highest_layer_decides_the_kind(tmp_path: Path) -> 
     assert load_config(file, flags=flags, cluster="local").cluster.kind == "scheduler"
 
 
-def test_options_are_laid_over_each_other_entry_by_entry(tmp_path: Path) -> None:
+def test_options_are_merged_by_entry(tmp_path: Path) -> None:
     preset, file = tmp_path / "preset.yaml", tmp_path / "user.yaml"
     preset.write_text(
         yaml.safe_dump(
@@ -316,7 +310,7 @@ def test_options_are_laid_over_each_other_entry_by_entry(tmp_path: Path) -> None
     assert config.cluster.options == {"a": 5, "b": {"c": 1, "d": 2, "h": 3}, "e": [3], "f": 6, "g": 4}
 
 
-def test_the_fixed_number_of_a_preset_gives_way_to_a_changing_one(tmp_path: Path) -> None:
+def test_the_number_of_a_preset_yields_to_a_range(tmp_path: Path) -> None:
     found = load_config(sets=["cluster.maximum_jobs=20"], cluster="slurm").cluster
     assert (found.jobs, found.minimum_jobs, found.maximum_jobs) == (None, None, 20)
     file = tmp_path / "user.yaml"
@@ -325,7 +319,7 @@ def test_the_fixed_number_of_a_preset_gives_way_to_a_changing_one(tmp_path: Path
         load_config(file, ["cluster.maximum_jobs=20"], cluster="slurm")
 
 
-def test_laying_options_over_a_base_leaves_the_base_as_it_is() -> None:
+def test_options_over_a_base_leave_the_base_alone() -> None:
     base = RunConfig().model_dump() | {"cluster": {"kind": "local", "options": {"a": {"b": 1}}}}
     assert load_config(base=base, sets=["cluster.options.a.c=2"]).cluster.options == {"a": {"b": 1, "c": 2}}
     assert base["cluster"]["options"] == {"a": {"b": 1}}
@@ -346,9 +340,7 @@ def test_laying_options_over_a_base_leaves_the_base_as_it_is() -> None:
         ("auto", "cluster.tls_key=key.pem", "scheduler"),
     ],
 )
-def test_a_key_of_another_kind_names_itself_its_origin_and_its_kinds(
-    tmp_path: Path, kind: str, setting: str, kinds: str
-) -> None:
+def test_a_key_of_another_kind_names_its_kinds(tmp_path: Path, kind: str, setting: str, kinds: str) -> None:
     key, _, value = setting.partition("=")
     needed = {**CLUSTERS.get(kind, {}), "cluster.kind": kind}
     found = f"of no use to cluster.kind {kind}, only to {kinds}; "
@@ -373,12 +365,12 @@ def test_a_key_of_another_kind_names_itself_its_origin_and_its_kinds(
         ("scheduler", {}, "cluster.address"),
     ],
 )
-def test_what_a_kind_cannot_start_without_is_named(kind: str, given: dict[str, str], missing: str) -> None:
+def test_a_key_that_a_kind_needs_is_named(kind: str, given: dict[str, str], missing: str) -> None:
     flags = {f"cluster.{key}": value for key, value in {**given, "kind": kind}.items()}
     assert refused(flags=flags).startswith(f"cluster.kind {kind}: {missing} is not set")
 
 
-def test_a_number_of_jobs_is_either_fixed_or_between_two() -> None:
+def test_jobs_are_a_number_or_a_range() -> None:
     for setting in ("cluster.minimum_jobs=0", "cluster.maximum_jobs=8"):
         sets = ["cluster.jobs=3", setting]
         assert "set the one or the others" in refused(cluster="slurm", sets=sets)
@@ -393,7 +385,7 @@ def test_a_number_of_jobs_is_either_fixed_or_between_two() -> None:
     assert message.startswith("cluster.minimum_jobs: 3 is more than maximum_jobs, 2")
 
 
-def test_tls_wants_all_three_files_and_a_tls_address_wants_them() -> None:
+def test_tls_needs_all_three_files() -> None:
     files = [f"cluster.tls_{name}={name}.pem" for name in ("ca", "certificate", "key")]
     address = "cluster.address=tls://10.0.0.5:8786"
     assert load_config(cluster="scheduler", sets=[address, *files]).cluster.tls_key == "key.pem"
@@ -418,7 +410,7 @@ UNFIT["account"] = UNFIT["queue"]
 
 
 @pytest.mark.parametrize("key", sorted(UNFIT))
-def test_what_would_be_more_than_a_word_in_a_batch_script_is_refused(tmp_path: Path, key: str) -> None:
+def test_more_than_a_word_of_a_script_is_refused(tmp_path: Path, key: str) -> None:
     file = tmp_path / "user.yaml"
     for text in UNFIT[key]:
         file.write_text(yaml.safe_dump({"cluster": {key: text}}))
@@ -432,7 +424,7 @@ def test_what_would_be_more_than_a_word_in_a_batch_script_is_refused(tmp_path: P
      "walltime=7-00:00:00", "walltime=100-23:59:59", "queue=long,short", "queue=gpu_v100-32@site.1+x", "account=0123",
      "account=12345", "account=1_000", "queue=1e3"],
 )  # fmt: skip
-def test_words_of_a_batch_script_arrive_as_they_are_written(tmp_path: Path, setting: str) -> None:
+def test_words_of_a_script_arrive_as_written(tmp_path: Path, setting: str) -> None:
     """Unquoted as well, where YAML's rules would make a number of some."""
     key, _, text = setting.partition("=")
     file = tmp_path / "user.yaml"
@@ -441,12 +433,12 @@ def test_words_of_a_batch_script_arrive_as_they_are_written(tmp_path: Path, sett
     assert getattr(load_config(file, cluster="slurm").cluster, key) == text
 
 
-def test_a_message_keeps_the_letters_of_what_is_wanted() -> None:
-    """In lower case it would name as wanted what it refuses."""
+def test_a_message_keeps_its_capital_letters() -> None:
+    """In lower case it would name as expected the very text that it refuses."""
     assert "[KMGT]" in refused(cluster="slurm", sets=["cluster.memory=16gb"])
 
 
-def test_an_unknown_preset_lists_those_that_there_are(tmp_path: Path) -> None:
+def test_an_unknown_preset_lists_the_known_ones(tmp_path: Path) -> None:
     message = refused(cluster="slum")
     assert message == f"--cluster slum: neither a file nor one of {', '.join(sorted(CLUSTERS))}"
     assert refused(cluster=str(tmp_path)).startswith(f"{tmp_path}: cannot be read as YAML")

@@ -16,7 +16,7 @@ from ussfc.pipeline.parallel.memory_meter import MemoryMeter
 BYTES = 200 * 2**20
 
 
-def test_a_run_shorter_than_the_interval_has_a_peak() -> None:
+def test_a_run_of_a_moment_has_a_peak() -> None:
     with MemoryMeter() as meter:
         held = np.ones(BYTES, np.uint8)
         assert held[0] == 1

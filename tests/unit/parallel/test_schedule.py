@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.parallel.schedule import Schedule
+from ussfc.pipeline.types import Index
 
 backoffs = st.builds(
     Backoff,
@@ -31,27 +32,27 @@ class Clock:
         return self.now
 
 
-def row(count: int) -> list[tuple[int, int]]:
+def row(count: int) -> list[Index]:
     return [(0, col) for col in range(count)]
 
 
+def drawn_one_by_one(count: int, drawn: list[Index]) -> Iterator[Index]:
+    for index in row(count):
+        drawn.append(index)
+        yield index
+
+
 @given(data=st.data(), backoff=backoffs, count=st.integers(0, 8))
-def test_every_index_ends_once_within_its_attempts(data: st.DataObject, backoff: Backoff, count: int) -> None:
+def test_every_index_ends_once_in_its_attempts(data: st.DataObject, backoff: Backoff, count: int) -> None:
     clock = Clock()
-    drawn: list[tuple[int, int]] = []
-
-    def fresh() -> Iterator[tuple[int, int]]:
-        for index in row(count):
-            drawn.append(index)
-            yield index
-
-    schedule = Schedule(fresh(), backoff, clock)
-    out: list[tuple[int, int]] = []
-    ended: set[tuple[int, int]] = set()
-    failures: dict[tuple[int, int], list[float]] = {}
-    due: dict[tuple[int, int], float] = {}
-    crashed: set[tuple[int, int]] = set()
-    alone: set[tuple[int, int]] = set()
+    drawn: list[Index] = []
+    schedule = Schedule(drawn_one_by_one(count, drawn), backoff, clock)
+    out: list[Index] = []
+    ended: set[Index] = set()
+    failures: dict[Index, list[float]] = {}
+    due: dict[Index, float] = {}
+    crashed: set[Index] = set()
+    alone: set[Index] = set()
     recalls = 0
     while not schedule.over:
         before = len(drawn)
@@ -142,7 +143,7 @@ def test_a_failed_index_that_is_due_goes_first() -> None:
     assert schedule.take() == (0, 3)
 
 
-def test_a_recalled_index_is_due_and_has_not_failed() -> None:
+def test_a_recalled_index_has_not_failed() -> None:
     clock = Clock()
     schedule = Schedule(row(3), Backoff(attempts=2, first=10), clock)
     assert [schedule.take(), schedule.take()] == row(2)
@@ -155,7 +156,7 @@ def test_a_recalled_index_is_due_and_has_not_failed() -> None:
     assert not schedule.over
 
 
-def test_a_crashed_index_is_tried_alone_at_the_end() -> None:
+def test_a_crashed_index_is_tried_alone_last() -> None:
     clock = Clock()
     schedule = Schedule(row(4), Backoff(attempts=2, first=10), clock)
     assert [schedule.take(), schedule.take()] == row(2)
