@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from tests.support.city import TALLY
 from tests.support.fault_proxy import FaultProxy
-from tests.support.paths import ROOT, SHARED
+from tests.support.paths import ROOT, SHARED, TESTS
 from tests.support.servers import Azurite, SeaweedFS
 from tests.support.slurm import SLURM_VARIABLES, Slurm
 from ussfc.detector import DetectorSpec, engine_version
@@ -174,6 +174,9 @@ def _set_environment(monkeypatch: pytest.MonkeyPatch, prefix: str, variables: di
         monkeypatch.setenv(name, value)
 
 
+QUICK = (TESTS / "unit", TESTS / "laws")
+"""Folders of the tests that ``-m unit`` runs."""
+
 LONGEST = (
     "test_kills.py",
     "test_slurm.py",
@@ -181,10 +184,16 @@ LONGEST = (
     "test_dask_executor.py",
     "test_runs.py",
 )
+"""Files that take minutes."""
 
 
+# Before pytest's own, which leaves out what -m does not ask for.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take minutes come first, or one process would end with them while the others have nothing left."""
+    """Mark the quick tests; put files that take minutes first, or one process would end with them alone."""
+    for item in items:
+        if item.get_closest_marker("soak") is None and any(folder in item.path.parents for folder in QUICK):
+            item.add_marker(pytest.mark.unit)
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
