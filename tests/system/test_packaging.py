@@ -1,13 +1,16 @@
-"""What is installed: the wheel's content, the lock file, the version."""
+"""The installed package: the wheel's content, neighbours with the same names, the lock file, the version."""
 
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -35,12 +38,14 @@ def tracked_files() -> list[str]:
     )
     if listed.returncode:
         pytest.skip("needs a git checkout: which files belong to the project is known to git alone")
-    return [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+    names = (name for name in listed.stdout.split("\0") if name)
+    # Links to folders are tracked as well: pipeline and configs as parts of ussfc.
+    return [name for name in names if (ROOT / name).is_file() or (ROOT / name).is_symlink()]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
-    """A wheel of the sources alone: neither an old `build` folder nor the checkout's other files can help."""
+    """Build a wheel of the sources alone: neither an old `build` folder nor the checkout's other files can help."""
     tree = tmp_path_factory.mktemp("tree")
     for name in tracked_files():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
@@ -65,15 +70,15 @@ def _dist_info(wheel: zipfile.Path) -> zipfile.Path:
     return wheel / f"ussfc-{PROJECT['version']}.dist-info"
 
 
-def test_wheel_carries_the_sources_and_nothing_else(wheel: zipfile.Path) -> None:
+def test_wheel_carries_the_sources_alone(wheel: zipfile.Path) -> None:
     links = {link.name for link in (ROOT / "ussfc").iterdir() if link.is_symlink()}
-    wanted = {
+    expected = {
         name if name.startswith("ussfc/") else f"ussfc/{name}"
         for name in tracked_files()
         if name not in {"pyproject.toml", "README.md", "LICENSE", *(f"ussfc/{link}" for link in links)}
     }
     carried = {name for name in _files(wheel) if not name.startswith("ussfc-")}
-    assert carried == wanted
+    assert carried == expected
 
 
 @pytest.mark.parametrize(
@@ -114,6 +119,87 @@ def test_wheel_runs_away_from_the_checkout(wheel: zipfile.Path, tmp_path: Path) 
     assert "ussfc-s2-rgb" in shown.stdout
 
 
+NEIGHBOUR = ("cli", "pipeline", "configs")
+"""Top-level names of another distribution, and of the folders of this repository."""
+
+
+@pytest.fixture(scope="module")
+def neighbour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the wheel of a distribution that installs modules with the names of this repository's folders."""
+    file = tmp_path_factory.mktemp("neighbour") / "neighbour-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(file, "w") as wheel:
+        for name in ("cli.py", "pipeline/__init__.py", "configs/__init__.py"):
+            wheel.writestr(name, "OWNER = 'neighbour'\n")
+        info = "neighbour-1.0.dist-info"
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: neighbour\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    return file
+
+
+@pytest.fixture(scope="module")
+def project_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder with modules of the same names that must not be imported."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("cli.py", "pipeline/__init__.py", "configs/__init__.py"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(f"raise SystemExit('imported {name} of the working directory')\n", "utf-8")
+    return folder
+
+
+def _installed(folder: Path, *wheels: Path) -> Path:
+    """Install wheels one after the other into a fresh environment, and return its folder of programs."""
+    venv.create(folder, with_pip=False)
+    programs = folder / "bin"
+    for file in wheels:
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "--python", str(programs / "python"), "install", "-q", "--no-deps",
+             "--no-index", "--no-compile", str(file)],
+            cwd=folder, env=_environment(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    # The libraries of this very environment. Only now: pip would find this project among them.
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib"), "utf-8")
+    return programs
+
+
+def _environment(**variables: str) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **variables}
+
+
+def _output(command: list[str], folder: Path, **variables: str) -> str:
+    done = subprocess.run(
+        command, cwd=folder, env=_environment(**variables), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("first", ["ours", "neighbour"])
+def test_neighbours_with_our_names_live_on(
+    wheel: zipfile.Path, neighbour: Path, project_folder: Path, tmp_path: Path, first: str
+) -> None:
+    ours = Path(str(wheel.root.filename))
+    wheels = (ours, neighbour) if first == "ours" else (neighbour, ours)
+    programs = _installed(tmp_path / "environment", *wheels)
+    python, ussfc = str(programs / "python"), str(programs / "ussfc")
+    for folder, variables in ((tmp_path, {}), (project_folder, {"PYTHONPATH": "."})):
+        assert "Change detection for two images" in _output([ussfc, "--help"], folder, **variables)
+        assert _output([ussfc, "models", "list"], folder, **variables).startswith("ussfc-s2-rgb")
+        code = "import ussfc; from ussfc import detect_changes, load_config, run; print(ussfc.__file__)"
+        found = _output([python, "-c", code], folder, **variables)
+        assert Path(found.strip()).is_relative_to(tmp_path / "environment")
+    for name in NEIGHBOUR:
+        assert _output([python, "-c", f"import {name}; print({name}.OWNER)"], tmp_path) == "neighbour\n"
+
+
+def test_only_ussfc_is_installed_at_the_top(wheel: zipfile.Path, tmp_path: Path) -> None:
+    python = _installed(tmp_path / "environment", Path(str(wheel.root.filename))) / "python"
+    code = "import importlib.util, sys; print([n for n in sys.argv[1:] if importlib.util.find_spec(n)])"
+    assert _output([str(python), "-c", code, "ussfc", *NEIGHBOUR], tmp_path) == "['ussfc']\n"
+
+
 def test_version_is_the_same_everywhere(wheel: zipfile.Path) -> None:
     metadata = Parser().parsestr((_dist_info(wheel) / "METADATA").read_text(encoding="utf-8"))
     assert metadata["Version"] == PROJECT["version"]
@@ -133,7 +219,7 @@ def _locked() -> dict[str, Version]:
 
 
 @pytest.mark.parametrize("extra", [None, *(extra for extra in EXTRAS if extra not in UNLOCKED_EXTRAS)])
-def test_every_dependency_is_locked_within_its_bounds(extra: str | None) -> None:
+def test_dependencies_are_locked_within_bounds(extra: str | None) -> None:
     locked = _locked()
     for line in PROJECT["dependencies"] if extra is None else EXTRAS[extra]:
         requirement = Requirement(line)
