@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from ussfc.pipeline.errors import StoreError
-from ussfc.pipeline.reading.cloud_access import stat, unreachable
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning
+
+from ussfc.pipeline.errors import ReadError, StoreError
+from ussfc.pipeline.reading.cloud_access import GDAL_ERRORS, NETWORKS, gdal_environment, stat, unreachable
 from ussfc.pipeline.storage import remote
+from ussfc.pipeline.tiling.memory import GDAL_CACHE
 
 ARRAY_SUFFIXES = (".zarr", ".nc", ".nc4", ".netcdf")
+
+UNKNOWN = "uri:"
+"""Beginning of the identity of a scene whose changes cannot be noticed."""
+
+MOST_MEMBERS = 100_000
+"""Datasets of a mosaic of mosaics whose own files are looked up."""
+
+NETWORK_SCHEMES = {"/vsis3/": "s3", "/vsigs/": "gs", "/vsiaz/": "az"}
+
+MOST_CHUNKS = 100_000
+"""Objects of a remote Zarr that are listed; of a larger store the metadata stands for the content."""
 
 ZARR_METADATA = ("zarr.json", ".zmetadata", ".zgroup", ".zattrs", ".zarray")
 
@@ -31,15 +50,19 @@ def is_array(uri: str) -> bool:
 
 
 def scene_identity(uri: str, shown: str) -> tuple[str, int]:
-    """Identify the content of a scene by the marks of its file system or store.
+    """Identify the content of a scene by the marks of every file that it is made of.
+
+    These are size and time of modification, or the marks of a store. Files are those that GDAL names for the dataset
+    (sources of a VRT, masks, overviews and headers beside it), the archive of a file in one, and the chunks of a Zarr.
 
     Args:
         uri: path or URI.
         shown: the same for messages, without credentials.
 
     Returns:
-        A text that changes when the content does, as far as file system or store report it, and the size of the
-        file in bytes, 0 where it is no single file or its size is unknown.
+        A text that changes when the content does, as far as file system or store report it; it begins with
+        :data:`UNKNOWN` where they report nothing. And the size of the file in bytes, 0 where it is no single file or
+        its size is unknown.
 
     Raises:
         ReadError: the scene does not exist, access is denied, or the store does not answer.
@@ -47,16 +70,99 @@ def scene_identity(uri: str, shown: str) -> tuple[str, int]:
     if remote.is_remote(uri):
         found = _zarr_stat(uri, shown) if is_zarr(uri) else stat(uri, shown)
         if found is None:
-            # GDAL may still reach what no file system of ours does; then the address alone stands for the content.
-            return "uri:" + _digest(shown), 0
+            # GDAL may still reach a place that no file system of ours knows.
+            return UNKNOWN + _digest(shown), 0
         return "remote:" + _digest("|".join(found.marks)), found.size
     path = Path(uri)
-    if not path.exists():
-        # GDAL's own names (NETCDF:"file":variable, /vsizip/...) are no plain paths.
-        return "uri:" + _digest(uri), 0
-    parts = [path] if path.is_file() else sorted(path.glob("*.json")) + sorted(path.glob(".z*"))
-    marks = "|".join(f"{part.stat().st_size}-{part.stat().st_mtime_ns}" for part in parts)
-    return f"file:{marks}", path.stat().st_size if path.is_file() else 0
+    if path.is_dir() and is_zarr(uri):
+        return f"files:{_tree_digest(path)}", 0
+    members = _member_marks(uri, shown)
+    if not members:
+        return UNKNOWN + _digest(uri), 0
+    if set(members) == {str(path)}:
+        return f"file:{members[str(path)]}", path.stat().st_size
+    text = "|".join(f"{name}={mark}" for name, mark in sorted(members.items()))
+    return f"files:{_digest(text)}", path.stat().st_size if path.is_file() and path.suffix != ".vrt" else 0
+
+
+def _tree_digest(folder: Path) -> str:
+    """Return a digest of name, size and time of every file below a folder."""
+    digest = hashlib.sha256()
+    # Folder by folder, so that a store of a million chunks takes no more memory than its largest folder.
+    pending = [str(folder)]
+    while pending:
+        current = pending.pop()
+        with os.scandir(current) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+        for entry in entries:
+            if entry.is_dir():
+                pending.append(entry.path)
+            else:
+                state = entry.stat()
+                digest.update(
+                    f"{entry.path}={state.st_size}-{state.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
+                )
+    return digest.hexdigest()[:16]
+
+
+def _member_marks(uri: str, shown: str) -> dict[str, str]:
+    """Return the marks of every file that GDAL names for a local dataset, by its name."""
+    pending, opened = [uri], set[str]()
+    marks: dict[str, str] = {}
+    while pending and len(opened) < MOST_MEMBERS:
+        name = pending.pop()
+        if name in opened:
+            continue
+        opened.add(name)
+        for member in (name, *_gdal_files(name)):
+            place = _place(member)
+            if place is None or place in marks:
+                continue
+            marks[place] = _mark(place, shown)
+            # GDAL names the sources of a VRT, but not theirs.
+            if place.lower().endswith(".vrt"):
+                pending.append(place)
+    return marks
+
+
+def _gdal_files(name: str) -> list[str]:
+    """Return the files that GDAL names for a dataset; none where it cannot be opened, which is reported later."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            with gdal_environment(name, GDAL_CACHE, {}), rasterio.open(name) as source:
+                return list(source.files)
+        except GDAL_ERRORS:
+            return []
+
+
+def _place(member: str) -> str | None:
+    """Return the file or address that holds a member of a dataset: an archive for a file in it; None if unknown."""
+    if remote.is_remote(member):
+        return member
+    for prefix in NETWORKS:
+        if prefix in member:
+            rest = member.partition(prefix)[2]
+            return rest if prefix == "/vsicurl/" else f"{NETWORK_SCHEMES[prefix]}://{rest}"
+    path = member
+    if member.startswith("/vsi"):
+        path = "/" + member.removeprefix("/").partition("/")[2].lstrip("{").replace("}", "")
+    # The longest beginning that is a file: the archive of /vsizip/a.zip/b.tif.
+    for candidate in (Path(path), *Path(path).parents):
+        if candidate.is_file():
+            return str(candidate)
+    return None
+
+
+def _mark(place: str, shown: str) -> str:
+    if remote.is_remote(place):
+        found = stat(place, remote.shown_uri(place))
+        return "unknown" if found is None else "-".join(found.marks)
+    try:
+        state = Path(place).stat()
+    except OSError as error:
+        raise ReadError(f"{shown}: {place} cannot be read ({error.strerror}); check the path") from error
+    return f"{state.st_size}-{state.st_mtime_ns}"
 
 
 def _zarr_stat(uri: str, shown: str) -> remote.Stat | None:
@@ -77,7 +183,34 @@ def _zarr_stat(uri: str, shown: str) -> remote.Stat | None:
         raise unreachable(shown, error) from error
     if not marks:
         raise unreachable(shown, absent) from absent
-    return remote.Stat(0, marks)
+    return remote.Stat(0, (*marks, *_chunk_marks(uri, shown)))
+
+
+def _chunk_marks(uri: str, shown: str) -> tuple[str, ...]:
+    """Return a digest of the listing of a remote Zarr; empty where it may not be listed or is too large."""
+    system, path = remote.filesystem(uri)
+    listed: list[str] = []
+    try:
+        for _, _, files in remote.retry_request(lambda: list(_bounded_walk(system, path))):
+            for name, entry in files.items():
+                fields = "-".join(
+                    f"{entry[key]}" for key in ("size", *remote.VERSION_FIELDS) if entry.get(key)
+                )
+                listed.append(f"{name}={fields}")
+    except PermissionError:
+        return ()
+    except remote.store_exceptions() as error:
+        raise unreachable(shown, error) from error
+    return () if len(listed) > MOST_CHUNKS else (_digest("|".join(sorted(listed))),)
+
+
+def _bounded_walk(system: Any, path: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    count = 0
+    for folder, folders, files in system.walk(path, detail=True):
+        yield folder, folders, {f"{folder}/{name}": entry for name, entry in files.items()}
+        count += len(files)
+        if count > MOST_CHUNKS:
+            return
 
 
 def _digest(text: str) -> str:

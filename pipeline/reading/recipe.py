@@ -51,8 +51,8 @@ class SceneRecipe:
     block_cache: int = GDAL_CACHE
     """GDAL's cache of decoded blocks in the process that reads, bytes; one for all scenes of a process."""
     identity: str = ""
-    """Identity of :class:`ussfc.pipeline.types.SceneInfo`; a remote scene with another one is refused. Empty: any
-    is accepted."""
+    """Identity of :class:`ussfc.pipeline.types.SceneInfo`; a scene with another one is refused. Empty: any is
+    accepted."""
     labels: tuple[str | None, ...] = ()
     """Names of these bands when the run was planned, None where they have none. A file whose bands are called otherwise
     by then is refused; arrays are opened by name. Empty: any name is accepted."""
@@ -64,12 +64,7 @@ class SceneRecipe:
             ReadError: the scene cannot be opened, or has changed.
         """
         shown = remote.shown_uri(self.uri)
-        if (
-            self.identity
-            and remote.is_remote(self.uri)
-            and scene_identity(self.uri, shown)[0] != self.identity
-        ):
-            raise ReadError(f"{shown}: has changed since the run began; run again")
+        self.check_unchanged()
         if is_array(self.uri):
             from ussfc.pipeline.reading.array import ArrayReader, array_labels, open_array
 
@@ -77,6 +72,19 @@ class SceneRecipe:
             bands = self._bands_by_name(array_labels(array), shown)
             return ArrayReader(array, self.grid, bands, self.resampling, shown)
         return RasterReader(self.uri, shown, self.grid, self.bands, self.resampling, self.block_cache)
+
+    def check_unchanged(self) -> None:
+        """Compare the scene with the one that the run was planned for.
+
+        Raises:
+            ReadError: it has changed.
+        """
+        shown = remote.shown_uri(self.uri)
+        if self.identity and scene_identity(self.uri, shown)[0] != self.identity:
+            raise ReadError(
+                f"{shown}: has changed since the run began, and tiles of both states would mix; give the same command "
+                "again once it is whole"
+            )
 
     def _bands_by_name(self, labels: Sequence[str], shown: str) -> tuple[int, ...]:
         """Return the numbers of the planned bands, by their names where they have such."""

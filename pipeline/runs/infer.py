@@ -118,6 +118,9 @@ def infer_locked(
         subscriber(Notice(f"computed by {describe_detector(detector)}", warning=False))
         with stage_clock("infer", plan.tiles.tile_count - len(done), pixels, subscriber) as clock:
             failures = _compute(executor, plan, job, done, tally)
+            for recipe in plan.pair.recipes:
+                # Readers keep their handles: a file that was rewritten meanwhile is noticed here.
+                recipe.check_unchanged()
     record = _inference_record(plan, run_name(key), detector, radiometry, tally, failures)
     record = record.model_copy(update={"stages": {"infer": StageRecord.of(clock[0], pixels)}})
     record.write(out / layout.WORK, layout.INFERENCE)

@@ -21,6 +21,7 @@ from ussfc.pipeline.reading import (
     on_grid,
     read_aoi,
 )
+from ussfc.pipeline.reading.identity import UNKNOWN
 from ussfc.pipeline.runs.resolve import resolve_layout
 from ussfc.pipeline.tiling.grid import common_grid, crop, geometry_box, metres_per_pixel
 from ussfc.pipeline.types import RadiometricMapping, SceneInfo, SceneReader
@@ -61,6 +62,11 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
     if config.grid.aoi is not None:
         grid, area = _cut_to_area(grid, config.grid.aoi)
     notices = [note for info in infos for note in info.notes]
+    notices += [
+        f"{info.uri}: changes of this scene cannot be noticed, since its name leads to no file"
+        for info in infos
+        if info.identity.startswith(UNKNOWN)
+    ]
     model_bands = [(band.name, band.common_name) for band in model.bands]
     recipes = []
     for uri, info, chosen in zip(

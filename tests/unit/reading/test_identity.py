@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import warnings
+import zipfile
 from pathlib import Path
 
 import pytest
+import rasterio
 
 from tests.support.images import image, write_array, write_tif
 from ussfc.pipeline.reading.identity import is_array, is_zarr, scene_identity
@@ -56,3 +59,65 @@ def test_gdals_own_names_are_their_identity() -> None:
     assert first != second
     assert first[0].startswith("uri:")
     assert first[1] == 0
+
+
+def rewrite(path: Path) -> None:
+    """Change a file's time of modification, as a rewrite would."""
+    state = path.stat()
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1_000_000))
+
+
+def vrt_of(path: Path, source: Path) -> Path:
+    """Write a VRT whose one band is the first of another raster."""
+    path.write_text(
+        f'<VRTDataset rasterXSize="4" rasterYSize="4"><VRTRasterBand dataType="UInt16" band="1"><SimpleSource>'
+        f'<SourceFilename relativeToVRT="1">{source.name}</SourceFilename><SourceBand>1</SourceBand>'
+        "</SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    return path
+
+
+def members_of_every_kind(folder: Path) -> list[tuple[str, Path]]:
+    """Return scenes and, of each, a file that it is made of but not named by."""
+    plain = Path(write_tif(folder / "plain.tif", image()))
+    inner = vrt_of(folder / "inner.vrt", plain)
+    outer = vrt_of(folder / "outer.vrt", inner)
+    beside = Path(write_tif(folder / "beside.tif", image()))
+    with rasterio.open(beside) as source:
+        mask = source.dataset_mask()
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False),
+        rasterio.open(beside, "r+") as source,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        source.write_mask(mask)
+    packed = folder / "packed.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.write(plain, "in/plain.tif")
+    store = Path(write_array(folder / "store.zarr", image()))
+    chunk = next(path for path in sorted(store.rglob("*")) if path.is_file() and "c" in path.parts)
+    netcdf = Path(write_array(folder / "image.nc", image()))
+    return [
+        (str(inner), plain),
+        (str(outer), plain),
+        (str(beside), folder / "beside.tif.msk"),
+        (f"/vsizip/{packed}/in/plain.tif", packed),
+        (f'NETCDF:"{netcdf}":image', netcdf),
+        (str(store), chunk),
+    ]
+
+
+def test_every_member_of_a_scene_counts(tmp_path: Path) -> None:
+    for uri, member in members_of_every_kind(tmp_path):
+        before = scene_identity(uri, uri)[0]
+        assert scene_identity(uri, uri)[0] == before, uri
+        rewrite(member)
+        assert scene_identity(uri, uri)[0] != before, f"{uri}: {member.name} does not count"
+
+
+def test_a_new_sidecar_counts(tmp_path: Path) -> None:
+    path = Path(write_tif(tmp_path / "scene.tif", image()))
+    before = scene_identity(str(path), "scene.tif")[0]
+    (tmp_path / "scene.tif.aux.xml").write_text("<PAMDataset/>")
+    assert scene_identity(str(path), "scene.tif")[0] != before
