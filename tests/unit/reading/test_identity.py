@@ -103,7 +103,7 @@ def members_of_every_kind(folder: Path) -> list[tuple[str, Path]]:
         (str(outer), plain),
         (str(beside), folder / "beside.tif.msk"),
         (f"/vsizip/{packed}/in/plain.tif", packed),
-        (f'NETCDF:"{netcdf}":image', netcdf),
+        (f'NETCDF:"{netcdf}":reflectance', netcdf),
         (str(store), chunk),
     ]
 
