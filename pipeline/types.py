@@ -189,7 +189,7 @@ class SceneReader(Protocol):
             ussfc.pipeline.errors.ReadError: the source cannot be read there.
         """
 
-    def sample(self) -> Pixels:
+    def sample(self, most: int | None = None) -> Pixels:
         """Read pixels that represent the whole scene, for its percentiles; a few megapixels at most."""
 
 

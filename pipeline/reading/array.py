@@ -383,12 +383,13 @@ class ArrayReader:
         """Return the function that brings :meth:`block` onto ``box``."""
         return Placement(self._geobox, self._held(box), self._grid, box, self._nodata, self._resampling)
 
-    def sample(self) -> Pixels:
+    def sample(self, most: int | None = None) -> Pixels:
         """Read a sample of the scene, windows of the full resolution."""
         rows, cols = self._grid.shape
-        if rows * cols <= sampling.SAMPLE_PIXELS:
+        most = most or sampling.SAMPLE_PIXELS
+        if rows * cols <= most:
             return self.read(Box(0, 0, rows, cols))
-        return sampling.sample_windows(self, (rows, cols))
+        return sampling.sample_windows(self, (rows, cols), most)
 
     def _held(self, box: Box) -> Box:
         if self._grid.crs is None:

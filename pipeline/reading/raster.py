@@ -178,12 +178,13 @@ class RasterReader:
 
         return self._with_handles(read, f"rows {box.y0}..{box.y1}, columns {box.x0}..{box.x1} of the grid")
 
-    def sample(self) -> Pixels:
+    def sample(self, most: int | None = None) -> Pixels:
         """Read a sample of the scene, from overviews where the file has them."""
         rows, cols = self._grid.shape
-        if rows * cols <= sampling.SAMPLE_PIXELS:
+        most = most or sampling.SAMPLE_PIXELS
+        if rows * cols <= most:
             return self.read(Box(0, 0, rows, cols))
-        shrink = int(np.ceil(np.sqrt(rows * cols / sampling.SAMPLE_PIXELS)))
+        shrink = int(np.ceil(np.sqrt(rows * cols / most)))
 
         def sample(handles: RasterHandles) -> Pixels | None:
             factors = handles.source.overviews(self._bands[0])
@@ -195,7 +196,9 @@ class RasterReader:
                 overview = RasterHandles(source, coarse, self._bands, self._resampling)
                 return overview.read(Box(0, 0, *coarse.shape))
 
-        return self._with_handles(sample, "its overviews") or sampling.sample_windows(self, (rows, cols))
+        return self._with_handles(sample, "its overviews") or sampling.sample_windows(
+            self, (rows, cols), most
+        )
 
     def _with_handles(self, request: Callable[[RasterHandles], Result], what: str) -> Result:
         def attempt(options: Mapping[str, str]) -> Result:

@@ -27,7 +27,7 @@ from ussfc.pipeline.runs.manifest import (
     RadiometryRecord,
     StageRecord,
 )
-from ussfc.pipeline.runs.pair import ScenePair, scene_mappings
+from ussfc.pipeline.runs.pair import ScenePair, check_numbers, scene_mappings
 from ussfc.pipeline.runs.plan import RunPlan, check_memory, space_notices
 from ussfc.pipeline.runs.run_key import run_key
 from ussfc.pipeline.runs.stages import scratch_folder, stage_clock
@@ -108,6 +108,8 @@ def infer_locked(
         store = _open_store(plan, out, key, overwrite)
         with stage_clock("radiometry", 2, 0, subscriber):
             radiometry = _recorded_radiometry(plan.pair, out / layout.WORK)
+        for warning in radiometry.warnings:
+            subscriber(Notice(warning))
         done, tally = _TileTally.of(store.done())
         job = _tile_job(plan, run_name(key), detector, radiometry, out / layout.WORK)
         # Speed and time left are of this process's own work, not of an earlier one's.
@@ -198,6 +200,8 @@ def _recorded_radiometry(pair: ScenePair, work: Folder) -> RadiometryRecord:
     if recorded is None:
         before, after = scene_mappings(pair)
         recorded = RadiometryRecord(before=MappingRecord.of(before), after=MappingRecord.of(after))
+        if warnings := check_numbers(pair, (before, after)):
+            recorded = recorded.model_copy(update={"warnings": tuple(warnings)})
         recorded.write(work, layout.RADIOMETRY)
     return recorded
 
@@ -332,10 +336,10 @@ def _inference_record(
         ),
         threshold=plan.threshold,
         detector=detector.identity,
-        radiometry=radiometry,
+        radiometry=RadiometryRecord(before=radiometry.before, after=radiometry.after),
         executor=ExecutorRecord(name=plan.executor, processes=plan.processes, threads=plan.threads),
         projected_memory_bytes=plan.memory.total,
-        warnings=pair.notices,
+        warnings=(*pair.notices, *radiometry.warnings),
         counts=Counts(
             tiles=plan.tiles.tile_count,
             tiles_failed=len(failures),

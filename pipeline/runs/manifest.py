@@ -147,6 +147,8 @@ class RadiometryRecord(Record):
 
     before: MappingRecord
     after: MappingRecord
+    warnings: tuple[str, ...] = ()
+    """Findings in a sample of both dates; absent where there are none."""
 
 
 class ExecutorRecord(Record):

@@ -13,6 +13,7 @@ import ussfc
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError
 from ussfc.pipeline.pixels import radiometry
+from ussfc.pipeline.pixels.sample_checks import DateSample, check_samples, thin
 from ussfc.pipeline.reading import (
     AreaOfInterest,
     SceneRecipe,
@@ -22,6 +23,7 @@ from ussfc.pipeline.reading import (
     read_aoi,
 )
 from ussfc.pipeline.reading.identity import UNKNOWN
+from ussfc.pipeline.reading.sampling import CHECK_PIXELS
 from ussfc.pipeline.runs.resolve import resolve_layout
 from ussfc.pipeline.tiling.grid import common_grid, crop, geometry_box, metres_per_pixel
 from ussfc.pipeline.types import RadiometricMapping, SceneInfo, SceneReader
@@ -148,6 +150,22 @@ def scene_mappings(pair: ScenePair) -> tuple[RadiometricMapping, RadiometricMapp
         for info, recipe in zip((pair.before, pair.after), pair.recipes, strict=True)
     )
     return before, after
+
+
+def check_numbers(pair: ScenePair, mappings: tuple[RadiometricMapping, RadiometricMapping]) -> list[str]:
+    """Return warnings about the numbers of both dates, from a sample of each.
+
+    Args:
+        pair: the scenes.
+        mappings: their radiometric constants; a model that takes percentiles fits any numbers.
+    """
+    if pair.model.radiometry.kind != "range":
+        return []
+    samples = [
+        DateSample(info.uri, thin(recipe.open().sample(CHECK_PIXELS), CHECK_PIXELS), mapping)
+        for info, recipe, mapping in zip((pair.before, pair.after), pair.recipes, mappings, strict=True)
+    ]
+    return check_samples(*samples)
 
 
 def scene_mapping(

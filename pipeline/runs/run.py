@@ -11,6 +11,7 @@ from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import DamagedTiles
 from ussfc.pipeline.events import Notice, Subscriber, ignore
 from ussfc.pipeline.parallel.memory_meter import MemoryMeter
+from ussfc.pipeline.pixels.sample_checks import check_map
 from ussfc.pipeline.runs.detector import resolve_detector
 from ussfc.pipeline.runs.infer import Computation, infer_locked
 from ussfc.pipeline.runs.manifest import RunRecord
@@ -73,6 +74,9 @@ def run(
                 subscriber(Notice("everything is done already", warning=False))
     if record is None:
         record = write_manifest(out, meter.peak)
+        counts = record.counts
+        for warning in check_map(counts.changed_share, counts.classified_pixels, bool(record.warnings)):
+            subscriber(Notice(warning))
     if not plan.config.output.keep_work and record.complete:
         out.remove(layout.WORK)
     return record

@@ -175,7 +175,7 @@ class StubReader:
                 self.misfortune()
         return Pixels(self.values[(slice(None), *box.slices)].copy(), self.valid[box.slices].copy())
 
-    def sample(self) -> Pixels:
+    def sample(self, most: int | None = None) -> Pixels:
         """Return everything."""
         return Pixels(self.values, self.valid)
 

@@ -1,0 +1,127 @@
+"""Checks of a sample of both dates against a model's range: numbers of another kind, and missing data in disguise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ussfc.pipeline.types import BoolArray, Pixels, RadiometricMapping
+
+MOST_OUTSIDE = 0.5
+"""Share of a date's numbers outside of the model's range beyond which a warning is due."""
+
+MOST_ZEROS = 0.05
+"""Share of pixels that are exactly zero in all bands, and valid, beyond which a warning is due."""
+
+COMMON_SHIFT = 500 / 3500
+"""Shift of all bands' medians between the dates beyond which a warning is due, share of the model's range. Of 24 real
+Sentinel-2 pairs the smallest shift of three bands is at most 226 numbers; an offset of 1000 in one date gives at least
+774 (measured, range 0 to 3500)."""
+
+FRACTION = 2.0
+"""Largest number of a date that looks like reflectances between 0 and 1."""
+
+
+@dataclass(frozen=True)
+class DateSample:
+    """A sample of one date."""
+
+    name: str
+    """Address of the scene, for messages."""
+    pixels: Pixels
+    mapping: RadiometricMapping
+    """Ends of the model's range as stored numbers of this date."""
+
+
+def check_samples(before: DateSample, after: DateSample) -> list[str]:
+    """Return a warning for each finding that makes a map worthless.
+
+    Args:
+        before: sample of the earlier date.
+        after: sample of the later date, over other pixels or the same.
+    """
+    findings = [*_check_date(before), *_check_date(after)]
+    if not findings:
+        findings += _check_shift(before, after)
+    return findings
+
+
+def _check_date(date: DateSample) -> list[str]:
+    values = date.pixels.values[:, date.pixels.valid]
+    if not values.shape[1]:
+        return [
+            f"{date.name}: no valid pixel in a sample of the common grid; check the nodata value and the masks"
+        ]
+    low, high = (_column(ends) for ends in (date.mapping.low, date.mapping.high))
+    largest = float(values.max())
+    if 0 < largest <= FRACTION and float(high.min()) > 10 * FRACTION:
+        return [
+            f"{date.name}: holds numbers up to {largest:.3g}, which look like reflectances, and the model's range "
+            f"ends at {float(high.min()):g}; the map will be empty: scale them, or declare their scale in the file"
+        ]
+    outside = float(((values < low) | (values > high)).mean())
+    findings = []
+    if outside > MOST_OUTSIDE:
+        findings.append(
+            f"{date.name}: {outside:.0%} of its numbers lie outside of the model's range ({float(low.min()):g} to "
+            f"{float(high.max()):g}); the map will mean little: check their scale and offset"
+        )
+    zeros = float((values == 0).all(axis=0).mean())
+    if zeros > MOST_ZEROS:
+        findings.append(
+            f"{date.name}: {zeros:.0%} of its pixels are exactly zero in all bands; if that stands for missing data, "
+            "declare it as nodata (gdal_edit.py -a_nodata 0), or it will count as change"
+        )
+    return findings
+
+
+def _check_shift(before: DateSample, after: DateSample) -> list[str]:
+    """Find an offset that one date alone has: all bands moved the same way."""
+    shifts = _medians(after) - _medians(before)
+    if not (np.all(shifts > COMMON_SHIFT) or np.all(shifts < -COMMON_SHIFT)):
+        return []
+    numbers = abs(float(shifts[np.argmin(np.abs(shifts))])) * (after.mapping.high[0] - after.mapping.low[0])
+    brighter = after if shifts[0] > 0 else before
+    return [
+        f"{brighter.name}: all bands are brighter than on the other date by {numbers:.0f} numbers or more; if one date "
+        "has an offset (Sentinel-2 from baseline 04.00 on: 1000), declare it in the file, or unchanged ground will "
+        "count as change"
+    ]
+
+
+def _medians(date: DateSample) -> np.ndarray:
+    """Return the median of each band as a share of the model's range."""
+    values = date.pixels.values[:, date.pixels.valid]
+    low, high = np.array(date.mapping.low), np.array(date.mapping.high)
+    medians: np.ndarray = (np.median(values, axis=1) - low) / (high - low)
+    return medians
+
+
+def check_map(changed_share: float, classified: int, warned: bool) -> list[str]:
+    """Return a warning about a finished map that says nothing.
+
+    Args:
+        changed_share: share of the classified pixels that changed.
+        classified: pixels that are not nodata.
+        warned: True if the numbers of the scenes were warned of before.
+    """
+    if not classified:
+        return ["no pixel is valid on both dates: the products hold nothing but nodata"]
+    if warned and changed_share in (0.0, 1.0):
+        what = "no pixel" if changed_share == 0 else "every pixel"
+        return [f"{what} counts as changed, after the warnings about the scenes: do not trust this map"]
+    return []
+
+
+def thin(pixels: Pixels, most: int) -> Pixels:
+    """Return every n-th pixel of a sample, at most about ``most``."""
+    step = max(1, pixels.valid.size // most)
+    bands = pixels.values.shape[0]
+    valid: BoolArray = pixels.valid.reshape(1, -1)[:, ::step]
+    return Pixels(pixels.values.reshape(bands, 1, -1)[:, :, ::step], valid)
+
+
+def _column(ends: Sequence[float]) -> np.ndarray:
+    return np.array(ends, np.float64)[:, None]
