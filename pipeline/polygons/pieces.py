@@ -66,15 +66,15 @@ class Pieces:
             list(itertools.chain.from_iterable(pieces.outlines for pieces in several)),
         )
 
-    def take(self, wanted: FlagArray) -> Pieces:
+    def take(self, keep: FlagArray) -> Pieces:
         """Return the pieces whose flag is True."""
         return Pieces(
-            self.first[wanted],
-            self.last[wanted],
-            self.pixels[wanted],
-            self.total[wanted],
-            self.peak[wanted],
-            list(itertools.compress(self.outlines, wanted)),
+            self.first[keep],
+            self.last[keep],
+            self.pixels[keep],
+            self.total[keep],
+            self.peak[keep],
+            list(itertools.compress(self.outlines, keep)),
         )
 
     def parts(self, count: int) -> Iterator[Pieces]:

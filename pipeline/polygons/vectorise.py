@@ -41,7 +41,7 @@ MOST_THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class VectorOptions:
-    """How the polygons are made and stored."""
+    """Filters, simplification and format of the polygons."""
 
     format: Literal["parquet", "gpkg", "flatgeobuf"]
     min_area_m2: float = 0.0

@@ -28,7 +28,7 @@ the peak would depend on the machine."""
 
 @dataclass(frozen=True, slots=True)
 class CogOptions:
-    """How a cloud-optimised GeoTIFF is compressed."""
+    """Compression and block size of a cloud-optimised GeoTIFF."""
 
     compression: Literal["deflate", "zstd"] = "deflate"
     """``deflate`` is read everywhere; ``zstd`` is quicker to write and unknown to some older clients."""

@@ -1,4 +1,4 @@
-"""How a raster presents itself to a reader: its description, colours, scale and the name of its resampling."""
+"""Presentation of a raster to its readers: description, colours, scale and the name of its resampling."""
 
 from __future__ import annotations
 

@@ -56,7 +56,8 @@ def template_directories(
             # GDAL wrote it just now; what is checked is that all of it is there.
             ElementTree.fromstring(beside)  # noqa: S314
         except ElementTree.ParseError as error:
-            raise OSError(f"{sidecar(small)} is cut short") from error
+            # Not ``from error``: the cause's text, which names no file, would be reported in its place.
+            raise OSError(f"{sidecar(small)} is cut short: {error}") from None
         sidecar(work.part).write_bytes(beside)
     return tiff.directories(small.read_bytes())
 
