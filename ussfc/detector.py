@@ -284,5 +284,7 @@ def engine_version(engine: str) -> str:
         try:
             versions.append(version(name))
         except PackageNotFoundError as error:
-            raise ModelError(f"engine {engine}: not installed here; choose another --engine") from error
+            raise ModelError(
+                f"engine {engine}: not installed here; choose another inference.engine"
+            ) from error
     return "+".join(versions)

@@ -97,7 +97,7 @@ def _devices(workers: int | None, count: int) -> tuple[str, ...]:
     if not count or (workers or 0) > count:
         raise ClusterError(
             f"cluster.kind local-cuda: {count or 'no'} GPU(s) found here, expected {workers or 'at least one'}; "
-            "check that nvidia-smi lists them and that PyTorch is a CUDA build, or choose --cluster local"
+            "check that nvidia-smi lists them and that PyTorch is a CUDA build, or choose cluster.kind local"
         )
     return visible_gpus(count)[:workers]
 

@@ -24,7 +24,7 @@ def require_command(command: str) -> None:
     if shutil.which(command) is None:
         raise ClusterError(
             f"{command}: not found on this machine; log in to a node from which SLURM jobs are submitted, or load its "
-            "module, or choose another --cluster"
+            "module, or choose another kind of cluster"
         )
 
 

@@ -96,8 +96,8 @@ def check_worker(job: TileJob, probe: str, token: str) -> str | None:
         return f"{error} (on {host})"
     if seen != token.encode():
         return (
-            f"{job.store}: a file that was just written there is not seen on {host}; choose an --out on a file system "
-            "that all nodes share, or in an object store"
+            f"{job.store}: a file that was just written there is not seen on {host}; choose an output folder on a file "
+            "system that all nodes share, or in an object store"
         )
     return find_setup_fault(job)
 

@@ -389,9 +389,9 @@ def refuse_foreign_files(out: Folder, overwrite: bool) -> None:
             return
         if taken:
             raise StoreError(
-                f"{out / taken[0]}: exists, but no run of ussfc is in this folder; choose another --out"
+                f"{out / taken[0]}: exists, but no run of ussfc is in this folder; choose another output folder"
             )
     if manifest and not key and not overwrite:
         raise StoreError(
-            f"{out}: holds a finished run whose work was removed; choose another --out, or replace it with --overwrite"
+            f"{out}: holds a finished run whose work was removed; choose another output folder, or overwrite it"
         )

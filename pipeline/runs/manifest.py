@@ -71,8 +71,8 @@ class Record(BaseModel):
             fault = error.errors(include_url=False)[0]
             field = ".".join(str(part) for part in fault["loc"])
             raise StoreError(
-                f"{where}: damaged ({field}: {fault['msg'].lower()}); make it again with the same command, or start "
-                "over with --overwrite"
+                f"{where}: damaged ({field}: {fault['msg'].lower()}); make it again with the same command, or "
+                "overwrite it to start over"
             ) from error
 
 

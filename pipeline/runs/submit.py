@@ -75,7 +75,7 @@ def submit(
     cluster = config.cluster
     if not isinstance(cluster, SlurmCluster):
         raise ConfigError(
-            f"cluster.kind {cluster.kind}: `ussfc submit` is for SLURM; give --cluster slurm, or a file of that "
+            f"cluster.kind {cluster.kind}: `ussfc submit` is for SLURM; choose the cluster slurm, or a file of that "
             "kind"
         )
     before, after = _absolute(before), _absolute(after)

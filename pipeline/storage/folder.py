@@ -224,7 +224,7 @@ class Folder(ABC):
             return None
         except ValueError as error:
             raise StoreError(
-                f"{self / name}: cannot be read ({error}); start over with --overwrite"
+                f"{self / name}: cannot be read ({error}); overwrite it to start over"
             ) from error
         return content
 

@@ -111,7 +111,7 @@ class LocalFolder(Folder):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise StoreError(
-                    f"{self}: another ussfc is at work there; wait for it, or choose another --out"
+                    f"{self}: another ussfc is at work there; wait for it, or choose another output folder"
                 ) from error
             except OSError as error:
                 # Where nothing can be locked, the folder gets the care of an object store.
@@ -174,5 +174,5 @@ def _remedy(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "make room and give the same command again: it continues"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "choose another --out, or get the right to write there"
-    return "choose another --out" if isinstance(error, _NAME_TAKEN) else "check the disk"
+        return "choose another output folder, or get the right to write there"
+    return "choose another output folder" if isinstance(error, _NAME_TAKEN) else "check the disk"

@@ -50,7 +50,9 @@ class ObjectFolder(Folder):
             return found
 
         if self._request(write_and_read, layout.PROBE, "written", remote.PROBE_BACKOFF) != content:
-            raise StoreError(f"{self}: gives back other bytes than were written; choose another --out")
+            raise StoreError(
+                f"{self}: gives back other bytes than were written; choose another output folder"
+            )
 
     def exists(self, name: str) -> bool:
         return bool(self._request(lambda system, path: system.exists(path), name, "looked at"))

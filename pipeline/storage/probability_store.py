@@ -67,7 +67,7 @@ class ProbabilityStore:
             raise self.root.store_error(layout.PROBABILITIES, "opened", error) from error
         run = array.attrs.get("ussfc_run")
         if run is None:
-            raise StoreError(f"{self.root}: was written by an older version; start over with --overwrite")
+            raise StoreError(f"{self.root}: was written by an older version; overwrite it to start over")
         # Opened with the flag as an argument, zarr ignores it, and a chunk of nothing but nodata leaves no file.
         self._array: Any = array.with_config({"write_empty_chunks": True})
         self._ledger = TileLedger(self.root, run)
@@ -365,7 +365,7 @@ def start_store(
         if differing:
             raise StoreError(
                 f"{str(root).removesuffix(f'/{layout.WORK}')}: holds another run, different in "
-                f"{', '.join(differing)}; choose another --out, or replace it with --overwrite"
+                f"{', '.join(differing)}; choose another output folder, or overwrite it"
             )
         return ProbabilityStore(root)
     # First, so that the folder is known as ours whenever we are stopped.

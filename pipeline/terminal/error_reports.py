@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ussfc.pipeline.terminal.advice import with_flags
 from ussfc.pipeline.terminal.exit_statuses import STATUSES, ExitStatus, status_of
 
 INTERRUPTED = "interrupted; the same command continues where it stopped"
@@ -45,5 +46,5 @@ def reported_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
 
 
 def error_line(error: Exception) -> str:
-    """Return an error's message on one line."""
-    return " ".join(str(error).split())
+    """Return an error's message on one line, with the flags that do what it advises."""
+    return with_flags(" ".join(str(error).split()))

@@ -68,4 +68,4 @@ def test_missing_gpu_is_one_line(place: Path, tmp_path: Path) -> None:
     assert result.exit_code == ExitStatus.CLUSTER, result.output
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: cluster.kind local-cuda: no GPU(s) found here, expected at least one; ")
-    assert "choose --cluster local" in line
+    assert "choose cluster.kind local" in line

@@ -266,7 +266,7 @@ def test_worker_that_misses_the_store_is_named(programs: Programs, tmp_path: Pat
         )
     message = str(caught.value)
     assert f"{job.store}: a file that was just written there is not seen on" in message
-    assert "choose an --out on a file system that all nodes share" in message
+    assert "choose an output folder on a file system that all nodes share" in message
     assert not list(Path(job.store.address).glob("probe-*"))
 
 

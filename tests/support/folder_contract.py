@@ -68,7 +68,9 @@ class FolderContract:
     def test_damaged_json_is_an_error(self, folder: Folder, text: bytes) -> None:
         folder.write("facts.json", text)
         for read in (folder.read_json, folder.find_json):
-            with pytest.raises(StoreError, match=r"facts\.json: cannot be read .* --overwrite"):
+            with pytest.raises(
+                StoreError, match=r"facts\.json: cannot be read .* overwrite it to start over"
+            ):
                 read("facts.json")
 
     def test_a_large_file_has_its_statistics(self, folder: Folder, tmp_path: Path) -> None:

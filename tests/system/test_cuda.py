@@ -135,7 +135,9 @@ def test_networks_that_the_fused_kernels_are_not_made_for(
     network = drawn_network(6, 3, ratio)
     if window is not None:
         network.use_local_statistics(window)
-    with pytest.raises(ModelError, match=f"^engine triton: made for .* {said}; take --engine torch$"):
+    with pytest.raises(
+        ModelError, match=f"^engine triton: made for .* {said}; set inference.engine to torch$"
+    ):
         engine_of(network, 1, 64, "triton", "float16")
 
 
@@ -414,7 +416,7 @@ def test_features_beyond_float16_are_an_error_and_no_answer(engine: str, precisi
     with pytest.raises(ModelError) as caught:
         made.run(*pair)
     assert str(caught.value) == (
-        "the network's features left the range of float16; take --precision float32 for these weights"
+        "the network's features left the range of float16; set inference.precision to float32 for these weights"
     )
     uploaded = made.upload(*scene(20, 3, ROWS, COLS))
     pending = made.blend(uploaded, LATTICE, (0, 0, ROWS, COLS), taper(), 2)

@@ -425,5 +425,5 @@ def test_another_engine_by_name_is_another_run(
     before, after, model = toy_pair
     choose("openvino", "float32")
     run(before, after, tmp_path / "out", toy_config(model))
-    with pytest.raises(StoreError, match=r"holds another run, different in model; .* --overwrite"):
+    with pytest.raises(StoreError, match=r"holds another run, different in model; .* overwrite it"):
         run(before, after, tmp_path / "out", toy_config(model, "inference.engine=torch"))

@@ -92,7 +92,7 @@ class _Pending:
         # One NaN makes the sum NaN, and no sum of probabilities overflows.
         if not np.isfinite(found.sum()):
             raise ModelError(
-                "the network's features left the range of float16; take --precision float32 for these weights"
+                "the network's features left the range of float16; set inference.precision to float32 for these weights"
             )
         return found
 
@@ -309,6 +309,6 @@ def _fused(network: FoldedUSSFCNet, shape: tuple[int, int, int, int], dtype: tor
         from ussfc.engines.fused import FusedForward
     except ImportError as error:
         raise ModelError(
-            f"engine triton: {error}; it comes with CUDA builds of PyTorch, or take --engine torch"
+            f"engine triton: {error}; it comes with CUDA builds of PyTorch, or set inference.engine to torch"
         ) from error
     return FusedForward(network, shape, dtype)

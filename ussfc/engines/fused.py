@@ -357,7 +357,7 @@ class FusedForward:
             found = "local SSFC means" if local else f"{narrowest} channels in its narrowest convolution"
             raise ModelError(
                 f"engine triton: made for SSFC means over the patch and powers of two from {BLOCK_CHANNELS} channels, "
-                f"the network has {found}; take --engine torch"
+                f"the network has {found}; set inference.engine to torch"
             )
         self._network = network
         self._dtype = dtype
@@ -375,7 +375,7 @@ class FusedForward:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise ModelError(
                 f"engine triton: its kernels do not run here ({reason}); they need a C compiler and a device with "
-                "100 kB of shared memory; take --engine torch"
+                "100 kB of shared memory; set inference.engine to torch"
             ) from error
 
     def __call__(self, tile_2BHW: Tensor, corners: Tensor, patch: int) -> Tensor:

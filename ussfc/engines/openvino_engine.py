@@ -66,7 +66,7 @@ class OpenVINOEngine:
         if precision not in (here := precisions_here()):
             raise ModelError(
                 f"precision {precision}: this processor does not compute in it (it has {', '.join(here)}); every "
-                "worker of a run needs it, so choose another --precision or other machines"
+                "worker of a run needs it, so choose another inference.precision or other machines"
             )
         if streams < 1:
             raise ModelError(f"streams {streams}: expected at least 1")

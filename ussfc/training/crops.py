@@ -51,7 +51,9 @@ def make_batches(recipe: TrainingRecipe, source: LabelledPairs) -> Batches:
         DataError: no pairs, a pair smaller than a crop, or no changed pixel to place crops around.
     """
     if not source.names:
-        raise DataError("training data: no pairs in it; check --data and the names held out for validation")
+        raise DataError(
+            "training data: no pairs in it; check the folders and the names held out for validation"
+        )
     if recipe.sampling.kind == "fixed":
         return FixedCrops(source, recipe.sampling, recipe.augmentation, recipe.seed)
     return RandomCrops(source, recipe.sampling, recipe.augmentation, recipe.seed)

@@ -102,7 +102,9 @@ def test_gpus_of_this_machine_are_named(monkeypatch: pytest.MonkeyPatch) -> None
     ],
 )
 def test_missing_gpus_are_a_cluster_error(workers: int | None, gpus: int, message: str) -> None:
-    with pytest.raises(ClusterError, match=rf"^cluster\.kind local-cuda: {message}.*choose --cluster local$"):
+    with pytest.raises(
+        ClusterError, match=rf"^cluster\.kind local-cuda: {message}.*choose cluster\.kind local$"
+    ):
         selected(LocalCudaCluster(workers=workers), gpu=True, gpus=gpus)
 
 

@@ -84,9 +84,9 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
     [
         (errno.ENOSPC, "make room and give the same command again: it continues"),
         (errno.EDQUOT, "make room and give the same command again: it continues"),
-        (errno.EACCES, "choose another --out, or get the right to write there"),
-        (errno.EROFS, "choose another --out, or get the right to write there"),
-        (errno.ENOTDIR, "choose another --out"),
+        (errno.EACCES, "choose another output folder, or get the right to write there"),
+        (errno.EROFS, "choose another output folder, or get the right to write there"),
+        (errno.ENOTDIR, "choose another output folder"),
         (errno.EIO, "check the disk"),
     ],
 )

@@ -143,7 +143,7 @@ def test_missing_engines_are_errors(model: ModelSpec, missing: str, monkeypatch:
     device = "cpu" if missing == "openvino" else "cuda"
     with pytest.raises(ModelError) as caught:
         detector_spec(model, DetectorOptions(engine=missing, precision="float16", device=device))
-    assert str(caught.value) == f"engine {missing}: not installed here; choose another --engine"
+    assert str(caught.value) == f"engine {missing}: not installed here; choose another inference.engine"
     if missing == "openvino":
         # All of several.
         with pytest.raises(ModelError, match=r"^engine openvino: not installed here"):

@@ -157,7 +157,7 @@ def test_precisions_of_other_processors_are_refused(monkeypatch: pytest.MonkeyPa
             engine_of(drawn_network(0), 1, 16, 16, precision=precision)
         assert str(caught.value) == (
             f"precision {precision}: this processor does not compute in it (it has float32); every worker of a run "
-            "needs it, so choose another --precision or other machines"
+            "needs it, so choose another inference.precision or other machines"
         )
 
 

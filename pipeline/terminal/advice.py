@@ -1,0 +1,18 @@
+"""Advice of the command line: the flags for what a message below it advises in words."""
+
+from __future__ import annotations
+
+FLAGS = {
+    "another output folder": "another --out",
+    "an output folder": "an --out",
+    "or overwrite it": "or replace it with --overwrite",
+    "overwrite it to start over": "start over with --overwrite",
+}
+"""Words of a message, and the same with the flag that does it."""
+
+
+def with_flags(message: str) -> str:
+    """Return a message whose advice names the flags of the command line."""
+    for words, flags in FLAGS.items():
+        message = message.replace(words, flags)
+    return message
