@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,17 +26,31 @@ from scipy import ndimage
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.parallel.memory_meter import MemoryMeter
 from ussfc.pipeline.runs import products
+from ussfc.pipeline.runs.manifest import (
+    Counts,
+    ExecutorRecord,
+    GridRecord,
+    InferenceRecord,
+    InputRecord,
+    InputRecords,
+    MappingRecord,
+    ModelRecord,
+    RadiometryRecord,
+)
+from ussfc.pipeline.storage import layout
+from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.tiling.grid import grid_record
 from ussfc.pipeline.types import TileResult, blocks
 
 CHUNK, PERIOD = 2048, 4096
+INFERENCE = layout.in_work(layout.INFERENCE)
 BUILDINGS = 380
-"""In a square of ``PERIOD`` pixels a side."""
+"""Number of rectangles in a square of ``PERIOD`` pixels a side."""
 
 
 def city(period: int = PERIOD, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """(period, period) levels that continue over their own borders."""
+    """Return (period, period) levels that continue over their own borders."""
     rng = np.random.default_rng(seed)
 
     def smooth(sigma: float) -> npt.NDArray[np.float32]:
@@ -64,10 +77,10 @@ def city(period: int = PERIOD, seed: int = 0) -> npt.NDArray[np.uint8]:
 
 
 def make(out: Path, side: int, dtype: str) -> None:
-    """A folder as ``ussfc infer`` leaves it."""
+    """Make a folder as ``ussfc infer`` leaves it."""
     grid = GeoBox((side, side), Affine(0.5, 0, 300_000, 0, -0.5, 5_000_000), "EPSG:32633")
     store = ProbabilityStore.create(out / "work", grid, dtype, CHUNK)
-    pattern = city()
+    pattern, valid_pixels = city(), 0
     for box in blocks(grid.shape, CHUNK):
         rows, cols = np.arange(box.y0, box.y1), np.arange(box.x0, box.x1)
         levels = pattern[np.ix_(rows % PERIOD, cols % PERIOD)]
@@ -75,24 +88,37 @@ def make(out: Path, side: int, dtype: str) -> None:
         levels[cols[None] < 0.1 * (side - rows[:, None])] = 255
         stored = levels if dtype == "uint8" else np.where(levels == 255, np.nan, levels / np.float32(254))
         valid = int((levels != 255).sum())
+        valid_pixels += valid
         index = (box.y0 // CHUNK, box.x0 // CHUNK)
         store.write(box, stored.astype(dtype), TileResult(index, 1, valid, {}))
-    date = {"uri": "scene.tif", "acquired": None}
-    facts: dict[str, Any] = {
-        "run": "benchmark",
-        "grid": grid_record(grid),
-        "counts": {"tiles": len(list(blocks(grid.shape, CHUNK))), "tiles_failed": 0, "pixels": side * side},
-        "model": {"name": "benchmark", "sha256": "0" * 64},
-        "inputs": {"before": date, "after": date},
-        "threshold": 0.5,
-        "config": {},
-        "stages": {},
-    }
-    (out / "work" / "infer.json").write_text(json.dumps(facts), "utf-8")
+    scene = InputRecord(uri="scene.tif", identity="none", dtype="uint16", bands=(1, 2, 3), acquired=None)
+    mapping = MappingRecord(low=(0.0,) * 3, high=(1.0,) * 3)
+    tiles = len(list(blocks(grid.shape, CHUNK)))
+    record = InferenceRecord(
+        run="benchmark",
+        complete=True,
+        failed_tiles=(),
+        inputs=InputRecords(before=scene, after=scene),
+        grid=GridRecord(**grid_record(grid)),
+        config={},
+        model=ModelRecord(name="benchmark", sha256="0" * 64, licence=None),
+        threshold=0.5,
+        detector="none",
+        radiometry=RadiometryRecord(before=mapping, after=mapping),
+        executor=ExecutorRecord(name="serial", processes=0, threads=1),
+        projected_memory_bytes=0,
+        warnings=(),
+        counts=Counts(
+            tiles=tiles, tiles_failed=0, patches=tiles, valid_pixels=valid_pixels, pixels=side * side
+        ),
+        tile_seconds={},
+        stages={},
+    )
+    record.write(Folder.of(out), INFERENCE)
 
 
 def one_stage(stage: str, out: Path, sets: list[str]) -> None:
-    """Run one stage and print what it took."""
+    """Run one stage and print its seconds and its peak."""
     config = load_config(sets=sets)
     wall, cpu = time.perf_counter(), time.process_time()
     with MemoryMeter() as meter:
@@ -115,10 +141,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         out = given.folder or Path(temporary)
-        if not (out / "work" / "infer.json").exists():
+        if not (out / INFERENCE).exists():
             make(out, given.side, load_config(sets=given.sets).output.probability_dtype)
         print("| stage | Mpx | wall s | Mpx/s | CPU s | peak MB |\n|---|---|---|---|---|---|")
-        pixels = json.loads((out / "work" / "infer.json").read_text("utf-8"))["counts"]["pixels"]
+        pixels = InferenceRecord.read(Folder.of(out), INFERENCE).counts.pixels
         for stage in [given.stage] if given.stage else ["mosaic", "vectorise"]:
             for _ in range(given.repeat):
                 command = [sys.executable, __file__, "--child", "--stage", stage, "--folder", str(out)]
