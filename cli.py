@@ -276,21 +276,25 @@ def train(training: Training, output: Output) -> None:
     chosen = load_recipe(training.recipe, training.sets)
     from ussfc.pipeline.evaluation.sources import training_sources
     from ussfc.spec import Licence
+    from ussfc.training.data import TrainingData
     from ussfc.training.loop import train as train_network
 
-    data, validation = training_sources(
+    pairs, validation = training_sources(
         training.datas, chosen.input_spec, _names(training.validate_on), int(training.memory_gb * 1e9)
     )
     licence = training.licence
+    data = TrainingData(
+        pairs,
+        validation,
+        description=", ".join(text.partition(":")[0] for text in training.datas),
+        licence=Licence(weights=licence, training_labels=licence) if licence else None,
+    )
     result = train_network(
         chosen,
         data,
-        validation,
         training.out,
         device=training.device,
         threads=training.threads,
-        description=", ".join(text.partition(":")[0] for text in training.datas),
-        licence=Licence(weights=licence, training_labels=licence) if licence else None,
         overwrite=training.overwrite,
         subscriber=TrainingProgress(output),
     )

@@ -2,9 +2,9 @@
 
     python benchmarks/training.py --threads 1 --steps 6
 
-Plain is what one writes first: float32, default memory layout, an optimiser going from tensor to tensor, no moving
-average. Ours does more (channels-last, fused optimiser, clipping, moving average, batches made ahead). The two
-take turns in one process, so that other work on the machine slows both alike; the figure to keep is the ratio.
+The plain loop is in float32, in the default memory layout, with an optimiser that goes from tensor to tensor and
+without a moving average. Ours does more (channels-last, fused optimiser, clipping, moving average, batches made
+ahead). The two take turns in one process, so that other work on the machine slows both alike; compare the ratio.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from ussfc.network import USSFCNet
 from ussfc.preprocessing import to_network_range
 from ussfc.training.crops import Batch
-from ussfc.training.loop import Trainer
 from ussfc.training.recipe import load_recipe
+from ussfc.training.trainer import Trainer
 
 
 def main() -> None:

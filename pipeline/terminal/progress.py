@@ -123,7 +123,7 @@ class TrainingProgress:
 
     def __call__(self, event: Any) -> None:
         """Print a line about an event, where one is due."""
-        from ussfc.training.loop import StepCompleted, TrainingNotice, Validated
+        from ussfc.training.events import StepCompleted, TrainingNotice, Validated
 
         if self._quiet:
             return

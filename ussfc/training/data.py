@@ -11,12 +11,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ussfc.errors import DataError
+
+if TYPE_CHECKING:
+    from ussfc.spec import Licence
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -69,14 +72,28 @@ class LabelledPairs(Protocol):
 
 
 @dataclass(frozen=True)
+class TrainingData:
+    """Data of a training, and the facts about it for the model card."""
+
+    pairs: LabelledPairs
+    """Pairs to learn from."""
+    validation: LabelledPairs
+    """Pairs that choose the checkpoint and the threshold; never learnt from."""
+    description: str = ""
+    """Description of the data."""
+    licence: Licence | None = None
+    """Licence of the data and so of the weights."""
+
+
+@dataclass(frozen=True)
 class Layout:
-    """How a data set lies on disk."""
+    """Layout of a data set on disk."""
 
     title: str
     folders: tuple[str, str, str]
     """Folders of before, after and label below a split."""
     roots: tuple[str, ...] = ("",)
-    """Where below the given folder the splits may lie."""
+    """Folders below the given one that may hold the splits."""
 
 
 LAYOUTS = {

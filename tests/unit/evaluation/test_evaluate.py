@@ -140,7 +140,7 @@ def test_pictures_are_scored_without_overlap(tmp_path: Path) -> None:
     assert [scene.name for scene in result.scenes] == ["1", "2"]
     # What the training's own validation, another code, says of the same files.
     from ussfc.training.data import open_split
-    from ussfc.training.loop import tally
+    from ussfc.training.validation import tally
     from ussfc.weights import load_weights
 
     network = load_weights(tmp_path / "toy.safetensors")

@@ -10,7 +10,7 @@ from ussfc.pipeline.events import Advanced, Event, Notice, StageFinished, StageS
 from ussfc.pipeline.terminal import progress as module
 from ussfc.pipeline.terminal.output import Output
 from ussfc.pipeline.terminal.progress import TrainingProgress, progress
-from ussfc.training.loop import StepCompleted, Validated
+from ussfc.training.events import StepCompleted, Validated
 
 Capture = pytest.CaptureFixture[str]
 

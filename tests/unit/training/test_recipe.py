@@ -195,7 +195,8 @@ def test_packaged_inputs(name: str, bands: str, common: str, resolution: float |
     assert " ".join(band.name for band in spec.bands) == bands
     assert " ".join(band.common_name or "" for band in spec.bands) == common
     assert spec.resolution_m == resolution
-    assert spec.radiometry == RangeRadiometry(low=0, high=high)
+    reflectance = None if name == "rgb8" else 10000
+    assert spec.radiometry == RangeRadiometry(low=0, high=high, reflectance=reflectance)
 
 
 def test_every_packaged_input_is_tested() -> None:

@@ -1,0 +1,196 @@
+"""One optimiser step: rate, loss, masked kernels, decay, average and clipping."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.support.training import TOWNS, small_recipe, steps_by_hand
+from ussfc.layers import CyclicMultiScaleConv, cyclic_kernel_mask
+from ussfc.network import USSFCNet
+from ussfc.training.crops import make_batches
+from ussfc.training.recipe import LossSection, OptimiserSection
+from ussfc.training.trainer import Trainer, learning_rate, loss_of
+
+
+def test_constant_rate() -> None:
+    section = OptimiserSection(learning_rate=0.1, schedule="constant")
+    assert {learning_rate(section, step, 100) for step in range(100)} == {0.1}
+
+
+def test_cosine_rate_falls_from_full_to_nothing() -> None:
+    section = OptimiserSection(learning_rate=0.1, schedule="cosine")
+    rates = [learning_rate(section, step, 100) for step in range(101)]
+    assert (rates[0], rates[50], rates[100]) == pytest.approx((0.1, 0.05, 0))
+    assert rates[25] == pytest.approx(0.1 * (2 + math.sqrt(2)) / 4)
+    assert all(later < earlier for earlier, later in pairwise(rates))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_warm_up_rises_in_equal_steps(schedule: Any) -> None:
+    section = OptimiserSection(learning_rate=0.1, schedule=schedule, warmup_steps=10)
+    rates = [learning_rate(section, step, 1000) for step in range(30)]
+    assert rates[:9] == pytest.approx([0.01 * (step + 1) for step in range(9)])
+    plain = section.model_copy(update={"warmup_steps": 0})
+    assert rates[10:] == [learning_rate(plain, step, 1000) for step in range(10, 30)]
+
+
+def test_optimiser_follows_the_schedule() -> None:
+    """A constant gradient moves every weight by the rate itself under Adam, so the rate can be read off."""
+    recipe = small_recipe(optimiser={"schedule": "cosine", "learning_rate": 1e-3, "warmup_steps": 2})
+    trainer = Trainer(recipe, "cpu")
+    batches = make_batches(recipe, TOWNS)
+    seen = []
+    for step in range(4):
+        trainer.step(batches.batch(step), step, 4)
+        seen.append(trainer.optimiser.param_groups[0]["lr"])
+    assert seen == [learning_rate(recipe.optimiser, step, 4) for step in range(4)]
+    assert seen[0] == 0.5e-3
+
+
+# Four pixels: probabilities 1/2, 3/4, 1/4 and one that does not count.
+LOGITS = torch.tensor([[[0.0, math.log(3), -math.log(3), 9.0]]])
+LABEL = torch.tensor([[[True, True, False, False]]])
+VALID = torch.tensor([[[True, True, True, False]]])
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ({}, (math.log(2) + 2 * math.log(4 / 3)) / 3),
+        # Changed pixels count three times: weights 3, 3 and 1.
+        ({"change_weight": 3}, (3 * math.log(2) + 4 * math.log(4 / 3)) / 7),
+        # 2 (1/2 + 3/4) + 1 over 3/2 + 2 + 1.
+        ({"cross_entropy": 0, "dice": 1}, 1 - 3.5 / 4.5),
+        ({"cross_entropy": 2, "dice": 0.5}, 2 * (math.log(2) + 2 * math.log(4 / 3)) / 3 + 0.5 * (1 - 3.5 / 4.5)),
+    ],
+)  # fmt: skip
+def test_loss_by_hand(weights: dict[str, float], expected: float) -> None:
+    logits = LOGITS.clone().requires_grad_()
+    loss = loss_of(logits, LABEL, VALID, LossSection(**weights))
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    loss.backward()
+    moved = (logits.grad != 0)[0, 0].tolist()  # type: ignore[union-attr]
+    assert moved == [True, True, True, False]
+    # The label of pixels that do not count does not matter.
+    assert loss_of(LOGITS, LABEL ^ ~VALID, VALID, LossSection(**weights)).item() == loss.item()
+
+
+def test_loss_without_valid_pixels_is_zero() -> None:
+    logits = LOGITS.clone().requires_grad_()
+    loss = loss_of(logits, LABEL, torch.zeros_like(VALID), LossSection(dice=1))
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()  # type: ignore[union-attr]
+
+
+def test_dice_is_of_the_whole_batch() -> None:
+    """A crop without change would else have a Dice of its own that nothing can improve."""
+    section = LossSection(cross_entropy=0, dice=1)
+    halves = [loss_of(LOGITS, LABEL, VALID, section), loss_of(LOGITS, ~LABEL, VALID, section)]
+    whole = loss_of(
+        torch.cat([LOGITS, LOGITS]), torch.cat([LABEL, ~LABEL]), torch.cat([VALID, VALID]), section
+    )
+    assert whole.item() == pytest.approx(1 - (2 * (1.25 + 0.25) + 1) / (3 + 3 + 1))
+    assert whole.item() != pytest.approx(sum(half.item() for half in halves) / 2)
+
+
+def test_seed_decides_the_first_weights() -> None:
+    first = [Trainer(small_recipe(seed=seed), "cpu").network.state_dict() for seed in (0, 0, 1)]
+    assert all(torch.equal(first[0][name], first[1][name]) for name in first[0])
+    name = "Conv3_1.Conv.0.native.0.weight"
+    assert not torch.equal(first[0][name], first[2][name])
+
+
+def test_infinite_loss_moves_no_weight() -> None:
+    trainer, _ = steps_by_hand(small_recipe(optimiser={"average": 0.9, "weight_decay": 0.1}), 2)
+    # The running statistics of batch norm follow the forward pass, hence parameters alone.
+    before = [parameter.detach().clone() for parameter in trainer.network.parameters()]
+    batch = make_batches(small_recipe(), TOWNS).batch(2)
+    bad = replace(batch, before=batch.before * np.float32(np.nan))
+    assert math.isnan(trainer.step(bad, 2, 4))
+    for parameter, kept in zip(trainer.network.parameters(), before, strict=True):
+        assert torch.equal(parameter, kept)
+    assert all(torch.isfinite(tensor).all() for tensor in trainer.kept.state_dict().values())
+
+
+def masked_kernels(network: USSFCNet) -> Tensor:
+    """Return all kernels that the mask names, one after the other."""
+    return torch.cat([
+        module.conv.weight[~cyclic_kernel_mask(module.conv.weight.shape[0])].flatten()
+        for module in network.modules()
+        if isinstance(module, CyclicMultiScaleConv)
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_masked_kernels_stay_at_zero(name: str) -> None:
+    """The optimiser's moments and decay do not move them; their neighbours move."""
+    recipe = small_recipe(optimiser={"name": name, "weight_decay": 0.1, "average": 0.5, "clip": 1.0})
+    first = Trainer(recipe, "cpu").network
+    trainer, _ = steps_by_hand(recipe, 3)
+    for network in (trainer.network, trainer.kept):
+        assert masked_kernels(network).numel() > 0
+        assert not masked_kernels(network).any()
+    moved = trainer.network.state_dict()["Conv2_1.Conv.0.aux.0.conv.weight"]
+    assert not torch.equal(moved, first.state_dict()["Conv2_1.Conv.0.aux.0.conv.weight"])
+
+
+def test_masked_kernels_can_be_freed() -> None:
+    recipe = small_recipe(network={"masked_kernels": False})
+    first, (trainer, _) = Trainer(recipe, "cpu").network, steps_by_hand(recipe, 3)
+    assert masked_kernels(first).all()
+    assert (masked_kernels(trainer.network) != masked_kernels(first)).float().mean() > 0.9
+
+
+def test_weight_decay_is_coupled_in_adam_only() -> None:
+    """Adam divides a coupled decay by the gradient's size, so that the two part ways."""
+    nets = {
+        (name, decay): steps_by_hand(small_recipe(optimiser={"name": name, "weight_decay": decay}), 1)[
+            0
+        ].network
+        for name in ("adam", "adamw")
+        for decay in (0, 0.5)
+    }
+    first = Trainer(small_recipe(), "cpu").network
+    weights = {key: net.Up5.weight for key, net in nets.items()}
+    assert torch.equal(weights["adam", 0], weights["adamw", 0])
+    # Uncoupled: the step without decay from weights shrunk by rate x decay.
+    shrunk = weights["adamw", 0] - 3e-3 * 0.5 * first.Up5.weight
+    assert torch.allclose(weights["adamw", 0.5], shrunk, atol=1e-7)
+    assert not torch.allclose(weights["adam", 0.5], shrunk, atol=1e-4)
+
+
+def test_average_follows_the_weights() -> None:
+    """Its decay grows from 2/11 to the recipe's; counters are copied."""
+    recipe = small_recipe(optimiser={"average": 0.3})
+    trainer, batches = Trainer(recipe, "cpu"), make_batches(recipe, TOWNS)
+    assert trainer.average is not None
+    first = trainer.network.state_dict()
+    assert all(torch.equal(tensor, first[name]) for name, tensor in trainer.average.state_dict().items())
+    expected = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+    for step, decay in enumerate([2 / 11, 3 / 12, 0.3, 0.3]):
+        trainer.step(batches.batch(step), step, 4)
+        for name, tensor in trainer.network.state_dict().items():
+            kept = decay * expected[name] + (1 - decay) * tensor
+            expected[name] = kept if tensor.is_floating_point() else tensor.clone()
+    for name, tensor in trainer.kept.state_dict().items():
+        assert torch.allclose(tensor, expected[name], atol=1e-6), name
+    assert not torch.equal(trainer.kept.Up5.weight, trainer.network.Up5.weight)
+
+
+def test_gradients_are_clipped_to_the_norm() -> None:
+    trainer, _ = steps_by_hand(small_recipe(optimiser={"clip": 1e-3}), 1)
+    norm = torch.stack([parameter.grad.norm() for parameter in trainer.network.parameters()]).norm()  # type: ignore[union-attr]
+    assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_bfloat16_is_for_cuda() -> None:
+    assert not Trainer(small_recipe(precision="auto"), "cpu").bfloat16
