@@ -358,7 +358,7 @@ def _names(text: str | None) -> tuple[str, ...]:
 
 @main.group()
 def models() -> None:
-    """The models that come with the package."""
+    """Models that come with the package."""
 
 
 @models.command("list")

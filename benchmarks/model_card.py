@@ -3,7 +3,7 @@
     python benchmarks/model_card.py MODEL LOG.csv DIR --scenes a,b,c --figures docs/figures
 
 Failures are the patches with the most falsely claimed and the most missed pixels of each of the first two scenes. The
-labels that tell so are not drawn: their licence does not let them travel with the code.
+labels are not drawn: their licence does not let them travel with the code.
 """
 
 from __future__ import annotations

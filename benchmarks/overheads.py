@@ -24,7 +24,7 @@ NETWORK_SIDE = 2048
 
 
 def repeat(source: Path, target: Path, width: int, height: int) -> None:
-    """A VRT of this size that repeats a raster without a copy."""
+    """Write a VRT of this size that repeats a raster without a copy."""
     with rasterio.open(source) as src:
         rows, cols, count = src.height, src.width, src.count
         wkt, transform = src.crs.to_wkt(), ", ".join(repr(v) for v in src.transform.to_gdal())

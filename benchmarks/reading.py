@@ -4,7 +4,7 @@
     python benchmarks/reading.py [FOLDER] --threads 12
 
 A pair of SIDE x SIDE px (the demo images repeated with noise, 3 bands with nodata 0, GeoTIFFs in blocks of 512 px) is
-written for every compression and dtype; an eighth of the scene is nodata where the name says so. Then all tiles of
+written for every compression and dtype; an eighth of the scene is nodata in those so named. Then all tiles of
 2048 px with their halos are read on the pair's own grid, in the order of a run and with its block cache. Numbers are
 Mpx/s of the thread's CPU time, pixels of the window counted once for both dates; *decode* is GDAL alone, every window
 of both files once in the files' own dtype. The median of the rounds is printed.
@@ -101,7 +101,7 @@ def decode(files: list[Path], side: int) -> float:
 
 
 def one_round(files: list[Path], dtype: str, side: int) -> dict[str, float]:
-    """Mpx/s by step."""
+    """Return Mpx/s by step."""
     grid = describe_scene(str(files[0])).geobox
     readers = [SceneRecipe(str(file), grid, BANDS, "bilinear").open() for file in files]
     mapping = range_mapping(*RANGES[dtype], len(BANDS))
@@ -126,7 +126,7 @@ def one_round(files: list[Path], dtype: str, side: int) -> dict[str, float]:
 
 
 def side_by_side(files: list[Path], side: int, threads: int, mapped: bool) -> None:
-    """Print what so many readers of one process take."""
+    """Print the time that ``threads`` readers of one process take."""
     grid = describe_scene(str(files[0])).geobox
     before, after = (SceneRecipe(str(file), grid, BANDS, "bilinear").open() for file in files)
     mapping = range_mapping(*RANGES["uint16"], len(BANDS))

@@ -40,7 +40,7 @@ def by_rows(plan: TilePlan) -> Indices:
 
 
 def interleaved(indices: Indices, workers: int) -> list[Indices]:
-    """What workers of the same speed get from one queue."""
+    """Return the tiles that workers of the same speed get from one queue."""
     return [indices[worker::workers] for worker in range(workers)]
 
 

@@ -1,4 +1,4 @@
-"""What crash safety costs: a restart of a run that is 99 % done, and the bookkeeping of every tile.
+"""Cost of crash safety: a restart of a run that is 99 % done, and the bookkeeping of every tile.
 
     python benchmarks/resume.py [--tiles-a-side 100] [FOLDER|URI ...]
 
@@ -40,13 +40,13 @@ from ussfc.pipeline.runs.infer import Computation
 from ussfc.pipeline.runs.run import run
 from stand_in import StandIn
 first = []
-def hear(event):
+def subscriber(event):
     if isinstance(event, Advanced) and event.stage == "infer" and not first:
         first.append(time.time() - {began})
 if __name__ == "__main__":
     config = load_config(sets=["tiling.tile_size={tile}", "tiling.patch_size=32", "cluster.kind=serial",
                                "threshold=0.9"])
-    m = run({before!r}, {after!r}, {out!r}, config, subscriber=hear, computation=Computation(StandIn(32)))
+    m = run({before!r}, {after!r}, {out!r}, config, subscriber=subscriber, computation=Computation(StandIn(32)))
     print(json.dumps({{"first": first[0] if first else None, "stages": m.dump()["stages"]}}))
 """
 
@@ -74,17 +74,17 @@ def restart(place: str, before: Path, after: Path, scratch: Path, count: int) ->
     start = time.perf_counter()
     done = ProbabilityStore(out / "work").records()
     listed = time.perf_counter() - start
-    told = one_run(before, after, place, scratch)
+    outcome = one_run(before, after, place, scratch)
     print(
         f"{out.address.split('://')[0] if out.local is None else 'local folder'}: {len(indices)} tiles, "
         f"{len(done)} done; whole run {whole:.0f} s; listing what is done {listed:.2f} s; "
-        f"start of the process to its first new tile {told['first']:.2f} s",
+        f"start of the process to its first new tile {outcome['first']:.2f} s",
         flush=True,
     )
 
 
 def bookkeeping() -> None:
-    """The share of a 2048 px tile's time that goes into checksum, size and record."""
+    """Print the share of a 2048 px tile's time that goes into checksum, size and record."""
     side, seconds = 2048, []
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, (side, side)).astype(np.uint8)

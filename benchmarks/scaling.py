@@ -1,4 +1,4 @@
-"""What workers and the scheduler cost: two workers beside one, Dask beside a plain loop, and a run of 100,000 tiles.
+"""Cost of workers and the scheduler: two workers beside one, Dask beside a plain loop, and a run of 100,000 tiles.
 
     python benchmarks/scaling.py workers [TILES] [ROUNDS]
     python benchmarks/scaling.py tiles [COUNT] [FOLDER]
@@ -83,7 +83,7 @@ def cpu_seconds(process: psutil.Process) -> float:
 
 
 def workers(folder: Path, count: int, rounds: int) -> None:
-    """Network-bound runs, each way in turn."""
+    """Time network-bound runs, each way in turn."""
     demo = Path(str(resources.files("ussfc.configs").joinpath("demo")))
     pair = []
     for date in ("before", "after"):
@@ -112,7 +112,7 @@ def workers(folder: Path, count: int, rounds: int) -> None:
 
 
 def tiles(count: int, folder: Path) -> None:
-    """A run of so many tiles; what each program spends on it."""
+    """Run over ``count`` tiles and print the time that each program spends on it."""
     side = round(count**0.5)
     plan = TilePlan((side * TILE, side * TILE), TILE, TILE, TILE)
     grid = GeoBox(plan.shape, Affine(1, 0, 0, 0, -1, plan.shape[0]), "EPSG:32636")

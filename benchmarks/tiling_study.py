@@ -1,4 +1,4 @@
-"""What patch size, overlap, taper and the extent of SSFC's means do to a model's scores, seams and cost.
+"""Effect of patch size, overlap, taper and the extent of SSFC's means on a model's scores, seams and cost.
 
     python benchmarks/tiling_study.py MODEL DIR --scenes a,b,c --json study.json --figures docs/figures
 
@@ -126,7 +126,7 @@ def border_jump(probability: np.ndarray, patches: Any) -> float:
 
 
 def summarise(rows: list[dict[str, Any]], threshold: float) -> list[dict[str, Any]]:
-    """One line for each combination, over the scenes that every patch size up to 512 has; 1024 stands alone."""
+    """Return one line a combination, over the scenes that every patch size up to 512 has; 1024 stands alone."""
     result = []
     keys = sorted({(r["extent"], r["patch"], r["overlap"], r["taper"]) for r in rows})
     for extent, patch, overlap, taper in keys:

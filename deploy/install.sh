@@ -22,7 +22,7 @@ has_venv() {
 check_python() {
     has_venv || fail "python3 with venv not found; run the step system first"
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-        fail "$(python3 --version) found, Python 3.11 or newer wanted; take a newer base image"
+        fail "$(python3 --version) found, Python 3.11 or newer expected; take a newer base image"
 }
 
 # The requirements in pyproject.toml: those of every installation, of the extras, and of the build, for which the
@@ -72,26 +72,26 @@ case $step in
         check_python
         ;;
     dependencies)
-        [ $# -eq 3 ] || fail "wanted: install.sh dependencies SOURCE TARGET"
+        [ $# -eq 3 ] || fail "expected: install.sh dependencies SOURCE TARGET"
         check_python
-        wanted=$(mktemp)
-        trap 'rm -f "$wanted"' EXIT
-        requirements "$2" "${EXTRAS:-}" > "$wanted"
+        chosen=$(mktemp)
+        trap 'rm -f "$chosen"' EXIT
+        requirements "$2" "${EXTRAS:-}" > "$chosen"
         python3 -m venv "$3"
         if [ -n "${TORCH_INDEX:-}" ]; then
             # Alone and first: such an index need not have the other libraries in the versions of constraints.txt.
             "$3/bin/pip" install --no-cache-dir -q --no-deps --index-url "$TORCH_INDEX" \
                 "$(grep '^torch==' "$2/constraints.txt")"
         fi
-        "$3/bin/pip" install --no-cache-dir -q -c "$2/constraints.txt" -r "$wanted"
+        "$3/bin/pip" install --no-cache-dir -q -c "$2/constraints.txt" -r "$chosen"
         "$3/bin/pip" check
         ;;
     program)
-        [ $# -eq 3 ] || fail "wanted: install.sh program SOURCE TARGET"
+        [ $# -eq 3 ] || fail "expected: install.sh program SOURCE TARGET"
         [ -x "$3/bin/pip" ] || fail "$3: no virtual environment; run the step dependencies first"
         "$3/bin/pip" install --no-cache-dir -q --no-deps --no-index --no-build-isolation "$2/"
         ;;
     *)
-        fail "step ${step:-''} not known; wanted: system, dependencies or program"
+        fail "step ${step:-''} not known; expected: system, dependencies or program"
         ;;
 esac

@@ -29,7 +29,7 @@ settings.load_profile("ci")
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache in which the choice of an engine is already remembered, for this process and those it starts.
+    """Provide a cache with the choice of an engine already in it, for this process and those it starts.
 
     What this machine finds fastest would else decide what the tests see, differ from one run to the next, and be
     measured again by every process of pytest-xdist. Other programs find their own caches in it.
@@ -64,7 +64,7 @@ def _remember(chosen: tuple[str, str]) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of large test data that lies beside the checkout."""
+    """Return the folder of large test data that lies beside the checkout."""
     if not SHARED.is_dir():
         pytest.skip("needs the data folder `shared` beside the checkout")
     return SHARED
@@ -72,7 +72,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="module")
 def importable() -> Iterator[None]:
-    """Worker processes find the stubs."""
+    """Let worker processes import the stubs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
         yield
@@ -80,14 +80,14 @@ def importable() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
-    """A server of S3 for all tests; whoever stops it starts it again."""
+    """Start a server of S3 for all tests; a test that stops it starts it again."""
     with SeaweedFS(tmp_path_factory.mktemp("seaweed")) as server:
         yield server
 
 
 @pytest.fixture
 def bucket(seaweed: SeaweedFS) -> Iterator[str]:
-    """The name of a fresh bucket on it."""
+    """Make a fresh bucket on the server and return its name."""
     if not seaweed.running:  # a test failed in the middle of an outage
         seaweed.start()
     name = seaweed.make_bucket(f"bucket-{secrets.token_hex(6)}")
@@ -98,7 +98,7 @@ def bucket(seaweed: SeaweedFS) -> Iterator[str]:
 
 @pytest.fixture
 def s3_environment(seaweed: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """The process's environment leads every client of S3 to the server, with its administrator's keys."""
+    """Lead every client of S3 in this process to the server, with its administrator's keys."""
     s3fs = pytest.importorskip("s3fs")
     variables = seaweed.environment()
     _set_environment(monkeypatch, "AWS_", variables)
@@ -111,7 +111,7 @@ def s3_environment(seaweed: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Itera
 def proxied(
     seaweed: SeaweedFS, s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[FaultProxy]:
-    """A proxy before the server; the environment leads to the proxy."""
+    """Start a proxy before the server, and lead clients to it."""
     with FaultProxy(seaweed.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         remote.forget_connections()
@@ -120,14 +120,14 @@ def proxied(
 
 @pytest.fixture(scope="session")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
-    """A server of Azure's blob storage for all tests."""
+    """Start a server of Azure's blob storage for all tests."""
     with Azurite(tmp_path_factory.mktemp("azurite")) as server:
         yield server
 
 
 @pytest.fixture
 def container(azurite: Azurite) -> Iterator[str]:
-    """The name of a fresh container on it."""
+    """Make a fresh container on the server and return its name."""
     if not azurite.running:
         azurite.start()
     name = azurite.make_bucket(f"container-{secrets.token_hex(6)}")
@@ -138,7 +138,7 @@ def container(azurite: Azurite) -> Iterator[str]:
 
 @pytest.fixture
 def azure_environment(azurite: Azurite, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """The process's environment leads every client of Azure to the server."""
+    """Lead every client of Azure in this process to the server."""
     adlfs = pytest.importorskip("adlfs")
     variables = azurite.environment()
     _set_environment(monkeypatch, "AZURE_", variables)
@@ -149,14 +149,14 @@ def azure_environment(azurite: Azurite, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    """A SLURM of one node for all tests."""
+    """Start a SLURM of one node for all tests."""
     with Slurm(tmp_path_factory.mktemp("slurm") / "slurm") as cluster:
         yield cluster
 
 
 @pytest.fixture
 def slurm_environment(slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """The process's environment leads `sbatch` and its like to it; no job outlives the test."""
+    """Lead `sbatch` and its like to this SLURM; no job outlives the test."""
     for name in [name for name in os.environ if name.startswith(SLURM_VARIABLES)]:
         monkeypatch.delenv(name)
     for name, value in slurm.environment.items():
@@ -198,7 +198,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A process of pytest-xdist sends what its fault tests did to the one that prints."""
+    """Send the counts of the fault tests from a process of pytest-xdist to the one that prints."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
         output["faults"] = {"runs": TALLY.runs, "kinds": TALLY.kinds}
@@ -206,7 +206,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """That one adds it up."""
+    """Add up the counts of the fault tests."""
     sent = getattr(node, "workeroutput", {}).get("faults", {"runs": 0, "kinds": {}})
     TALLY.runs += sent["runs"]
     for kind, count in sent["kinds"].items():
@@ -214,7 +214,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What the fault tests did."""
+    """Print the counts of the fault tests."""
     if TALLY.faults:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(TALLY.kinds.items()))
         terminalreporter.write_line(

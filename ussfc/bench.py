@@ -1,6 +1,6 @@
-"""What the speed of a detector is compared with: the plain network, what the machine allows, MONAI's sliding window.
+"""References for the speed of a detector: the plain network, the machine's limits, MONAI's sliding window.
 
-Every function measures once; who calls repeats, alternates and takes medians.
+Every function measures once; callers repeat, alternate and take medians.
 """
 
 from __future__ import annotations
@@ -25,24 +25,23 @@ from ussfc.preprocessing import to_network_range
 from ussfc.weights import load_weights
 
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
-"""Side of the matrices whose product tells the rate of arithmetic."""
+"""Side of the matrices whose product measures the rate of arithmetic."""
 
 TRIAL_SIDE = 256
-"""Side of the matrices that tell whether a processor has arithmetic of a narrow type: without, it is slower still."""
+"""Side of the matrices that show arithmetic of a narrow type: without it, a processor is slower still."""
 
 TRIALS = 3
-"""Products of these; the fastest counts."""
+"""Number of products of these; the fastest counts."""
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Of a value in each type whose rate is measured."""
-
+"""Bytes of a value in each type whose rate is measured."""
 
 BATCHES_OF_TILE = 8
 """Least number of batches of a tile on a device."""
 
 
 class Predictor(Protocol):
-    """What :func:`speed` measures: a detector, or the plain network."""
+    """A detector or the plain network, as :func:`speed` measures it."""
 
     @property
     def batch_size(self) -> int:
@@ -53,7 +52,7 @@ class Predictor(Protocol):
         """Calls that may run at the same time, each from a thread of its own."""
 
     def predict(self, before: FloatArray, after: FloatArray) -> FloatArray:
-        """``(batch_size, bands, patch, patch)`` in [0, 1] to ``(batch_size, patch, patch)`` in [0, 1]."""
+        """Map ``(batch_size, bands, patch, patch)`` in [0, 1] to ``(batch_size, patch, patch)`` in [0, 1]."""
 
 
 class PlainNetwork:
@@ -62,7 +61,7 @@ class PlainNetwork:
     On the CPU every operator has all cores that the process may use; on CUDA TF32 is off.
 
     Args:
-        recipe: whose weights, SSFC means and device to take; engine, precision, batch size and streams are not.
+        recipe: gives weights, SSFC means and device; engine, precision, batch size and streams are ignored.
 
     Raises:
         ModelError: the weights cannot be used.
@@ -80,12 +79,12 @@ class PlainNetwork:
 
     @property
     def network(self) -> USSFCNet:
-        """In eval mode, on the recipe's device."""
+        """The network in eval mode, on the recipe's device."""
         return self._network
 
     @torch.inference_mode()
     def predict(self, before: FloatArray, after: FloatArray) -> FloatArray:
-        """Change probability, ``(N, bands, H, W)`` float32 in [0, 1] to ``(N, H, W)`` float32 in [0, 1]."""
+        """Compute change probability, ``(N, bands, H, W)`` float32 in [0, 1] to ``(N, H, W)`` float32 in [0, 1]."""
         with _threads(cores()), _without_tf32():
             pair = (to_network_range(torch.from_numpy(image).to(self._device)) for image in (before, after))
             probability: FloatArray = self._network(*pair)[:, 0].cpu().numpy()
@@ -95,13 +94,13 @@ class PlainNetwork:
     def slide(
         self, before: FloatArray, after: FloatArray, patch_size: int, overlap: float, mode: str, at_once: int
     ) -> FloatArray:
-        """A whole scene by MONAI's ``sliding_window_inference``, the scene in memory, the device for windows alone.
+        """Compute a whole scene by MONAI's ``sliding_window_inference``: the scene in memory, windows on the device.
 
         Args:
             before: ``(bands, rows, cols)`` float32 in [0, 1].
             after: the same shape.
             patch_size: side of a window, pixels, a multiple of 16.
-            overlap: of neighbouring windows, share of their side.
+            overlap: overlap of neighbouring windows, share of their side.
             mode: MONAI's blend: ``gaussian`` or ``constant``.
             at_once: windows that go through the network together.
 
@@ -132,13 +131,13 @@ class PlainNetwork:
 
 
 def gpu_name() -> str:
-    """What the CUDA device calls itself."""
+    """Return the name of the CUDA device."""
     return str(torch.cuda.get_device_name())
 
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Operators called from this thread share so many."""
+    """Set the number of threads that operators called from this thread share."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -159,14 +158,14 @@ def _without_tf32() -> Iterator[None]:
 
 
 def batches(images: FloatArray, size: int) -> list[FloatArray]:
-    """Patches ``(n, bands, patch, patch)`` as batches of ``size``, each patch at least once."""
+    """Return patches ``(n, bands, patch, patch)`` as batches of ``size``, each patch at least once."""
     count = -(-len(images) // size)
     index = np.arange(count * size) % len(images)
     return [np.ascontiguousarray(images[part]) for part in index.reshape(count, size)]
 
 
 def answers(predictor: Predictor, before: FloatArray, after: FloatArray) -> FloatArray:
-    """Change probability of patches, whatever the batch size.
+    """Return the change probability of patches, whatever the batch size.
 
     Args:
         predictor: detector or plain network.
@@ -184,14 +183,14 @@ def answers(predictor: Predictor, before: FloatArray, after: FloatArray) -> Floa
 
 
 def speed(predictor: Predictor, before: FloatArray, after: FloatArray, seconds: float) -> float:
-    """Pixels a second over patches, with as many callers as the predictor takes side by side.
+    """Return pixels a second over patches, with as many callers as the predictor takes side by side.
 
     Callers start together, and each goes on until the time is over and its last call has ended. Its speed is over its
     own calls and time; the speeds of all are added. A detector that blends tiles on its device has the patches there
     and is given the next tile before it has ended one, as a run does; results come back to the host.
 
     Args:
-        predictor: warm: what it does once only has been done.
+        predictor: warm: work that is done once only has been done.
         before: ``(n, bands, patch, patch)`` float32 in [0, 1].
         after: the same shape.
         seconds: wall time of the measurement.
@@ -247,7 +246,7 @@ def _speed_on_device(detector: TileDetector, before: FloatArray, after: FloatArr
 
 
 def copy_rate(device: str, size: int, seconds: float) -> float:
-    """Bytes a second that memory gives and takes while a buffer is copied, each counted; all cores.
+    """Return the bytes a second that memory gives and takes while a buffer is copied, each counted; all cores.
 
     Args:
         device: ``cpu`` or ``cuda``.
@@ -260,7 +259,7 @@ def copy_rate(device: str, size: int, seconds: float) -> float:
 
 
 def has_arithmetic(device: str, precision: str) -> bool:
-    """Whether a processor computes in a precision itself; without, PyTorch is slower in it than in float32.
+    """Return True if a processor computes in a precision itself; without, PyTorch is slower in it than in float32.
 
     Args:
         device: ``cpu`` or ``cuda``.
@@ -277,7 +276,7 @@ def has_arithmetic(device: str, precision: str) -> bool:
 
 
 def matrix_rate(device: str, precision: str, seconds: float) -> float:
-    """Floating point operations a second of a large matrix product; all cores, on CUDA without TF32.
+    """Return floating point operations a second of a large matrix product; all cores, on CUDA without TF32.
 
     Args:
         device: ``cpu`` or ``cuda``.
@@ -295,7 +294,7 @@ def _product_rate(device: str, precision: str, side: int, seconds: float, thread
 
 
 def _seconds_of(work: Callable[[], object], device: str, seconds: float, threads: int) -> float:
-    """Seconds of one piece of work, on CUDA by the device's own clock."""
+    """Return the seconds of one piece of work, on CUDA by the device's own clock."""
     with _threads(threads), _without_tf32():
         work()
         done, start = 0, perf_counter()
@@ -320,17 +319,17 @@ def _seconds_of(work: Callable[[], object], device: str, seconds: float, threads
 
 
 def pixel_flop(network: USSFCNet) -> float:
-    """Floating point operations of a pixel of a pair: two for each true multiply-accumulate."""
+    """Return the floating point operations of a pixel of a pair: two for each true multiply-accumulate."""
     size: int = 16 * STRIDE
     return 2.0 * efficiency(network, size).macs / (size * size)
 
 
 def pixel_values(network: USSFCNet) -> float:
-    """Feature values that a well fused network reads from memory or writes to it, a pixel of a pair.
+    """Return the feature values a pixel of a pair that a well fused network reads from memory or writes to it.
 
     Every convolution reads its inputs and writes its output once, the three of a CMConv together; norms, SSFC,
-    poolings, differences and concatenations happen on the way. Who fuses convolutions as well, or has the maps of a
-    patch in the cache, moves less and may go beyond what this allows.
+    poolings, differences and concatenations happen on the way. A network that fuses convolutions as well, or has the
+    maps of a patch in the cache, moves less and may be faster than this allows.
     """
     width = 64 * network.ratio
     # Values of a level's feature map over the pixels of level 1: half as many with every level.
@@ -349,5 +348,5 @@ def pixel_values(network: USSFCNet) -> float:
 
 
 def pixel_bytes(network: USSFCNet, precision: str) -> float:
-    """Bytes of :func:`pixel_values`; a precision that is not in :data:`BYTES` counts as float32."""
+    """Return the bytes of :func:`pixel_values`; a precision that is not in :data:`BYTES` counts as float32."""
     return pixel_values(network) * BYTES.get(precision, BYTES["float32"])

@@ -307,7 +307,9 @@ def _settings(given: Mapping[str, Any], row: _Row) -> dict[str, Any]:
             value = _address(raw if isinstance(raw, str) else value, row.base, f"{row.where}: {key}")
         settings[key] = value
         section, _, field = key.rpartition(".")
-        (nested.setdefault(section, {}) if section else nested)[field] = value
+        # Keys of cluster are checked as a whole by their kind, and no pair may set one: the batch refuses them.
+        if section != "cluster":
+            (nested.setdefault(section, {}) if section else nested)[field] = value
     try:
         RunConfig.model_validate(nested)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What this machine does: the network, what memory and arithmetic would allow, and the whole way from pair to products.
+"""Speed of this machine: the network, the limits of memory and arithmetic, the whole way from pair to products.
 
 Every speed is measured beside a plain reference, turn by turn in one run, so that a ratio holds on a machine that
 others use as well.

@@ -1,1 +1,1 @@
-"""What tests share: servers, clusters, stand-ins, scenes and paths."""
+"""Helpers of the tests: servers, clusters, stand-ins, scenes and paths."""

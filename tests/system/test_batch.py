@@ -77,14 +77,14 @@ def products(out: Path | Folder) -> dict[str, bytes]:
 
 
 def assert_same(out: Path | Folder, expected: Mapping[str, Mapping[str, bytes]]) -> None:
-    """Names what differs rather than printing it."""
+    """Compare products; name the files that differ rather than printing them."""
     for name, files in expected.items():
         found = products(Folder.of(out) / name)
         assert [(name, file) for file in PRODUCTS if found[file] != files[file]] == []
 
 
 def assert_valid_index(out: Path, *names: str) -> None:
-    """STAC's reader follows the collection to every product of exactly these pairs."""
+    """Follow the collection with STAC's reader to every product of exactly these pairs."""
     found = pystac.Collection.from_file(str(out / "collection.json"))
     # The schemas of extensions lie on the web.
     pystac.validation.validate_dict(json.loads((out / "collection.json").read_text()), extensions=[])
@@ -112,7 +112,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def singles(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
-    """The products of a run of each pair alone."""
+    """Run each pair alone and return the products."""
     folder = tmp_path_factory.mktemp("singles")
     for name in CORNERS:
         result = ussfc("run", *scene(place, name).values(), "--out", folder / name, *options(place), "-q")
@@ -123,7 +123,7 @@ def singles(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 def stub_batch(
     place: Path, out: Path, recipe: RecordingRecipe, pairs: str = "pairs.csv", **arguments: Any
 ) -> list[PairResult]:
-    """A batch with a stand-in for the network that tells who called it."""
+    """Run a batch with a stand-in for the network that records the processes that call it."""
     sets = [*SETS, "threshold=0.5", *arguments.pop("sets", ())]
 
     def configure(own: Mapping[str, Any]) -> RunConfig:
@@ -134,7 +134,7 @@ def stub_batch(
 
 
 @pytest.mark.parametrize("at_once", [(), ("--at-once", "3")], ids=["one by one", "side by side"])
-def test_every_pair_has_the_bytes_of_a_run_of_its_own(
+def test_pairs_have_the_bytes_of_single_runs(
     place: Path, singles: dict[str, dict[str, bytes]], tmp_path: Path, at_once: tuple[str, ...]
 ) -> None:
     result = ussfc("batch", place / "pairs.csv", "--out", tmp_path, *options(place), *at_once)
@@ -149,15 +149,15 @@ def test_every_pair_has_the_bytes_of_a_run_of_its_own(
         assert (row["state"], row["error"]) == ("complete", "")
         assert (row["before"], row["after"]) == tuple(scene(place, name).values())
         assert (row["pixels"], row["tiles"], row["tiles_failed"]) == ("9216", "4", "0")
-        assert int(row["changed_pixels"]) == manifest.counts.changed_pixels
-        assert int(row["polygons"]) == manifest.counts.polygons
+        assert int(row["changed_pixels"]) == manifest["counts"]["changed_pixels"]
+        assert int(row["polygons"]) == manifest["counts"]["polygons"]
         assert float(row["changed_share"]) == pytest.approx(int(row["changed_pixels"]) / 9216, abs=1e-6)
         assert ussfc("validate", tmp_path / name).exit_code == 0
     assert_valid_index(tmp_path, *CORNERS)
 
 
 def damage(place: Path, target: Path) -> None:
-    """A copy of the pair ``a`` whose after image has one broken block, away from the other tiles' halos."""
+    """Copy the pair ``a`` with one broken block in its after image, away from the other tiles' halos."""
     for date, path in scene(place, "a").items():
         with rasterio.open(path) as source:
             profile = source.profile | {
@@ -178,13 +178,13 @@ def damage(place: Path, target: Path) -> None:
         file.write(b"\xff" * size)
 
 
-def test_a_pair_that_fails_does_not_stop_the_others(
+def test_failed_pair_does_not_stop_the_others(
     place: Path, singles: dict[str, dict[str, bytes]], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     damage(place, tmp_path)
     (out / "occupied").mkdir(parents=True)
-    (out / "occupied" / "change.tif").write_bytes(b"somebody's own")
+    (out / "occupied" / "change.tif").write_bytes(b"another program's")
     (tmp_path / "gone.yaml").write_text(
         yaml.safe_dump(
             yaml.safe_load((place / "toy.yaml").read_text())
@@ -214,18 +214,18 @@ def test_a_pair_that_fails_does_not_stop_the_others(
     assert_same(out, {name: singles[name] for name in ("a", "c")})
     rows = table(out)
     assert [rows[name]["state"] for name in rows] == ["complete", *["failed"] * 5, "incomplete", "complete"]
-    told = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
-    assert told == [f"failed: {name}: {rows[name]['error']}" for name in bad]
-    for name, said in (
+    reported = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
+    assert reported == [f"failed: {name}: {rows[name]['error']}" for name in bad]
+    for name, message in (
         ("missing", "absent.tif: no such file"),
         ("apart", "overlap"),
         ("occupied", "no run of ussfc is in this folder"),
         ("model", "nothing.yaml"),
         ("weights", "gone.safetensors"),
     ):
-        assert said in rows[name]["error"], name
+        assert message in rows[name]["error"], name
     assert "Traceback" not in result.output
-    assert (out / "occupied" / "change.tif").read_bytes() == b"somebody's own"
+    assert (out / "occupied" / "change.tif").read_bytes() == b"another program's"
     assert (rows["damaged"]["tiles"], rows["damaged"]["tiles_failed"]) == ("4", "1")
     assert int(rows["damaged"]["pixels"]) == 96 * 96 - 32 * 32
     assert_valid_index(out, "a", "damaged", "c")
@@ -247,7 +247,7 @@ def test_a_pair_that_fails_does_not_stop_the_others(
     assert table(out)["damaged"]["state"] == "complete"
 
 
-def test_given_again_nothing_is_computed_and_the_index_keeps_its_bytes(place: Path, tmp_path: Path) -> None:
+def test_repeated_batch_computes_nothing(place: Path, tmp_path: Path) -> None:
     out, recipe = tmp_path / "out", RecordingRecipe(32, 4, 1, 3, log=tmp_path / "log")
     first = stub_batch(place, out, recipe)
     assert [result.error for result in first] == [None] * 3
@@ -281,7 +281,7 @@ def test_given_again_nothing_is_computed_and_the_index_keeps_its_bytes(place: Pa
     assert len(recipe.processes) == 2 * calls + calls // 3
 
 
-def test_a_pairs_own_settings_have_their_effect(place: Path, tmp_path: Path) -> None:
+def test_settings_of_a_pair_have_their_effect(place: Path, tmp_path: Path) -> None:
     out, recipe = tmp_path / "out", RecordingRecipe(32, 4, 1, 3, log=tmp_path / "log")
     pair = scene(place, "a")
     list_of(
@@ -306,9 +306,7 @@ def test_a_pairs_own_settings_have_their_effect(place: Path, tmp_path: Path) -> 
     [("cluster.workers", "2"), ("cluster.kind", "local"), ("compute.retries", "1"),
      ("compute.memory_gb", "99"), ("output.scratch", "/tmp")],
 )  # fmt: skip
-def test_what_is_for_all_pairs_is_refused_in_a_list(
-    place: Path, tmp_path: Path, key: str, value: str
-) -> None:
+def test_common_settings_are_refused_in_a_list(place: Path, tmp_path: Path, key: str, value: str) -> None:
     pairs = list_of(
         tmp_path / "pairs.csv",
         {"name": "one", **scene(place, "a")},
@@ -321,9 +319,7 @@ def test_what_is_for_all_pairs_is_refused_in_a_list(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_setting_of_a_pair_that_cannot_be_used_ends_before_the_first_pair(
-    place: Path, tmp_path: Path
-) -> None:
+def test_unusable_setting_ends_at_the_start(place: Path, tmp_path: Path) -> None:
     pairs = list_of(tmp_path / "pairs.csv", {"name": "one", **scene(place, "a"), "threshold": "7"})
     result = ussfc("batch", pairs, "--out", tmp_path / "out", *options(place))
     assert result.exit_code == ExitStatus.USAGE
@@ -373,7 +369,7 @@ def undisturbed(big: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 @pytest.mark.parametrize(
     ("how", "at_once", "status"), [(signal.SIGKILL, 1, -9), (signal.SIGINT, 2, ExitStatus.INTERRUPTED)]
 )
-def test_stopped_in_the_middle_the_same_command_goes_on(
+def test_stopped_batch_is_resumed(
     big: Path,
     undisturbed: dict[str, dict[str, bytes]],
     tmp_path: Path,
@@ -414,7 +410,7 @@ def test_stopped_in_the_middle_the_same_command_goes_on(
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
-def test_a_scheduler_out_of_reach_ends_all_pairs(
+def test_unreachable_scheduler_ends_all_pairs(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     monkeypatch.setattr("ussfc.pipeline.execution.connection.CONNECT_SECONDS", 1)
@@ -443,7 +439,7 @@ def test_fail_fast_fails_the_pair_alone(
     assert_same(tmp_path / "out", {"c": singles["c"]})
 
 
-def test_progress_counts_pairs_and_notices_name_them(place: Path, tmp_path: Path) -> None:
+def test_progress_counts_pairs(place: Path, tmp_path: Path) -> None:
     events: list[Event] = []
     stub_batch(
         place, tmp_path / "out", RecordingRecipe(32, 4, 1, 3, log=tmp_path / "log"), subscriber=events.append
@@ -454,7 +450,7 @@ def test_progress_counts_pairs_and_notices_name_them(place: Path, tmp_path: Path
     assert others == [("StageStarted", "batch"), *[("Advanced", "batch")] * 3, ("StageFinished", "batch")]
 
 
-def test_a_batch_in_a_bucket(
+def test_batch_in_a_bucket(
     place: Path,
     singles: dict[str, dict[str, bytes]],
     bucket: str,
@@ -480,7 +476,7 @@ def test_a_batch_in_a_bucket(
     assert (folder.read("collection.json"), folder.read("a/item.json")) == kept
 
 
-def test_an_address_is_shown_without_its_credentials(place: Path, tmp_path: Path) -> None:
+def test_addresses_are_shown_without_credentials(place: Path, tmp_path: Path) -> None:
     secret = "nowhere://user:secret@host/before.tif?sig=secret"
     pairs = list_of(
         tmp_path / "pairs.csv", {"name": "x", "before": secret, "after": scene(place, "a")["after"]}

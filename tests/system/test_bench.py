@@ -194,7 +194,7 @@ def test_ratios_follow_from_samples(command: tuple[Result, dict[str, Any]]) -> N
     )
 
 
-def test_roof_is_the_lower_of_memory_and_arithmetic(command: tuple[Result, dict[str, Any]]) -> None:
+def test_roof_is_the_scarcer_of_two_limits(command: tuple[Result, dict[str, Any]]) -> None:
     roof = command[1]["roof"]
     for precision, bytes_each in (("float32", 4), ("float16", 2), ("bfloat16", 2)):
         rates = [roof["flop_per_s"][name] for name in ("float32", precision)]

@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 
-import ussfc as house
+import ussfc as package
 from tests.support.paths import DEMO
 from ussfc import cli
 from ussfc.pipeline import detect_changes
@@ -28,7 +28,7 @@ from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 
 SIDE = 300
-THRESHOLD = house.find_model("ussfc-s2-rgb").threshold
+THRESHOLD = package.find_model("ussfc-s2-rgb").threshold
 SMALL = ("--set", "tiling.tile_size=128")
 
 
@@ -38,7 +38,7 @@ def ussfc(*args: object) -> Result:
 
 @pytest.fixture(scope="module")
 def real_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """300 x 300 pixels of the demo; a nodata wedge in before, another grid of the same place in after."""
+    """Write 300 x 300 pixels of the demo; a nodata wedge in before, another grid of the same place in after."""
     folder = tmp_path_factory.mktemp("pair")
     paths = []
     for date, offset in (("before", 0), ("after", 7)):
@@ -136,7 +136,7 @@ def test_same_bytes_whatever_the_machinery(
     command = [
         sys.executable,
         "-m",
-        "cli",
+        "ussfc.cli",
         "run",
         *map(str, real_pair),
         "--out",
@@ -186,7 +186,7 @@ def test_resume_other_key_and_overwrite(real_pair: tuple[Path, Path], finished: 
     )
 
 
-def test_new_threshold_area_and_format_without_the_network(finished: Path, tmp_path: Path) -> None:
+def test_products_are_made_without_the_network(finished: Path, tmp_path: Path) -> None:
     import shutil
 
     out = tmp_path / "out"
@@ -250,9 +250,7 @@ def test_store_opens_georeferenced(finished: Path) -> None:
         np.testing.assert_array_equal(np.isnan(dataset["probability"].values), levels == 255)
 
 
-def test_detect_changes_has_the_numbers_of_the_command_line(
-    real_pair: tuple[Path, Path], finished: Path
-) -> None:
+def test_detect_changes_equals_the_command_line(real_pair: tuple[Path, Path], finished: Path) -> None:
     arrays = [rioxarray.open_rasterio(path, chunks=100) for path in real_pair]
     lazy = detect_changes(arrays[0], arrays[1], config=load_config(sets=["tiling.tile_size=150"]))
     assert lazy.chunks == ((150, 150), (150, 143))
@@ -264,7 +262,7 @@ def test_detect_changes_has_the_numbers_of_the_command_line(
 
 
 def test_plan_reads_no_pixel(real_pair: tuple[Path, Path], tmp_path: Path) -> None:
-    # A file that is all header: its blocks were never written, and reading them would be told by GDAL.
+    # A file that is all header: its blocks were never written, and GDAL would report reading them.
     huge = tmp_path / "huge.tif"
     with rasterio.open(real_pair[0]) as source:
         profile = source.profile | {"width": 50_000, "height": 40_000, "sparse_ok": True, "bigtiff": "yes"}

@@ -45,7 +45,7 @@ def engine_of(
 
 
 def scene(seed: int, bands: int, rows: int, cols: int) -> tuple[FloatArray, FloatArray]:
-    """Both dates, ``(bands, rows, cols)`` in [0, 1]: fields of 16 px, some of them other on the second date."""
+    """Return both dates, ``(bands, rows, cols)`` in [0, 1]: fields of 16 px, some changed on the second date."""
     rng = np.random.default_rng(seed)
     shape = bands, -(-rows // 16), -(-cols // 16)
     before = rng.random(shape)
@@ -64,11 +64,11 @@ def batch(seed: int, count: int, bands: int, patch: int) -> tuple[FloatArray, Fl
     return np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs])
 
 
-def close(found: FloatArray, wanted: FloatArray, precision: str) -> None:
+def close(found: FloatArray, expected: FloatArray, precision: str) -> None:
     assert found.dtype == np.float32
-    assert found.shape == wanted.shape
-    assert wanted.std() > 1e-3, "an answer that is the same everywhere shows nothing"
-    difference = np.abs(found - wanted)
+    assert found.shape == expected.shape
+    assert expected.std() > 1e-3, "an answer that is the same everywhere shows nothing"
+    difference = np.abs(found - expected)
     assert difference.max() < LIMITS[precision]
     assert difference.mean() < LIMITS[precision] / 5
 
@@ -98,13 +98,13 @@ def test_any_bands_and_patches(bands: int, patch: int, engine: str, precision: s
 
 
 @pytest.mark.parametrize("ratio", [0.125, 0.25, 0.375])
-def test_any_width_of_the_librarys_kernels(ratio: float) -> None:
+def test_any_width_of_library_kernels(ratio: float) -> None:
     network = drawn_network(3, 3, ratio)
     pair = batch(3, 2, 3, 48)
     close(engine_of(network, 2, 48).run(*pair), eager(network, *pair), "float32")
 
 
-def test_the_golden_weights_in_float32() -> None:
+def test_golden_weights_in_float32() -> None:
     # They magnify rounding by thirty: TF32 would show.
     network = load_weights(GOLDEN)
     pair = batch(4, 2, 4, 64)
@@ -122,21 +122,19 @@ def test_local_statistics(window: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "window", "said"),
+    ("ratio", "window", "found"),
     [
         (0.25, None, "8 channels in its narrowest convolution"),
         (1.5, None, "48 channels in its narrowest convolution"),
         (0.5, 32, "local SSFC means"),
     ],
 )
-def test_networks_that_the_fused_kernels_are_not_made_for(
-    ratio: float, window: int | None, said: str
-) -> None:
+def test_unsuitable_networks_are_refused(ratio: float, window: int | None, found: str) -> None:
     network = drawn_network(6, 3, ratio)
     if window is not None:
         network.use_local_statistics(window)
     with pytest.raises(
-        ModelError, match=f"^engine triton: made for .* {said}; set inference.engine to torch$"
+        ModelError, match=f"^engine triton: made for .* {found}; set inference.engine to torch$"
     ):
         engine_of(network, 1, 64, "triton", "float16")
 
@@ -145,41 +143,41 @@ def test_networks_that_the_fused_kernels_are_not_made_for(
     ("engine", "precision"),
     [("openvino", "float32"), ("triton", "float32"), ("triton", "bfloat16"), ("torch", "bfloat16")],
 )
-def test_what_there_is_not_is_refused(engine: str, precision: str) -> None:
+def test_unavailable_choices_are_refused(engine: str, precision: str) -> None:
     with pytest.raises(ModelError) as caught:
         CudaEngine(USSFCNet(3, 0.5).eval(), (1, 3, 64, 64), engine, precision)
     assert str(caught.value) == f"engine {engine}, precision {precision}: not available on a CUDA device"
 
 
 @every_kind
-def test_same_bytes_however_often_and_from_however_many_threads(
-    trained: USSFCNet, engine: str, precision: str
-) -> None:
+def test_repeated_calls_give_the_same_bytes(trained: USSFCNet, engine: str, precision: str) -> None:
     made = engine_of(trained, 2, 64, engine, precision)
     assert made.streams == 1
     pairs = [batch(10 * seed, 2, 3, 64) for seed in range(4)]
-    wanted = [made.run(*pair).tobytes() for pair in pairs]
-    assert len(set(wanted)) == 4
+    expected = [made.run(*pair).tobytes() for pair in pairs]
+    assert len(set(expected)) == 4
     with ThreadPoolExecutor(4) as pool:
-        assert [found.tobytes() for found in pool.map(lambda pair: made.run(*pair), pairs * 3)] == wanted * 3
+        assert [
+            found.tobytes() for found in pool.map(lambda pair: made.run(*pair), pairs * 3)
+        ] == expected * 3
     other = engine_of(trained, 2, 64, engine, precision)
-    assert [other.run(*pair).tobytes() for pair in pairs] == wanted
+    assert [other.run(*pair).tobytes() for pair in pairs] == expected
 
 
 @every_kind
 def test_any_strides(trained: USSFCNet, engine: str, precision: str) -> None:
     made = engine_of(trained, 2, 64, engine, precision)
     before, after = batch(7, 2, 3, 64)
-    wanted = made.run(before, after).tobytes()
+    expected = made.run(before, after).tobytes()
     last, backwards = (
         before.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2),
         after[..., ::-1].copy()[..., ::-1],
     )
     last.flags.writeable = backwards.flags.writeable = False
-    assert made.run(last, backwards).tobytes() == wanted
+    assert made.run(last, backwards).tobytes() == expected
 
 
-def test_the_network_that_was_given_stays_as_it_was(trained: USSFCNet) -> None:
+def test_given_network_is_not_changed(trained: USSFCNet) -> None:
     network = copy.deepcopy(trained)
     for engine, precision in KINDS[:2]:
         engine_of(network, 1, 64, engine, precision).run(*batch(8, 1, 3, 64))
@@ -213,7 +211,7 @@ def whole(made: CudaEngine, count: int) -> FloatArray:
 
 
 @every_kind
-def test_a_tile_is_the_weighted_mean_of_its_patches(trained: USSFCNet, engine: str, precision: str) -> None:
+def test_tile_is_the_weighted_mean_of_patches(trained: USSFCNet, engine: str, precision: str) -> None:
     made = engine_of(trained, 4, PATCH, engine, precision)
     before, after = scene(20, 3, ROWS, COLS)
     weights = taper().astype(np.float64)
@@ -231,9 +229,7 @@ def test_a_tile_is_the_weighted_mean_of_its_patches(trained: USSFCNet, engine: s
 
 @every_kind
 @pytest.mark.parametrize("halo", [False, True], ids=["one upload", "an upload for each core"])
-def test_the_bytes_do_not_depend_on_the_tiles(
-    trained: USSFCNet, engine: str, precision: str, halo: bool
-) -> None:
+def test_bytes_do_not_depend_on_tiles(trained: USSFCNet, engine: str, precision: str, halo: bool) -> None:
     made = engine_of(trained, 4, PATCH, engine, precision)
     before, after = scene(20, 3, ROWS, COLS)
     expected = whole(made, 4)
@@ -258,7 +254,7 @@ def test_the_bytes_do_not_depend_on_the_tiles(
 @every_kind
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32"])
 @pytest.mark.parametrize("holes", [False, True])
-def test_source_numbers_are_stretched_as_on_the_host(
+def test_source_numbers_are_mapped_as_on_the_host(
     trained: USSFCNet, engine: str, precision: str, dtype: str, holes: bool
 ) -> None:
     pytest.importorskip("odc.geo")
@@ -273,15 +269,15 @@ def test_source_numbers_are_stretched_as_on_the_host(
     there = made.upload(before, after, mappings, seen if holes else None)
     here = pair(Pixels(before, seen), Pixels(after, seen), mappings)
     core = (0, 0, ROWS, COLS)
-    found, wanted = (
+    found, expected = (
         made.blend(uploaded, LATTICE, core, taper(), 4).result()
         for uploaded in (there, made.upload(here.before, here.after))
     )
-    assert found.tobytes() == wanted.tobytes()
+    assert found.tobytes() == expected.tobytes()
 
 
 @every_kind
-def test_a_smaller_batch_moves_last_bits_alone(trained: USSFCNet, engine: str, precision: str) -> None:
+def test_smaller_batch_moves_last_bits_alone(trained: USSFCNet, engine: str, precision: str) -> None:
     made = engine_of(trained, 8, PATCH, engine, precision)
     expected = whole(made, 8)
     for count in (1, 4, 5):
@@ -291,7 +287,7 @@ def test_a_smaller_batch_moves_last_bits_alone(trained: USSFCNet, engine: str, p
 
 
 @every_kind
-def test_where_no_patch_lies_is_no_change(trained: USSFCNet, engine: str, precision: str) -> None:
+def test_place_without_a_patch_is_no_change(trained: USSFCNet, engine: str, precision: str) -> None:
     made = engine_of(trained, 2, PATCH, engine, precision)
     uploaded = made.upload(*scene(20, 3, ROWS, COLS))
     found = made.blend(uploaded, [(48, 96)], (32, 80, 160, 200), taper(), 2).result()
@@ -303,9 +299,7 @@ def test_where_no_patch_lies_is_no_change(trained: USSFCNet, engine: str, precis
 
 
 @every_kind
-def test_other_weights_are_not_those_of_the_tile_before(
-    trained: USSFCNet, engine: str, precision: str
-) -> None:
+def test_weights_of_an_earlier_tile_are_not_kept(trained: USSFCNet, engine: str, precision: str) -> None:
     made = engine_of(trained, 4, PATCH, engine, precision)
     uploaded = made.upload(*scene(20, 3, ROWS, COLS))
     core = (0, 0, ROWS, COLS)
@@ -332,10 +326,10 @@ def test_tiles_of_several_threads_queue_up(trained: USSFCNet, engine: str, preci
         assert pending.seconds > 0
         return found.tobytes()
 
-    wanted = [tile(number) for number in range(4)]
-    assert len(set(wanted)) == 4
+    expected = [tile(number) for number in range(4)]
+    assert len(set(expected)) == 4
     with ThreadPoolExecutor(6) as pool:
-        assert list(pool.map(tile, list(range(4)) * 6)) == wanted * 6
+        assert list(pool.map(tile, list(range(4)) * 6)) == expected * 6
 
 
 class Slow:
@@ -352,7 +346,7 @@ class Slow:
 
 
 class Instead:
-    """In place of an engine's forward, which it goes on to."""
+    """A stand-in for an engine's forward, which it calls."""
 
     def __init__(self, forward: Any) -> None:
         self.forward = forward
@@ -361,7 +355,7 @@ class Instead:
         self.forward.accumulate(*args)
 
 
-def test_copies_that_end_during_the_arithmetic_leave_its_settings_alone(trained: USSFCNet) -> None:
+def test_copies_leave_settings_of_arithmetic_alone(trained: USSFCNet) -> None:
     """CuDNN's are the process's, not a thread's: TF32 and algorithms of other sums would be back."""
     made = engine_of(trained, 4, PATCH)
     before, after = scene(20, 3, ROWS, COLS)
@@ -392,7 +386,7 @@ def test_copies_that_end_during_the_arithmetic_leave_its_settings_alone(trained:
 
 
 @every_kind
-def test_the_callers_settings_have_no_say(trained: USSFCNet, engine: str, precision: str) -> None:
+def test_settings_of_the_caller_have_no_effect(trained: USSFCNet, engine: str, precision: str) -> None:
     made = engine_of(trained, 4, PATCH, engine, precision)
     expected = whole(made, 4).tobytes()
     with (
@@ -405,7 +399,7 @@ def test_the_callers_settings_have_no_say(trained: USSFCNet, engine: str, precis
 
 
 @both_halves
-def test_features_beyond_float16_are_an_error_and_no_answer(engine: str, precision: str) -> None:
+def test_features_beyond_float16_are_an_error(engine: str, precision: str) -> None:
     network = drawn_network(9, 3, 0.5)
     with torch.no_grad():
         for encoder in (1, 2):
@@ -424,7 +418,7 @@ def test_features_beyond_float16_are_an_error_and_no_answer(engine: str, precisi
         pending.result()
 
 
-def test_a_batch_without_room_is_said_and_a_smaller_one_fits(trained: USSFCNet) -> None:
+def test_batch_beyond_memory_is_reported(trained: USSFCNet) -> None:
     made = engine_of(trained, 1, 256)
     before, after = scene(40, 3, 256, 256)
     weights = np.ones((256, 256), np.float32)
@@ -446,7 +440,7 @@ def test_a_batch_without_room_is_said_and_a_smaller_one_fits(trained: USSFCNet) 
 
 
 @every_kind
-def test_a_detector_goes_on_with_half_as_many(trained: USSFCNet, engine: str, precision: str) -> None:
+def test_detector_goes_on_with_half_a_batch(trained: USSFCNet, engine: str, precision: str) -> None:
     pytest.importorskip("pydantic")
     from ussfc.detector import TileDetector
 
@@ -475,8 +469,10 @@ def test_a_detector_goes_on_with_half_as_many(trained: USSFCNet, engine: str, pr
 
 @every_kind
 @pytest.mark.parametrize("shape", [(150, 210), (40, 130)], ids=["scene", "smaller than a patch"])
-def test_the_pipelines_tiles(trained: USSFCNet, shape: tuple[int, int], engine: str, precision: str) -> None:
-    """The same bytes however the scene is cut, and what the CPU says."""
+def test_tiles_of_the_pipeline(
+    trained: USSFCNet, shape: tuple[int, int], engine: str, precision: str
+) -> None:
+    """Cut the scene in several ways: the same bytes, close to those of the CPU."""
     for package in ("odc.geo", "fsspec", "pydantic", "zarr"):
         pytest.importorskip(package)
     from ussfc.detector import PatchDetector, TileDetector

@@ -55,7 +55,7 @@ def _containers() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
-def test_manifests_are_what_kubernetes_takes(version: str) -> None:
+def test_manifests_are_valid(version: str) -> None:
     kinds = set()
     for document in documents():
         kubernetes_validate.validate(document, version, strict=True)
@@ -63,7 +63,7 @@ def test_manifests_are_what_kubernetes_takes(version: str) -> None:
     assert kinds == {"ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Job"}
 
 
-def test_manifests_name_each_other_in_one_namespace() -> None:
+def test_manifests_name_each_other() -> None:
     assert {document["metadata"]["namespace"] for document in documents()} == {"ussfc"}
     account = manifest("ServiceAccount")["metadata"]
     binding = manifest("RoleBinding")
@@ -87,14 +87,14 @@ def test_manifests_name_each_other_in_one_namespace() -> None:
     }
 
 
-def test_every_image_is_of_this_version() -> None:
+def test_images_are_of_this_version() -> None:
     """Client, scheduler and workers unpickle each other's tasks."""
     images = {container["image"] for container in _containers()} | {_cluster_file()["cluster"]["image"]}
     (image,) = images
     assert image.endswith(f":{PROJECT['version']}")
 
 
-def test_the_job_may_be_tried_again_and_runs_with_as_little_as_it_needs() -> None:
+def test_job_is_repeatable_and_has_few_rights() -> None:
     job = manifest("Job")["spec"]
     pod = job["template"]["spec"]
     assert job["backoffLimit"] > 0
@@ -114,12 +114,12 @@ def test_the_job_may_be_tried_again_and_runs_with_as_little_as_it_needs() -> Non
     assert f"HOME={place} " in (DEPLOY / "Containerfile").read_text("utf-8")
 
 
-def test_services_of_the_namespace_do_not_become_configuration() -> None:
+def test_services_do_not_become_configuration() -> None:
     """Kubernetes would set USSFC_..._SERVICE_HOST for the service of a Dask cluster called ussfc-..."""
     assert manifest("Job")["spec"]["template"]["spec"]["enableServiceLinks"] is False
 
 
-def test_no_secret_lies_in_the_files() -> None:
+def test_files_hold_no_secret() -> None:
     sensitive = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|CONNECTION_STRING", re.IGNORECASE)
     assert "Secret" not in {document["kind"] for document in documents()}
     variables = [*_cluster_file()["cluster"]["options"]["env"], *_containers()[0].get("env", [])]
@@ -158,7 +158,7 @@ def _spec() -> dict[str, Any]:
 
 
 def _crd(kind: str) -> dict[str, Any]:
-    """The schema that the operator registers for a kind."""
+    """Return the schema that the operator registers for a kind."""
     charts = importlib.resources.files("dask_kubernetes").joinpath("operator/deployment/helm")
     text = charts.joinpath(f"dask-kubernetes-operator/crds/{kind}.yaml").read_text("utf-8")
     (version,) = yaml.safe_load(text)["spec"]["versions"]
@@ -166,7 +166,7 @@ def _crd(kind: str) -> dict[str, Any]:
     return schema
 
 
-def test_pods_with_the_environment_of_the_cluster_file_are_what_kubernetes_takes() -> None:
+def test_pods_of_the_cluster_file_are_valid() -> None:
     jsonschema = pytest.importorskip("jsonschema")
     spec = _spec()
     jsonschema.Draft7Validator(_crd("daskcluster")).validate(spec)
@@ -196,7 +196,7 @@ with KubeCluster(custom_cluster_spec=spec, namespace="ussfc", quiet=True) as clu
 """In a process of its own, which takes with it what kr8s leaves to the garbage collector."""
 
 
-def test_the_role_allows_what_the_client_of_the_operator_does_and_no_more(tmp_path: Path) -> None:
+def test_role_allows_the_client_and_no_more(tmp_path: Path) -> None:
     spec = json.dumps(_spec())
     granted = rights(manifest("Role")["rules"])
     with run_scheduler(tmp_path / "scheduler.json") as (scheduler, dashboard_port):
@@ -227,7 +227,7 @@ def _instructions() -> list[tuple[str, str]]:
 
 
 def _extras() -> list[str]:
-    """Those of an image that nobody says anything about."""
+    """Return the extras of an image built without a choice."""
     return dict(rest.split("=", 1) for name, rest in _instructions() if name == "ARG")["EXTRAS"].split(",")
 
 
@@ -235,13 +235,13 @@ def _copied() -> list[str]:
     return [source for name, rest in _instructions() if name == "COPY" for source in rest.split()[:-1]]
 
 
-def test_the_containerfile_copies_what_is_there_and_all_that_a_wheel_is_made_of() -> None:
+def test_containerfile_copies_all_sources() -> None:
     copied = _copied()
     assert [source for source in copied if not (ROOT / source).exists()] == []
     assert {"cli.py", "pipeline", "ussfc", "configs", "pyproject.toml", "README.md", "LICENSE"} <= set(copied)
 
 
-def test_the_builder_gets_nothing_but_what_is_copied() -> None:
+def test_builder_gets_copied_files_alone() -> None:
     lines = (DEPLOY / "Containerfile.dockerignore").read_text("utf-8").splitlines()
     patterns = [line for line in lines if line and not line.startswith("#")]
     assert patterns[0] == "*"  # .git and tests with it
@@ -249,14 +249,14 @@ def test_the_builder_gets_nothing_but_what_is_copied() -> None:
     assert patterns[-1] == "**/__pycache__"
 
 
-def test_dependencies_are_installed_before_the_code_comes() -> None:
+def test_dependencies_are_installed_before_the_code() -> None:
     steps = [(name, rest) for name, rest in _instructions() if name in ("COPY", "RUN")]
     (installed,) = (i for i, (_, rest) in enumerate(steps) if "install.sh dependencies" in rest)
     before = {source for name, rest in steps[:installed] if name == "COPY" for source in rest.split()[:-1]}
     assert before == {"deploy/install.sh", "pyproject.toml", "constraints.txt"}
 
 
-def test_the_image_runs_a_console_script_as_nobody_special() -> None:
+def test_image_runs_without_root() -> None:
     last = dict(_instructions())
     assert last["ENTRYPOINT"] == '["ussfc"]'
     assert "ussfc" in PROJECT["scripts"]
@@ -300,7 +300,7 @@ def _publish(index: Path, name: str, version: str, requires: str | None) -> None
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A project, an index with its dependencies, and an index that has torch and nothing else."""
+    """Write a project, an index with its dependencies, and an index that has torch and nothing else."""
     source = tmp_path / "source"
     source.mkdir()
     (source / "pyproject.toml").write_text(
@@ -322,14 +322,14 @@ def small(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("own_index", "extras", "wanted"),
+    ("own_index", "extras", "expected"),
     [
         (True, "azure", {"torch-2.0+cpu", "third-1.0"}),
         (False, "both", {"torch-2.0", "cudalibraries-1.0", "storage-1.0", "other-1.0"}),
     ],
 )
-def test_dependencies_follow_constraints_extras_and_the_index_of_torch(
-    small: Path, own_index: bool, extras: str, wanted: set[str]
+def test_dependencies_follow_constraints_and_extras(
+    small: Path, own_index: bool, extras: str, expected: set[str]
 ) -> None:
     target = small / "target"
     done = _script(
@@ -343,33 +343,31 @@ def test_dependencies_follow_constraints_extras_and_the_index_of_torch(
     )
     assert done.returncode == 0, done.stderr
     found = {path.name.removesuffix(".dist-info") for path in target.glob("lib/*/site-packages/*.dist-info")}
-    assert {name for name in found if not name.startswith("pip-")} == wanted | {
+    assert {name for name in found if not name.startswith("pip-")} == expected | {
         "plain-1.0",
         "setuptools-999.0",
     }
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        ([], "step '' not known; wanted: system, dependencies or program"),
+        ([], "step '' not known; expected: system, dependencies or program"),
         (["everything"], "step everything not known"),
-        (["dependencies", "SOURCE"], "wanted: install.sh dependencies SOURCE TARGET"),
+        (["dependencies", "SOURCE"], "expected: install.sh dependencies SOURCE TARGET"),
         (["dependencies", "SOURCE", "TARGET"], "extra 'gpu' not found"),
         (["program", "SOURCE", "TARGET"], "no virtual environment; run the step dependencies first"),
     ],
 )
-def test_wrong_use_of_the_script_is_told_and_leaves_nothing(
-    small: Path, arguments: list[str], said: str
-) -> None:
+def test_wrong_use_of_the_script_leaves_nothing(small: Path, arguments: list[str], message: str) -> None:
     places = {"SOURCE": small / "source", "TARGET": small / "target"}
     done = _script(*(places.get(word, word) for word in arguments), EXTRAS="s3,gpu")
     assert done.returncode != 0
-    assert said in done.stderr
+    assert message in done.stderr
     assert not (small / "target").exists()
 
 
-def test_the_program_is_installed_without_a_download_and_runs_from_anywhere(tmp_path: Path) -> None:
+def test_program_is_installed_without_a_download(tmp_path: Path) -> None:
     target = tmp_path / "target"
     venv.create(target, with_pip=True)
     # The libraries of this very environment stand for the step dependencies, which takes minutes.
@@ -389,7 +387,7 @@ def test_the_program_is_installed_without_a_download_and_runs_from_anywhere(tmp_
 
 
 def _sources(folder: Path) -> Path:
-    """What the Containerfile copies, as it lies in the image."""
+    """Copy the files of the Containerfile as they lie in the image."""
     for source in _copied():
         place = folder / source
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -405,7 +403,7 @@ def _clean(home: Path) -> dict[str, str]:
 
 
 def _check_program(command: list[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
-    for arguments, said in ((["--version"], PROJECT["version"]), (["models", "list"], "ussfc-s2-rgb")):
+    for arguments, text in ((["--version"], PROJECT["version"]), (["models", "list"], "ussfc-s2-rgb")):
         shown = subprocess.run(
             [*command, *arguments],
             cwd=folder,
@@ -415,12 +413,12 @@ def _check_program(command: list[str], folder: Path, environment: Mapping[str, s
             check=False,
         )
         assert shown.returncode == 0, shown.stderr
-        assert said in shown.stdout
+        assert text in shown.stdout
 
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the smallest Debian."""
+    """Make a folder with the smallest Debian."""
     if os.geteuid() != 0 or shutil.which("debootstrap") is None:
         pytest.skip("needs root and debootstrap")
     root = tmp_path_factory.mktemp("debian")
@@ -432,20 +430,20 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every dependency for that Debian's Python, fetched as this machine fetches its own."""
+    """Fetch every dependency for that Debian's Python, as this machine fetches its own."""
     folder = tmp_path_factory.mktemp("wheels")
-    wanted = [*PROJECT["dependencies"], *LOADED["build-system"]["requires"]]
-    wanted += [line for extra in _extras() for line in PROJECT["optional-dependencies"][extra]]
+    requirements = [*PROJECT["dependencies"], *LOADED["build-system"]["requires"]]
+    requirements += [line for extra in _extras() for line in PROJECT["optional-dependencies"][extra]]
     subprocess.run(
         [sys.executable, "-m", "pip", "download", "-q", "-c", "constraints.txt", "--only-binary=:all:",
-         f"--python-version={BARE_PYTHON}", "-d", str(folder), *wanted],
+         f"--python-version={BARE_PYTHON}", "-d", str(folder), *requirements],
         cwd=ROOT, check=True, timeout=INSTALL_SECONDS,
     )  # fmt: skip
     return folder
 
 
 @pytest.mark.soak
-def test_the_script_installs_on_a_bare_debian(bare: Path, wheels: Path, tmp_path: Path) -> None:
+def test_script_installs_on_a_bare_debian(bare: Path, wheels: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     subprocess.run(["cp", "-a", str(bare), str(root)], check=True)
     _sources(root / "usr/src/ussfc")
@@ -473,7 +471,7 @@ def test_the_script_installs_on_a_bare_debian(bare: Path, wheels: Path, tmp_path
 
 
 @pytest.mark.soak
-def test_the_containerfile_builds_an_image_that_runs(bare: Path, wheels: Path, tmp_path: Path) -> None:
+def test_containerfile_builds_an_image_that_runs(bare: Path, wheels: Path, tmp_path: Path) -> None:
     if shutil.which("buildah") is None:
         pytest.skip("needs buildah")
     store = ["--storage-driver=vfs", f"--root={tmp_path}/store", f"--runroot={tmp_path}/run"]

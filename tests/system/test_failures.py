@@ -1,4 +1,4 @@
-"""Tiles that keep failing, folders that are looked after, runs that are given again: what a user sees of it."""
+"""Tiles that keep failing, cleaned folders and repeated runs, as a user sees them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def products(out: Path | str) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The products of a run that meets with no trouble."""
+    """Return the products of a run that meets with no trouble."""
     out = tmp_path_factory.mktemp("expected") / "out"
     run(*PAIR, out, config(), computation=COMPUTATION)
     return products(out)
@@ -68,7 +68,7 @@ class Patient:
         self._remember()
 
     def mend(self) -> None:
-        """The same file as ever, for all that its size and date tell."""
+        """Write the whole file again, with the same size and date."""
         self.path.write_bytes(Path(PAIR[0]).read_bytes())
         self._remember()
 
@@ -86,7 +86,7 @@ def interrupt(event: Event) -> None:
         raise KeyboardInterrupt
 
 
-def test_a_tile_that_keeps_failing_is_nodata_and_listed_and_tried_again(
+def test_failing_tile_is_nodata_and_tried_again(
     patient: Patient, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     out = tmp_path / "out"
@@ -129,11 +129,11 @@ def test_a_tile_that_keeps_failing_is_nodata_and_listed_and_tried_again(
     # Again, and nothing is better: the same. Then the disk is mended.
     assert run(*pair, out, config(), computation=COMPUTATION).complete is False
     patient.mend()
-    heard: list[Event] = []
-    manifest = run(*pair, out, config(), subscriber=heard.append, computation=COMPUTATION)
+    events: list[Event] = []
+    manifest = run(*pair, out, config(), subscriber=events.append, computation=COMPUTATION)
     assert manifest.complete is True
     assert manifest.failed_tiles == ()
-    assert sum(event.done for event in heard if isinstance(event, Advanced) and event.stage == "infer") == 16
+    assert sum(event.done for event in events if isinstance(event, Advanced) and event.stage == "infer") == 16
     assert products(out) == expected
     assert status(out).state == "complete"
     assert status(out).failed_tiles == ()
@@ -164,9 +164,9 @@ class BrokenRecipe(StubRecipe):
         raise RuntimeError("no kernel image is available")
 
 
-def test_a_run_without_one_good_tile_ends_with_the_reason(tmp_path: Path) -> None:
-    """Failing tiles alone are no result, and nobody waits for ten thousand of them."""
-    heard: list[Event] = []
+def test_run_without_a_good_tile_names_the_reason(tmp_path: Path) -> None:
+    """End soon: failing tiles alone are no result, and ten thousand of them would take long."""
+    events: list[Event] = []
     for size, failed in ((512, 4), (128, 8)):
         with pytest.raises(TileError, match=r"tile \d,\d .*RuntimeError: no kernel image is available"):
             run(
@@ -174,7 +174,7 @@ def test_a_run_without_one_good_tile_ends_with_the_reason(tmp_path: Path) -> Non
                 tmp_path,
                 config(f"tiling.tile_size={size}"),
                 True,
-                heard.append,
+                events.append,
                 Computation(BrokenRecipe(32, 4, 1, 3)),
             )
         assert not (tmp_path / "change.tif").exists()
@@ -182,7 +182,7 @@ def test_a_run_without_one_good_tile_ends_with_the_reason(tmp_path: Path) -> Non
         assert (found.done, found.failed, found.left) == (0, failed, found.total - failed)
 
 
-def test_memory_is_a_place_as_well(expected: dict[str, bytes]) -> None:
+def test_run_into_memory(expected: dict[str, bytes]) -> None:
     out = f"memory://{secrets.token_hex(6)}/out"
     manifest = run(*PAIR, out, config(), computation=COMPUTATION)
     assert products(out) == expected
@@ -197,13 +197,13 @@ def test_memory_is_a_place_as_well(expected: dict[str, bytes]) -> None:
     assert set(Folder.of(out).sizes()) == {*PRODUCTS, "run.json"}
 
 
-def test_a_scratch_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_missing_scratch_folder_is_reported(tmp_path: Path) -> None:
     out = f"memory://{secrets.token_hex(6)}/out"
     with pytest.raises(StoreError, match=r"absent: cannot be written .*output\.scratch"):
         run(*PAIR, out, config(f"output.scratch={tmp_path / 'absent'}"), computation=COMPUTATION)
 
 
-def test_a_run_that_is_complete_is_not_run_again(tmp_path: Path, expected: dict[str, bytes]) -> None:
+def test_complete_run_is_not_repeated(tmp_path: Path, expected: dict[str, bytes]) -> None:
     """Also when its work is gone, which a kill may have cut short."""
     first = run(*PAIR, tmp_path, config("output.keep_work=false"), computation=COMPUTATION)
     assert not (tmp_path / "work").exists()
@@ -218,7 +218,7 @@ def test_a_run_that_is_complete_is_not_run_again(tmp_path: Path, expected: dict[
         run(*PAIR, tmp_path, config("threshold=0.9"), computation=COMPUTATION)
 
 
-def test_products_of_the_same_are_not_made_twice(tmp_path: Path, expected: dict[str, bytes]) -> None:
+def test_products_are_not_made_twice(tmp_path: Path, expected: dict[str, bytes]) -> None:
     run(*PAIR, tmp_path, config(), computation=COMPUTATION)
     made = {name: (tmp_path / name).stat().st_mtime_ns for name in PRODUCTS}
     (tmp_path / "run.json").unlink()
@@ -233,7 +233,7 @@ def test_products_of_the_same_are_not_made_twice(tmp_path: Path, expected: dict[
     assert products(tmp_path) == expected
 
 
-def test_a_product_without_its_record_is_vouched_for_by_nobody(
+def test_product_without_its_record_is_made_again(
     tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after the product and before its record: of another threshold, and maybe of the same size."""
@@ -257,7 +257,7 @@ def test_a_product_without_its_record_is_vouched_for_by_nobody(
     assert products(tmp_path) == expected
 
 
-def test_an_overwrite_that_was_killed_goes_on(tmp_path: Path, expected: dict[str, bytes]) -> None:
+def test_killed_overwrite_goes_on(tmp_path: Path, expected: dict[str, bytes]) -> None:
     run(*PAIR, tmp_path, config("tiling.overlap=0.5"), computation=COMPUTATION)
     (tmp_path / "work" / RUN_KEY).write_text(json.dumps(STARTING))
     assert status(tmp_path).state == "unfinished"
@@ -265,16 +265,14 @@ def test_an_overwrite_that_was_killed_goes_on(tmp_path: Path, expected: dict[str
     assert products(tmp_path) == expected
 
 
-def test_a_run_that_was_killed_at_its_first_breath_goes_on(
-    tmp_path: Path, expected: dict[str, bytes]
-) -> None:
+def test_run_killed_at_its_start_goes_on(tmp_path: Path, expected: dict[str, bytes]) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / f"{RUN_KEY}.part").write_text("{")
     run(*PAIR, tmp_path, config(), computation=COMPUTATION)
     assert products(tmp_path) == expected
 
 
-def test_what_stopped_runs_left_is_cleaned(tmp_path: Path) -> None:
+def test_leftovers_of_stopped_runs_are_cleaned(tmp_path: Path) -> None:
     run(*PAIR, tmp_path, config(), computation=COMPUTATION)
     before = sorted(tmp_path.rglob("*"))
     left = ["change.part.tif", "work/infer.json.part", "work/probability.zarr/probability/c/0/0.a1.partial"]
@@ -299,7 +297,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy_model(tmp_path_factory.mktemp("model"))
 
 
-def test_the_exit_status_says_incomplete(patient: Patient, model: Path, tmp_path: Path) -> None:
+def test_incomplete_run_exits_8(patient: Patient, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["run", patient.path, PAIR[1], "--out", out, "--model", model]
     for setting in ("tiling.tile_size=128", "compute.retries=0", "cluster.kind=serial"):
@@ -328,7 +326,7 @@ def test_the_exit_status_says_incomplete(patient: Patient, model: Path, tmp_path
 
 
 @pytest.mark.parametrize("command", ["status", "clean", "validate", "mosaic"])
-def test_a_folder_without_a_run_is_told(command: str, tmp_path: Path) -> None:
+def test_folder_without_a_run_exits_4(command: str, tmp_path: Path) -> None:
     result = ussfc(command, tmp_path)
     assert result.exit_code == ExitStatus.OUTPUT
     assert "holds no run of ussfc" in result.stderr

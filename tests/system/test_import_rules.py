@@ -1,4 +1,4 @@
-"""Who may import whom: the contracts of pyproject.toml, and the rules for cli.py, which they cannot hold."""
+"""Import rules: the contracts of pyproject.toml, and those of cli.py that they cannot hold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests.support.paths import ROOT
 
 HEAVY = ("torch", "numpy", "rasterio", "dask", "distributed", "geopandas", "zarr", "xarray", "scipy", "odc")
-OF_THE_COMMAND_LINE = {"click", "rich", "yaml", "ussfc"}
+COMMAND_LINE = {"click", "rich", "yaml", "ussfc"}
 
 
 def _python(code: str) -> subprocess.CompletedProcess[str]:
@@ -39,10 +39,10 @@ def test_import_contracts_are_kept() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_command_line_uses_the_public_names_of_the_packages_alone() -> None:
+def test_command_line_uses_public_names_alone() -> None:
     for module, name in _imports(ROOT / "cli.py"):
         top = module.partition(".")[0]
-        assert top in OF_THE_COMMAND_LINE or top in sys.stdlib_module_names, f"cli.py imports {module}"
+        assert top in COMMAND_LINE or top in sys.stdlib_module_names, f"cli.py imports {module}"
         assert top in sys.stdlib_module_names or not any(
             part.startswith("_") for part in (*module.split("."), name)
         ), f"cli.py imports {module} {name}, which is private"
@@ -58,7 +58,7 @@ def test_command_line_uses_the_public_names_of_the_packages_alone() -> None:
         ),
     ],
 )
-def test_command_line_starts_without_heavy_libraries(code: str) -> None:
+def test_command_line_starts_light(code: str) -> None:
     result = _python(f"import sys; {code}; print(*sorted(sys.modules), file=sys.stderr)")
     assert result.returncode == 0, result.stderr
     assert "click" in result.stderr.split()

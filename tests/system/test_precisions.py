@@ -42,7 +42,7 @@ def engine_of(network: USSFCNet, count: int, rows: int, cols: int, **options: An
 
 
 def demo(spec: ModelSpec) -> tuple[FloatArray, FloatArray]:
-    """The demo pair in the model's range, ``(bands, rows, cols)`` float32 in [0, 1]."""
+    """Return the demo pair in the model's range, ``(bands, rows, cols)`` float32 in [0, 1]."""
     images = []
     for date in ("before", "after"):
         with rasterio.open(DEMO / f"beirut_{date}.tif") as source:
@@ -76,9 +76,9 @@ def test_real_patches_agree_with_torch(patches: tuple[FloatArray, FloatArray], w
     network = load_weights(MODELS / f"{PACKAGED[0]}.safetensors")
     if window is not None:
         network.use_local_statistics(window)
-    wanted = eager(network, *patches)
-    assert wanted.max() > 0.05
-    assert np.abs(engine_of(network, 4, 128, 128).run(*patches) - wanted).max() < 1e-4
+    expected = eager(network, *patches)
+    assert expected.max() > 0.05
+    assert np.abs(engine_of(network, 4, 128, 128).run(*patches) - expected).max() < 1e-4
 
 
 def reduced(precision: str) -> None:
@@ -92,11 +92,11 @@ def test_reduced_precision_moves_little(precision: str, trained: USSFCNet) -> No
     spec = find_model(PACKAGED[0])
     before, after = (cut(image, 256) for image in demo(spec))
     count = len(before)
-    wanted = engine_of(trained, count, 256, 256).run(before, after)
+    expected = engine_of(trained, count, 256, 256).run(before, after)
     found = engine_of(trained, count, 256, 256, precision=precision).run(before, after)
-    assert np.abs(found - wanted).max() < 0.02
-    assert np.mean((found >= spec.threshold) != (wanted >= spec.threshold)) <= 1e-3
-    assert not np.array_equal(found, wanted), "it was computed in float32"
+    assert np.abs(found - expected).max() < 0.02
+    assert np.mean((found >= spec.threshold) != (expected >= spec.threshold)) <= 1e-3
+    assert not np.array_equal(found, expected), "it was computed in float32"
 
 
 @pytest.mark.parametrize("precision", REDUCED)

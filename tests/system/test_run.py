@@ -1,4 +1,4 @@
-"""The story: projections, choices and what a run records."""
+"""Runs in Python: projections, choices and records."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ PAIR = str(DEMO / "beirut_before.tif"), str(DEMO / "beirut_after.tif")
         (["cluster.kind=scheduler", "cluster.address=tcp://127.0.0.1:1"], "scheduler"),
     ],
 )
-def test_the_executor_is_chosen_from_plan_and_machine(sets: list[str], executor: str) -> None:
+def test_executor_follows_plan_and_machine(sets: list[str], executor: str) -> None:
     assert plan(*PAIR, load_config(sets=sets)).executor == executor
 
 
-def test_a_scheduler_wants_its_address() -> None:
+def test_scheduler_needs_its_address() -> None:
     with pytest.raises(ConfigError, match=r"cluster\.address is not set"):
         load_config(sets=["cluster.kind=scheduler"])
 
 
-def test_a_grid_far_from_the_training_resolution_is_told() -> None:
+def test_unusual_resolution_is_noticed() -> None:
     notices = plan(*PAIR, load_config(sets=["grid.resolution=0.001"])).pair.notices
     assert any("was trained at 10 m" in notice for notice in notices)
 
@@ -66,7 +66,7 @@ def test_nothing_to_mosaic(tmp_path: Path) -> None:
         mosaic(tmp_path, load_config())
 
 
-def test_another_detector_and_its_record(tmp_path: Path) -> None:
+def test_detector_is_recorded(tmp_path: Path) -> None:
     detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
     config = load_config(sets=["threshold=0.4", "cluster.kind=serial"])
     manifest = run(*PAIR, tmp_path / "out", config, computation=Computation(detector))
@@ -79,7 +79,7 @@ def test_another_detector_and_its_record(tmp_path: Path) -> None:
     assert len(checks) >= 12
 
 
-def test_percentiles_are_of_the_whole_scene_and_recorded(tmp_path: Path) -> None:
+def test_percentiles_are_of_the_whole_scene(tmp_path: Path) -> None:
     packaged = MODELS / "ussfc-s2-rgb.yaml"
     card = yaml.safe_load(packaged.read_text("utf-8"))
     card |= {"name": "by-percentiles", "radiometry": {"kind": "percentiles", "low": 2, "high": 90}}
@@ -97,7 +97,7 @@ def test_percentiles_are_of_the_whole_scene_and_recorded(tmp_path: Path) -> None
     assert manifest.radiometry.after.dump() == {"low": low.tolist(), "high": high.tolist()}
 
 
-def test_bytes_for_a_model_of_reflectances_are_told(tmp_path: Path) -> None:
+def test_bytes_for_reflectances_are_noticed(tmp_path: Path) -> None:
     with rasterio.open(PAIR[0]) as source:
         profile = source.profile | {"dtype": "uint8"}
         values = (source.read() // 16).clip(0, 255).astype(np.uint8)
@@ -107,7 +107,7 @@ def test_bytes_for_a_model_of_reflectances_are_told(tmp_path: Path) -> None:
     assert [notice for notice in notices if "bytes.tif: holds uint8" in notice]
 
 
-def test_files_of_somebody_else_are_left_alone(tmp_path: Path) -> None:
+def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "thesis.txt").write_text("years")
     detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
@@ -117,24 +117,24 @@ def test_files_of_somebody_else_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "work" / "thesis.txt").read_text() == "years"
 
 
-def test_a_relative_path_is_the_same_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_path_is_the_same_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
     run(*PAIR, tmp_path / "out", load_config(), computation=Computation(detector))
     monkeypatch.chdir(DEMO)
-    heard: list[object] = []
+    events: list[object] = []
     run(
         "beirut_before.tif",
         "beirut_after.tif",
         tmp_path / "out",
         load_config(),
         False,
-        heard.append,
+        events.append,
         Computation(detector),
     )
-    assert Notice("everything is done already", warning=False) in heard
+    assert Notice("everything is done already", warning=False) in events
 
 
-def test_a_finished_run_without_its_work_is_not_replaced_in_silence(tmp_path: Path) -> None:
+def test_finished_run_without_work_is_not_replaced(tmp_path: Path) -> None:
     detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
     config = load_config(sets=["output.keep_work=false"])
     run(*PAIR, tmp_path / "out", config, computation=Computation(detector))
@@ -145,7 +145,7 @@ def test_a_finished_run_without_its_work_is_not_replaced_in_silence(tmp_path: Pa
     run(*PAIR, tmp_path / "out", config, overwrite=True, computation=Computation(detector))
 
 
-def test_validation_wants_every_product(tmp_path: Path) -> None:
+def test_validation_needs_every_product(tmp_path: Path) -> None:
     detector = StubRecipe(patch_size=ussfc.find_model("ussfc-s2-rgb").tiling.patch_size, bands=3)
     config = load_config()
     infer(plan(*PAIR, config), tmp_path, computation=Computation(detector))
@@ -155,7 +155,7 @@ def test_validation_wants_every_product(tmp_path: Path) -> None:
         validate(tmp_path)
 
 
-def test_a_model_says_how_it_is_cut_and_a_configuration_may_say_otherwise(tmp_path: Path) -> None:
+def test_tiling_of_the_model_may_be_overridden(tmp_path: Path) -> None:
     cutting = {"patch_size": 64, "overlap": 0.5, "taper": "box", "ssfc": "local"}
     model = write_toy_model(tmp_path, tiling=cutting)
     write_scene(tmp_path, "east", (100, 300))
@@ -168,7 +168,7 @@ def test_a_model_says_how_it_is_cut_and_a_configuration_may_say_otherwise(tmp_pa
     assert manifest.config["tiling"] | {"tile_size": 0} == {
         "tile_size": 0, "patch_size": 64, "overlap": 0.5, "taper": "box",
     }  # fmt: skip
-    # The same by configuration, of a card that says nothing of it.
+    # The same by configuration, with a card that leaves it open.
     (tmp_path / "plain").mkdir()
     plain = write_toy_model(tmp_path / "plain")
     sets = [f"tiling.{key}={cutting[key]}" for key in ("patch_size", "overlap", "taper")]
@@ -189,7 +189,7 @@ Choose = Callable[[str, str], None]
 
 @pytest.fixture
 def choose(monkeypatch: pytest.MonkeyPatch) -> Choose:
-    """What this machine would find to be the fastest from now on; nobody may ask before."""
+    """Return a function that decides the engine this machine finds fastest; a choice before that fails the test."""
 
     def as_fastest(engine: str, precision: str) -> None:
         def fastest(recipes: Sequence[DetectorSpec]) -> DetectorSpec:
@@ -203,7 +203,7 @@ def choose(monkeypatch: pytest.MonkeyPatch) -> Choose:
 
 @pytest.fixture
 def toy_pair(tmp_path: Path) -> tuple[str, str, Path]:
-    """A pair of 9 tiles, and a model for it."""
+    """Write a pair of 9 tiles, and a model for it."""
     write_scene(tmp_path, "east", (100, 300), side=192)
     return str(tmp_path / "east_before.tif"), str(tmp_path / "east_after.tif"), write_toy_model(tmp_path)
 
@@ -214,16 +214,16 @@ def toy_config(model: Path, *sets: str) -> RunConfig:
 
 
 def interrupted(count: int) -> Callable[[Event], None]:
-    """A subscriber with which a run ends after so many tiles."""
+    """Return a subscriber with which a run ends after ``count`` tiles."""
     tiles: list[Event] = []
 
-    def tell(event: Event) -> None:
+    def subscriber(event: Event) -> None:
         if isinstance(event, Advanced):
             tiles.append(event)
             if len(tiles) == count:
                 raise KeyboardInterrupt
 
-    return tell
+    return subscriber
 
 
 PRODUCTS = ("probability.tif", "change.tif", "changes.parquet")
@@ -237,7 +237,7 @@ def done(out: Path) -> int:
     return len(ProbabilityStore(Folder.of(out) / "work").done())
 
 
-def test_a_run_goes_on_with_the_engine_that_it_began_with(
+def test_resumed_run_keeps_its_engine(
     toy_pair: tuple[str, str, Path], tmp_path: Path, choose: Choose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, after, model = toy_pair
@@ -248,9 +248,9 @@ def test_a_run_goes_on_with_the_engine_that_it_began_with(
     assert 3 <= done(tmp_path / "out") < 9
     # Another machine, or the same one after its choice was forgotten.
     monkeypatch.setattr(choice, "fastest", lambda *args: pytest.fail("this machine was asked"))
-    heard: list[object] = []
-    manifest = run(before, after, tmp_path / "out", config, subscriber=heard.append)
-    assert any(isinstance(event, Notice) and event.message.startswith("resuming: ") for event in heard)
+    events: list[object] = []
+    manifest = run(before, after, tmp_path / "out", config, subscriber=events.append)
+    assert any(isinstance(event, Notice) and event.message.startswith("resuming: ") for event in events)
     assert detector_choices(manifest.detector) == {
         "engine": "torch", "precision": "float32", "device": "cpu",
     }  # fmt: skip
@@ -263,7 +263,7 @@ def test_a_run_goes_on_with_the_engine_that_it_began_with(
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_overwrite_chooses_anew(
+def test_overwrite_chooses_the_engine_again(
     toy_pair: tuple[str, str, Path], tmp_path: Path, choose: Choose, finished: bool
 ) -> None:
     before, after, model = toy_pair
@@ -279,7 +279,7 @@ def test_overwrite_chooses_anew(
     assert detector_choices(manifest.detector)["engine"] == "openvino"
 
 
-def test_a_finished_run_is_done_whatever_the_machine_would_choose_now(
+def test_finished_run_keeps_its_engine(
     toy_pair: tuple[str, str, Path], tmp_path: Path, choose: Choose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, after, model = toy_pair
@@ -287,22 +287,22 @@ def test_a_finished_run_is_done_whatever_the_machine_would_choose_now(
     manifest = run(before, after, tmp_path / "out", toy_config(model))
     assert "engine=torch precision=float32 device=cpu" in manifest.detector
     monkeypatch.setattr(choice, "fastest", lambda *args: pytest.fail("this machine was asked"))
-    heard: list[object] = []
-    same = run(before, after, tmp_path / "out", toy_config(model), subscriber=heard.append)
-    assert Notice("everything is done already", warning=False) in heard
+    events: list[object] = []
+    same = run(before, after, tmp_path / "out", toy_config(model), subscriber=events.append)
+    assert Notice("everything is done already", warning=False) in events
     assert same == manifest
     # Also when the products were removed, and must be made of what is stored.
     (tmp_path / "out" / "change.tif").unlink()
     assert run(before, after, tmp_path / "out", toy_config(model)).detector == manifest.detector
     assert (tmp_path / "out" / "change.tif").is_file()
     # The same choice, named.
-    heard.clear()
+    events.clear()
     named = toy_config(model, "inference.engine=torch")
-    run(before, after, tmp_path / "out", named, subscriber=heard.append)
-    assert Notice("everything is done already", warning=False) in heard
+    run(before, after, tmp_path / "out", named, subscriber=events.append)
+    assert Notice("everything is done already", warning=False) in events
 
 
-def test_a_run_stopped_before_its_key_was_written_chooses_anew(
+def test_run_without_its_key_chooses_again(
     toy_pair: tuple[str, str, Path], tmp_path: Path, choose: Choose
 ) -> None:
     before, after, model = toy_pair
@@ -327,10 +327,10 @@ def test_a_run_stopped_before_its_key_was_written_chooses_anew(
         (None, []),
     ],
 )
-def test_what_a_run_began_with_counts_only_for_a_configuration_that_agrees(
+def test_begun_engine_counts_where_it_agrees(
     toy_pair: tuple[str, str, Path], choose: Choose, begun: str | None, sets: list[str]
 ) -> None:
-    """Else it is another run, which is refused by the name of what differs, not by what nobody asked for."""
+    """Choose freshly otherwise: it is another run, which is refused for what differs."""
     before, after, model = toy_pair
     config = toy_config(model, *sets)
     choose("openvino", "float32")
@@ -351,17 +351,17 @@ def test_what_a_run_began_with_counts_only_for_a_configuration_that_agrees(
         ([("torch", "float32"), ("openvino", "bfloat16")], ("openvino", "float32")),
         ([], ("openvino", "float32")),
         ([None], ("openvino", "float32")),
-        # Nobody can be asked.
+        # No worker can be asked.
         (None, ("openvino", "float32")),
     ],
 )
-def test_workers_elsewhere_say_what_they_compute_fastest(
+def test_remote_workers_choose_the_engine(
     toy_pair: tuple[str, str, Path],
     choose: Choose,
     workers: list[tuple[str, str] | None] | None,
     chosen: tuple[str, str],
 ) -> None:
-    """``choose`` fails where this machine is asked."""
+    """Choose among workers; ``choose`` fails where this machine is asked."""
     before, after, model = toy_pair
     config = toy_config(model, "cluster.kind=scheduler", "cluster.address=tcp://10.0.0.5:8786")
     planned = plan(before, after, config)
@@ -383,7 +383,7 @@ def test_workers_elsewhere_say_what_they_compute_fastest(
 
     found = resolve_detector(planned, None, None, ask if workers is not None else None)
     assert detector_choices(found.identity) == {"engine": chosen[0], "precision": chosen[1], "device": "cpu"}
-    # What the run began with, and what is named, is asked of nobody.
+    # No worker is asked about an engine that the run began with, or that is named.
     asked: Any = lambda *args: pytest.fail("workers were asked")  # noqa: E731
     assert resolve_detector(planned, None, found.identity, asked) == found
     named = toy_config(
@@ -403,7 +403,7 @@ def test_workers_elsewhere_say_what_they_compute_fastest(
         (["cluster.minimum_jobs=1", "cluster.maximum_jobs=4"], None, "openvino"),
     ],
 )
-def test_only_all_workers_can_speak_for_all(
+def test_some_workers_cannot_choose_for_all(
     toy_pair: tuple[str, str, Path], sets: list[str], workers: int | None, chosen: str
 ) -> None:
     before, after, model = toy_pair
@@ -419,9 +419,7 @@ def test_only_all_workers_can_speak_for_all(
     assert detector_choices(found.identity)["engine"] == chosen
 
 
-def test_another_engine_by_name_is_another_run(
-    toy_pair: tuple[str, str, Path], tmp_path: Path, choose: Choose
-) -> None:
+def test_other_engine_is_another_run(toy_pair: tuple[str, str, Path], tmp_path: Path, choose: Choose) -> None:
     before, after, model = toy_pair
     choose("openvino", "float32")
     run(before, after, tmp_path / "out", toy_config(model))

@@ -11,7 +11,7 @@ import rasterio
 import yaml
 from click.testing import CliRunner, Result
 
-import ussfc as house
+import ussfc as package
 from tests.support.scenes import write_scene
 from ussfc import cli
 from ussfc.pipeline.terminal.exit_statuses import ExitStatus
@@ -59,7 +59,7 @@ def test_the_loss_falls(trained: Path) -> None:
 
 
 def test_the_result_is_a_model_like_any_other(trained: Path, folder: Path, tmp_path: Path) -> None:
-    spec = house.find_model(str(trained / "best.yaml"))
+    spec = package.find_model(str(trained / "best.yaml"))
     assert spec.patch_size == 32
     assert [band.name for band in spec.bands] == ["B04", "B03", "B02"]
     assert spec.licence is not None
@@ -84,7 +84,7 @@ def test_the_same_command_again_changes_nothing(trained: Path, folder: Path) -> 
     assert {name: (trained / name).read_bytes() for name in before} == before
 
 
-def test_another_training_in_the_folder_is_refused(trained: Path, folder: Path) -> None:
+def test_other_training_in_the_folder_is_refused(trained: Path, folder: Path) -> None:
     other = train(folder, trained, "--set", "steps=25")
     assert other.exit_code == ExitStatus.USAGE
     assert "holds another training (recipe differ)" in other.stderr.replace("differs", "differ")
@@ -108,7 +108,7 @@ def test_near_infrared_by_one_setting(folder: Path, tmp_path: Path) -> None:
     done = train(scenes, out, "--set", "steps=2", "--set", "input=sentinel2-rgbn", "--json", "-q")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["steps"] == 2
-    assert len(house.find_model(str(out / "best.yaml")).bands) == 4
+    assert len(package.find_model(str(out / "best.yaml")).bands) == 4
     assert yaml.safe_load((out / "recipe.yaml").read_text())["input"] == "sentinel2-rgbn"
     # A checkpoint of four bands and files of three.
     ran = ussfc("run", folder / "west_before.tif", folder / "west_after.tif", "--out", tmp_path / "run",
@@ -173,7 +173,7 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "o" / "state.pt").exists()
 
 
-def test_data_check_counts_and_names_what_is_broken(folder: Path, tmp_path: Path) -> None:
+def test_data_check_names_broken_files(folder: Path, tmp_path: Path) -> None:
     good = ussfc("data", "check", "geotiff", folder)
     assert good.exit_code == 0
     assert good.stdout.startswith("scenes: 2 pairs (2 of 96 x 96), ")

@@ -35,7 +35,7 @@ def test_options_reach_the_command_as_one_object() -> None:
     assert [parameter.name for parameter in command.params] == ["place", "size", "name", "last"]
 
 
-def test_field_without_an_option_keeps_its_default() -> None:
+def test_missing_option_keeps_its_default() -> None:
     received: list[Group] = []
 
     @click.command()
