@@ -21,7 +21,15 @@ from ussfc.pipeline.reading import sampling
 from ussfc.pipeline.reading.masks import SMALL_INTEGERS, fill_invalid
 from ussfc.pipeline.reading.warp import WARP_TOLERANCE, crs_wkt, warp_blocks
 from ussfc.pipeline.storage import remote
-from ussfc.pipeline.tiling.grid import crop, footprint_box, north_up, pixel_shift, warp_scale
+from ussfc.pipeline.tiling.grid import (
+    crop,
+    footprint_box,
+    near_longitudes,
+    north_up,
+    pixel_shift,
+    warp_crs,
+    warp_scale,
+)
 from ussfc.pipeline.types import BandInfo, Box, Pixels, SceneInfo
 
 KERNEL_MARGIN = 16
@@ -306,7 +314,7 @@ class Placement:
             part = needed.within(self.held).slices
             grids = {
                 "src_transform": crop(self.source, needed).affine,
-                "src_crs": crs_wkt(self.source),
+                "src_crs": warp_crs(self.source),
                 "dst_transform": window.affine,
                 "dst_crs": crs_wkt(self.grid),
                 "tolerance": WARP_TOLERANCE,
@@ -352,7 +360,7 @@ class ArrayReader:
             shown: the array's name in messages.
         """
         self._array = array.isel({array.dims[0]: [index - 1 for index in bands]})
-        self._geobox = array_geobox(array)
+        self._geobox = near_longitudes(array_geobox(array), grid)
         self._grid = grid
         nodata = array_nodata(array)
         self._nodata = tuple(nodata[index - 1] for index in bands)

@@ -11,7 +11,7 @@ from rasterio.windows import Window
 
 from ussfc.pipeline.reading.masks import SMALL_INTEGERS, NodataMarks, fill_invalid, read_validity
 from ussfc.pipeline.reading.warp import crs_wkt, unify_nodata, warp_blocks, warped_view
-from ussfc.pipeline.tiling.grid import north_up, pixel_shift, warp_scale
+from ussfc.pipeline.tiling.grid import near_longitudes, north_up, pixel_shift, warp_crs, warp_scale
 from ussfc.pipeline.types import Box, Pixels
 
 
@@ -48,7 +48,14 @@ class RasterHandles:
             target = {"transform": grid.affine, "height": grid.shape[0], "width": grid.shape[1]}
             target["crs"] = crs_wkt(grid)
             if source.crs is not None:
-                target |= warp_scale(_geobox(source), grid)
+                own = near_longitudes(_geobox(source), grid)
+                target |= warp_scale(own, grid)
+                if (
+                    own.affine != source.transform
+                    or own.boundingbox.right > 180
+                    or own.boundingbox.left < -180
+                ):
+                    target |= {"src_transform": own.affine, "src_crs": warp_crs(own)}
             self._unified = (
                 unify_nodata(source) if len(set(source.nodatavals)) > 1 and not by_points else None
             )

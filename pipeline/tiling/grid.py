@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,6 +15,9 @@ from odc.geo.geom import Geometry
 
 from ussfc.pipeline.errors import GridError
 from ussfc.pipeline.types import Box, SceneInfo
+
+OUTLINE_POINTS = 33
+"""Points on each side of an outline that is transformed to degrees."""
 
 ALIGNED_PX = 1e-3
 """Largest offset that counts as rounding of the file's geotransform, not as a shift, pixels."""
@@ -91,21 +95,101 @@ def _own_grid(scene: SceneInfo, crs: str | None, resolution: float | None) -> Ge
     except CRSError as error:
         raise GridError(f"grid.crs: {crs!r} is no CRS that PROJ knows; give an EPSG code or WKT") from error
     assert target is not None  # common_grid handles scenes without one
-    return GeoBox.from_bbox(scene.geobox.footprint(target).boundingbox, target, resolution=resolution)
+    if target.geographic:
+        xs, ys = _outline(scene.geobox, target, None)
+        bounds = (min(xs), min(ys), max(xs), max(ys))
+    else:
+        bounds = scene.geobox.footprint(target).boundingbox.bbox
+    return GeoBox.from_bbox(bounds, target, resolution=resolution)
 
 
 def footprint_box(geobox: GeoBox, grid: GeoBox) -> Box:
     """Return the pixels of ``grid`` that ``geobox`` may cover: the hull of its outline, cut to the grid."""
+    if grid.crs is not None and grid.crs.geographic and geobox.crs is not None:
+        xs, ys = _outline(geobox, grid.crs, _centre(grid)[0])
+        return _hull_box(list(zip(xs, ys, strict=True)), grid)
     outline = geobox.extent if grid.crs is None or grid.crs == geobox.crs else geobox.footprint(grid.crs)
     return geometry_box(outline, grid)
 
 
+def _outline(geobox: GeoBox, crs: CRS, around: float | None) -> tuple[list[float], list[float]]:
+    """Return points on the outline of a grid in geographic coordinates, as far as they exist.
+
+    Args:
+        geobox: the grid.
+        crs: geographic CRS of the points.
+        around: longitude that the points are brought within 180 degrees of, since 179 and -181 are one place; None:
+            that of the first point.
+    """
+    rows, cols = geobox.shape
+    steps = np.linspace(0, 1, OUTLINE_POINTS)
+    x = cols * np.concatenate([steps, np.ones_like(steps), steps, np.zeros_like(steps)])
+    y = rows * np.concatenate([np.zeros_like(steps), steps, np.ones_like(steps), steps])
+    points = [geobox.affine * point for point in zip(x.tolist(), y.tolist(), strict=True)]
+    if crs == geobox.crs:
+        xs, ys = (list(values) for values in zip(*points, strict=True))
+    else:
+        assert geobox.crs is not None
+        xs, ys = _transform(geobox.crs, crs, points)
+    finite = [(a, b) for a, b in zip(xs, ys, strict=True) if math.isfinite(a) and math.isfinite(b)]
+    if not finite:
+        return [0.0], [0.0]
+    centre = finite[0][0] if around is None else around
+    return [a - 360 * round((a - centre) / 360) for a, _ in finite], [b for _, b in finite]
+
+
+def _centre(geobox: GeoBox) -> tuple[float, float]:
+    x, y = geobox.affine * (geobox.shape[1] / 2, geobox.shape[0] / 2)
+    return float(x), float(y)
+
+
+def near_longitudes(source: GeoBox, grid: GeoBox) -> GeoBox:
+    """Return a source whose longitudes are counted as the grid's are: 181 for -179 where the grid lies there.
+
+    Args:
+        source: grid of a scene; another one than in degrees is returned as it is.
+        grid: the common grid.
+    """
+    if source.crs is None or grid.crs is None or not source.crs.geographic:
+        return source
+    centre = (
+        _centre(grid)[0]
+        if grid.crs == source.crs
+        else _transform(grid.crs, source.crs, [_centre(grid)])[0][0]
+    )
+    turns = round((centre - _centre(source)[0]) / 360) if math.isfinite(centre) else 0
+    if not turns:
+        return source
+    return GeoBox(source.shape, Affine.translation(360 * turns, 0) * source.affine, source.crs)
+
+
+def warp_crs(geobox: GeoBox) -> str | None:
+    """Return the CRS of a grid for GDAL's warp, None without one.
+
+    Longitudes that run on past 180 need a CRS whose inverse does so too, or GDAL looks for 180.1 at -179.9.
+    """
+    if geobox.crs is None:
+        return None
+    bounds = geobox.boundingbox
+    if geobox.crs.geographic and (bounds.right > 180 or bounds.left < -180):
+        with warnings.catch_warnings():
+            # The text is for this warp alone, and no product has it.
+            warnings.simplefilter("ignore", UserWarning)
+            return f"{geobox.crs.proj.to_proj4()} +lon_wrap={_centre(geobox)[0]:.9g}"
+    return str(geobox.crs.to_wkt())
+
+
 def geometry_box(geometry: Geometry, grid: GeoBox) -> Box:
     """Return the pixels of ``grid`` under the bounds of ``geometry`` (in the grid's CRS), cut to the grid."""
-    to_pixels = ~grid.affine
     bounds = geometry.boundingbox
-    corners = [to_pixels * (x, y) for x in (bounds.left, bounds.right) for y in (bounds.bottom, bounds.top)]
-    xs, ys = zip(*corners, strict=True)
+    corners = [(x, y) for x in (bounds.left, bounds.right) for y in (bounds.bottom, bounds.top)]
+    return _hull_box(corners, grid)
+
+
+def _hull_box(points: Sequence[tuple[float, float]], grid: GeoBox) -> Box:
+    """Return the pixels of ``grid`` under the bounds of points in its CRS, cut to the grid."""
+    to_pixels = ~grid.affine
+    xs, ys = zip(*(to_pixels * point for point in points), strict=True)
     hull = Box(
         math.floor(min(ys) + ALIGNED_PX),
         math.floor(min(xs) + ALIGNED_PX),
@@ -143,7 +227,7 @@ def pixel_shift(source: GeoBox, grid: GeoBox) -> tuple[int, int] | None:
     """
     if source.crs != grid.crs:
         return None
-    relative = ~source.affine * grid.affine
+    relative = ~near_longitudes(source, grid).affine * grid.affine
     drift = ALIGNED_PX / max(*grid.shape, 1)
     same_pixels = np.allclose(
         (relative.a, relative.b, relative.d, relative.e), (1, 0, 0, 1), rtol=0, atol=drift

@@ -21,8 +21,10 @@ from ussfc.pipeline.tiling.grid import (
     grid_from_record,
     grid_record,
     metres_per_pixel,
+    near_longitudes,
     north_up,
     pixel_shift,
+    warp_crs,
 )
 from ussfc.pipeline.types import Box, SceneInfo
 
@@ -253,3 +255,28 @@ def test_ground_distance_of_a_pixel() -> None:
 )
 def test_a_grid_survives_its_record(grid: GeoBox) -> None:
     assert grid_from_record(json.loads(json.dumps(grid_record(grid)))) == grid
+
+
+@given(st.integers(-2, 2), st.integers(-2, 2), st.integers(-170, 170))
+def test_turns_of_longitude_are_one_place(first: int, second: int, west: int) -> None:
+    degree = Affine(0.01, 0, west, 0, -0.01, 50)
+    one, other = (
+        GeoBox((20, 30), Affine.translation(360 * turns, 0) * degree, "EPSG:4326")
+        for turns in (first, second)
+    )
+    moved = GeoBox((20, 30), other.affine * Affine.translation(5, 4), other.crs)
+    assert footprint_box(moved, one) == Box(4, 5, 20, 30)
+    assert pixel_shift(moved, one) == (-4, -5)
+    near = near_longitudes(other, one)
+    assert near.affine.almost_equals(one.affine, 1e-9)
+
+
+def test_scenes_over_the_180th_meridian_overlap_whole() -> None:
+    utm = GeoBox((128, 128), Affine(10, 0, 819_540, 0, -10, 8_140_000), "EPSG:32760")
+    degrees = GeoBox((400, 400), Affine(1e-4, 0, 179.98, 0, -1e-4, -16.79), "EPSG:4326")
+    turned = GeoBox(degrees.shape, Affine.translation(-360, 0) * degrees.affine, degrees.crs)
+    for geographic in (degrees, turned):
+        assert footprint_box(utm, geographic) == footprint_box(utm, degrees)
+        assert 0 < footprint_box(utm, geographic).shape[1] < 200
+    assert "lon_wrap" in str(warp_crs(degrees))
+    assert "lon_wrap" not in str(warp_crs(utm))
