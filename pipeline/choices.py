@@ -7,4 +7,7 @@ from typing import Literal, get_args
 Taper = Literal["hann", "pyramid", "gaussian", "box"]
 """Profile of the blend weights, see :func:`ussfc.pipeline.tiling.blending.taper_weights`."""
 
+Engine = Literal["auto", "openvino", "torch", "triton"]
+"""Library that runs the network, see ``ussfc.engines``; ``auto`` is the fastest."""
+
 TAPERS: tuple[str, ...] = get_args(Taper)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from ussfc.cores import cores
 from ussfc.engines import (
+    CPU_ENGINES,
     BoolArray,
     Engine,
     FloatArray,
@@ -263,14 +265,8 @@ class DetectorSpec:
             return TileDetector(engine, *sizes)
         if streams is None:
             streams = cores() if self.streams is None else self.streams
-        if self.engine == "openvino":
-            from ussfc.engines.openvino_engine import OpenVINOEngine
-
-            return PatchDetector(OpenVINOEngine(network, shape, self.precision, streams), *sizes)
-        from ussfc.engines.torch_engine import TorchEngine
-        from ussfc.folded import FoldedUSSFCNet
-
-        return PatchDetector(TorchEngine(FoldedUSSFCNet(network), streams), *sizes)
+        module = import_module(CPU_ENGINES[self.engine])
+        return PatchDetector(module.build_engine(network, shape, self.precision, streams), *sizes)
 
 
 def engine_version(engine: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from ussfc.pipeline.choices import Taper
+from ussfc.pipeline.choices import Engine, Taper
 
 _WORD = r"^[A-Za-z0-9_.,@+-]+$"
 """Names that go into a batch script: nothing that a shell would read as more than a name."""
@@ -69,7 +69,7 @@ class InferenceConfig(_Section):
         None, ge=1, description="patches of one call; by default 1 on CPU, 16 on CUDA"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device that runs the network")
-    engine: Literal["auto", "openvino", "torch", "triton"] = Field(
+    engine: Engine = Field(
         "auto", description="library that runs the network; auto: the fastest, measured once on a machine"
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(

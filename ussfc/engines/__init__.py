@@ -24,6 +24,10 @@ DEVICES: dict[tuple[str, str], tuple[str, ...]] = {
 """Devices that an engine computes a precision on. bfloat16 is left out on CUDA: with 8 bits of mantissa the features
 move a probability by more than 0.02, float16 by a tenth of that."""
 
+CPU_ENGINES = {"openvino": "ussfc.engines.openvino_engine", "torch": "ussfc.engines.torch_engine"}
+"""Modules of the engines for CPUs. Each has ``build_engine(network, shape, precision, streams)``, which returns an
+:class:`Engine` for batches of that shape, and imports its library when it is imported itself."""
+
 PRECISIONS: dict[str, tuple[str, ...]] = {
     engine: tuple(precision for other, precision in DEVICES if other == engine) for engine, _ in DEVICES
 }

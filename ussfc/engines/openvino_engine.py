@@ -244,3 +244,10 @@ def _features(encoder: nn.ModuleList, image: Node) -> list[Node]:
         pooled = op.max_pool(features[-1], [2, 2], [1, 1], [0, 0], [0, 0], [2, 2]).output(0)
         features.append(_double(cast("FoldedDoubleConv", level), pooled))
     return features
+
+
+def build_engine(
+    network: USSFCNet, shape: tuple[int, int, int, int], precision: str, streams: int
+) -> OpenVINOEngine:
+    """Return the engine for a network; see :class:`OpenVINOEngine`."""
+    return OpenVINOEngine(network, shape, precision, streams)

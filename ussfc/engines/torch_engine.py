@@ -12,6 +12,8 @@ from torch import nn
 
 from ussfc.engines import FloatArray, OutOfMemory
 from ussfc.errors import ModelError
+from ussfc.folded import FoldedUSSFCNet
+from ussfc.network import USSFCNet
 from ussfc.preprocessing import to_network_range
 
 
@@ -108,3 +110,10 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:  # other C libraries have neither the function nor the problem
         mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
         mallopt(M_TRIM_THRESHOLD, 2 * MMAP_THRESHOLD)
+
+
+def build_engine(
+    network: USSFCNet, shape: tuple[int, int, int, int], precision: str, streams: int
+) -> TorchEngine:
+    """Return the engine for a network, folded; a module of PyTorch takes any shape, and computes in float32 here."""
+    return TorchEngine(FoldedUSSFCNet(network), streams)

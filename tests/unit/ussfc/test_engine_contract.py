@@ -1,0 +1,87 @@
+"""The contract that every engine for CPUs passes; those for CUDA pass it in tests/system/test_cuda.py."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+from tests.support.networks import GOLDEN, GOLDEN_CASES, FloatArray
+from ussfc.detector import DetectorSpec, engine_version
+from ussfc.engines import CPU_ENGINES, DEVICES, Engine
+from ussfc.errors import ModelError
+from ussfc.weights import load_weights
+
+KINDS = [kind for kind, devices in DEVICES.items() if "cpu" in devices]
+TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.02}
+"""Largest difference of a probability from the float64 golden outputs, by precision."""
+
+
+def build(kind: tuple[str, str], count: int, streams: int = 1) -> Engine:
+    """Build an engine for batches of golden patches; skip what this processor does not compute in."""
+    name, precision = kind
+    try:
+        engine: Engine = import_module(CPU_ENGINES[name]).build_engine(
+            load_weights(GOLDEN), (count, 4, 32, 48), precision, streams
+        )
+    except ModelError as error:
+        pytest.skip(str(error))
+    return engine
+
+
+def golden() -> tuple[FloatArray, FloatArray, FloatArray]:
+    with np.load(GOLDEN_CASES) as cases:
+        before, after = (cases[f"{date}_0"].astype(np.float32) / 255 for date in ("before", "after"))
+        return before, after, cases["probability_0"][:, 0]
+
+
+def test_every_cpu_engine_has_a_module() -> None:
+    assert {name for name, _ in KINDS} == set(CPU_ENGINES)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_engine_agrees_with_the_golden_outputs(kind: tuple[str, str]) -> None:
+    before, after, expected = golden()
+    found = build(kind, len(before)).run(before, after)
+    assert found.dtype == np.float32
+    assert found.shape == expected.shape
+    assert 0 <= found.min() <= found.max() <= 1
+    assert np.abs(found - expected).max() < TOLERANCES[kind[1]]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_callers_at_once_change_no_byte(kind: tuple[str, str]) -> None:
+    before, after, _ = golden()
+    engine = build(kind, len(before), streams=2)
+    assert engine.streams == 2
+    alone = engine.run(before, after)
+    with ThreadPoolExecutor(4) as callers:
+        for found in callers.map(lambda _: engine.run(before, after), range(8)):
+            np.testing.assert_array_equal(found, alone)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_neighbours_in_a_batch_change_no_byte(kind: tuple[str, str]) -> None:
+    before, after, _ = golden()
+    engine = build(kind, len(before))
+    whole = engine.run(before, after)
+    for number in range(len(before)):
+        others = [np.roll(images, number + 1, axis=0) for images in (before, after)]
+        moved = engine.run(*others)
+        np.testing.assert_array_equal(np.roll(moved, -number - 1, axis=0), whole)
+
+
+@pytest.mark.parametrize("name", sorted(CPU_ENGINES))
+def test_missing_library_is_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = DetectorSpec(
+        str(GOLDEN), "", 4, 0.25, 32, None, name, "float32", "cpu", 1, None, engine_version(name)
+    )
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "meta_path", [])
+    with pytest.raises(
+        ModelError, match=f"^engine {name}: not installed here; choose another inference.engine$"
+    ):
+        spec.build()
