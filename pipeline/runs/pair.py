@@ -11,7 +11,7 @@ from odc.geo.geobox import GeoBox
 
 import ussfc
 from ussfc.pipeline.config.schema import RunConfig
-from ussfc.pipeline.errors import ConfigError
+from ussfc.pipeline.errors import ConfigError, ReadError
 from ussfc.pipeline.pixels import radiometry
 from ussfc.pipeline.pixels.sample_checks import DateSample, check_samples, thin
 from ussfc.pipeline.reading import (
@@ -161,10 +161,14 @@ def check_numbers(pair: ScenePair, mappings: tuple[RadiometricMapping, Radiometr
     """
     if pair.model.radiometry.kind != "range":
         return []
-    samples = [
-        DateSample(info.uri, thin(recipe.open().sample(CHECK_PIXELS), CHECK_PIXELS), mapping)
-        for info, recipe, mapping in zip((pair.before, pair.after), pair.recipes, mappings, strict=True)
-    ]
+    try:
+        samples = [
+            DateSample(info.uri, thin(recipe.open().sample(CHECK_PIXELS), CHECK_PIXELS), mapping)
+            for info, recipe, mapping in zip((pair.before, pair.after), pair.recipes, mappings, strict=True)
+        ]
+    except ReadError:
+        # A damaged block costs the tiles over it and is reported with them; a check must not end the run for it.
+        return []
     return check_samples(*samples)
 
 
