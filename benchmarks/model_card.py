@@ -12,6 +12,7 @@ import argparse
 import csv
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -58,10 +59,14 @@ def main() -> None:
         for kind, wrong in (("claimed", claimed & ~pair.label), ("missed", pair.label & ~claimed)):
             if number < 2:
                 failures.append((f"{scene.name}: {kind}", pair, levels, most(wrong & pair.valid)))
+    draw_curves(args.log, total, spec, args.figures)
+    draw_failures(failures, spec, args.figures)
 
+
+def draw_curves(log: Path, total: Tally, spec: ussfc.ModelSpec, figures: Path) -> None:
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    with args.log.open() as file:
+    with log.open() as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     steps = [row["step"] for row in rows]
     left.plot(steps, [row["f1"] for row in rows], "o-", markersize=3, label="validation F1, best threshold")
@@ -85,8 +90,10 @@ def main() -> None:
     right.legend(fontsize=8)
     for axes in (left, right):
         axes.grid(color="#e4e4e4")
-    figure.savefig(args.figures / f"{spec.name}_curves.png", dpi=110)
+    figure.savefig(figures / f"{spec.name}_curves.png", dpi=110)
 
+
+def draw_failures(failures: list[Any], spec: ussfc.ModelSpec, figures: Path) -> None:
     figure = Figure(figsize=(7.2, 2.5 * len(failures)), layout="constrained")
     grid = figure.subplots(len(failures), 3, squeeze=False)
     for line, (title, pair, levels, (y, x)) in zip(grid, failures, strict=True):
@@ -100,7 +107,7 @@ def main() -> None:
             axes.imshow(image, cmap="magma", vmin=0, vmax=254)
             axes.set_title(name, fontsize=9)
             axes.set_axis_off()
-    figure.savefig(args.figures / f"{spec.name}_failures.png", dpi=100)
+    figure.savefig(figures / f"{spec.name}_failures.png", dpi=100)
 
 
 def most(wrong: np.ndarray) -> tuple[int, int]:

@@ -155,7 +155,7 @@ def summarise(rows: list[dict[str, Any]], threshold: float) -> list[dict[str, An
     return result
 
 
-def draw(summary: list[dict[str, Any]], folder: Path) -> None:
+def draw_overlap(summary: list[dict[str, Any]], folder: Path) -> None:
     from matplotlib.figure import Figure
 
     colours = {128: "#1b6ca8", 256: "#2a9d8f", 512: "#e9a03b", 1024: "#c8553d"}
@@ -190,9 +190,13 @@ def draw(summary: list[dict[str, Any]], folder: Path) -> None:
     right.legend(fontsize=7)
     figure.savefig(folder / "tiling_overlap.png", dpi=120)
 
+
+def draw_taper(summary: list[dict[str, Any]], folder: Path) -> None:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    base = min(patches)
+    base = min(r["patch"] for r in summary)
     for taper, colour in COLOURS.items():
         some = [r for r in summary if (r["extent"], r["patch"], r["taper"]) == ("patch", base, taper)]
         left.plot(
@@ -260,7 +264,8 @@ def main() -> None:
             f"{r['ap']:.4f} {spread} {flips} {r['jump']:7.2f} {r['cost']:7.2f}  {len(r['scenes'])}"
         )
     if args.figures:
-        draw(summary, args.figures)
+        draw_overlap(summary, args.figures)
+        draw_taper(summary, args.figures)
 
 
 if __name__ == "__main__":

@@ -231,10 +231,13 @@ def test_failed_pair_does_not_stop_the_others(
     assert_valid_index(out, "a", "damaged", "c")
     item = json.loads((out / "damaged" / "item.json").read_text())
     assert item["properties"]["ussfc:complete"] is False
-
-    # Mended, the same command does what is missing.
     for date, path in broken.items():
         shutil.copy(good[date], path)
+    assert_mended_batch_is_finished(place, pairs, out, singles["a"])
+
+
+def assert_mended_batch_is_finished(place: Path, pairs: Path, out: Path, expected: dict[str, bytes]) -> None:
+    """Give the batch again with whole inputs: the same command does what is missing."""
     shutil.rmtree(out / "occupied")
     shutil.rmtree(out / "damaged")
     again = ussfc("batch", pairs, "--out", out, *options(place, "compute.retries=0"), "--json")
@@ -243,7 +246,7 @@ def test_failed_pair_does_not_stop_the_others(
     assert [name for name in results if results[name]["manifest"] is None] == [
         "missing", "apart", "model", "weights",
     ]  # fmt: skip
-    assert_same(out / "occupied" / "..", {"occupied": singles["a"]})
+    assert_same(out / "occupied" / "..", {"occupied": expected})
     assert table(out)["damaged"]["state"] == "complete"
 
 
