@@ -1,4 +1,4 @@
-"""A baseline that has learnt nothing: change vector magnitude with Otsu's threshold."""
+"""A baseline without learning: change vector magnitude with Otsu's threshold."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import numpy as np
 from ussfc.training.data import BoolArray, FloatArray
 
 BINS = 256
+"""Bins of the histogram."""
 
 
 def change_vector_magnitude(before: FloatArray, after: FloatArray) -> FloatArray:
-    """Length of the difference of two spectra (change vector analysis, Malila 1980).
+    """Compute the length of the difference of two spectra (change vector analysis, Malila 1980).
 
     Args:
         before: (bands, rows, cols) float32.
@@ -24,13 +25,13 @@ def change_vector_magnitude(before: FloatArray, after: FloatArray) -> FloatArray
 
 
 def otsu_threshold(values: FloatArray) -> float:
-    """The threshold between two classes of values with the largest variance between them (Otsu 1979).
+    """Find the threshold between two classes of values with the largest variance between them (Otsu 1979).
 
     Args:
-        values: any shape, not empty; taken in 256 bins between their minimum and maximum.
+        values: any shape, not empty; counted in 256 bins between their minimum and maximum.
 
     Returns:
-        A value of class two is larger than this; the maximum if all values are equal.
+        The threshold: values of class two are larger; the maximum if all values are equal.
     """
     counts, edges = np.histogram(values, BINS)
     centres = (edges[:-1] + edges[1:]) / 2
@@ -45,7 +46,7 @@ def otsu_threshold(values: FloatArray) -> float:
 
 
 def changed(before: FloatArray, after: FloatArray, valid: BoolArray) -> BoolArray:
-    """Where the magnitude exceeds Otsu's threshold of the scene's valid pixels.
+    """Find the pixels whose magnitude exceeds Otsu's threshold of the scene's valid pixels.
 
     Args:
         before: (bands, rows, cols) float32 in [0, 1].

@@ -1,8 +1,8 @@
-"""What a network costs: parameters, multiply-accumulates (MACs), seconds on a CPU.
+"""Cost of a network: parameters, multiply-accumulates (MACs), seconds on a CPU.
 
-Published counts of one network differ by the counter. Under two of them, beside the true count, stand the
-numbers that the literature prints for USSFC-Net (3 bands, ratio 0.5, a pair of 256 x 256): 4.86 G and 3.17 G,
-where the true count is 3.09 G.
+Published counts of one network depend on the counter. Two counters are reproduced beside the true count; they give
+the published numbers of USSFC-Net (3 bands, ratio 0.5, a pair of 256 x 256), 4.86 G and 3.17 G, where the true count
+is 3.09 G.
 """
 
 from __future__ import annotations
@@ -23,32 +23,31 @@ from ussfc.network import STRIDE, USSFCNet
 
 @dataclass(frozen=True)
 class Efficiency:
-    """What one pair of ``patch_size`` costs; the three counts differ in their rules alone."""
+    """Cost of one pair of ``patch_size``; the three counts differ in their rules alone."""
 
     parameters: int
-    """Numbers that training sets; the statistics of batch norms left out."""
+    """Parameters that training sets, without the statistics of batch norms."""
     patch_size: int
-    """Side of the pair that the counts are of, pixels."""
+    """Side of the pair, pixels."""
     macs: int
-    """True MACs: convolutions and transposed convolutions, groups respected, biases and all else left out."""
+    """True MACs of convolutions and transposed convolutions, groups respected, biases and all else left out."""
     macs_by_thop: int
-    """The count of thop (0.1.0.post2207010342 and later; published: 4.86 G).
+    """MACs by thop (0.1.0.post2207010342 and later; published: 4.86 G).
 
-    Takes a transposed convolution for a convolution that reads all its input channels and all its kernel at
-    every output pixel (with 2x2 and stride 2: four times too many) and adds four per element that a batch
-    norm sees.
+    It counts a transposed convolution as a convolution that reads all its input channels and all its kernel at every
+    output pixel (with 2x2 and stride 2: four times too many) and adds four per input element of a batch norm.
     """
     macs_by_fvcore: int
-    """The count of fvcore (0.1.5, in eval mode; published: 3.17 G).
+    """MACs by fvcore (0.1.5, in eval mode; published: 3.17 G).
 
-    Adds two per element that a batch norm sees, though inference folds batch norms into convolutions.
+    It adds two per input element of a batch norm, though inference folds batch norms into convolutions.
     """
 
 
 def efficiency(network: USSFCNet, size: int = 256) -> Efficiency:
-    """Count what one pair costs.
+    """Count the cost of one pair.
 
-    A network of the same bands and ratio is run on shapes alone; the given one is only looked at.
+    A network of the same bands and ratio is run on shapes alone; the given one is not run.
 
     Args:
         network: any device, dtype and mode.
@@ -80,15 +79,15 @@ def efficiency(network: USSFCNet, size: int = 256) -> Efficiency:
 
 
 def latency(network: USSFCNet, size: int, repeats: int = 5) -> float:
-    """Median time of one pair on this machine's CPU, run by :class:`TorchEngine` with one intra-op thread.
+    """Measure the median time of one pair on this machine's CPU, by :class:`TorchEngine` with one intra-op thread.
 
     Args:
-        network: any device and mode; a copy of it is run.
+        network: any device and mode; a copy is run.
         size: side of the pair, pixels.
         repeats: pairs to time, after one that warms up.
 
     Returns:
-        Seconds a pair.
+        Seconds per pair.
 
     Raises:
         ValueError: ``size`` is not a positive multiple of 16, or ``repeats`` < 1.
@@ -113,7 +112,7 @@ def _check(size: int) -> None:
 
 
 def _counts(layer: nn.Module, x_NCHW: Tensor, y_NCHW: Tensor) -> dict[str, int]:
-    """What one run of a layer adds to each count."""
+    """Return the amounts that one run of a layer adds to each count."""
     if isinstance(layer, nn.Conv2d):
         # weight: (out, in / groups, rows, columns); every output element sums over one such block.
         macs = y_NCHW.numel() * layer.weight[0].numel()

@@ -1,4 +1,4 @@
-"""Errors of the network's own house. Every message is one line: what, where, found, wanted, what to do."""
+"""Errors of the network's part. Every message is one line: what, where, found, expected, what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights files as bytes: local paths and whatever fsspec opens."""
+"""Weights files as bytes: local paths, and URIs that fsspec opens."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from urllib.parse import urlsplit
 from ussfc.errors import ModelError
 
 _CHUNK = 1 << 20
+"""Bytes read at a time."""
 
 
 def is_uri(path_or_uri: str | Path) -> bool:
-    """True for ``scheme://...``, False for a local path."""
+    """Return True for ``scheme://...``, False for a local path."""
     return "://" in str(path_or_uri)
 
 
 def shown(path_or_uri: str | Path) -> str:
-    """The file's name as messages give it: a URI without user, password and signed query."""
+    """Return the file's name for messages: a URI without user, password and signed query."""
     if not is_uri(path_or_uri):
         return str(path_or_uri)
     parts = urlsplit(str(path_or_uri))
@@ -29,7 +30,7 @@ def shown(path_or_uri: str | Path) -> str:
 
 @contextmanager
 def opened(path_or_uri: str | Path) -> Iterator[BinaryIO]:
-    """The file, open for reading bytes.
+    """Open the file for reading bytes.
 
     Args:
         path_or_uri: a local path, or a URI of any scheme that fsspec knows (its driver installed).
@@ -53,7 +54,7 @@ def opened(path_or_uri: str | Path) -> Iterator[BinaryIO]:
         reason = error.strerror or type(error).__name__
         raise ModelError(f"weights {shown(path_or_uri)}: cannot be read ({reason})") from error
     except (ImportError, ValueError) as error:
-        # fsspec says so of a scheme that it does not know or whose driver is not installed.
+        # fsspec raises these for a scheme that it does not know or whose driver is not installed.
         raise ModelError(
             f"weights {shown(path_or_uri)}: cannot be opened ({error}); install the driver "
             "or use a local copy"
@@ -61,7 +62,7 @@ def opened(path_or_uri: str | Path) -> Iterator[BinaryIO]:
 
 
 def sha256_of(path_or_uri: str | Path) -> str:
-    """SHA-256 of the file, 64 lower-case hex digits, read a megabyte at a time.
+    """Compute the SHA-256 of the file, 64 lower-case hex digits, read a megabyte at a time.
 
     Raises:
         ModelError: the file cannot be read.

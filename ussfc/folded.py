@@ -1,10 +1,10 @@
-"""USSFC-Net rewritten for inference: the same function of the same weights, with less to compute and to move.
+"""USSFC-Net rewritten for inference: the same function of the same weights, with less arithmetic and memory traffic.
 
 Three rewritings, each exact but for rounding:
 
 * A batch norm in inference is an affine map; it is folded into the convolution before it (Jacob et al., CVPR 2018,
-  section 3.2). The norms behind a concatenation act on what a ReLU gave and stay, as one scale and one shift.
-* Nothing stands between a transposed convolution of the decoder and the 1x1 convolution that first reads it, so the
+  section 3.2). The norms behind a concatenation act on the output of a ReLU and stay, as one scale and one shift.
+* A transposed convolution of the decoder and the 1x1 convolution that first reads it follow each other directly, so the
   two become one transposed convolution.
 * The channel shuffle before ``prim_shift`` is the swap of two pairs in every group of four.
 
@@ -32,13 +32,13 @@ class Affine(NamedTuple):
     """A convolution with the norm behind it folded in, float32."""
 
     weight: Tensor
-    """As the convolution's own."""
+    """Weight in the convolution's own shape."""
     bias: Tensor
-    """``(out,)``."""
+    """Bias, ``(out,)``."""
 
 
 def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """What a batch norm does in inference, ``x * scale + shift``: ``(C,)`` float64 each."""
+    """Return scale and shift of a batch norm in inference, ``x * scale + shift``: ``(C,)`` float64 each."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
@@ -46,15 +46,15 @@ def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Affine:
-    """``norm(conv(x))`` as one convolution."""
-    # In float64: folding should not cost a digit that the arithmetic keeps.
+    """Fold ``norm(conv(x))`` into one convolution."""
+    # In float64: folding should not lose a digit that the arithmetic keeps.
     scale, shift = scale_and_shift(norm)
     bias = shift if conv.bias is None else conv.bias.detach().double() * scale + shift
     return Affine((conv.weight.detach().double() * scale[:, None, None, None]).float(), bias.float())
 
 
 def composed(up: nn.ConvTranspose2d, reader: Affine, skips: int) -> tuple[Tensor, Affine]:
-    """A transposed convolution and the 1x1 convolution that reads ``concat(skip, up(x))``.
+    """Compose a transposed convolution and the 1x1 convolution that reads ``concat(skip, up(x))``.
 
     Args:
         up: ``deep -> shallow`` channels, kernel and stride 2.
@@ -90,7 +90,7 @@ class FoldedConv(nn.Module):
 
 
 class FoldedUpNative(nn.Module):
-    """The decoder's first ``native``: reads a skip and the deeper level, without the upsampled map between them."""
+    """The decoder's first ``native``: it reads a skip and the deeper level, without the upsampled map between."""
 
     def __init__(self, up: nn.ConvTranspose2d, native: nn.Sequential) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class FoldedUpNative(nn.Module):
 
 
 class FoldedCooperation(nn.Module):
-    """What follows ``native`` in an MSDConv, and the norm and ReLU behind it, ``(N, C, H, W) -> (N, 2 C, H, W)``."""
+    """The part of an MSDConv after ``native``, with the norm and ReLU behind it, ``(N, C, H, W) -> (N, 2 C, H, W)``."""
 
     prim: nn.Parameter
     prim_shift: nn.Parameter
@@ -119,7 +119,7 @@ class FoldedCooperation(nn.Module):
         for name in ("prim", "prim_shift", "conv"):
             weight, bias = folded(getattr(cyclic, name), inner)
             setattr(self, name, _kept(weight))
-        self.bias = _kept(bias)  # that of the norm: none of the three has one of its own
+        self.bias = _kept(bias)  # the norm's: none of the three has one of its own
         scale, shift = scale_and_shift(norm)
         self.scale, self.shift = (_kept(x.float()[:, None, None]) for x in (scale, shift))
 
@@ -137,7 +137,7 @@ class FoldedCooperation(nn.Module):
 
 
 class FoldedDoubleConv(nn.Module):
-    """:class:`ussfc.layers.DoubleConv`, behind ``first``, which makes the first ``native``."""
+    """A :class:`ussfc.layers.DoubleConv` behind ``first``, which computes the first ``native``."""
 
     def __init__(self, source: DoubleConv, first: FoldedConv | FoldedUpNative) -> None:
         super().__init__()
@@ -157,10 +157,7 @@ class FoldedUSSFCNet(nn.Module):
     """A trained :class:`ussfc.network.USSFCNet`, rewritten; for inference alone.
 
     Args:
-        network: its weights are copied.
-
-    Raises:
-        ValueError: a network whose MSDConv drop channels, which no width that the network accepts makes.
+        network: the trained network; its weights are copied.
     """
 
     def __init__(self, network: USSFCNet) -> None:
@@ -179,7 +176,7 @@ class FoldedUSSFCNet(nn.Module):
         self.eval()
 
     def forward(self, before_NBHW: Tensor, after_NBHW: Tensor) -> Tensor:
-        """Change probability, ``(N, 1, H, W)``; see :meth:`ussfc.network.USSFCNet.forward`."""
+        """Compute the change probability, ``(N, 1, H, W)``; see :meth:`ussfc.network.USSFCNet.forward`."""
         skips = [
             torch.abs(before - after)
             for before, after in zip(

@@ -16,7 +16,7 @@ SSFC_EPS = torch.finfo(torch.float32).eps
 
 
 def spatial_spectral_cooperation(x_NCHW: Tensor, window: int | None = None) -> Tensor:
-    """Spatial-spectral feature cooperation (SSFC, paper section III-C): attention without parameters.
+    """Apply spatial-spectral feature cooperation (SSFC, paper section III-C): attention without parameters.
 
     Per sample and channel over the whole patch: ``d = (x - mean)^2``,
     ``s = d / (2 mean(d) + eps) + 0.5``, result ``x * sigmoid(s)``.
@@ -38,17 +38,17 @@ def spatial_spectral_cooperation(x_NCHW: Tensor, window: int | None = None) -> T
 
 
 def _mean(x_NCHW: Tensor, window: int | None) -> Tensor:
-    """Mean over the patch, ``(N, C, 1, 1)``, or around each pixel, ``(N, C, H, W)``."""
+    """Compute the mean over the patch, ``(N, C, 1, 1)``, or around each pixel, ``(N, C, H, W)``."""
     if window is None or window >= max(x_NCHW.shape[2:]):
         return x_NCHW.mean(dim=(2, 3), keepdim=True)
     return _box_mean(_box_mean(x_NCHW, 2, window), 3, window)
 
 
 def _box_mean(x_NCHW: Tensor, dim: int, window: int) -> Tensor:
-    """Mean over ``window`` neighbours along one axis, ``(N, C, H, W)``; at the border the window is shifted inward.
+    """Compute the mean over ``window`` neighbours along one axis; at the border the window is shifted inward.
 
     Sums of 1, 2, 4, ... neighbours are doubled up to the window. Differences of one running sum would be
-    cheaper still, but lose digits with the distance from the border, and so depend on the place.
+    cheaper still, but lose digits with the distance from the border, so that they depend on the position.
     """
     length = x_NCHW.shape[dim]
     if window >= length:
@@ -109,11 +109,11 @@ class CyclicMultiScaleConv(nn.Module):
 
 
 def cyclic_kernel_mask(channels: int) -> Tensor:
-    """Kernels of ``CyclicMultiScaleConv.conv`` that take part in training, ``(C, 4)`` bool.
+    """Mark the kernels of ``CyclicMultiScaleConv.conv`` that take part in training, ``(C, 4)`` bool.
 
-    PSConv means to train only part of the grouped kernels; an index slip in its reference, inherited
-    by USSFC-Net's, makes the masked set smaller than intended. Published scores come from networks
-    trained so, hence training from scratch repeats it. Inference never applies it.
+    PSConv means to train only part of the grouped kernels; an index error in its reference code, inherited by
+    USSFC-Net's, makes the masked set smaller than intended. Published scores come from networks trained so, hence
+    training from scratch repeats it. Inference never applies it.
 
     Args:
         channels: C, a multiple of 4.

@@ -18,7 +18,7 @@ LEVELS = 255
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Pixels by truth and answer. Sums with ``+``."""
+    """Pixels by truth and answer; ``+`` sums them."""
 
     tp: int = 0
     """Change found."""
@@ -81,7 +81,7 @@ class Confusion:
 
     @property
     def kappa(self) -> float:
-        """Cohen's kappa (Cohen 1960): agreement beyond chance; NaN where chance alone agrees everywhere."""
+        """Cohen's kappa (Cohen 1960), agreement beyond chance; NaN where chance alone agrees everywhere."""
         n = self.total
         if n == 0:
             return math.nan
@@ -90,7 +90,7 @@ class Confusion:
         return _ratio(n * (self.tp + self.tn) - chance, n * n - chance)
 
     def scores(self) -> dict[str, float | None]:
-        """Every metric by name; None where it is not defined."""
+        """Return every metric by name; None where it is not defined."""
         names = ("precision", "recall", "f1", "iou", "overall_accuracy", "kappa")
         values = {name: getattr(self, name) for name in names}
         return {name: None if math.isnan(value) else value for name, value in values.items()}
@@ -98,16 +98,16 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Tally:
-    """Pixels by truth and level of probability: every threshold's confusion matrix at once. Sums with ``+``."""
+    """Pixels by truth and level of probability: the confusion matrices of all thresholds; ``+`` sums them."""
 
     change: npt.NDArray[np.int64]
-    """(255,) pixels with change, by level."""
+    """Pixels with change by level, (255,)."""
     no_change: npt.NDArray[np.int64]
-    """(255,) pixels without change, by level."""
+    """Pixels without change by level, (255,)."""
 
     @classmethod
     def empty(cls) -> Tally:
-        """No pixel yet."""
+        """Return a tally of no pixels."""
         return cls(np.zeros(LEVELS, np.int64), np.zeros(LEVELS, np.int64))
 
     @classmethod
@@ -151,7 +151,7 @@ class Tally:
         return Tally(self.change + other.change, self.no_change + other.no_change)
 
     def at(self, threshold: float) -> Confusion:
-        """The confusion matrix of one threshold in [0, 1]."""
+        """Return the confusion matrix of one threshold in [0, 1]."""
         # The smallest level that counts as change, as the pipeline classifies: level >= 254 threshold.
         return self._from(math.ceil(threshold * (LEVELS - 1)))
 
@@ -160,7 +160,7 @@ class Tally:
         return Confusion(tp, fp, int(self.change.sum()) - tp, int(self.no_change.sum()) - fp)
 
     def best_threshold(self) -> float:
-        """The threshold with the largest F1, in whole hundredths from 0.01 to 0.99; of equals the one nearest 0.5."""
+        """Find the threshold with the largest F1, in hundredths from 0.01 to 0.99; of equals the one nearest 0.5."""
         candidates = [round(0.01 * step, 2) for step in range(1, 100)]
         scores = {threshold: self.at(threshold).f1 for threshold in candidates}
         return max(
@@ -169,7 +169,7 @@ class Tally:
         )
 
     def curve(self) -> list[tuple[float, float, float]]:
-        """(threshold, precision, recall) of every level, ascending; levels that claim nothing are left out."""
+        """Return (threshold, precision, recall) of every level, ascending, without levels that claim no change."""
         points = []
         for level in range(LEVELS):
             found = self._from(level)
@@ -178,7 +178,7 @@ class Tally:
         return points
 
     def average_precision(self) -> float:
-        """Area under the precision-recall curve as a step function; NaN without change."""
+        """Compute the area under the precision-recall curve as a step function; NaN without change."""
         if not self.change.any():
             return math.nan
         area, last = 0.0, 0.0

@@ -19,13 +19,14 @@ from ussfc.layers import (
 )
 
 LEVELS = 5
-"""Resolution levels; H and W must be multiples of ``STRIDE``."""
+"""Resolution levels."""
 
 STRIDE = 2 ** (LEVELS - 1)
+"""Divisor of H and W, pixels."""
 
 
 class USSFCNet(nn.Module):
-    """The network, weights drawn at random until a checkpoint is loaded.
+    """USSFC-Net, with weights drawn at random until a checkpoint is loaded.
 
     The encoders do not share weights: before and after cannot be swapped.
 
@@ -66,7 +67,7 @@ class USSFCNet(nn.Module):
         return features
 
     def logits(self, before_NBHW: Tensor, after_NBHW: Tensor) -> Tensor:
-        """Change logits, ``(N, 1, H, W)``; see :meth:`forward` for the inputs."""
+        """Compute the change logits, ``(N, 1, H, W)``; see :meth:`forward` for the inputs."""
         skips = [
             torch.abs(before - after)
             for before, after in zip(self._encode(before_NBHW, 1), self._encode(after_NBHW, 2), strict=True)
@@ -79,7 +80,7 @@ class USSFCNet(nn.Module):
         return logits
 
     def forward(self, before_NBHW: Tensor, after_NBHW: Tensor) -> Tensor:
-        """Change probability of every pixel.
+        """Compute the change probability of every pixel.
 
         Args:
             before_NBHW: earlier image, ``(N, bands, H, W)`` floating, in [-1, 1] (``uint8 / 127.5 - 1``);
@@ -94,14 +95,14 @@ class USSFCNet(nn.Module):
     def use_local_statistics(self, window: int) -> None:
         """Take the means of SSFC around each pixel instead of over the whole patch.
 
-        The answer then no longer depends on where the pixel's patch lies, but for the patch's border.
+        A probability then no longer depends on the position of its patch, except near the patch's border.
 
         Args:
             window: side of the window at level 1, pixels, a multiple of 16; the size of the training crops, so
-                that the means are of the kind that the weights know. Halved at every level.
+                that the means are those that the weights were trained with. Halved at every level.
 
         Raises:
-            ValueError: another window.
+            ValueError: the window is not a positive multiple of 16.
         """
         if window < STRIDE or window % STRIDE:
             raise ValueError(f"window must be a positive multiple of {STRIDE}, got {window}")

@@ -1,4 +1,4 @@
-"""From the pipeline's pixel range to the network's."""
+"""Mapping from the pipeline's pixel range to the network's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Pixels = TypeVar("Pixels", "Tensor", npt.NDArray[np.float32])
 
 
 def to_network_range(x01: Pixels) -> Pixels:
-    """[0, 1] to the [-1, 1] that the network was trained on; the paper writes it ``uint8 / 127.5 - 1``.
+    """Map [0, 1] to the [-1, 1] that the network was trained on; the paper writes it ``uint8 / 127.5 - 1``.
 
     Args:
         x01: pixels in [0, 1], any shape, float32 array or floating tensor.

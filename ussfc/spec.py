@@ -1,7 +1,7 @@
-"""Model cards: what a set of weights is, what it wants to be fed, where it came from, how well it did.
+"""Model cards: the weights of a model, their input, their origin and their scores.
 
-A card is a YAML file; the packaged ones lie in ``configs/models``. Nothing here waits for torch, unless a
-bare weights file stands in for a card.
+A card is a YAML file; the packaged ones lie in ``configs/models``. Nothing here imports torch, unless a bare
+weights file stands in for a card.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ class _Part(BaseModel):
 
 
 class WeightsFile(_Part):
-    """The file with the numbers."""
+    """The file with the weights."""
 
     uri: str = Field(min_length=1)
-    """Relative to the card's folder, absolute, or any URI that fsspec opens."""
+    """Path relative to the card's folder, absolute path, or any URI that fsspec opens."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Digest of the file; another one is refused."""
 
 
 class Band(_Part):
-    """One band of the input, in the order in which the network wants it."""
+    """One band of the input."""
 
     name: str = Field(min_length=1)
-    """The sensor's name, such as ``B04``."""
+    """Name of the sensor's band, such as ``B04``."""
     common_name: str | None = None
-    """The name that sensors share (STAC ``eo:common_name``), such as ``red``."""
+    """Name that sensors share (STAC ``eo:common_name``), such as ``red``."""
     wavelength_um: PositiveFloat | None = None
     """Centre wavelength, micrometres."""
 
 
 class RangeRadiometry(_Part):
-    """Source numbers ``low`` and ``high`` become 0 and 1; one number for all bands or one a band."""
+    """Source numbers ``low`` and ``high`` become 0 and 1; one number for all bands or one per band."""
 
     kind: Literal["range"] = "range"
     low: float | tuple[float, ...] = 0.0
@@ -71,7 +71,7 @@ class RangeRadiometry(_Part):
 
 
 class PercentileRadiometry(_Part):
-    """Percentiles of each band over the whole scene become 0 and 1, each date by itself."""
+    """Percentiles of each band over the whole scene become 0 and 1, separately for each date."""
 
     kind: Literal["percentiles"] = "percentiles"
     low: Percentile = 1.0
@@ -88,25 +88,25 @@ Radiometry = Annotated[RangeRadiometry | PercentileRadiometry, Field(discriminat
 
 
 class Licence(_Part):
-    """Under which terms."""
+    """Terms of a model."""
 
     weights: str
     """Licence of the weights, an SPDX name where there is one."""
     training_labels: str
     """Licence of the labels that the weights were trained on."""
     note: str = ""
-    """What a user should know before using the weights in a product."""
+    """Advice for the use of the weights in a product."""
 
 
 class Training(_Part):
-    """How the weights were made."""
+    """Origin of the weights."""
 
     data: str
-    """What they were trained on."""
+    """Data that they were trained on."""
     held_out: str
-    """What training never saw."""
+    """Data that training never saw."""
     device: str
-    """On what."""
+    """Device of the training."""
     seconds: NonNegativeFloat
     """Wall-clock time, seconds."""
     steps: NonNegativeInt
@@ -115,8 +115,8 @@ class Training(_Part):
     """Optimizer, schedule, loss, augmentation."""
 
 
-class Cutting(_Part):
-    """How scenes are best cut for these weights; a configuration may say otherwise."""
+class TilingDefaults(_Part):
+    """Tiling of scenes that suits these weights; a configuration may set another."""
 
     patch_size: int | None = Field(default=None, gt=0, multiple_of=16)
     """Side of a patch, pixels; None: that of the training crops."""
@@ -140,7 +140,7 @@ class Score(_Part):
 
 
 class Network(_Part):
-    """What the weights must turn out to be."""
+    """Architecture that the weights must have."""
 
     ratio: PositiveFloat | None = None
     """Width of level 1 over 64; None takes it from the weights."""
@@ -150,36 +150,36 @@ class ModelSpec(_Part):
     """A model card."""
 
     name: str = Field(min_length=1)
-    """What ``find_model`` looks up: the card's file name without suffix."""
+    """Name for ``find_model``: the card's file name without suffix."""
     title: str
     """One line for lists of models."""
     weights: WeightsFile
     network: Network = Network()
     bands: tuple[Band, ...] = Field(min_length=1)
-    """In the order in which the network wants them."""
+    """Bands of the input, in the network's order."""
     resolution_m: PositiveFloat | None = None
     """Ground size of a training pixel, metres; None where it varied or is not known."""
     patch_size: int = Field(default=256, gt=0, multiple_of=16)
     """Side of the training crops, pixels. SSFC looks at the whole patch, so it belongs to the weights."""
-    tiling: Cutting = Cutting()
-    """How scenes are best cut."""
+    tiling: TilingDefaults = TilingDefaults()
+    """Tiling of scenes that suits these weights."""
     radiometry: Radiometry = RangeRadiometry()
-    """How source numbers become [0, 1]."""
+    """Mapping of source numbers to [0, 1]."""
     threshold: Share = 0.5
     """Probability from which a pixel counts as changed."""
     licence: Licence | None = None
-    """None: not known (a bare weights file)."""
+    """Terms; None: not known (a bare weights file)."""
     training: Training | None = None
-    """None: not known (a bare weights file)."""
+    """Origin; None: not known (a bare weights file)."""
     scores: tuple[Score, ...] = ()
     cpu_mpx_per_s: PositiveFloat | None = None
-    """Megapixels a second of one CPU core when the card was written; None where nobody measured."""
+    """Speed of one CPU core when the card was written, megapixels per second; None: not measured."""
     notes: str = ""
 
     _folder: str | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
-    def _one_number_a_band(self) -> Self:
+    def _one_number_per_band(self) -> Self:
         if not isinstance(self.radiometry, RangeRadiometry):
             return self
         bands = len(self.bands)
@@ -190,7 +190,7 @@ class ModelSpec(_Part):
         if len(low) != bands or len(high) != bands:
             raise ValueError(
                 f"radiometry: {len(low)} low and {len(high)} high numbers for {bands} bands; "
-                "give one number, or one a band"
+                "give one number, or one per band"
             )
         if any(bottom >= top for bottom, top in zip(low, high, strict=True)):
             raise ValueError(f"radiometry: low {low} must be below high {high} in every band")
@@ -198,7 +198,7 @@ class ModelSpec(_Part):
 
     @classmethod
     def load(cls, path: str | Path) -> ModelSpec:
-        """The card in a YAML file.
+        """Read the card in a YAML file.
 
         Raises:
             ModelError: the file cannot be read, is no YAML mapping, or a key is unknown, missing or wrong
@@ -213,7 +213,7 @@ class ModelSpec(_Part):
             reason = " ".join(str(error).split())
             raise ModelError(f"model card {path}: not YAML ({reason})") from error
         if not isinstance(content, dict):
-            raise ModelError(f"model card {path}: holds a {type(content).__name__}, wanted keys and values")
+            raise ModelError(f"model card {path}: holds a {type(content).__name__}, expected keys and values")
         try:
             spec = cls.model_validate(content)
         except ValidationError as error:
@@ -222,18 +222,18 @@ class ModelSpec(_Part):
         return spec
 
     def weights_path(self) -> str:
-        """Where the weights are: the URI as given, or an absolute local path."""
+        """Return the location of the weights: the URI as given, or an absolute local path."""
         uri = self.weights.uri
         return uri if is_uri(uri) else str((Path(self._folder or "") / uri).absolute())
 
 
 def list_models() -> tuple[str, ...]:
-    """Names of the packaged models, sorted."""
+    """Return the names of the packaged models, sorted."""
     return tuple(sorted(_packaged()))
 
 
 def find_model(name_or_file: str) -> ModelSpec:
-    """The card of a packaged model, of a YAML file, or made up for a bare weights file.
+    """Return the card of a packaged model or of a YAML file, or make one for a bare weights file.
 
     A bare weights file is taken for a network trained as in the paper: patches of 256 pixels, numbers from 0
     to 255, threshold 0.5. Its bands are counted, and named ``band1`` onwards.
@@ -265,13 +265,13 @@ def find_model(name_or_file: str) -> ModelSpec:
 
 
 def _packaged() -> dict[str, Path]:
-    """Card by name. The weights lie beside the cards, hence real paths and not just their text."""
+    """Return the files of the cards by name: real paths, since the weights lie beside the cards."""
     cards = [Path(str(entry)) for entry in (files("ussfc.configs") / "models").iterdir()]
     return {card.stem: card for card in cards if card.suffix in CARD_SUFFIXES}
 
 
 def _spec_of_weights(uri: str, stem: str) -> ModelSpec:
-    # Only the tensors know the bands; torch is worth waiting for here and nowhere else in this module.
+    # Only the tensors give the bands: the one place in this module that needs torch.
     from ussfc.weights import load_weights
 
     digest = sha256_of(uri)
@@ -286,7 +286,7 @@ def _spec_of_weights(uri: str, stem: str) -> ModelSpec:
 
 
 def _faults(error: ValidationError) -> str:
-    """Every fault on one line: the key as it is written in YAML, what is wrong, what was found."""
+    """Return every fault on one line: the key as in YAML, the fault, the value found."""
     faults = []
     for fault in error.errors(include_url=False):
         key = ".".join(str(part) for part in fault["loc"])

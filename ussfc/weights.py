@@ -27,20 +27,20 @@ from ussfc.network import USSFCNet
 __all__ = ["load_weights", "save_weights", "sha256_of"]
 
 _FIRST = "Conv1_1.conv.0.weight"
-"""Its shape, ``(width, bands, 3, 3)``, tells the whole architecture."""
+"""Tensor whose shape, ``(width, bands, 3, 3)``, determines the whole architecture."""
 
 _NAMED = 3
 """Tensors that a message names before it counts the rest."""
 
-_WANTED = "wanted a safetensors or torch.save file of USSFC-Net weights"
+_EXPECTED = "expected a safetensors or torch.save file of USSFC-Net weights"
 
 
 def load_weights(path_or_uri: str | Path, *, sha256: str | None = None) -> USSFCNet:
-    """A network with the weights of a file, on the CPU, in eval mode.
+    """Load a network with the weights of a file, on the CPU, in eval mode.
 
-    The format is told by content, the architecture (bands, ratio) by the tensors. A ``module.`` prefix is
-    dropped and a ``{"state_dict": ...}`` wrapper opened. Weights are taken as they are, converted to
-    float32 where stored otherwise.
+    The format is recognised by content, the architecture (bands, ratio) by the tensors. A ``module.`` prefix is
+    dropped and a ``{"state_dict": ...}`` wrapper opened. Weights are not changed, but converted to float32 where
+    stored otherwise.
 
     Args:
         path_or_uri: a local path or any URI that fsspec opens.
@@ -53,13 +53,13 @@ def load_weights(path_or_uri: str | Path, *, sha256: str | None = None) -> USSFC
     where = f"weights {shown(path_or_uri)}"
     with opened(path_or_uri) as file:
         head = file.read(9)
-        # Told before the rest is read: a scene given by mistake may be tens of gigabytes.
+        # Checked before the rest is read: a scene given by mistake may be tens of gigabytes.
         if not _is_safetensors(head) and not head.startswith((b"PK", b"\x80")):
-            raise ModelError(f"{where}: not a checkpoint (begins with {head!r}); {_WANTED}")
+            raise ModelError(f"{where}: not a checkpoint (begins with {head!r}); {_EXPECTED}")
         data = head + file.read()
     if sha256 is not None and (found := hashlib.sha256(data).hexdigest()) != sha256:
         raise ModelError(
-            f"{where}: sha256 is {found}, wanted {sha256}; get the file again or correct the model card"
+            f"{where}: sha256 is {found}, expected {sha256}; get the file again or correct the model card"
         )
     return _network_of(_tensors(data, where), where)
 
@@ -68,9 +68,9 @@ def save_weights(network: USSFCNet, path: str | Path, metadata: Mapping[str, str
     """Write the weights as safetensors; ``path`` appears only when complete.
 
     Args:
-        network: any device, any memory format; stored as contiguous tensors.
+        network: any device, any memory format; its tensors are stored contiguous.
         path: a local file; its folder must exist.
-        metadata: facts to keep in the header; ``bands`` and ``ratio`` are added.
+        metadata: facts for the header; ``bands`` and ``ratio`` are added.
 
     Raises:
         OSError: the folder cannot be written.
@@ -78,7 +78,7 @@ def save_weights(network: USSFCNet, path: str | Path, metadata: Mapping[str, str
     target = Path(path)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     facts = {**metadata, "bands": str(network.bands), "ratio": str(network.ratio)}
-    data = _settled(safetensors.torch.save(state, metadata=facts))
+    data = _sorted_header(safetensors.torch.save(state, metadata=facts))
     # In the same folder, since a rename is atomic only within one file system.
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
@@ -88,24 +88,24 @@ def save_weights(network: USSFCNet, path: str | Path, metadata: Mapping[str, str
         aside.unlink(missing_ok=True)
 
 
-def _settled(data: bytes) -> bytes:
-    """The same file with the facts of its header in one order; safetensors writes them as its hash map lies."""
+def _sorted_header(data: bytes) -> bytes:
+    """Sort the facts in a file's header; safetensors writes them in the order of its hash map."""
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":")).encode()
-    # The tensors begin at a multiple of eight bytes; spaces are what the format pads with.
+    # The tensors begin at a multiple of eight bytes; the format pads with spaces.
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """A header length of 8 bytes, then JSON."""
+    """Return True for a header length of 8 bytes followed by JSON."""
     return head[8:9] == b"{"
 
 
 def _tensors(data: bytes, where: str) -> dict[str, Tensor]:
-    """The named tensors of a file's content, prefix and wrapper removed."""
+    """Return the named tensors of a file's content, without prefix and wrapper."""
     content: object
     if _is_safetensors(data):
         try:
@@ -117,10 +117,12 @@ def _tensors(data: bytes, where: str) -> dict[str, Tensor]:
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
-        raise ModelError(f"{where}: holds a {type(content).__name__}; {_WANTED} (a state dict, not a model)")
+        raise ModelError(
+            f"{where}: holds a {type(content).__name__}; {_EXPECTED} (a state dict, not a model)"
+        )
     odd = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if odd:
-        raise ModelError(f"{where}: not tensors: {_listed(odd)}; {_WANTED}")
+        raise ModelError(f"{where}: not tensors: {_listed(odd)}; {_EXPECTED}")
     tensors = {str(name): value for name, value in content.items()}
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
@@ -147,19 +149,19 @@ def _unpickled(data: bytes, where: str) -> object:
         ValueError,
         struct.error,
     ) as error:
-        # What torch.load raises on truncated and overwritten files, depending on the byte it trips over.
+        # torch.load raises these on truncated and overwritten files, depending on the damaged byte.
         raise ModelError(
             f"{where}: damaged or cut short ({type(error).__name__}); get the file again"
         ) from error
 
 
 def _network_of(tensors: dict[str, Tensor], where: str) -> USSFCNet:
-    """The network that these tensors describe, after checking every one of them."""
+    """Make the network that these tensors describe, after checking every one of them."""
     if _FIRST not in tensors:
-        raise ModelError(f"{where}: tensor {_FIRST} is missing; {_WANTED}")
+        raise ModelError(f"{where}: tensor {_FIRST} is missing; {_EXPECTED}")
     shape = tuple(tensors[_FIRST].shape)
     if len(shape) != 4 or shape[2:] != (3, 3):
-        raise ModelError(f"{where}: tensor {_FIRST} has shape {shape}, wanted (width, bands, 3, 3)")
+        raise ModelError(f"{where}: tensor {_FIRST} has shape {shape}, expected (width, bands, 3, 3)")
     try:
         # No memory and no random numbers are spent on weights that are about to be replaced.
         with torch.device("meta"):
@@ -167,19 +169,19 @@ def _network_of(tensors: dict[str, Tensor], where: str) -> USSFCNet:
     except ValueError as error:
         raise ModelError(f"{where}: tensor {_FIRST} has shape {shape}: {error}") from error
 
-    wanted = network.state_dict()
-    if missing := [name for name in wanted if name not in tensors]:
-        raise ModelError(f"{where}: missing tensors: {_listed(missing)}; {_WANTED}")
-    if surplus := [name for name in tensors if name not in wanted]:
+    expected = network.state_dict()
+    if missing := [name for name in expected if name not in tensors]:
+        raise ModelError(f"{where}: missing tensors: {_listed(missing)}; {_EXPECTED}")
+    if surplus := [name for name in tensors if name not in expected]:
         raise ModelError(f"{where}: tensors that USSFC-Net does not have: {_listed(surplus)}")
     if odd := [
-        f"{name} {_described(tensors[name])}, wanted {_described(like)}"
-        for name, like in wanted.items()
+        f"{name} {_described(tensors[name])}, expected {_described(like)}"
+        for name, like in expected.items()
         if not _fits(tensors[name], like)
     ]:
         raise ModelError(f"{where}: misshapen tensors: {_listed(odd)}")
     # Copies: tensors of one file may share storage.
-    state = {name: tensors[name].to(like.dtype, copy=True).contiguous() for name, like in wanted.items()}
+    state = {name: tensors[name].to(like.dtype, copy=True).contiguous() for name, like in expected.items()}
     if not_finite := [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]:
         raise ModelError(
             f"{where}: tensors with NaN or infinity: {_listed(not_finite)}; take an earlier checkpoint"

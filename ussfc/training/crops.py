@@ -1,7 +1,7 @@
 """Batches of crops.
 
 The batch of a step is a function of the seed and the step alone, so that a training that stopped anywhere goes on
-with the very same batches, and no generator's state has to be kept.
+with the same batches, and no generator's state has to be kept.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Batch:
     """Crops of both dates, N of them."""
 
     before: FloatArray
-    """(N, bands, size, size) float32 in [0, 1]."""
+    """Earlier images, (N, bands, size, size) float32 in [0, 1]."""
     after: FloatArray
-    """The same shape."""
+    """Later images, the same shape."""
     label: BoolArray
-    """(N, size, size), True where there is change."""
+    """Change, (N, size, size)."""
     valid: BoolArray
-    """(N, size, size), True where the pixel counts."""
+    """Pixels that count, (N, size, size)."""
 
 
 class Batches(Protocol):
@@ -41,11 +41,11 @@ class Batches(Protocol):
         """Steps of one pass over the fixed crops; None where crops are random."""
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0."""
+        """Make the batch of a step, counted from 0."""
 
 
 def make_batches(recipe: TrainingRecipe, source: LabelledPairs) -> Batches:
-    """The batches of a recipe.
+    """Prepare the batches of a recipe.
 
     Raises:
         DataError: no pairs, a pair smaller than a crop, or no changed pixel to place crops around.
@@ -62,8 +62,8 @@ def make_batches(recipe: TrainingRecipe, source: LabelledPairs) -> Batches:
 class FixedCrops:
     """One set of crops, in a new order each epoch.
 
-    Pairs of the crop's size are taken whole, once each. If any pair is larger, ``sampling.crops`` crops are drawn
-    from the larger ones, each pixel as likely as another to be a crop's corner.
+    Pairs of the crop's size are used whole, once each. If any pair is larger, ``sampling.crops`` crops are drawn from
+    the larger ones; every pixel is equally likely to be a crop's corner.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class FixedCrops:
         self._crops = self._draw(sampling.crops)
 
     def _draw(self, count: int) -> list[tuple[int, int, int]]:
-        """(pair, row, column) of every crop."""
+        """Draw (pair, row, column) of every crop."""
         shapes = [
             _checked(self._source.pair(index), self._size).shape for index in range(len(self._source.names))
         ]
@@ -101,7 +101,7 @@ class FixedCrops:
         return -(-len(self._crops) // self._batch_size)
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0."""
+        """Make the batch of a step, counted from 0."""
         epoch, place = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng((self._seed, 1, epoch)).permutation(len(self._crops))
         rng = np.random.default_rng((self._seed, 2, step))
@@ -141,11 +141,11 @@ class RandomCrops:
 
     @property
     def steps_per_epoch(self) -> None:
-        """Random crops know no epochs."""
+        """None: random crops have no epochs."""
         return None
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0."""
+        """Make the batch of a step, counted from 0."""
         rng = np.random.default_rng((self._seed, 2, step))
         return _stack([self._one(rng) for _ in range(self._sampling.batch_size)])
 
@@ -171,22 +171,22 @@ class _Crop:
     valid: BoolArray
 
 
-def augment(crop: _Crop, how: AugmentationSection, rng: np.random.Generator) -> _Crop:
-    """A crop changed at random: geometry on both dates alike, radiometry on each date by itself.
+def augment(crop: _Crop, section: AugmentationSection, rng: np.random.Generator) -> _Crop:
+    """Change a crop at random: geometry on both dates alike, radiometry on each date separately.
 
     Args:
-        crop: of equal sides.
-        how: what may happen, and how strongly.
-        rng: where chance comes from.
+        crop: a square crop.
+        section: possible changes and their amplitudes.
+        rng: source of randomness.
     """
     before, after, label = crop.before, crop.after, crop.label
-    if how.swap and rng.random() < how.swap:
+    if section.swap and rng.random() < section.swap:
         before, after = after, before
-    if how.unchanged and rng.random() < how.unchanged:
+    if section.unchanged and rng.random() < section.unchanged:
         after, label = before, np.zeros_like(label)
-    jittered = _jittered(before, how, rng), _jittered(after, how, rng)
-    turns = int(rng.integers(4)) if how.turn else 0
-    flipped = how.flip and rng.random() < 0.5
+    jittered = _jittered(before, section, rng), _jittered(after, section, rng)
+    turns = int(rng.integers(4)) if section.turn else 0
+    flipped = section.flip and rng.random() < 0.5
 
     def placed(part: npt.NDArray[Number]) -> npt.NDArray[Number]:
         turned = np.rot90(part, turns, (-2, -1))
@@ -195,20 +195,20 @@ def augment(crop: _Crop, how: AugmentationSection, rng: np.random.Generator) -> 
     return _Crop(placed(jittered[0]), placed(jittered[1]), placed(label), placed(crop.valid))
 
 
-def _jittered(image: FloatArray, how: AugmentationSection, rng: np.random.Generator) -> FloatArray:
+def _jittered(image: FloatArray, section: AugmentationSection, rng: np.random.Generator) -> FloatArray:
     per_band = (image.shape[0], 1, 1)
-    gain = (1 + how.gain * rng.uniform(-1, 1)) * (1 + how.band_gain * rng.uniform(-1, 1, per_band))
-    bias = how.bias * rng.uniform(-1, 1) + how.band_bias * rng.uniform(-1, 1, per_band)
-    if not (how.gain or how.band_gain or how.bias or how.band_bias or how.noise):
+    gain = (1 + section.gain * rng.uniform(-1, 1)) * (1 + section.band_gain * rng.uniform(-1, 1, per_band))
+    bias = section.bias * rng.uniform(-1, 1) + section.band_bias * rng.uniform(-1, 1, per_band)
+    if not (section.gain or section.band_gain or section.bias or section.band_bias or section.noise):
         return image
     moved = (image - np.float32(0.5)) * gain.astype(np.float32) + (bias + 0.5).astype(np.float32)
-    if how.noise:
-        moved += np.float32(rng.uniform(0, how.noise)) * rng.standard_normal(image.shape, np.float32)
+    if section.noise:
+        moved += np.float32(rng.uniform(0, section.noise)) * rng.standard_normal(image.shape, np.float32)
     return np.clip(moved, 0, 1, out=moved)
 
 
 def as_unit_range(image: npt.NDArray[np.uint8] | FloatArray) -> FloatArray:
-    """uint8 as float32 in [0, 1]; float32 as it is."""
+    """Convert uint8 to float32 in [0, 1]; return float32 as it is."""
     return (
         image.astype(np.float32) / np.float32(255)
         if image.dtype == np.uint8

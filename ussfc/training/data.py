@@ -1,4 +1,4 @@
-"""Labelled pairs for training and evaluation, and the public data sets as their authors distribute them.
+"""Labelled pairs for training and evaluation, and the public data sets in their authors' layouts.
 
 A source is anything with pairs by number (:class:`LabelledPairs`). Pictures are read here; georeferenced scenes
 come from :mod:`ussfc.pipeline.evaluation.labelled_scenes`, through the pipeline's own reading.
@@ -32,17 +32,17 @@ GREY_THRESHOLD = 128
 
 @dataclass(frozen=True)
 class LabelledPair:
-    """Both dates of one place and where it changed."""
+    """Both dates of one place, and its changes."""
 
     name: str
     before: npt.NDArray[np.uint8] | FloatArray
-    """(bands, rows, cols): uint8, or float32 in [0, 1]."""
+    """Earlier image, (bands, rows, cols): uint8, or float32 in [0, 1]."""
     after: npt.NDArray[np.uint8] | FloatArray
-    """(bands, rows, cols), the dtype of ``before``."""
+    """Later image, (bands, rows, cols), in the dtype of ``before``."""
     label: BoolArray
-    """(rows, cols), True where there is change."""
+    """Change, (rows, cols)."""
     valid: BoolArray | None = None
-    """(rows, cols), True where the pixel counts; None: everywhere."""
+    """Pixels that count, (rows, cols); None: all."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -61,7 +61,7 @@ class LabelledPairs(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """Names, one a pair."""
+        """Names, one per pair."""
 
     def pair(self, index: int) -> LabelledPair:
         """Read one pair.
@@ -105,7 +105,7 @@ LAYOUTS = {
     ),
     "dsifn-cd": Layout("DSIFN-CD (Zhang et al. 2020)", ("t1", "t2", "mask")),
 }
-"""Data sets of pictures by name."""
+"""Data sets of pictures, by name."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
@@ -117,7 +117,7 @@ Array = TypeVar("Array", npt.NDArray[np.uint8], BoolArray)
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:
-    """A sort key by which ``img2`` comes before ``img10``."""
+    """Return a sort key by which ``img2`` comes before ``img10``."""
     return [
         (0, int(part), "") if part.isdecimal() else (1, 0, part.lower())
         for part in re.split(r"(\d+)", name)
@@ -132,11 +132,11 @@ class PicturePairs:
     kind: str
     split: str
     files: tuple[tuple[Path, Path, Path], ...]
-    """(before, after, label) of every pair, in natural order."""
+    """Files (before, after, label) of every pair, in natural order."""
 
     @property
     def names(self) -> Sequence[str]:
-        """File stems of before."""
+        """Stems of the earlier images' files."""
         return [before.stem for before, _, _ in self.files]
 
     def pair(self, index: int) -> LabelledPair:
@@ -171,7 +171,7 @@ class PicturePairs:
 
 
 def open_split(kind: str, folder: Path, split: str) -> PicturePairs:
-    """One split of a data set as its authors distribute it; no picture is read.
+    """Open one split of a data set in its authors' layout; no picture is read.
 
     Both the full pictures and the usual crops of 256 pixels have these layouts. Pairs are matched by file stem
     and ordered naturally.
@@ -192,7 +192,7 @@ def open_split(kind: str, folder: Path, split: str) -> PicturePairs:
 
 
 def match_split(kind: str, folder: Path, split: str) -> tuple[PicturePairs, tuple[str, ...]]:
-    """The complete pairs of a split, and one line for every picture without its partners; see :func:`open_split`."""
+    """Return the pairs of a split, and one line per picture without partners; see :func:`open_split`."""
     base = splits_folder(kind, folder) / split
     layout = LAYOUTS[kind]
     if not base.is_dir():
@@ -221,10 +221,10 @@ def match_split(kind: str, folder: Path, split: str) -> tuple[PicturePairs, tupl
 
 
 def splits_folder(kind: str, folder: Path) -> Path:
-    """Where the splits of a data set lie: ``folder`` itself, or where its authors' archive has them below it.
+    """Return the folder of a data set's splits: ``folder`` itself, or the one below it in its authors' archive.
 
     Raises:
-        DataError: an unknown kind, or no such folder.
+        DataError: an unknown kind, or the folder does not exist.
     """
     if kind not in LAYOUTS:
         raise DataError(f"data set {kind!r}: not known; known: {', '.join((*LAYOUTS, 'geotiff'))}")
@@ -247,14 +247,14 @@ def _pictures_in(folder: Path) -> dict[str, Path]:
 
 
 def _unreadable() -> tuple[type[Exception], ...]:
-    """What Pillow raises on damaged files, depending on the byte that it trips over."""
+    """Return the errors that Pillow raises on damaged files, depending on the damaged byte."""
     from PIL import Image, UnidentifiedImageError
 
     return OSError, SyntaxError, TypeError, ValueError, UnidentifiedImageError, Image.DecompressionBombError
 
 
 def _picture(file: Path) -> npt.NDArray[np.uint8]:
-    """(3, rows, cols) uint8."""
+    """Read a picture, (3, rows, cols) uint8."""
     from PIL import Image
 
     try:
@@ -272,9 +272,9 @@ def _picture(file: Path) -> npt.NDArray[np.uint8]:
 
 
 def read_label(file: Path) -> BoolArray:
-    """A label picture as a mask, (rows, cols) bool.
+    """Read a label picture as a mask, (rows, cols) bool.
 
-    Masks of 0/1 and of 0/255 are told by their maximum. A JPEG is grey between the two: change where >= 128.
+    Masks of 0/1 and of 0/255 are both accepted. A JPEG has greys between the two: change where >= 128.
 
     Raises:
         DataError: the file cannot be read, or a label that is no JPEG holds other values.
@@ -284,7 +284,7 @@ def read_label(file: Path) -> BoolArray:
     try:
         with Image.open(file) as image:
             lossy = image.format == "JPEG"
-            # A palette's or a grey picture's numbers are the classes; colours become grey.
+            # The numbers of a palette or a grey picture are the classes; colours become grey.
             grey = np.asarray(
                 image if image.mode in ("1", "L", "P", "I", "I;16", "F") else image.convert("L")
             )
@@ -298,7 +298,7 @@ def read_label(file: Path) -> BoolArray:
 
 
 def mask_of(values: npt.NDArray[np.generic], where: str) -> BoolArray:
-    """True where a label says change, for labels of 0 and 1 or of 0 and 255.
+    """Return True where a label is change, for labels of 0 and 1 or of 0 and 255.
 
     Args:
         values: any shape, any dtype.
@@ -312,7 +312,7 @@ def mask_of(values: npt.NDArray[np.generic], where: str) -> BoolArray:
         listed = ", ".join(f"{value:g}" for value in found[:6].astype(float)) + (
             ", ..." if found.size > 6 else ""
         )
-        raise DataError(f"{where}: label values {listed}; wanted 0 and 1, or 0 and 255 (0: no change)")
+        raise DataError(f"{where}: label values {listed}; expected 0 and 1, or 0 and 255 (0: no change)")
     return np.asarray(values != 0)
 
 
@@ -329,7 +329,7 @@ class Cached:
 
     Args:
         source: the pairs.
-        budget: bytes that may be kept; pairs beyond are read anew each time. None: all are kept.
+        budget: bytes that may be kept; pairs beyond are read each time. None: all are kept.
     """
 
     def __init__(self, source: LabelledPairs, budget: int | None = None) -> None:
@@ -339,11 +339,11 @@ class Cached:
 
     @property
     def names(self) -> Sequence[str]:
-        """Names, one a pair."""
+        """Names, one per pair."""
         return self._source.names
 
     def pair(self, index: int) -> LabelledPair:
-        """One pair, from memory if it is there."""
+        """Return one pair, from memory if it is there."""
         if index in self._kept:
             return self._kept[index]
         pair = self._source.pair(index)
@@ -361,11 +361,11 @@ class Joined:
 
     @property
     def names(self) -> Sequence[str]:
-        """Names of all, in order."""
+        """Names of all pairs, in order."""
         return [name for source in self.sources for name in source.names]
 
     def pair(self, index: int) -> LabelledPair:
-        """One pair."""
+        """Return one pair."""
         for source in self.sources:
             if index < len(source.names):
                 return source.pair(index)
@@ -375,7 +375,7 @@ class Joined:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What a check found in one split."""
+    """Findings of a check of one split."""
 
     split: str
     pairs: int
@@ -387,14 +387,14 @@ class SplitReport:
     pixels: int
     """Valid pixels."""
     broken: tuple[str, ...]
-    """One line per broken file."""
+    """Lines about broken files, one per file."""
 
 
 def check_pairs(split: str, source: LabelledPairs, lone: Sequence[str] = ()) -> SplitReport:
-    """Read every pair of a source and say what is there and what is broken.
+    """Read every pair of a source; count pairs, sizes and pixels, and list the broken files.
 
     Args:
-        split: name of the report.
+        split: name of the split, for the report.
         source: the pairs.
         lone: faults that are known before a pair is read.
     """

@@ -1,4 +1,4 @@
-"""Small pictures of pairs, labels and answers, (rows, cols, 3) uint8 each."""
+"""Small pictures of pairs, labels and results, (rows, cols, 3) uint8 each."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ ERROR_COLOURS = {
     "none": (0, 0, 0),
     "nodata": (128, 128, 128),
 }
-"""True positives, false positives, false negatives, true negatives, not valid."""
+"""Colours of true positives, false positives, false negatives, true negatives and invalid pixels."""
 
 
 def true_colour(image: npt.NDArray[np.uint8] | FloatArray) -> Picture:
-    """The first three bands, (bands, rows, cols), stretched between their 1st and 99th percentile.
+    """Draw the first three bands of (bands, rows, cols), mapped between their 1st and 99th percentile.
 
-    Two bands or one become grey.
+    Of two bands or one, the first becomes grey.
     """
     shown = image[:3] if image.shape[0] >= 3 else image[[0, 0, 0]]
     low, high = np.percentile(shown, (1, 99))
@@ -39,12 +39,12 @@ def true_colour(image: npt.NDArray[np.uint8] | FloatArray) -> Picture:
 
 
 def grey(values: BoolArray | FloatArray) -> Picture:
-    """(rows, cols) in [0, 1] from black to white."""
+    """Draw (rows, cols) in [0, 1] from black to white."""
     return np.repeat((values.astype(np.float32) * 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def errors(answer: BoolArray, truth: BoolArray, valid: BoolArray | None = None) -> Picture:
-    """Right and wrong by colour: change found white, claimed red, missed blue, none black, nodata grey."""
+    """Draw right and wrong by colour: change found white, claimed red, missed blue, none black, nodata grey."""
     table = np.array(
         [ERROR_COLOURS[name] for name in ("none", "claimed", "missed", "found", "nodata")], np.uint8
     )
@@ -56,7 +56,7 @@ def errors(answer: BoolArray, truth: BoolArray, valid: BoolArray | None = None) 
 
 
 def row(pictures: list[Picture]) -> Picture:
-    """Pictures of one height side by side, with a white frame below and between."""
+    """Join pictures of one height side by side, with a white frame below and between."""
     padded = [np.pad(picture, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for picture in pictures]
     return np.concatenate(padded, axis=1)
 
@@ -76,7 +76,7 @@ def precision_recall(points: Sequence[tuple[float, float, float]], chosen: Confu
     Args:
         points: (threshold, precision, recall) of :meth:`ussfc.metrics.Tally.curve`.
         chosen: the confusion matrix of the threshold in use, marked on the curve.
-        path: of the picture.
+        path: file of the picture.
     """
     from matplotlib.figure import Figure
 

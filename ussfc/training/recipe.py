@@ -1,6 +1,6 @@
-"""Training recipes: every choice that decides what comes out of a training, as a file.
+"""Training recipes: every choice that decides the result of a training, as a file.
 
-The packaged ones lie in ``configs/training``; the inputs that they name in ``configs/inputs``.
+The packaged ones lie in ``configs/training``, the inputs that they name in ``configs/inputs``.
 """
 
 from __future__ import annotations
@@ -30,35 +30,36 @@ class _Section(BaseModel):
 
 
 class InputSpec(_Section):
-    """What the network is fed; becomes part of the model card."""
+    """Input of the network; it becomes part of the model card."""
 
     bands: tuple[Band, ...] = Field(min_length=1)
-    """In the network's order."""
+    """Bands of the input, in the network's order."""
     resolution_m: PositiveFloat | None = None
     """Ground size of a pixel, metres; None where it varies."""
     radiometry: Radiometry = RangeRadiometry()
-    """How source numbers become [0, 1]."""
+    """Mapping of source numbers to [0, 1]."""
 
 
 class NetworkSection(_Section):
-    """The network."""
+    """Architecture and constraints of the network."""
 
     ratio: float = Field(0.5, gt=0)
     """Width of level 1 over 64."""
     masked_kernels: bool = True
-    """Hold the kernels at zero that the reference's training never moves."""
+    """True to hold the kernels at zero that the reference's training never moves."""
 
 
 class SamplingSection(_Section):
-    """Which crops make up a batch."""
+    """Choice of the crops of a batch."""
 
     kind: Literal["fixed", "random"] = "random"
-    """fixed: one set of crops, shuffled each epoch; random: new ones at every step."""
+    """``fixed``: one set of crops, shuffled each epoch; ``random``: new ones at every step."""
     crop_size: int = Field(256, gt=0, multiple_of=16)
-    """Side of a crop, pixels; becomes the model's patch size."""
+    """Side of a crop, pixels; it becomes the model's patch size."""
     batch_size: PositiveInt = 8
+    """Crops per step."""
     crops: PositiveInt = 10_000
-    """Fixed crops drawn once from pairs larger than a crop; pairs of the crop's size are taken whole, once each."""
+    """Fixed crops drawn once from pairs larger than a crop; pairs of the crop's size are used whole, once each."""
     change_share: float = Field(0.5, ge=0, le=1)
     """Share of random crops placed around a changed pixel."""
 
@@ -67,18 +68,19 @@ class AugmentationSection(_Section):
     """Random changes to a crop. Gains act about the middle of [0, 1]; amplitudes are of uniform distributions."""
 
     flip: bool = False
+    """True to mirror half of the crops."""
     turn: bool = False
-    """Quarter turns."""
+    """True to rotate crops by quarter turns."""
     swap: float = Field(0.0, ge=0, le=1)
     """Probability that the dates change places."""
     gain: float = Field(0.0, ge=0, lt=1)
-    """Contrast of a date, all bands alike."""
+    """Amplitude of the contrast of a date, all bands alike."""
     band_gain: float = Field(0.0, ge=0, lt=1)
-    """Contrast of each band."""
+    """Amplitude of the contrast of each band."""
     bias: float = Field(0.0, ge=0, lt=1)
-    """Brightness of a date, all bands alike."""
+    """Amplitude of the brightness of a date, all bands alike."""
     band_bias: float = Field(0.0, ge=0, lt=1)
-    """Brightness of each band."""
+    """Amplitude of the brightness of each band."""
     noise: float = Field(0.0, ge=0, lt=1)
     """Largest standard deviation of Gaussian noise."""
     unchanged: float = Field(0.0, ge=0, lt=1)
@@ -86,7 +88,7 @@ class AugmentationSection(_Section):
 
 
 class LossSection(_Section):
-    """What is made small, over the valid pixels of a batch."""
+    """Loss over the valid pixels of a batch."""
 
     cross_entropy: float = Field(1.0, ge=0)
     """Weight of the binary cross-entropy."""
@@ -97,24 +99,26 @@ class LossSection(_Section):
 
 
 class OptimiserSection(_Section):
-    """How the weights move."""
+    """Optimiser and learning rate."""
 
     name: Literal["adam", "adamw"] = "adamw"
-    """adam couples the weight decay to the gradient, adamw does not."""
+    """``adam`` couples the weight decay to the gradient, ``adamw`` does not."""
     learning_rate: PositiveFloat = 1e-3
+    """Largest learning rate."""
     weight_decay: float = Field(1e-2, ge=0)
+    """Weight decay."""
     schedule: Literal["constant", "cosine"] = "cosine"
-    """cosine falls to zero at the last step."""
+    """``cosine`` falls to zero at the last step."""
     warmup_steps: int = Field(0, ge=0)
     """Steps over which the rate rises from zero."""
     clip: PositiveFloat | None = None
-    """Largest norm of a gradient; null: any."""
+    """Largest norm of a gradient; null: not limited."""
     average: float | None = Field(None, gt=0, lt=1)
-    """Decay of the moving average of the weights, which is what is validated and kept; null: the weights."""
+    """Decay of the moving average of the weights, which is validated and kept; null: the weights themselves are."""
 
 
 class TrainingRecipe(_Section):
-    """Everything that decides a training, but its data."""
+    """Every choice that decides a training, but its data."""
 
     input: str | InputSpec = "rgb8"
     """Name of a packaged input, or the input itself."""
@@ -128,40 +132,41 @@ class TrainingRecipe(_Section):
     epochs: PositiveInt | None = None
     """Passes over the fixed crops."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the forward pass: auto takes bfloat16 on CUDA, float32 on the CPU."""
+    """Precision of the forward pass; ``auto`` takes bfloat16 on CUDA, float32 on the CPU."""
     validate_every: PositiveInt | None = None
-    """Steps between validations; null: once an epoch."""
+    """Steps between validations; null: one per epoch."""
     patience: PositiveInt | None = None
     """Validations without a better score after which training stops; null: never."""
     save_every: PositiveInt = 100
     """Steps between states to resume from."""
     seed: int = Field(0, ge=0)
+    """Seed of weights, crops and augmentation."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give steps or epochs, one of the two")
         if self.sampling.kind == "random" and (self.epochs is not None or self.validate_every is None):
-            raise ValueError("random crops know no epochs: give steps and validate_every")
+            raise ValueError("random crops have no epochs: give steps and validate_every")
         if self.loss.cross_entropy == 0 and self.loss.dice == 0:
             raise ValueError("loss: cross_entropy and dice are both 0")
         return self
 
     @property
     def input_spec(self) -> InputSpec:
-        """The input, looked up if it is a name.
+        """Input of the network, looked up if it is a name.
 
         Raises:
-            TrainingError: no such name.
+            TrainingError: an unknown name.
         """
         return find_input(self.input) if isinstance(self.input, str) else self.input
 
 
 def find_input(name: str) -> InputSpec:
-    """A packaged input.
+    """Return a packaged input.
 
     Raises:
-        TrainingError: no such input (the known ones are listed).
+        TrainingError: an unknown input (the known ones are listed).
     """
     folder = files("ussfc.configs") / "inputs"
     known = {Path(entry.name).stem: entry for entry in folder.iterdir() if entry.name.endswith(".yaml")}
@@ -173,20 +178,20 @@ def find_input(name: str) -> InputSpec:
 
 
 def list_recipes() -> tuple[str, ...]:
-    """Names of the packaged recipes, sorted."""
+    """Return the names of the packaged recipes, sorted."""
     folder = files("ussfc.configs") / "training"
     return tuple(sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml")))
 
 
 def load_recipe(name_or_file: str, sets: Sequence[str] = ()) -> TrainingRecipe:
-    """A packaged recipe or one in a file, with keys set.
+    """Load a packaged recipe or one in a file, with keys set.
 
     Args:
         name_or_file: ``paper``, ``strong``, or a YAML file.
         sets: ``a.b=c`` settings, c in YAML.
 
     Raises:
-        TrainingError: no such recipe, not YAML, or a key unknown or wrong (named).
+        TrainingError: an unknown recipe, not YAML, or an unknown or wrong key (named).
     """
     if name_or_file in list_recipes():
         text, where = (
@@ -207,12 +212,12 @@ def load_recipe(name_or_file: str, sets: Sequence[str] = ()) -> TrainingRecipe:
     except yaml.YAMLError as error:
         raise TrainingError(f"recipe {where}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
-        raise TrainingError(f"recipe {where}: holds a {type(content).__name__}, wanted keys and values")
+        raise TrainingError(f"recipe {where}: holds a {type(content).__name__}, expected keys and values")
     for setting in sets:
         key, equals, value = setting.partition("=")
         if not equals:
             raise TrainingError(
-                f"--set {setting}: wanted key=value, for example --set optimiser.learning_rate=0.0005"
+                f"--set {setting}: expected key=value, for example --set optimiser.learning_rate=0.0005"
             )
         try:
             _put(content, key.strip().split("."), yaml.safe_load(value))

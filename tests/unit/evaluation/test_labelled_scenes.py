@@ -92,7 +92,7 @@ def test_faults_name_the_file(folder: Path) -> None:
     odd[0, 0, 0] = 7
     rewrite(folder / "east_label.tif", odd)
     with pytest.raises(
-        DataError, match=r"east_label\.tif: label values 0, 1, 7; wanted 0 and 1, or 0 and 255"
+        DataError, match=r"east_label\.tif: label values 0, 1, 7; expected 0 and 1, or 0 and 255"
     ):
         pairs_of(folder)
     rewrite(folder / "east_label.tif", label, nodata=0)

@@ -1,4 +1,4 @@
-"""Batches of crops: what a step gets, where crops lie, and what augmentation may do to them.
+"""Batches of crops: the batch of a step, positions of crops, and augmentation.
 
 The images say where each pixel comes from: their bands are pair, row, column and date, over 256. A crop that
 holds a wrong pixel, or a label that moved by itself, is seen by comparing with the pair.
@@ -45,7 +45,7 @@ class Listed:
 
 
 def located(number: int, rows: int = SIZE, cols: int = SIZE) -> LabelledPair:
-    """A pair whose pixels say which they are; a tenth changed, a tenth not valid."""
+    """Return a pair whose pixels are numbered; a tenth changed, a tenth not valid."""
     row, col = np.mgrid[:rows, :cols]
     before = np.stack([np.full((rows, cols), number), row, col, np.zeros((rows, cols))]).astype(np.float32)
     after = before.copy()
@@ -58,7 +58,7 @@ def located(number: int, rows: int = SIZE, cols: int = SIZE) -> LabelledPair:
 def batches(
     pairs: Sequence[LabelledPair], augmentation: AugmentationSection | None = None, seed: int = 0, **how: Any
 ) -> Batches:
-    """Batches of crops of 16 pixels."""
+    """Make batches of crops of 16 pixels."""
     sampling = SamplingSection(crop_size=SIZE, **how)
     fixed = sampling.kind == "fixed"
     recipe = TrainingRecipe(
@@ -73,7 +73,7 @@ def batches(
 
 
 def places(batch: Batch, pairs: Sequence[LabelledPair]) -> list[tuple[int, int, int]]:
-    """(pair, row, column) of every crop, each compared with that window of its pair, pixel by pixel."""
+    """Return (pair, row, column) of every crop, compared with that window of its pair, pixel by pixel."""
     found = []
     for before, after, label, valid in zip(batch.before, batch.after, batch.label, batch.valid, strict=True):
         number, row, col = (int(value) for value in np.rint(before[:3, 0, 0] * 256))
@@ -95,13 +95,11 @@ def same(one: Batch, other: Batch) -> bool:
     )
 
 
-# --- what a step gets
+# --- the batch of a step
 
 
 @given(kind=st.sampled_from(["fixed", "random"]), seed=seeds, step=steps, before=st.lists(steps, max_size=4))
-def test_a_batch_depends_on_seed_and_step_and_on_nothing_before_it(
-    kind: str, seed: int, step: int, before: list[int]
-) -> None:
+def test_batches_depend_on_seed_and_step_alone(kind: str, seed: int, step: int, before: list[int]) -> None:
     pairs = [located(0), located(1, 20, 30)]
     how = {"kind": kind, "batch_size": 2, "crops": 3, "seed": seed}
     used = batches(pairs, EVERYTHING, **how)
@@ -114,7 +112,7 @@ def test_a_batch_depends_on_seed_and_step_and_on_nothing_before_it(
 
 @given(kind=st.sampled_from(["fixed", "random"]), seed=seeds, step=steps)
 def test_other_steps_and_seeds_get_other_batches(kind: str, seed: int, step: int) -> None:
-    """Even where the crops are the same, augmentation differs."""
+    """Augmentation differs even if the crops are the same."""
     pairs = [located(0)]
     noise = AugmentationSection(noise=0.1)
     here = batches(pairs, noise, seed, kind=kind, batch_size=1)
@@ -123,7 +121,7 @@ def test_other_steps_and_seeds_get_other_batches(kind: str, seed: int, step: int
     assert not same(here.batch(step), there.batch(step))
 
 
-def test_crops_of_one_batch_are_augmented_each_by_itself() -> None:
+def test_crops_of_a_batch_differ() -> None:
     batch = batches([located(0)] * 2, AugmentationSection(noise=0.1), kind="fixed", batch_size=2).batch(0)
     assert not np.array_equal(batch.before[0], batch.before[1])
 
@@ -142,8 +140,8 @@ def test_an_epoch_takes_every_fixed_crop_once(
     pairs = [located(number, *shape) for number, shape in enumerate(shapes)]
     made = batches(pairs, seed=seed, kind="fixed", crops=crops, batch_size=batch_size)
     whole = [number for number, shape in enumerate(shapes) if shape == (SIZE, SIZE)]
-    wanted = len(whole) + (crops if len(whole) < len(pairs) else 0)
-    assert made.steps_per_epoch == -(-wanted // batch_size)
+    expected = len(whole) + (crops if len(whole) < len(pairs) else 0)
+    assert made.steps_per_epoch == -(-expected // batch_size)
 
     epochs = []
     for epoch in range(2):
@@ -154,7 +152,7 @@ def test_an_epoch_takes_every_fixed_crop_once(
         assert [len(batch) for batch in each[:-1]] == [batch_size] * (len(each) - 1)
         epochs.append([place for batch in each for place in batch])
     first, second = epochs
-    assert len(first) == wanted
+    assert len(first) == expected
     assert Counter(first) == Counter(second)
     # Pairs of the crop's size: whole, once each.
     assert sorted(number for number, _, _ in first if number in whole) == whole
@@ -167,8 +165,8 @@ def test_each_epoch_has_its_own_order() -> None:
     assert len(set(orders)) == 5
 
 
-def test_fixed_crops_are_spread_over_the_larger_pairs_evenly() -> None:
-    """Every corner is as likely as another, so a pair is drawn by its room."""
+def test_fixed_crops_are_spread_evenly() -> None:
+    """Every corner is equally likely, so a pair is drawn by its room."""
     sides = [(18, 18), (SIZE, SIZE), (17, 21)]
     pairs = [located(number, *shape) for number, shape in enumerate(sides)]
     made = batches(pairs, kind="fixed", crops=2100, batch_size=2101)
@@ -195,7 +193,7 @@ def test_other_seeds_draw_other_crops() -> None:
 
 
 def marked(pair: LabelledPair, *changed: tuple[int, int]) -> LabelledPair:
-    """The pair with these pixels changed and no others."""
+    """Return the pair with these pixels changed and no others."""
     label = np.zeros_like(pair.label)
     for place in changed:
         label[place] = True
@@ -212,7 +210,7 @@ def test_random_crops_lie_inside(shapes: list[tuple[int, int]], share: float, se
 
 @given(row=st.integers(0, 39), col=st.integers(0, 29), seed=seeds)
 def test_crops_around_change_hold_a_changed_pixel(row: int, col: int, seed: int) -> None:
-    """Also where it lies at the border, and never for the sake of a pixel that does not count."""
+    """A changed pixel at the border too, and never one that does not count."""
     elsewhere = located(1, 40, 30)
     unseen = replace(elsewhere, label=~elsewhere.valid)
     pairs = [marked(located(0, 40, 30), (row, col)), unseen]
@@ -221,7 +219,7 @@ def test_crops_around_change_hold_a_changed_pixel(row: int, col: int, seed: int)
     assert batch.label.any(axis=(1, 2)).all()
 
 
-def test_the_changed_pixel_lies_anywhere_in_its_crop() -> None:
+def test_changed_pixels_lie_anywhere_in_crops() -> None:
     """A network must not learn that change is in the middle."""
     pairs = [marked(located(0, 60, 60), (30, 30))]
     batch = batches(pairs, batch_size=2000, change_share=1).batch(0)
@@ -238,7 +236,7 @@ def test_share_of_crops_around_change(share: float) -> None:
     assert abs(batch.label.any(axis=(1, 2)).mean() - share) < 0.06
 
 
-def test_pairs_are_drawn_by_their_pixels_and_by_their_change() -> None:
+def test_pairs_are_drawn_by_pixels_and_change() -> None:
     pairs = [marked(located(0, 20, 20), (3, 3), (4, 4), (5, 5)), marked(located(1, 40, 40), (9, 9))]
     for share, small in ((0.0, 400 / 2000), (1.0, 3 / 4)):
         batch = batches(pairs, batch_size=1000, change_share=share).batch(0)
@@ -246,7 +244,7 @@ def test_pairs_are_drawn_by_their_pixels_and_by_their_change() -> None:
         assert abs(numbers.count(0) / 1000 - small) < 0.05
 
 
-def test_without_change_only_crops_anywhere_are_possible() -> None:
+def test_pairs_without_change_need_share_zero() -> None:
     pairs = [marked(located(0, 20, 20))]
     assert not batches(pairs, change_share=0).batch(0).label.any()
     with pytest.raises(DataError, match=r"no changed pixel.*sampling\.change_share=0"):
@@ -261,12 +259,12 @@ def test_without_change_only_crops_anywhere_are_possible() -> None:
 
 
 def augmented(pair: LabelledPair, count: int, **how: Any) -> Batch:
-    """Many crops of one pair, all of it, augmented."""
+    """Return many augmented crops, each the whole of one pair."""
     return batches([pair], AugmentationSection(**how), batch_size=count, change_share=0).batch(0)
 
 
 def orientations(batch: Batch, pair: LabelledPair) -> set[int]:
-    """Which of the 8 orientations occur; both dates, label and valid have the same one."""
+    """Return the orientations that occur, of 8; both dates, label and valid have the same one."""
     found = set()
     for crop in zip(batch.before, batch.after, batch.label, batch.valid, strict=True):
         fits = [
@@ -288,15 +286,15 @@ def _oriented(image: Any, number: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("flip", "turn", "wanted"), [(0, 0, {0}), (1, 0, {0, 4}), (0, 1, {0, 1, 2, 3}), (1, 1, set(range(8)))]
+    ("flip", "turn", "expected"), [(0, 0, {0}), (1, 0, {0, 4}), (0, 1, {0, 1, 2, 3}), (1, 1, set(range(8)))]
 )
-def test_geometry_moves_dates_label_and_valid_alike(flip: int, turn: int, wanted: set[int]) -> None:
+def test_geometry_moves_all_parts_alike(flip: int, turn: int, expected: set[int]) -> None:
     pair = located(0)
-    assert orientations(augmented(pair, 100, flip=bool(flip), turn=bool(turn)), pair) == wanted
+    assert orientations(augmented(pair, 100, flip=bool(flip), turn=bool(turn)), pair) == expected
 
 
 def flat() -> LabelledPair:
-    """Rows of 0.4 and 0.6 in both dates: near the middle, so that nothing is clipped; three bands."""
+    """Return rows of 0.4 and 0.6 in both dates, three bands: near the middle, so that no value is clipped."""
     image = np.broadcast_to(np.where(np.arange(SIZE) % 2, 0.6, 0.4)[:, None], (3, SIZE, SIZE))
     image = image.astype(np.float32)
     return LabelledPair("flat", image, image.copy(), np.zeros((SIZE, SIZE), bool))
@@ -313,11 +311,11 @@ def test_gain_and_bias_about_the_middle(key: str) -> None:
     offset = (high + low)[..., 0] / 2 - 0.5
     moved, still = (gain - 1, offset) if "gain" in key else (offset, gain - 1)
     assert np.abs(still).max() < 1e-5
-    # Within the amplitude, up to it, and as often one way as the other.
+    # Within the amplitude, up to it, and in both directions equally often.
     assert 0.95 * amplitude < -moved.min() < amplitude + 1e-5
     assert 0.95 * amplitude < moved.max() < amplitude + 1e-5
     assert abs(moved.mean()) < 0.05
-    # The dates by themselves; bands alike or by themselves.
+    # Dates separately; bands alike or separately.
     assert abs(np.corrcoef(moved[0].ravel(), moved[1].ravel())[0, 1]) < 0.15
     alike = np.ptp(moved, axis=-1).max() < 1e-5
     assert alike is not key.startswith("band")
@@ -332,7 +330,7 @@ def test_gains_multiply_and_biases_add() -> None:
     assert 0.1 < np.abs(offset).max() < 0.15 + 1e-5
 
 
-def test_jittered_images_are_clipped_to_the_unit_range() -> None:
+def test_jittered_images_stay_in_the_unit_range() -> None:
     pair = flat()
     pair = replace(pair, before=(pair.before > 0.5).astype(np.float32))
     batch = augmented(pair, 50, gain=0.5, bias=0.2, noise=0.1)
@@ -364,7 +362,7 @@ def test_swapped_dates_keep_the_label(share: float) -> None:
     assert (batch.label == pair.label).all()
 
 
-def test_unchanged_crops_show_one_date_twice_and_no_change() -> None:
+def test_unchanged_crops_show_one_date_twice() -> None:
     pair = located(0)
     batch = augmented(pair, 400, unchanged=0.3, swap=0.5, flip=True, turn=True)
     date = np.stack([batch.before, batch.after])[:, :, 3, 0, 0] > 0
@@ -374,7 +372,7 @@ def test_unchanged_crops_show_one_date_twice_and_no_change() -> None:
     assert set(date[0][alike]) == {False, True}
     assert not batch.label[alike].any()
     assert batch.label[~alike].any(axis=(1, 2)).all()
-    # The very same places, and the same pixels count.
+    # The same places, and the same pixels count.
     assert np.array_equal(batch.before[alike], batch.after[alike])
     assert (batch.valid.sum(axis=(1, 2)) == pair.valid.sum()).all()
 
@@ -389,21 +387,21 @@ def test_unchanged_crops_are_jittered_differently() -> None:
 
 
 @given(seed=seeds, eight_bits=st.booleans())
-def test_without_augmentation_pixels_stay_as_they_are(seed: int, eight_bits: bool) -> None:
+def test_no_augmentation_keeps_the_pixels(seed: int, eight_bits: bool) -> None:
     """Pictures of 8 bits become [0, 1]; floats are not touched."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (2, 3, SIZE, SIZE)).astype(np.uint8)
-    wanted = (images / 255).astype(np.float32) if eight_bits else rng.random(images.shape, np.float32)
-    given_, label = (images if eight_bits else wanted), rng.random((SIZE, SIZE)) < 0.5
+    expected = (images / 255).astype(np.float32) if eight_bits else rng.random(images.shape, np.float32)
+    given_, label = (images if eight_bits else expected), rng.random((SIZE, SIZE)) < 0.5
     pair = LabelledPair("p", given_[0].copy(), given_[1].copy(), label)
     batch = augmented(pair, 1)
     assert batch.before.dtype == batch.after.dtype == np.float32
     assert batch.label.dtype == batch.valid.dtype == bool
-    np.testing.assert_allclose(batch.before[0], wanted[0], rtol=0, atol=6e-8 if eight_bits else 0)
-    np.testing.assert_allclose(batch.after[0], wanted[1], rtol=0, atol=6e-8 if eight_bits else 0)
+    np.testing.assert_allclose(batch.before[0], expected[0], rtol=0, atol=6e-8 if eight_bits else 0)
+    np.testing.assert_allclose(batch.after[0], expected[1], rtol=0, atol=6e-8 if eight_bits else 0)
     assert np.array_equal(batch.label[0], label)
     assert batch.valid.all()
-    # The data are the caller's: nothing may write into them, whatever is done to a crop.
+    # The data are the caller's: no change of a crop may write into them.
     augmented(pair, 1, **EVERYTHING.model_dump())
     assert np.array_equal(pair.before, given_[0])
     assert np.array_equal(pair.label, label)
@@ -429,6 +427,6 @@ def test_pairs_smaller_than_a_crop_are_named(kind: str, shape: tuple[int, int]) 
 
 
 @pytest.mark.parametrize("kind", ["fixed", "random"])
-def test_no_pairs_at_all(kind: str) -> None:
+def test_data_without_pairs_is_refused(kind: str) -> None:
     with pytest.raises(DataError, match="no pairs"):
         batches([], kind=kind)

@@ -1,4 +1,4 @@
-"""Data sets of pictures: what is read in each layout, and what every unusable file is told."""
+"""Data sets of pictures: layouts, labels, and messages about unusable files."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def write(file: Path, pixels: np.ndarray, **options: Any) -> Path:
 
 
 def photo(seed: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
-    """(rows, cols, 3), in blocks of 8 pixels of one colour, which a JPEG keeps."""
+    """Draw (rows, cols, 3), in blocks of 8 pixels of one colour, which a JPEG keeps."""
     blocks = np.random.default_rng(seed).integers(0, 256, (shape[0] // 8, shape[1] // 8, 3), dtype=np.uint8)
     return blocks.repeat(8, axis=0).repeat(8, axis=1)
 
 
 def mask(shape: tuple[int, int] = SHAPE) -> np.ndarray:
-    """(rows, cols) bool; its edges cut through the blocks of a JPEG."""
+    """Draw (rows, cols) bool; its edges cut through the blocks of a JPEG."""
     change = np.zeros(shape, bool)
     change[3:9, 5:14] = True
     return change
@@ -57,13 +57,13 @@ def write_pair(folder: Path, name: str, seed: int = 0, kind: str = "levir-cd") -
     )
 
 
-def refusal(call: Callable[[], object], *said: object) -> str:
-    """The message for unusable data: one line with all parts."""
+def refusal(call: Callable[[], object], *parts: object) -> str:
+    """Return the message about unusable data: one line with all parts."""
     with pytest.raises(DataError) as caught:
         call()
     message = str(caught.value)
     assert "\n" not in message
-    for part in said:
+    for part in parts:
         assert str(part) in message
     return message
 
@@ -98,9 +98,9 @@ def test_every_layout_is_read(
         assert (pairs.kind, pairs.split, pairs.names) == (kind, split, ["img1"])
         pair = pairs.pair(0)
         assert (pair.name, pair.shape, pair.valid) == ("img1", SHAPE, None)
-        for found, wanted in ((pair.before, photo(seed)), (pair.after, photo(seed + 1))):
+        for found, expected in ((pair.before, photo(seed)), (pair.after, photo(seed + 1))):
             assert (found.shape, found.dtype) == ((3, *SHAPE), np.uint8)
-            off = np.abs(found.transpose(1, 2, 0).astype(int) - wanted).max()
+            off = np.abs(found.transpose(1, 2, 0).astype(int) - expected).max()
             assert off <= (0 if picture == "png" else 5)
         assert pair.label.dtype == np.bool_
         np.testing.assert_array_equal(pair.label, np.roll(mask(), seed, axis=0))
@@ -127,17 +127,17 @@ def test_pairs_are_in_natural_order(tmp_path: Path) -> None:
     for seed, name in enumerate(names):
         write_pair(tmp_path / "test", name, seed)
     pairs = open_split("levir-cd", tmp_path, "test")
-    wanted = ["7", "10", "img1", "img2", "img2_b9", "img2_b10", "Img3", "img10"]
-    assert pairs.names == wanted
+    expected = ["7", "10", "img1", "img2", "img2_b9", "img2_b10", "Img3", "img10"]
+    assert pairs.names == expected
     # The pictures are in the order of the names.
-    for index, name in enumerate(wanted):
+    for index, name in enumerate(expected):
         pair = pairs.pair(index)
         assert pair.name == name
         np.testing.assert_array_equal(pair.after.transpose(1, 2, 0), photo(2 * names.index(name) + 1))
 
 
-def test_names_of_one_natural_order_have_one_order(tmp_path: Path) -> None:
-    # Crops are drawn by index: with another order in each process no training can be repeated.
+def test_natural_order_is_total(tmp_path: Path) -> None:
+    # Crops are drawn by index: with another order in each process no training could be repeated.
     names = [width * "0" + "1" for width in range(12)]
     for name in names:
         write_pair(tmp_path / "test", name)
@@ -148,7 +148,7 @@ def test_any_name_has_a_place_in_the_order() -> None:
     assert natural_order("1²") > natural_order("1")
 
 
-def test_partners_are_matched_by_stem_and_other_files_left_out(tmp_path: Path) -> None:
+def test_partners_are_matched_by_stem(tmp_path: Path) -> None:
     write(tmp_path / "val/A/x.y_1.PNG", photo(0), format="PNG")
     write(tmp_path / "val/B/x.y_1.jpeg", photo(1))
     write(tmp_path / "val/label/x.y_1.tiff", mask())
@@ -162,7 +162,7 @@ def test_partners_are_matched_by_stem_and_other_files_left_out(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("quality", [30, 75, 95])
-def test_a_label_smeared_by_jpeg_is_told_at_128(tmp_path: Path, quality: int) -> None:
+def test_jpeg_labels_are_split_at_128(tmp_path: Path, quality: int) -> None:
     file = write(tmp_path / "a.jpg", mask((64, 64)).astype(np.uint8) * 255, quality=quality)
     with Image.open(file) as image:
         assert np.unique(np.asarray(image)).size > 2
@@ -181,7 +181,7 @@ def test_the_smallest_grey_that_is_change(tmp_path: Path, grey: int, change: boo
 
 
 def palette(change: np.ndarray, one: int) -> Image.Image:
-    """Classes 0 and ``one`` as yellow and blue, whose grey values are neither."""
+    """Draw classes 0 and ``one`` as yellow and blue, whose grey values are neither."""
     image = Image.fromarray(change.astype(np.uint8) * one, "L")
     image.putpalette([255, 255, 0] + [0, 0, 255] * 255)
     assert image.mode == "P"
@@ -213,7 +213,7 @@ def test_labels_of_every_mode(
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "listed"),
     [
         ([0, 7], "values 0, 7;"),
         ([0, 254], "values 0, 254;"),
@@ -223,7 +223,7 @@ def test_labels_of_every_mode(
         (list(range(7)), "values 0, 1, 2, 3, 4, 5, ...;"),
     ],
 )
-def test_odd_label_values_are_named(tmp_path: Path, values: list[int], said: str) -> None:
+def test_odd_label_values_are_named(tmp_path: Path, values: list[int], listed: str) -> None:
     files = write_pair(tmp_path / "train", "a")
     odd = np.zeros(SHAPE, np.uint8)
     odd.flat[: len(values)] = values
@@ -231,14 +231,14 @@ def test_odd_label_values_are_named(tmp_path: Path, values: list[int], said: str
     odd.flat[len(values) :] = values[0]
     write(files[2], odd)
     pairs = open_split("levir-cd", tmp_path, "train")
-    refusal(lambda: pairs.pair(0), files[2], said, "0 and 1, or 0 and 255")
+    refusal(lambda: pairs.pair(0), files[2], listed, "0 and 1, or 0 and 255")
 
 
 @pytest.mark.parametrize(
-    ("values", "said"), [([0, 0.5, 1], "0, 0.5, 1"), ([0, np.nan], "nan"), ([-1, 0], "-1, 0")]
+    ("values", "listed"), [([0, 0.5, 1], "0, 0.5, 1"), ([0, np.nan], "nan"), ([-1, 0], "-1, 0")]
 )
-def test_masks_of_other_numbers_are_refused(values: list[float], said: str) -> None:
-    refusal(lambda: mask_of(np.array(values, np.float32), "a.tif"), "a.tif", said)
+def test_masks_of_other_numbers_are_refused(values: list[float], listed: str) -> None:
+    refusal(lambda: mask_of(np.array(values, np.float32), "a.tif"), "a.tif", listed)
 
 
 @pytest.mark.parametrize("gone", range(3))
@@ -259,7 +259,7 @@ def test_missing_partners_are_named(tmp_path: Path, kind: str, gone: int) -> Non
 
 @pytest.mark.parametrize("odd", [1, 2])
 @pytest.mark.parametrize("shape", [(16, 32), (8, 24), (24, 16)])
-def test_other_sizes_are_told(tmp_path: Path, odd: int, shape: tuple[int, int]) -> None:
+def test_other_sizes_are_named(tmp_path: Path, odd: int, shape: tuple[int, int]) -> None:
     files = write_pair(tmp_path / "train", "a")
     write(files[odd], photo(1, shape) if odd == 1 else mask(shape))
     pairs = open_split("levir-cd", tmp_path, "train")
@@ -270,7 +270,7 @@ def test_other_sizes_are_told(tmp_path: Path, odd: int, shape: tuple[int, int]) 
 @pytest.mark.parametrize("broken", range(3))
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])
 @pytest.mark.parametrize("how", ["empty", "text", "cut", "folder"])
-# Pillow remarks on cut TIFFs before it refuses them.
+# Pillow warns of cut TIFFs before it refuses them.
 @pytest.mark.filterwarnings("ignore:(Corrupt EXIF|Truncated File):UserWarning")
 def test_unreadable_pictures_are_named(tmp_path: Path, broken: int, suffix: str, how: str) -> None:
     files = list(write_pair(tmp_path / "train", "a"))
@@ -290,7 +290,7 @@ def test_unreadable_pictures_are_named(tmp_path: Path, broken: int, suffix: str,
 
 
 @pytest.mark.parametrize("broken", [0, 2])
-def test_one_damaged_byte_is_told(tmp_path: Path, broken: int) -> None:
+def test_one_damaged_byte_is_found(tmp_path: Path, broken: int) -> None:
     files = list(write_pair(tmp_path / "train", "a"))
     files[broken].unlink()
     file = write(files[broken].with_suffix(".tif"), photo(1) if broken < 2 else mask())
@@ -303,7 +303,7 @@ def test_one_damaged_byte_is_told(tmp_path: Path, broken: int) -> None:
 
 
 @pytest.mark.parametrize("gone", range(3))
-def test_files_that_vanish_are_named(tmp_path: Path, gone: int) -> None:
+def test_vanished_files_are_named(tmp_path: Path, gone: int) -> None:
     files = write_pair(tmp_path / "train", "a")
     pairs = open_split("levir-cd", tmp_path, "train")
     files[gone].unlink()
@@ -321,13 +321,13 @@ def test_missing_folders_are_named(tmp_path: Path, kind: str, folder: str) -> No
     refusal(lambda: open_split(kind, tmp_path, "val"), tmp_path, "no folder val in it", layout)
 
 
-def test_missing_splits_are_looked_for_where_the_others_lie(tmp_path: Path) -> None:
+def test_missing_splits_are_named(tmp_path: Path) -> None:
     below = tmp_path / "ChangeDetectionDataset/Real/subset"
     write_pair(below / "train", "a", kind="cdd")
     refusal(lambda: open_split("cdd", tmp_path, "test"), below, "no folder test in it")
 
 
-def test_data_sets_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_missing_data_sets_are_named(tmp_path: Path) -> None:
     refusal(lambda: open_split("levir-cd", tmp_path / "none", "train"), tmp_path / "none", "no such folder")
     known = refusal(lambda: open_split("levir", tmp_path, "train"), "'levir'", "not known")
     assert all(kind in known for kind in (*FOLDERS, "geotiff"))
@@ -365,14 +365,14 @@ def test_a_check_names_every_broken_file(tmp_path: Path) -> None:
     write(files[3][2], np.full(SHAPE, 7, np.uint8))
     files[5][1].unlink()
     report = check_pairs("train", *match_split("levir-cd", tmp_path, "train"))
-    wanted = [files[5][0], files[0][0], files[1][1], files[2][2], files[3][2]]
-    assert [line.split(": ")[0] for line in report.broken] == [str(file) for file in wanted]
+    expected = [files[5][0], files[0][0], files[1][1], files[2][2], files[3][2]]
+    assert [line.split(": ")[0] for line in report.broken] == [str(file) for file in expected]
     # img6 is no pair; of the five others img5 alone can be read.
     assert (report.pairs, report.sizes, report.changed) == (5, {"16 x 24": 1}, 54)
     assert report.pixels == 16 * 24
 
 
-def test_a_check_names_every_broken_file_of_a_pair(tmp_path: Path) -> None:
+def test_check_names_every_file_of_a_broken_pair(tmp_path: Path) -> None:
     files = write_pair(tmp_path / "train", "a")
     for file in files:
         file.write_bytes(b"x")
@@ -381,7 +381,7 @@ def test_a_check_names_every_broken_file_of_a_pair(tmp_path: Path) -> None:
 
 
 class Source:
-    """Pairs of ``sizes`` pixels, square; counts what is read."""
+    """Square pairs of ``sizes`` pixels; it counts the readings."""
 
     def __init__(self, names: Sequence[str], sizes: Sequence[int], valid: np.ndarray | None = None) -> None:
         self.names = names
@@ -396,7 +396,7 @@ class Source:
         return LabelledPair(self.names[index], before, after, np.ones((size, size), bool), self.valid)
 
 
-def test_pixels_that_are_not_valid_are_not_checked() -> None:
+def test_invalid_pixels_are_not_checked() -> None:
     valid = np.zeros((4, 4), bool)
     valid[0] = True
     report = check_pairs("scenes", Source("a", [4], valid), ("b.tif: lone",))
@@ -429,10 +429,10 @@ def test_the_cache_keeps_what_fits_its_budget(budget: int, kept: list[int]) -> N
     assert source.read == []
     for _ in range(3):
         for index in range(3):
-            found, wanted = cached.pair(index), Source("abc", [4, 8, 4]).pair(index)
-            assert found.name == wanted.name
+            found, expected = cached.pair(index), Source("abc", [4, 8, 4]).pair(index)
+            assert found.name == expected.name
             for part in ("before", "after", "label"):
-                np.testing.assert_array_equal(getattr(found, part), getattr(wanted, part))
+                np.testing.assert_array_equal(getattr(found, part), getattr(expected, part))
     assert [source.read.count(index) for index in range(3)] == [1 if i in kept else 3 for i in range(3)]
 
 

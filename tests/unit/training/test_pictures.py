@@ -53,14 +53,14 @@ def test_grey_goes_from_black_to_white() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_true_colour_is_stretched_between_percentiles(dtype: type) -> None:
+def test_true_colour_maps_percentiles(dtype: type) -> None:
     # 0 to 99 in every band: the percentiles 1 and 99 are within one step of the ends.
     ramp = np.arange(100).reshape(10, 10)
     image = np.stack([ramp, ramp, ramp, np.full((10, 10), 255)]).astype(dtype)
     shown = pictures.true_colour(image)
     assert shown.shape == (10, 10, 3)
     assert shown.dtype == np.uint8
-    # The fourth band has no part in it, and what lies beyond the percentiles does not wrap around.
+    # The fourth band is not drawn, and numbers beyond the percentiles do not wrap around.
     assert (shown[0, 0] == 0).all()
     assert (shown[9, 9] == 255).all()
     assert abs(int(shown[5, 0, 0]) - 255 * (50 - 1) / 97) < 3
@@ -84,7 +84,7 @@ def test_few_bands_become_grey(bands: int) -> None:
     assert shown.sum() == 3 * 255
 
 
-def test_one_colour_alone_is_no_division_by_zero() -> None:
+def test_single_colours_do_not_divide_by_zero() -> None:
     assert (pictures.true_colour(np.full((3, 4, 4), 7, np.uint8)) == 0).all()
 
 
@@ -94,7 +94,7 @@ def read(path: Path) -> np.ndarray:
         return np.asarray(image)
 
 
-def test_a_saved_picture_is_read_back_and_nothing_lies_beside_it(tmp_path: Path) -> None:
+def test_saved_pictures_are_read_back(tmp_path: Path) -> None:
     path = tmp_path / "errors.png"
     for seed in (0, 1):
         # The second time over the first file.
@@ -118,7 +118,7 @@ def test_a_picture_appears_only_when_complete(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("chosen", [Confusion(50, 10, 20, 120), Confusion(tn=5)])
-def test_a_curve_is_drawn_even_where_nothing_is_defined(tmp_path: Path, chosen: Confusion) -> None:
+def test_curves_without_points_are_drawn(tmp_path: Path, chosen: Confusion) -> None:
     path = tmp_path / "curve.png"
     tally = Tally.of(np.linspace(0, 1, 50, dtype=np.float32), np.arange(50) % 3 > 0)
     pictures.precision_recall(tally.curve() if chosen.tp else [], chosen, path)

@@ -1,4 +1,4 @@
-"""Recipes: the packaged ones, what may be set, and in which words the rest is refused."""
+"""Recipes: the packaged ones, settings, and messages about faults."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def written(folder: Path, content: str | bytes = SMALLEST) -> str:
 
 
 def refusal(name_or_file: str, *sets: str) -> str:
-    """The message for an unusable recipe: one line."""
+    """Return the message about an unusable recipe: one line."""
     with pytest.raises(TrainingError) as caught:
         load_recipe(name_or_file, sets)
     message = str(caught.value)
@@ -41,7 +41,7 @@ def refusal(name_or_file: str, *sets: str) -> str:
     return message
 
 
-def test_packaged_recipes_load_and_know_their_input() -> None:
+def test_packaged_recipes_load_with_their_input() -> None:
     assert list_recipes() == ("paper", "strong")
     for name in list_recipes():
         assert load_recipe(name).input_spec.bands
@@ -67,7 +67,7 @@ def test_paper_is_the_reference_recipe() -> None:
     assert recipe.precision == "float32"
 
 
-def test_strong_averages_augments_and_draws_anew() -> None:
+def test_strong_averages_augments_and_redraws() -> None:
     recipe = load_recipe("strong")
     assert recipe.sampling.kind == "random"
     assert recipe.optimiser.average is not None
@@ -89,7 +89,7 @@ def test_a_recipe_survives_its_own_file(tmp_path: Path) -> None:
     ("setting", "found"),
     [
         ("optimiser.learning_rate=0.0005", lambda r: r.optimiser.learning_rate == 0.0005),
-        # YAML 1.1 takes this for a text; a user does not.
+        # YAML 1.1 reads this as a text; a user means a number.
         ("optimiser.learning_rate=5e-4", lambda r: r.optimiser.learning_rate == 0.0005),
         ("optimiser.average=null", lambda r: r.optimiser.average is None),
         (" sampling.crop_size = 32 ", lambda r: r.sampling.crop_size == 32),
@@ -120,7 +120,7 @@ def test_recipes_with_epochs_can_be_set_to_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "parts"),
     [
         (SMALLEST + "sede: 1", ["sede", "unknown key"]),
         (SMALLEST + "optimiser: {learning_rat: 1}", ["optimiser.learning_rat", "unknown key"]),
@@ -136,8 +136,8 @@ def test_recipes_with_epochs_can_be_set_to_steps() -> None:
         ("steps: 0\nvalidate_every: 1", ["steps", "greater than 0"]),
         (SMALLEST + "epochs: 2", ["steps or epochs", "one of the two"]),
         ("sampling: {kind: fixed}", ["steps or epochs", "one of the two"]),
-        ("epochs: 2\nvalidate_every: 1", ["random crops know no epochs", "give steps"]),
-        ("steps: 2", ["random crops know no epochs", "validate_every"]),
+        ("epochs: 2\nvalidate_every: 1", ["random crops have no epochs", "give steps"]),
+        ("steps: 2", ["random crops have no epochs", "validate_every"]),
         ("1: 2\n" + SMALLEST, ["1: "]),
         ("steps: [", ["not YAML"]),
         (b"\x01", ["not YAML"]),
@@ -146,10 +146,10 @@ def test_recipes_with_epochs_can_be_set_to_steps() -> None:
         (b"\xff\xfe\0", ["cannot be read", "paper, strong"]),
     ],
 )
-def test_faults_name_the_file_and_the_key(tmp_path: Path, content: str | bytes, said: list[str]) -> None:
+def test_faults_name_the_file_and_the_key(tmp_path: Path, content: str | bytes, parts: list[str]) -> None:
     path = written(tmp_path, content)
     message = refusal(path)
-    assert all(part in message for part in [path, *said]), message
+    assert all(part in message for part in [path, *parts]), message
 
 
 def test_absent_recipes_list_the_packaged_ones(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_absent_recipes_list_the_packaged_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "parts"),
     [
         ("seed", ["--set seed", "key=value"]),
         ("", ["--set", "key=value"]),
@@ -171,9 +171,9 @@ def test_absent_recipes_list_the_packaged_ones(tmp_path: Path) -> None:
         ("input.resolution_m=5", ["strong", "input", "bands", "required"]),
     ],
 )
-def test_bad_settings_are_named(setting: str, said: list[str]) -> None:
+def test_bad_settings_are_named(setting: str, parts: list[str]) -> None:
     message = refusal("strong", setting)
-    assert all(part in message for part in said), message
+    assert all(part in message for part in parts), message
 
 
 def test_unknown_inputs_list_the_known() -> None:

@@ -68,7 +68,7 @@ def test_predictions_are_the_networks(
         expected = load_weights(GOLDEN)(*(torch.from_numpy(x) * 2 - 1 for x in (before, after)))[:, 0].numpy()
     assert found.dtype == np.float32
     assert found.shape == (2, 96, 96)
-    # Two layouts, so two kernels of oneDNN: how far they are apart depends on the CPU.
+    # Two layouts, so two kernels of oneDNN: their difference depends on the CPU.
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -169,7 +169,7 @@ def test_out_of_memory_halves_the_patches(
         assert found.tobytes() == undisturbed.tobytes()
     # A batch of one patch takes another way through PyTorch on the CPU.
     np.testing.assert_allclose(found, undisturbed, rtol=0, atol=5e-6)
-    # Kept for the calls that follow.
+    # The number is kept for the calls that follow.
     network.sizes.clear()
     assert detector.predict(*pair).tobytes() == found.tobytes()
     assert set(network.sizes) == {at_once}
@@ -279,7 +279,7 @@ def test_weights_must_match_the_card(spec: DetectorSpec) -> None:
 
 
 def test_one_band(tmp_path: Path) -> None:
-    # Of one band, channels-last and contiguous are the same strides.
+    # With one band, channels-last and contiguous are the same strides.
     save_weights(USSFCNet(1, 0.125), tmp_path / "w.safetensors", {})
     model = find_model(str(tmp_path / "w.safetensors")).model_copy(update={"patch_size": 32})
     detector = detector_spec(model, DetectorOptions(engine="torch", device="cpu", streams=1)).build()

@@ -1,4 +1,4 @@
-"""What a network costs: the paper's numbers, plain formulas, another counter, and no trace left behind."""
+"""Cost of a network: the paper's numbers, plain formulas, another counter, and an unchanged network."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ussfc.network import USSFCNet
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Intra-op threads that wait for each other on busy cores cost ten times what they give."""
+    """Several threads on busy cores cost more than they give."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
 
-def test_the_papers_network_has_the_published_numbers() -> None:
-    # thop 0.1.1.post2209072238 and fvcore 0.1.5.post20221221 gave these very integers for this network.
+def test_counts_of_the_papers_network() -> None:
+    # thop 0.1.1.post2209072238 and fvcore 0.1.5.post20221221 gave these integers for this network.
     found = efficiency(USSFCNet(3, 0.5))
     assert found == Efficiency(
         parameters=1_518_977,
@@ -37,7 +37,7 @@ def test_the_papers_network_has_the_published_numbers() -> None:
 
 
 def double_conv(pixels: int, wide_in: int, wide_out: int) -> int:
-    """MACs of two MSDConvs: a 1x1 to half the width, then two depthwise 3x3 and one over groups of four."""
+    """Count the MACs of two MSDConvs: a 1x1 to half the width, then two depthwise 3x3 and one over groups of four."""
     half = wide_out // 2
     return pixels * ((wide_in + wide_out) * half + 2 * half * (9 + 9 + 4 * 9))
 
@@ -65,7 +65,7 @@ def test_macs_are_those_of_a_plain_formula() -> None:
 
 
 @pytest.mark.parametrize(("bands", "ratio"), [(3, 0.5), (5, 0.25)])
-def test_macs_are_half_the_flops_of_pytorchs_counter(bands: int, ratio: float) -> None:
+def test_macs_are_half_of_pytorchs_flops(bands: int, ratio: float) -> None:
     network = USSFCNet(bands, ratio).eval()
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
@@ -86,7 +86,7 @@ def test_counts_scale_with_area() -> None:
 
 
 def state(network: USSFCNet) -> list[object]:
-    """Everything about a network and its surroundings that a look at it might change."""
+    """Return everything about a network and its surroundings that counting might change."""
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     return [
         [(name, tensor.data_ptr(), tensor._version, tensor.device) for name, tensor in tensors.items()],
@@ -112,7 +112,7 @@ def test_the_network_stays_as_it_is(training: bool) -> None:
         assert torch.equal(tensor, tensors[name])
 
 
-def test_counting_runs_no_hook_of_the_networks_owner() -> None:
+def test_counting_runs_no_hooks_of_the_network() -> None:
     network = USSFCNet(1, 0.125)
     network.Conv_1x1.register_forward_hook(lambda *_: pytest.fail("the given network was run"))
     efficiency(network, 16)

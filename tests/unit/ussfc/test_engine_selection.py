@@ -47,7 +47,7 @@ BASE = DetectorSpec(
 
 @dataclass
 class Machine:
-    """Engines that take so long, or cannot be built; keeps which were built and timed."""
+    """Engines with given speeds, or that cannot be built; it records which were built and timed."""
 
     seconds: dict[Choice, float]
     broken: dict[Choice, str] = field(default_factory=dict)
@@ -90,7 +90,7 @@ Boot = Callable[[dict[Choice, float]], Machine]
 
 @pytest.fixture
 def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Boot:
-    """Makes this process a machine with a cache of its own."""
+    """Make this process a machine with a cache of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def machine(seconds: dict[Choice, float]) -> Machine:
@@ -113,7 +113,7 @@ def test_fastest_wins_in_any_order(boot: Boot, winner: Choice) -> None:
     machine = boot({each: 0.1 if each == winner else 0.2 for each in CPU})
     assert machine.choose() == winner
     assert sorted(machine.timed) == sorted(CPU)
-    # One stream: the whole machine would be measured else, and what other programs leave of it.
+    # One stream: more would measure how much of the machine other programs leave.
     assert {streams for _, streams in machine.built} == {1}
 
 
@@ -180,7 +180,7 @@ def test_fewer_candidates_are_another_choice(boot: Boot) -> None:
     assert sorted(machine.timed) == sorted(rest)
 
 
-def test_candidates_that_cannot_be_built_are_passed(boot: Boot) -> None:
+def test_broken_candidates_are_passed(boot: Boot) -> None:
     machine = boot(FAST)
     machine.broken[("openvino", "float32")] = "no such instructions"
     assert machine.choose() == ("openvino", "bfloat16")
@@ -234,7 +234,7 @@ def test_unwritable_caches_do_no_harm(
     elif obstacle == "folder for a file":
         cache_file(tmp_path).mkdir(parents=True)
     elif obstacle == "no home":
-        # As in a container whose user stands in no list of users.
+        # As in a container whose user is in no list of users.
         monkeypatch.delenv("XDG_CACHE_HOME")
         monkeypatch.delenv("HOME", raising=False)
         monkeypatch.setattr("pwd.getpwuid", lambda uid: (_ for _ in ()).throw(KeyError(uid)))
@@ -287,7 +287,7 @@ def test_cuda_takes_the_first_that_can_be_built(boot: Boot, broken: int) -> None
     # None is timed, and none beyond the first is built.
     assert machine.timed == []
     assert [choice for choice, _ in machine.built] == list(CUDA_ORDER[: broken + 1])
-    # What it could not do may be mended: the missing compiler installed, the device less full.
+    # The obstacle may be gone: the missing compiler installed, the device less full.
     machine.broken.clear()
     assert machine.choose(CUDA_ORDER) == CUDA_ORDER[0]
     assert len(machine.built) == (0 if broken == 0 else 1)

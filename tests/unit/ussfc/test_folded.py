@@ -21,7 +21,7 @@ SIZES = [(16, 16), (32, 48), (80, 16), (64, 64)]
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Intra-op threads that wait for each other on busy cores cost ten times what they give."""
+    """Several threads on busy cores cost more than they give."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -35,13 +35,13 @@ def pair(network: USSFCNet, size: tuple[int, int], count: int = 2, seed: int = 0
 
 
 def difference(network: USSFCNet, images: tuple[Tensor, Tensor]) -> float:
-    """Largest difference of both networks' probabilities."""
+    """Return the largest difference of both networks' probabilities."""
     with torch.inference_mode():
-        found, wanted = FoldedUSSFCNet(network).to(images[0].dtype)(*images), network(*images)
-    assert found.shape == wanted.shape
-    assert found.dtype == wanted.dtype
-    assert wanted.std() > 3e-4, "an answer that is the same everywhere shows nothing"
-    return float((found - wanted).abs().max())
+        found, expected = FoldedUSSFCNet(network).to(images[0].dtype)(*images), network(*images)
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    assert expected.std() > 3e-4, "an answer that is the same everywhere shows nothing"
+    return float((found - expected).abs().max())
 
 
 def answer_in_float64(network: USSFCNet, images: tuple[Tensor, Tensor]) -> Tensor:
@@ -54,7 +54,7 @@ def answer_in_float64(network: USSFCNet, images: tuple[Tensor, Tensor]) -> Tenso
 @pytest.mark.parametrize("window", [None, 32])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", PACKAGED)
-def test_the_answer_is_the_trained_networks(name: str, size: tuple[int, int], window: int | None) -> None:
+def test_answer_is_the_trained_networks(name: str, size: tuple[int, int], window: int | None) -> None:
     network = load_weights(MODELS / f"{name}.safetensors")
     if window is not None:
         network.use_local_statistics(window)
@@ -90,7 +90,7 @@ def test_the_golden_numbers() -> None:
 @pytest.mark.parametrize("window", [None, 16])
 @pytest.mark.parametrize(("bands", "ratio"), [(1, 0.125), (3, 0.25), (4, 0.375)])
 @pytest.mark.parametrize("seed", range(4))
-def test_no_statistics_of_a_norm_break_it(seed: int, bands: int, ratio: float, window: int | None) -> None:
+def test_any_statistics_of_a_norm_are_folded(seed: int, bands: int, ratio: float, window: int | None) -> None:
     network = drawn_network(seed, bands, ratio)
     if window is not None:
         network.use_local_statistics(window)
@@ -99,10 +99,10 @@ def test_no_statistics_of_a_norm_break_it(seed: int, bands: int, ratio: float, w
 
 @pytest.mark.parametrize("window", [None, 16])
 @pytest.mark.parametrize("seed", range(4))
-def test_what_differs_is_rounding_alone(
+def test_folding_differs_by_rounding_alone(
     seed: int, window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In float64 throughout, what folding itself rounds to float32 included, a wrong term would still show.
+    # In float64 throughout, with the rounding of folding to float32, a wrong term would still show.
     monkeypatch.setattr(Tensor, "float", Tensor.double)
     network = drawn_network(seed).double()
     if window is not None:
@@ -160,7 +160,7 @@ def test_a_norm_folded_into_its_convolution(groups: int, bias: bool) -> None:
         torch.testing.assert_close(found, norm(conv(x)), rtol=1e-5, atol=1e-5)
 
 
-def test_the_conv_before_a_norm_of_tiny_variance_keeps_its_digits() -> None:
+def test_tiny_variances_keep_the_digits() -> None:
     conv, norm = nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1).eval()
     with torch.no_grad():
         norm.running_var.fill_(0)  # type: ignore[union-attr]
@@ -185,15 +185,15 @@ def test_an_upsampling_and_its_reader_are_one(seed: int) -> None:
     assert weight.shape == (deep, out, 2, 2)
     below, beside = torch.randn(2, deep, 3, 4), torch.randn(2, skips, 6, 8)
     with torch.no_grad():
-        wanted = nn.functional.conv2d(torch.cat((beside, up(below)), 1), reader.weight, reader.bias)
+        expected = nn.functional.conv2d(torch.cat((beside, up(below)), 1), reader.weight, reader.bias)
         found = nn.functional.conv2d(beside, skip) + nn.functional.conv_transpose2d(
             below, weight, bias, stride=2
         )
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("window", [None, 3, 5])
-def test_a_cooperation_alone(window: int | None) -> None:
+def test_single_cooperations_agree(window: int | None) -> None:
     network = drawn_network(5, ratio=0.25)
     double = network.get_submodule("Conv2_1").Conv  # type: ignore[union-attr]
     source, norm = double[0], double[1]  # type: ignore[index]
@@ -201,6 +201,6 @@ def test_a_cooperation_alone(window: int | None) -> None:
     native = torch.rand(2, 16, 9, 13)
     with torch.no_grad():
         aux = spatial_spectral_cooperation(source.aux(native), window)
-        wanted = torch.relu(norm(torch.cat((native, aux), 1)))
+        expected = torch.relu(norm(torch.cat((native, aux), 1)))
         found = FoldedCooperation(source, norm)(native)
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -11,7 +11,7 @@ from ussfc.network import USSFCNet
 
 
 def by_loops(x: np.ndarray, window: int) -> np.ndarray:
-    """The definition, pixel by pixel, in float64."""
+    """Compute the definition, pixel by pixel, in float64."""
 
     def mean(values: np.ndarray) -> np.ndarray:
         result = np.empty_like(values)
@@ -36,18 +36,18 @@ def test_local_means_are_those_of_the_definition(rows: int, cols: int, window: i
     got = spatial_spectral_cooperation(torch.from_numpy(x.astype(np.float32)), window)
     for sample in range(2):
         for channel in range(3):
-            wanted = by_loops(x[sample, channel], window)
-            np.testing.assert_allclose(got[sample, channel], wanted, rtol=2e-4, atol=2e-5)
+            expected = by_loops(x[sample, channel], window)
+            np.testing.assert_allclose(got[sample, channel], expected, rtol=2e-4, atol=2e-5)
 
 
-def test_a_window_as_large_as_the_patch_changes_nothing() -> None:
+def test_windows_of_a_patch_change_nothing() -> None:
     x = torch.rand(2, 4, 24, 32)
     assert torch.equal(spatial_spectral_cooperation(x, 32), spatial_spectral_cooperation(x))
     assert not torch.equal(spatial_spectral_cooperation(x, 16), spatial_spectral_cooperation(x))
 
 
-def test_away_from_the_border_the_place_does_not_matter() -> None:
-    # Bit by bit: a window's sum has one order of additions wherever the window lies.
+def test_position_does_not_matter_inside() -> None:
+    # Bit by bit: a window's sum has one order of additions at any position.
     x = torch.rand(1, 2, 80, 80) * 100
     moved = spatial_spectral_cooperation(x[..., 5:, 7:], 12)
     reach = 2 * 12
@@ -71,12 +71,12 @@ def test_windows_are_halved_at_every_level() -> None:
 
 
 @pytest.mark.parametrize("window", [0, 8, 100, -16])
-def test_windows_that_the_poolings_cannot_halve_are_refused(window: int) -> None:
+def test_odd_windows_are_refused(window: int) -> None:
     with pytest.raises(ValueError, match="multiple of 16"):
         USSFCNet(3, 0.125).use_local_statistics(window)
 
 
-def test_the_network_at_its_training_size_is_the_same_network() -> None:
+def test_local_means_equal_at_training_size() -> None:
     torch.manual_seed(3)
     network = USSFCNet(3, 0.125).eval()
     before, after = torch.rand(2, 1, 3, 64, 64) * 2 - 1
@@ -88,9 +88,9 @@ def test_the_network_at_its_training_size_is_the_same_network() -> None:
         assert not torch.equal(network(before, after), whole)
 
 
-def test_the_network_sees_a_place_alike_from_two_patches() -> None:
-    # Over the whole patch the two differ, since their statistics do; around each pixel they agree up to what
-    # the patches' borders still reach.
+def test_two_patches_agree_on_a_place() -> None:
+    # Over the whole patch the two differ, since their statistics do; around each pixel they agree but for the
+    # reach of the patches' borders.
     torch.manual_seed(0)
     network = USSFCNet(3, 0.125).eval()
     scene = torch.rand(2, 1, 3, 192, 256) * 2 - 1

@@ -35,7 +35,7 @@ def test_every_metric_by_hand() -> None:
     assert BY_HAND.scores() == {name: getattr(BY_HAND, name) for name in NAMES}
 
 
-def test_a_set_is_one_summed_matrix_not_a_mean_of_scenes() -> None:
+def test_sets_sum_their_matrices() -> None:
     # A second scene without change, 30 of its 200 pixels claimed: F1 0 of its own.
     whole = sum([BY_HAND, Confusion(fp=30, tn=170)], Confusion())
     assert whole == Confusion(tp=50, fp=40, fn=20, tn=290)
@@ -48,7 +48,7 @@ def test_a_set_is_one_summed_matrix_not_a_mean_of_scenes() -> None:
 # None where a metric is not defined. Kappa in the fourth case: (4 * 1 - 1 * 4) / (16 - 4) = 0; in the sixth:
 # chance = 1 * 1 + 1 * 1 = 2, (2 * 0 - 2) / (4 - 2) = -1.
 @pytest.mark.parametrize(
-    ("found", "wanted"),
+    ("found", "expected"),
     [
         (Confusion(), [None, None, None, None, None, None]),
         (Confusion(tn=5), [None, None, None, None, 1, None]),
@@ -59,9 +59,9 @@ def test_a_set_is_one_summed_matrix_not_a_mean_of_scenes() -> None:
         (Confusion(tp=1, tn=1), [1, 1, 1, 1, 1, 1]),
     ],
 )
-def test_what_is_not_defined_is_nan_and_none(found: Confusion, wanted: list[float | None]) -> None:
-    assert list(found.scores().values()) == wanted
-    for name, value in zip(NAMES, wanted, strict=True):
+def test_undefined_scores_are_nan_and_none(found: Confusion, expected: list[float | None]) -> None:
+    assert list(found.scores().values()) == expected
+    for name, value in zip(NAMES, expected, strict=True):
         assert math.isnan(getattr(found, name)) == (value is None)
 
 
@@ -70,12 +70,12 @@ def test_kappa_is_exact_for_huge_sets() -> None:
     # kappa = (n (2a + 2) - chance) / (n^2 - chance) = 2 (2a + 1) / (2 (2a + 1)^2) = 1 / (2a + 1).
     # p_o - p_e in floats keeps four digits of it, and n^2 = 1e22 does not fit 64 bits.
     a = 25_000_000_000
-    wanted = 1 / (2 * a + 1)
-    assert Confusion(a + 1, a, a, a + 1).kappa == wanted
+    expected = 1 / (2 * a + 1)
+    assert Confusion(a + 1, a, a, a + 1).kappa == expected
     tally = Tally.empty()
     tally.change[[254, 0]] = a + 1, a
     tally.no_change[[254, 0]] = a, a + 1
-    assert tally.at(0.5).kappa == wanted
+    assert tally.at(0.5).kappa == expected
 
 
 masks = hnp.arrays(np.bool_, st.just((4, 5)))
@@ -84,9 +84,9 @@ masks = hnp.arrays(np.bool_, st.just((4, 5)))
 @given(masks, masks)
 def test_masks_are_counted_pixel_by_pixel(answer: BoolArray, truth: BoolArray) -> None:
     pairs = list(zip(answer.ravel().tolist(), truth.ravel().tolist(), strict=True))
-    wanted = [pairs.count(pair) for pair in [(True, True), (True, False), (False, True), (False, False)]]
+    expected = [pairs.count(pair) for pair in [(True, True), (True, False), (False, True), (False, False)]]
     found = Confusion.of(answer, truth)
-    assert [found.tp, found.fp, found.fn, found.tn] == wanted
+    assert [found.tp, found.fp, found.fn, found.tn] == expected
 
 
 def test_masks_of_two_shapes_are_refused() -> None:
@@ -110,7 +110,7 @@ def maps(draw: st.DrawFn) -> tuple[FloatArray, BoolArray, BoolArray]:
 
 
 def as_classified(raster: tuple[FloatArray, BoolArray, BoolArray], threshold: float) -> Confusion:
-    """What a product of the pipeline with a byte of probability says."""
+    """Classify a level as the pipeline does for a product with a byte of probability."""
     probability, truth, valid = raster
     classes = classify(encode(probability, valid, np.dtype(np.uint8)), threshold)
     return Confusion.of(classes[valid] == 1, truth[valid])
@@ -120,7 +120,7 @@ def as_classified(raster: tuple[FloatArray, BoolArray, BoolArray], threshold: fl
 @example((np.full((1, 1), 0.5, np.float32), np.ones((1, 1), bool), np.ones((1, 1), bool)), 0.5)
 @example((np.ones((1, 1), np.float32), np.ones((1, 1), bool), np.ones((1, 1), bool)), 1.0)
 @example((np.zeros((1, 1), np.float32), np.ones((1, 1), bool), np.ones((1, 1), bool)), 0.0)
-def test_a_threshold_means_what_it_means_in_a_product(
+def test_thresholds_agree_with_the_products(
     raster: tuple[FloatArray, BoolArray, BoolArray], threshold: float
 ) -> None:
     probability, truth, valid = raster
@@ -172,7 +172,7 @@ def tally_of(change: ByteArray | list[int], no_change: ByteArray | list[int]) ->
 
 
 @given(levels, levels)
-def test_the_best_threshold_is_best_of_all_hundredths(change: ByteArray, no_change: ByteArray) -> None:
+def test_best_threshold_beats_all_hundredths(change: ByteArray, no_change: ByteArray) -> None:
     def f1(hundredth: int) -> Fraction:
         # level / 254 >= hundredth / 100, in integers
         tp = sum(100 * level >= 254 * hundredth for level in change.tolist())
@@ -189,7 +189,7 @@ def test_the_best_threshold_is_best_of_all_hundredths(change: ByteArray, no_chan
 
 
 @pytest.mark.parametrize(
-    ("change", "no_change", "wanted"),
+    ("change", "no_change", "expected"),
     [
         # Perfect from level 91 to level 100: above 0.354, up to 0.394; 0.39 is nearest 0.5.
         ([100], [90], 0.39),
@@ -206,8 +206,8 @@ def test_the_best_threshold_is_best_of_all_hundredths(change: ByteArray, no_chan
         ([252], [251], 0.99),
     ],
 )
-def test_best_thresholds_by_hand(change: list[int], no_change: list[int], wanted: float) -> None:
-    assert tally_of(change, no_change).best_threshold() == wanted
+def test_best_thresholds_by_hand(change: list[int], no_change: list[int], expected: float) -> None:
+    assert tally_of(change, no_change).best_threshold() == expected
 
 
 def test_average_precision_by_hand() -> None:
@@ -219,9 +219,7 @@ def test_average_precision_by_hand() -> None:
 
 
 @given(levels, levels)
-def test_average_precision_is_the_mean_precision_at_the_changes(
-    change: ByteArray, no_change: ByteArray
-) -> None:
+def test_average_precision_by_definition(change: ByteArray, no_change: ByteArray) -> None:
     precisions = []
     for level in change:
         tp, fp = np.count_nonzero(change >= level), np.count_nonzero(no_change >= level)
@@ -249,7 +247,7 @@ def test_the_ends_of_the_curve() -> None:
 
 
 @given(levels, levels)
-def test_the_curve_says_what_its_thresholds_give(change: ByteArray, no_change: ByteArray) -> None:
+def test_curve_agrees_with_its_thresholds(change: ByteArray, no_change: ByteArray) -> None:
     tally = tally_of(change, no_change)
     for threshold, precision, recall in tally.curve():
         found = tally.at(threshold)

@@ -22,7 +22,7 @@ FULL = SHARED / "golden"
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Intra-op threads that wait for each other on busy cores cost ten times what they give."""
+    """Several threads on busy cores cost more than they give."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -30,7 +30,7 @@ def one_thread() -> Iterator[None]:
 
 
 def worst_difference(weights: Path, numbers: Path) -> float:
-    """Largest difference in probability over every case of a golden file."""
+    """Return the largest difference in probability over every case of a golden file."""
     network = load_weights(weights)
     worst = 0.0
     with np.load(numbers) as golden, torch.inference_mode():
@@ -59,7 +59,7 @@ def test_parameter_count_is_the_papers() -> None:
     assert sum(parameter.numel() for parameter in USSFCNet(3, 0.5).parameters()) == 1_518_977
 
 
-def test_random_network_gives_probabilities_of_the_input_shape() -> None:
+def test_probabilities_have_the_input_shape() -> None:
     with torch.inference_mode():
         probability = USSFCNet(5, 0.125).eval()(torch.rand(2, 5, 32, 48), torch.rand(2, 5, 32, 48))
     assert probability.shape == (2, 1, 32, 48)
@@ -90,7 +90,7 @@ def test_torch_export() -> None:
 
 
 def masked(channels: int) -> dict[int, set[int]]:
-    """Masked input columns by output row."""
+    """Return the masked input columns by output row."""
     rows: dict[int, set[int]] = {}
     for row, column in torch.argwhere(~cyclic_kernel_mask(channels)).tolist():
         rows.setdefault(row, set()).add(column)
@@ -128,7 +128,7 @@ def test_masked_kernels_stay_zero_in_training() -> None:
 
 
 def ssfc_in_float64(x_NCHW: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The formula as the paper prints it, nothing shared with the code under test."""
+    """Compute the paper's formula, without code that is under test."""
     out = np.empty_like(x_NCHW)
     for n, c in np.ndindex(*x_NCHW.shape[:2]):
         x = x_NCHW[n, c]
@@ -157,18 +157,18 @@ def test_ssfc_keeps_its_means_in_float32() -> None:
     torch.testing.assert_close(found.float(), spatial_spectral_cooperation(x.float()), rtol=1e-3, atol=1e-3)
 
 
-def test_cyclic_conv_permutes_pairs_inside_groups_of_four() -> None:
+def test_cyclic_conv_permutes_pairs_of_channels() -> None:
     torch.manual_seed(0)
     layer = CyclicMultiScaleConv(12)
     x_NCHW = torch.rand(2, 12, 20, 24)
     shifted = torch.tensor([group + c for group, c in product((0, 4, 8), (2, 3, 0, 1))])
     with torch.inference_mode():
         found = layer(x_NCHW)
-        wanted = layer.prim(x_NCHW) + layer.conv(x_NCHW) + layer.prim_shift(x_NCHW[:, shifted])
-    torch.testing.assert_close(found, wanted)
+        expected = layer.prim(x_NCHW) + layer.conv(x_NCHW) + layer.prim_shift(x_NCHW[:, shifted])
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("channels", [0, 2, 6])
-def test_cyclic_conv_wants_groups_of_four(channels: int) -> None:
+def test_cyclic_conv_takes_groups_of_four(channels: int) -> None:
     with pytest.raises(ValueError, match="groups of four"):
         CyclicMultiScaleConv(channels)

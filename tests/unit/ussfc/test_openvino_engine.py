@@ -150,7 +150,7 @@ def test_failed_calls_free_their_stream() -> None:
     assert np.array_equal(found[0], expected)
 
 
-def test_precisions_of_other_processors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_precisions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_engine, "precisions_here", lambda: ("float32",))
     for precision in REDUCED:
         with pytest.raises(ModelError) as caught:

@@ -1,4 +1,4 @@
-"""The package itself: its public names, and what importing it sets."""
+"""The package itself: public names, and the environment after its import."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_public_names_are_all_there() -> None:
 
 
 def openmp_settings(code: str, **environment: str) -> dict[str, str]:
-    """Settings that torch's OpenMP library lists when a new process loads it after running ``code``, by name.
+    """Return the settings that torch's OpenMP library lists in a new process after ``code``, by name.
 
     The library is loaded by itself, which takes a hundredth of the time of ``import torch``.
     """

@@ -1,4 +1,4 @@
-"""Model cards: what is accepted, what is refused and in which words, and how models are found."""
+"""Model cards: accepted and refused content, messages, and the search for models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ussfc.weights import save_weights
 
 
 def card(**changes: Any) -> dict[str, Any]:
-    """A card with every key, some of them changed."""
+    """Return a card with every key, some of them changed."""
     return {
         "name": "toy",
         "title": "A toy",
@@ -84,7 +84,7 @@ def test_absolute_weights_stay_where_they_are(tmp_path: Path, uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "parts"),
     [
         ({"thresold": 0.5}, ["thresold", "unknown key"]),
         ({"weights": {"uri": "x", "sha256": "0" * 64, "md5": "1"}}, ["weights.md5", "unknown key"]),
@@ -103,22 +103,22 @@ def test_absolute_weights_stay_where_they_are(tmp_path: Path, uri: str) -> None:
         ({"scores": [{"scene": "x", "precision": 2}]}, ["scores.0.precision", "scores.0.recall"]),
     ],
 )
-def test_faults_name_the_key(tmp_path: Path, changes: dict[str, Any], said: list[str]) -> None:
+def test_faults_name_the_key(tmp_path: Path, changes: dict[str, Any], parts: list[str]) -> None:
     path = written(tmp_path, **changes)
     with pytest.raises(ModelError) as caught:
         ModelSpec.load(path)
     message = str(caught.value)
     assert "\n" not in message
-    assert all(part in message for part in [str(path), *said]), message
+    assert all(part in message for part in [str(path), *parts]), message
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "reason"),
     [(b"a: [", "not YAML"), (b"\xff\xfe\x00", "not YAML"), (b"- 1", "list"), (b"", "None")],
 )
-def test_files_that_are_no_cards(tmp_path: Path, content: bytes, said: str) -> None:
+def test_other_files_are_no_cards(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "toy.yaml").write_bytes(content)
-    with pytest.raises(ModelError, match=said) as caught:
+    with pytest.raises(ModelError, match=reason) as caught:
         find_model(str(tmp_path / "toy.yaml"))
     assert "\n" not in str(caught.value)
 
@@ -143,9 +143,7 @@ def test_packaged_cards_lie_in_configs() -> None:
     }
 
 
-def test_unknown_names_list_the_known_and_the_nearest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_names_list_known_and_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {name: tmp_path / f"{name}.yaml" for name in ("ussfc-s2-rgb", "toy")}
     monkeypatch.setattr(spec_module, "_packaged", lambda: names)
     with pytest.raises(ModelError, match=r"known: toy, ussfc-s2-rgb;.*did you mean ussfc-s2-rgb\?"):
@@ -154,7 +152,7 @@ def test_unknown_names_list_the_known_and_the_nearest(
     assert find_model("toy").patch_size == 128
 
 
-def test_no_packaged_model_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_packaged_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spec_module, "_packaged", dict)
     with pytest.raises(ModelError, match="known: none"):
         find_model("toy")

@@ -24,7 +24,7 @@ def on_device(
     mappings: tuple[RadiometricMapping, RadiometricMapping] | None,
     seen: BoolArray | None,
 ) -> Any:
-    """What the engine does with the arrays once they are there."""
+    """Map arrays as the engine does on its device."""
     images = [torch.from_numpy(signed(image)) for image in (before, after)]
     return tile_of(
         images,
@@ -45,7 +45,7 @@ ends = st.tuples(st.floats(-1e5, 1e5), st.floats(0.5, 1e5)).map(lambda two: (two
 
 
 @given(images(), images(), st.lists(ends, min_size=4, max_size=4), st.none() | hnp.arrays(np.bool_, (5, 7)))
-def test_the_bits_are_those_of_the_host(
+def test_bits_are_those_of_the_host(
     before: SourceArray, after: SourceArray, ranges: list[tuple[float, float]], seen: BoolArray | None
 ) -> None:
     one, two = (
@@ -53,15 +53,15 @@ def test_the_bits_are_those_of_the_host(
         for part in (ranges[:2], ranges[2:])
     )
     known = np.ones((5, 7), np.bool_) if seen is None else seen
-    wanted = pair(Pixels(before, known), Pixels(after, known), (one, two))
+    expected = pair(Pixels(before, known), Pixels(after, known), (one, two))
     found = on_device(before, after, (one, two), seen)
     assert found.dtype == np.float32
-    assert found[0].tobytes() == wanted.before.tobytes()
-    assert found[1].tobytes() == wanted.after.tobytes()
+    assert found[0].tobytes() == expected.before.tobytes()
+    assert found[1].tobytes() == expected.after.tobytes()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_largest_and_the_smallest_numbers_keep_their_value(dtype: str) -> None:
+def test_extreme_numbers_keep_their_value(dtype: str) -> None:
     limits = np.iinfo(dtype) if dtype != "float32" else np.finfo(dtype)
     image = np.array([[[limits.min, 0, 1, limits.max]]], dtype)
     assert on_device(image, image, None, None)[1].tolist() == image.astype(np.float32).tolist()

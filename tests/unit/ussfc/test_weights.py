@@ -1,4 +1,4 @@
-"""Weights in and out of files: what is read, and what every unusable file is told."""
+"""Weights in and out of files: formats, and messages about unusable files."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def state(network: USSFCNet) -> State:
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
-def assert_same(found: USSFCNet, wanted: State) -> None:
+def assert_same(found: USSFCNet, expected: State) -> None:
     state = found.state_dict()
-    assert list(state) == list(wanted)
-    assert all(torch.equal(state[name], wanted[name]) for name in wanted)
+    assert list(state) == list(expected)
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
 
 
 def refusal(path: str | Path, **options: str) -> str:
-    """The message for an unusable file: one line that names the file."""
+    """Return the message about an unusable file: one line that names the file."""
     with pytest.raises(ModelError) as caught:
         load_weights(path, **options)
     message = str(caught.value)
@@ -52,9 +52,7 @@ def refusal(path: str | Path, **options: str) -> str:
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_reads_torch_files_of_both_formats_whatever_their_name(
-    state: State, tmp_path: Path, zipped: bool
-) -> None:
+def test_reads_both_formats_of_torch(state: State, tmp_path: Path, zipped: bool) -> None:
     path = tmp_path / "weights.bin"
     torch.save(OrderedDict(state), path, _use_new_zipfile_serialization=zipped)
     found = load_weights(path)
@@ -76,7 +74,7 @@ def test_safetensors_keep_weights_and_facts(network: USSFCNet, state: State, tmp
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_interrupted_save_leaves_the_old_file_and_no_scraps(
+def test_interrupted_save_keeps_the_old_file(
     network: USSFCNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "weights.safetensors"
@@ -119,16 +117,16 @@ def test_reads_a_uri(state: State) -> None:
         torch.save(state, file)
     assert_same(load_weights("memory://models/w.pth"), state)
     with fsspec.open("memory://models/w.pth", "rb") as file:
-        wanted = hashlib.sha256(file.read()).hexdigest()
-    assert sha256_of("memory://models/w.pth") == wanted
+        expected = hashlib.sha256(file.read()).hexdigest()
+    assert sha256_of("memory://models/w.pth") == expected
 
 
 def test_loading_leaves_the_random_numbers_alone() -> None:
     torch.manual_seed(0)
-    wanted = torch.rand(1)
+    expected = torch.rand(1)
     torch.manual_seed(0)
     load_weights(GOLDEN)
-    assert torch.equal(torch.rand(1), wanted)
+    assert torch.equal(torch.rand(1), expected)
 
 
 def test_digest_is_checked() -> None:
@@ -152,7 +150,7 @@ def having(**tensors: object) -> Callable[[State], object]:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "parts"),
     [
         (without(HEAD), ["missing", HEAD]),
         (without("Conv1_1.conv.0.weight"), ["missing", "Conv1_1.conv.0.weight"]),
@@ -174,12 +172,12 @@ def having(**tensors: object) -> Callable[[State], object]:
     ],
 )
 def test_tensors_that_do_not_fit_are_named(
-    state: State, tmp_path: Path, change: Callable[[State], object], said: list[str]
+    state: State, tmp_path: Path, change: Callable[[State], object], parts: list[str]
 ) -> None:
     path = tmp_path / "w.pth"
     torch.save(change(state), path)
     message = refusal(path)
-    assert all(part in message for part in [str(path), *said]), message
+    assert all(part in message for part in [str(path), *parts]), message
 
 
 def test_long_lists_are_cut(state: State, tmp_path: Path) -> None:
@@ -208,14 +206,14 @@ def test_pickles_are_never_executed(tmp_path: Path, how: str) -> None:
     assert not crater.exists()
 
 
-def test_whole_networks_are_refused_with_the_way_out(network: USSFCNet, tmp_path: Path) -> None:
+def test_pickled_networks_are_refused(network: USSFCNet, tmp_path: Path) -> None:
     torch.save(network, tmp_path / "w.pth")
     assert "network.state_dict()" in refusal(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("form", ["old", "zip", "safetensors"])
 @pytest.mark.parametrize("kept", [9, 28, 49, 100, 3000, 100_000, -1])
-# torch remarks on odd pickles before it refuses them
+# torch warns of odd pickles before it refuses them
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_files_cut_short_are_refused(network: USSFCNet, tmp_path: Path, form: str, kept: int) -> None:
     path = tmp_path / "w"
@@ -243,7 +241,7 @@ def test_absent_files_are_named(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(tmp_path)
 
 
-def test_unknown_schemes_are_refused_without_secrets() -> None:
+def test_errors_of_schemes_hold_no_secrets() -> None:
     message = refusal("nosuch://user:secret@host/w.pth?signature=secret")
     assert "nosuch://host/w.pth" in message
     assert "secret" not in message
