@@ -269,7 +269,7 @@ def test_command_prints_tables(command: tuple[Result, dict[str, Any]]) -> None:
         (
             ("--patch", 64, "--patch", 100),
             ExitStatus.INPUT,
-            "patch_size 100: wanted a positive multiple of 16",
+            "patch_size 100: expected a positive multiple of 16",
         ),
         (("--model", "no-such"), ExitStatus.INPUT, "model 'no-such': not known"),
         (("--json", "/proc/bench.json"), ExitStatus.OUTPUT, "/proc: cannot be written"),
