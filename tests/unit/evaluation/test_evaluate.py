@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from PIL import Image
 
 from tests.support.scenes import write_scene, write_toy_model
 from ussfc import cli
-from ussfc.baseline import change_vector_magnitude, changed, otsu_threshold
 from ussfc.metrics import Confusion
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import ConfigError
@@ -153,37 +151,3 @@ def test_pictures_are_scored_without_overlap(tmp_path: Path) -> None:
     assert tuned.threshold_from == "largest F1 on val"
     with pytest.raises(ConfigError, match="is the split that is scored"):
         evaluate([f"levir-cd:{tmp_path / 'levir'}"], config, Selection(tune_on="test"))
-
-
-def test_otsu_finds_the_valley() -> None:
-    rng = np.random.default_rng(0)
-    values = np.concatenate([rng.normal(1, 0.2, 5000), rng.normal(4, 0.3, 800)]).astype(np.float32)
-    # Empty between the two; anywhere there splits alike.
-    assert 1.6 < otsu_threshold(values) < 3.2
-    assert otsu_threshold(np.full(9, 2.5, np.float32)) == 2.5
-
-
-def test_otsu_maximises_the_variance_between_classes() -> None:
-    values = np.random.default_rng(2).gamma(1.2, size=4000).astype(np.float32)
-    edges = np.linspace(values.min(), values.max(), 257)
-
-    def between(threshold: float) -> float:
-        above = values > threshold
-        share = above.mean()
-        return float(share * (1 - share) * (values[above].mean() - values[~above].mean()) ** 2)
-
-    found = between(otsu_threshold(values))
-    # Bins stand for their centres, hence a per mille of slack.
-    assert found >= 0.999 * max(between(edge) for edge in edges[1:-1])
-
-
-def test_the_baseline_looks_at_valid_pixels_alone() -> None:
-    before, after = np.zeros((2, 3, 8, 8), np.float32)
-    after[:, :2] = 0.3
-    after[:, 7] = 1.0
-    valid = np.ones((8, 8), bool)
-    valid[7] = False
-    assert change_vector_magnitude(before, after)[0, 0] == pytest.approx(math.sqrt(3) * 0.3)
-    found = changed(before, after, valid)
-    assert found[:2].all()
-    assert not found[2:].any()
