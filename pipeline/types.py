@@ -109,6 +109,8 @@ class SceneInfo:
     """Compressed size of all bands over the number of pixels, bytes; raw size where the file size is unknown."""
     acquired: str | None = None
     """Acquisition time as the file states it (``TIFFTAG_DATETIME`` or ``ACQUISITIONDATETIME``)."""
+    block_bytes: int = 0
+    """Decoded size of one block of the file, all bands that are decoded with it; 0 where unknown."""
     notes: tuple[str, ...] = ()
     """Remarks for the user on how this image is read (rotated, ground control points, ...)."""
 

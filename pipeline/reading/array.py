@@ -189,7 +189,15 @@ def describe_array(array: xr.DataArray, shown: str, identity: str) -> SceneInfo:
         dtype=str(array.dtype),
         identity=identity,
         bytes_per_pixel=float(array.dtype.itemsize * array.shape[0]),
+        block_bytes=_chunk_bytes(array),
     )
+
+
+def _chunk_bytes(array: xr.DataArray) -> int:
+    """Return the decoded size of a chunk of a Zarr or NetCDF; 0 where it has none."""
+    chunks = array.encoding.get("preferred_chunks") or {}
+    sides = [int(size) for size in chunks.values() if isinstance(size, int)]
+    return int(np.prod(sides)) * array.dtype.itemsize if sides else 0
 
 
 def array_labels(array: xr.DataArray) -> tuple[str, ...]:

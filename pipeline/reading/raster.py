@@ -84,7 +84,17 @@ def _scene_info(source: Any, shown: str, identity: str, size: int) -> SceneInfo:
         identity=identity,
         bytes_per_pixel=size / (source.width * source.height) if size else raw,
         acquired=acquired or None,
+        block_bytes=_block_bytes(source),
         notes=notes,
+    )
+
+
+def _block_bytes(source: Any) -> int:
+    """Return the decoded size of the file's largest block; with all bands where pixels are interleaved."""
+    together = source.count if source.profile.get("interleave") == "pixel" else 1
+    return max(
+        int(rows * cols * np.dtype(dtype).itemsize * together)
+        for (rows, cols), dtype in zip(source.block_shapes, source.dtypes, strict=True)
     )
 
 

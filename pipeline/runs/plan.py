@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 import ussfc
 from ussfc.pipeline.clusters.base import Cluster
 from ussfc.pipeline.clusters.select import LOCAL_KINDS, REMOTE_KINDS, select_cluster
 from ussfc.pipeline.config.schema import JobsCluster, RunConfig, size_in_bytes
 from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError
+from ussfc.pipeline.parallel.memory_limit import available_memory
 from ussfc.pipeline.reading import over_network
 from ussfc.pipeline.runs.pair import ScenePair, inspect_pair
 from ussfc.pipeline.runs.resolve import PatchLayout, resolve_config, resolve_layout
@@ -125,6 +125,7 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
         local=layout.ssfc == "local",
         remote=any(over_network(recipe.uri) for recipe in pair.recipes),
         on_gpu=on_gpu,
+        block_bytes=pair.before.block_bytes + pair.after.block_bytes,
     )
     memory = project(tiles, work)
     if selected.cluster is not None and not selected.processes:
@@ -197,7 +198,8 @@ def check_memory(plan: RunPlan) -> None:
     """
     cluster = plan.config.cluster
     if plan.executor in ("serial", *LOCAL_KINDS):
-        check_projection(plan.memory, _allowed_memory(plan.config))
+        block_bytes = plan.pair.before.block_bytes + plan.pair.after.block_bytes
+        check_projection(plan.memory, _allowed_memory(plan.config), block_bytes)
     elif isinstance(cluster, JobsCluster):
         given, workers = size_in_bytes(cluster.memory), cluster.workers_per_job
         if workers * plan.memory.worker > given:
@@ -211,4 +213,4 @@ def check_memory(plan: RunPlan) -> None:
 def _allowed_memory(config: RunConfig) -> int:
     if config.compute.memory_gb is not None:
         return int(config.compute.memory_gb * 1e9)
-    return int(0.9 * psutil.virtual_memory().available)
+    return int(0.9 * available_memory())

@@ -25,6 +25,10 @@ BASE_STORES = 40 * MB
 """Clients of object stores, in a process that reads a remote scene: botocore, s3fs, curl."""
 FINISHING = 130 * MB
 """Additional memory of mosaic and vectorise: squares of the rasters in work, one row of regions, Arrow."""
+LARGE_BLOCK = 8 * MB
+"""Decoded blocks up to this size are part of GDAL's cache; larger ones stand beside it, in every handle."""
+COORDINATE_BYTES = 24
+"""Coordinates of a row or column while the store is made: float64, and two copies in encoding."""
 GDAL_CACHE = 128 * MB
 """GDAL's decoded blocks in a process that reads local files; GDAL's default is a share of the machine's memory."""
 FETCHED = 64 * MB
@@ -61,6 +65,8 @@ class Workload:
     """True if a scene is read over a network."""
     on_gpu: bool = False
     """True if the network and its activations are on a GPU."""
+    block_bytes: int = 0
+    """Decoded size of one block of each date together: a read of any window decodes whole blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +112,17 @@ def project(plan: TilePlan, work: Workload) -> MemoryProjection:
     if work.remote:
         cache += BASE_STORES + work.threads * min(FETCHED, work.source_bytes)
     base = (BASE_CUDA if work.on_gpu else BASE_NETWORK) if work.network else 0
-    worker = BASE_RASTERS + base + cache + _tile_bytes(plan, work)
+    # Each thread has handles of its own. A handle decodes a block into a buffer, from which GDAL's cache takes a copy.
+    blocks = 2 * work.threads * work.block_bytes if work.block_bytes > LARGE_BLOCK else 0
+    worker = BASE_RASTERS + base + cache + blocks + _tile_bytes(plan, work)
+    # Those of a million rows and columns are part of FINISHING, which comes later.
+    coordinates = max(0, COORDINATE_BYTES * (plan.shape[0] + plan.shape[1]) - FINISHING)
     if work.processes == 0:
-        total = max(worker, BASE_RASTERS + base + cache + FINISHING)
+        total = max(worker, BASE_RASTERS + base + cache + FINISHING) + coordinates
         return MemoryProjection(worker, total, allowed)
     worker += BASE_DASK
-    return MemoryProjection(worker, work.processes * worker + BASE_RASTERS + BASE_DASK, allowed)
+    total = work.processes * worker + BASE_RASTERS + BASE_DASK + coordinates
+    return MemoryProjection(worker, total, allowed)
 
 
 def _tile_bytes(plan: TilePlan, work: Workload) -> int:
@@ -139,18 +150,25 @@ def _tile_bytes(plan: TilePlan, work: Workload) -> int:
     return int(FRAGMENTATION * (work.threads * one + activations) + patches)
 
 
-def check_projection(projection: MemoryProjection, allowed: int) -> None:
+def check_projection(projection: MemoryProjection, allowed: int, block_bytes: int = 0) -> None:
     """Refuse a run that does not fit.
 
     Args:
         projection: projection of the run.
         allowed: memory that the run may use.
+        block_bytes: decoded size of one block of each date together; large ones are part of the advice.
 
     Raises:
         InsufficientMemoryError: names both numbers and the settings that lower the projection.
     """
     if projection.total > allowed:
+        tiled = (
+            f"rewrite the images in small blocks, since one of theirs has {block_bytes / 1e9:.2f} GB "
+            "(gdal_translate -co TILED=YES), "
+            if block_bytes > LARGE_BLOCK
+            else ""
+        )
         raise InsufficientMemoryError(
-            f"the run would need about {projection.total / 1e9:.2f} GB and may use {allowed / 1e9:.2f} GB; lower "
-            "tiling.tile_size or cluster.workers, or raise compute.memory_gb"
+            f"the run would need about {projection.total / 1e9:.2f} GB and may use {allowed / 1e9:.2f} GB; {tiled}"
+            "lower tiling.tile_size or cluster.workers, or raise compute.memory_gb"
         )
