@@ -229,7 +229,7 @@ class ModelSpec(_Part):
 
 def list_models() -> tuple[str, ...]:
     """Return the names of the packaged models, sorted."""
-    return tuple(sorted(_packaged()))
+    return tuple(sorted(packaged_cards()))
 
 
 def find_model(name_or_file: str) -> ModelSpec:
@@ -252,7 +252,7 @@ def find_model(name_or_file: str) -> ModelSpec:
         return ModelSpec.load(name_or_file)
     if suffix in WEIGHTS_SUFFIXES:
         return _spec_of_weights(name_or_file, Path(location).stem)
-    packaged = _packaged()
+    packaged = packaged_cards()
     if name_or_file in packaged:
         return ModelSpec.load(packaged[name_or_file])
     near = difflib.get_close_matches(name_or_file, packaged, n=1, cutoff=0.0)
@@ -264,7 +264,7 @@ def find_model(name_or_file: str) -> ModelSpec:
     )
 
 
-def _packaged() -> dict[str, Path]:
+def packaged_cards() -> dict[str, Path]:
     """Return the files of the cards by name: real paths, since the weights lie beside the cards."""
     cards = [Path(str(entry)) for entry in (files("ussfc.configs") / "models").iterdir()]
     return {card.stem: card for card in cards if card.suffix in CARD_SUFFIXES}

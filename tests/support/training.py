@@ -143,7 +143,7 @@ def log_of(folder: Path) -> list[dict[str, float]]:
 
 
 class Stop(Exception):
-    """The end of a process, for whatever reason."""
+    """The end of a process."""
 
 
 def stop_at(kind: type[Event], step: int) -> Callable[[Event], None]:

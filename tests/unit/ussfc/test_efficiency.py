@@ -43,7 +43,7 @@ def double_conv(pixels: int, wide_in: int, wide_out: int) -> int:
 
 
 def test_macs_are_those_of_a_plain_formula() -> None:
-    # By hand, the very first layer: 256 * 256 pixels * 32 channels out * 3 channels in * 9 taps = 56,623,104.
+    # By hand, the first layer: 256 * 256 pixels * 32 channels out * 3 channels in * 9 taps = 56,623,104.
     pixels, width = [256 * 256 // 4**level for level in range(5)], [32 * 2**level for level in range(5)]
     assert pixels[0] * width[0] * 3 * 9 == 56_623_104
     encoder = pixels[0] * width[0] * (3 + width[0]) * 9

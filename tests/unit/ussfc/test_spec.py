@@ -145,7 +145,7 @@ def test_packaged_cards_lie_in_configs() -> None:
 
 def test_unknown_names_list_known_and_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {name: tmp_path / f"{name}.yaml" for name in ("ussfc-s2-rgb", "toy")}
-    monkeypatch.setattr(spec_module, "_packaged", lambda: names)
+    monkeypatch.setattr(spec_module, "packaged_cards", lambda: names)
     with pytest.raises(ModelError, match=r"known: toy, ussfc-s2-rgb;.*did you mean ussfc-s2-rgb\?"):
         find_model("ussfc-s2-rbg")
     written(tmp_path)
@@ -153,7 +153,7 @@ def test_unknown_names_list_known_and_nearest(tmp_path: Path, monkeypatch: pytes
 
 
 def test_no_packaged_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spec_module, "_packaged", dict)
+    monkeypatch.setattr(spec_module, "packaged_cards", dict)
     with pytest.raises(ModelError, match="known: none"):
         find_model("toy")
 
