@@ -32,3 +32,28 @@ def test_links_of_the_documents_lead_somewhere() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_tests_named_in_the_documents_exist() -> None:
+    sources: dict[str, list[str]] = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        sources.setdefault(path.name, []).append(path.read_text("utf-8"))
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
+        for file, test in re.findall(r"(?<![\w/])(test_\w+\.py)(?:::(test_\w+))?", page.read_text("utf-8")):
+            assert file in sources, f"{page.name}: {file}"
+            assert not test or any(f"def {test}(" in text for text in sources[file]), (
+                f"{page.name}: {file}::{test}"
+            )
+
+
+def test_paths_named_in_the_documents_exist() -> None:
+    pages = (
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "docs" / "design.md",
+        *(ROOT / "docs" / "decisions").glob("*.md"),
+    )
+    for page in pages:
+        for path in re.findall(
+            r"`((?:pipeline|ussfc|tests|configs|docs|deploy)/(?!\S*NAME)[\w./]*)`", page.read_text("utf-8")
+        ):
+            assert (ROOT / path).exists(), f"{page.name}: {path}"
