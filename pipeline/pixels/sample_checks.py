@@ -100,7 +100,7 @@ def _medians(date: DateSample) -> np.ndarray:
 
 
 def check_map(changed_share: float, classified: int, warned: bool) -> list[str]:
-    """Return a warning about a finished map that says nothing.
+    """Return a warning about a finished map that holds no information.
 
     Args:
         changed_share: share of the classified pixels that changed.

@@ -35,7 +35,7 @@ def stage_clock(name: str, total: int, pixels: int, subscriber: Subscriber) -> I
 
 @contextmanager
 def scratch_folder(out: Folder, config: RunConfig, name: str) -> Iterator[Path]:
-    """Make a local folder for temporary files: in OUT/work, or where the configuration says.
+    """Make a local folder for temporary files: in OUT/work, or where the configuration names one.
 
     Raises:
         StoreError: the folder of the configuration cannot be written.

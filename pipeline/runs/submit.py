@@ -180,5 +180,5 @@ def _as_yaml(value: Any) -> str:
 
 
 def _absolute(uri: str) -> str:
-    """A job's working directory may be another."""
+    """Return a path that leads to the same place from a job's working directory."""
     return uri if is_remote(uri) or not Path(uri).exists() else str(Path(uri).absolute())

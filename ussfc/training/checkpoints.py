@@ -98,7 +98,9 @@ class TrainingFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise TrainingError(f"{path}: cannot be made ({error.strerror}); choose another --out") from error
+            raise TrainingError(
+                f"{path}: cannot be made ({error.strerror}); choose another output folder"
+            ) from error
 
     @property
     def _files(self) -> list[Path]:
@@ -119,7 +121,7 @@ class TrainingFolder:
         if not self._state.exists():
             if taken := [file for file in self._files if file.exists()]:
                 raise TrainingError(
-                    f"{taken[0]}: exists, but no state to resume from; choose another --out or give --overwrite"
+                    f"{taken[0]}: exists, but no state to resume from; choose another output folder, or overwrite it"
                 )
             return None
         try:
@@ -135,13 +137,13 @@ class TrainingFolder:
             pickle.UnpicklingError,
         ) as error:
             raise TrainingError(
-                f"{self._state}: cannot be resumed from ({type(error).__name__}); give --overwrite to start again"
+                f"{self._state}: cannot be resumed from ({type(error).__name__}); overwrite it to start over"
             ) from error
         odd = [name for name, expected in self._fingerprint.items() if found.get(name) != expected]
         if odd:
             raise TrainingError(
-                f"{self.path}: holds another training ({', '.join(odd)} differ); choose another --out, or replace it "
-                "with --overwrite"
+                f"{self.path}: holds another training ({', '.join(odd)} differ); choose another output folder, or "
+                "overwrite it"
             )
         return TrainingState(state["trainer"], Progress(**state["progress"]), state["threads"])
 

@@ -82,7 +82,7 @@ def train(
     """
     if not data.validation.names:
         raise TrainingError(
-            "validation: no pairs; name cities with --validate-on, or give a data set with a val split"
+            "validation: no pairs; name scenes to validate on, or give a data set with a val split"
         )
     device = _resolve_device(device)
     if recipe.precision == "bfloat16" and device == "cpu":

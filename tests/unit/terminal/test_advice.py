@@ -17,7 +17,7 @@ FLAG = re.compile(
 )
 
 
-@pytest.mark.parametrize("folder", ["pipeline"])
+@pytest.mark.parametrize("folder", ["pipeline", "ussfc"])
 def test_messages_below_the_command_line_name_no_flags(folder: str) -> None:
     found = [
         f"{path.relative_to(ROOT)}: {line.strip()}"
