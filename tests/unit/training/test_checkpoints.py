@@ -124,7 +124,7 @@ def test_other_trainings_are_refused(
 ) -> None:
     before = {file.name: file.read_bytes() for file in copied.iterdir()}
     message = refusal(small_recipe(**{"steps": 12, "validate_every": 4, **changes}), copied, **options)
-    assert all(part in message for part in (str(copied), f"({differing} differ)", "--overwrite")), message
+    assert all(part in message for part in (str(copied), f"({differing} differ)", "overwrite it")), message
     assert {file.name: file.read_bytes() for file in copied.iterdir()} == before
 
 
