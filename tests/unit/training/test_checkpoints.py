@@ -160,7 +160,7 @@ def test_damaged_states_are_refused(done: Done, copied: Path, spoil: Callable[[b
     state = copied / "state.pt"
     state.write_bytes(spoil(state.read_bytes()))
     message = refusal(done.recipe, copied)
-    assert all(part in message for part in (str(state), "cannot be resumed from", "--overwrite")), message
+    assert all(part in message for part in (str(state), "cannot be resumed from", "overwrite it")), message
     assert digests(copied) == digests(done.folder)
 
 
@@ -175,7 +175,7 @@ def test_files_without_a_state_are_kept(tmp_path: Path, name: str) -> None:
     """They may be all that is left of a week's training."""
     (tmp_path / name).write_bytes(b"precious")
     message = refusal(small_recipe(), tmp_path)
-    assert all(part in message for part in (str(tmp_path / name), "--overwrite")), message
+    assert all(part in message for part in (str(tmp_path / name), "overwrite it")), message
     assert [file.name for file in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_bytes() == b"precious"
 
