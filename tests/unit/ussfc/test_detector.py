@@ -32,7 +32,7 @@ FloatArray = npt.NDArray[np.float32]
 
 @pytest.fixture(scope="module")
 def model() -> ModelSpec:
-    return find_model(str(GOLDEN)).model_copy(update={"patch_size": 96})
+    return find_model(str(GOLDEN)).model_copy(update={"patch_size": 48})
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +48,14 @@ def detector(spec: DetectorSpec) -> PatchDetector:
 @pytest.fixture(scope="module")
 def pairs() -> list[tuple[FloatArray, FloatArray]]:
     rng = np.random.default_rng(0)
-    return [tuple(rng.random((2, 2, 4, 96, 96), dtype=np.float32)) for _ in range(6)]
+    return [tuple(rng.random((2, 2, 4, 48, 48), dtype=np.float32)) for _ in range(6)]
 
 
 def test_pipelines_protocols_are_met(spec: DetectorSpec, detector: PatchDetector) -> None:
     # A type checker holds the assignments; at run time only the values can be compared.
     as_spec: SpecProtocol = spec
     as_detector: Detector = detector
-    assert as_spec.patch_size == as_detector.patch_size == 96
+    assert as_spec.patch_size == as_detector.patch_size == 48
     assert (as_detector.bands, as_detector.batch_size, as_detector.streams) == (4, 2, 2)
 
 
@@ -67,7 +67,7 @@ def test_predictions_are_the_networks(
     with torch.inference_mode():
         expected = load_weights(GOLDEN)(*(torch.from_numpy(x) * 2 - 1 for x in (before, after)))[:, 0].numpy()
     assert found.dtype == np.float32
-    assert found.shape == (2, 96, 96)
+    assert found.shape == (2, 48, 48)
     # Two layouts, so two kernels of oneDNN: their difference depends on the CPU.
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -96,20 +96,20 @@ def test_callers_autocast_does_not_matter(
     ("before", "after", "message"),
     [
         (
-            np.zeros((1, 4, 96, 96), np.float32),
-            np.zeros((2, 4, 96, 96), np.float32),
+            np.zeros((1, 4, 48, 48), np.float32),
+            np.zeros((2, 4, 48, 48), np.float32),
             "before is float32 \\(1",
         ),
         (
-            np.zeros((2, 4, 96, 96), np.float32),
-            np.zeros((2, 3, 96, 96), np.float32),
+            np.zeros((2, 4, 48, 48), np.float32),
+            np.zeros((2, 3, 48, 48), np.float32),
             "after is float32 \\(2, 3",
         ),
-        (np.zeros((2, 4, 96, 96)), np.zeros((2, 4, 96, 96), np.float32), "before is float64"),
+        (np.zeros((2, 4, 48, 48)), np.zeros((2, 4, 48, 48), np.float32), "before is float64"),
         (
-            np.zeros((4, 96, 96), np.float32),
-            np.zeros((4, 96, 96), np.float32),
-            "expected float32 \\(2, 4, 96, 96",
+            np.zeros((4, 48, 48), np.float32),
+            np.zeros((4, 48, 48), np.float32),
+            "expected float32 \\(2, 4, 48, 48",
         ),
     ],
 )
@@ -121,7 +121,7 @@ def test_other_shapes_are_refused(detector: PatchDetector, before: Any, after: A
 def small_detector(room: int, batch_size: int, streams: int = 1) -> tuple[PatchDetector, SmallDevice]:
     network = SmallDevice(FoldedUSSFCNet(load_weights(GOLDEN)), room)
     engine = TorchEngine(network, streams=streams)
-    return PatchDetector(engine, 4, 96, batch_size), network
+    return PatchDetector(engine, 4, 48, batch_size), network
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_out_of_memory_halves_the_patches(
     model: ModelSpec, batch_size: int, room: int, sizes: list[int]
 ) -> None:
     rng = np.random.default_rng(1)
-    pair = rng.random((2, batch_size, 4, 96, 96), dtype=np.float32)
+    pair = rng.random((2, batch_size, 4, 48, 48), dtype=np.float32)
     detector, network = small_detector(room, batch_size)
     assert detector.patches_at_once == batch_size
     found = detector.predict(*pair)
@@ -177,7 +177,7 @@ def test_out_of_memory_halves_the_patches(
 
 def test_late_failures_do_not_raise_the_number() -> None:
     detector, network = small_detector(room=1, batch_size=4, streams=2)
-    pair = np.random.default_rng(2).random((2, 4, 4, 96, 96), dtype=np.float32)
+    pair = np.random.default_rng(2).random((2, 4, 4, 48, 48), dtype=np.float32)
     started, go_on = threading.Event(), threading.Event()
     forward = network.forward
 
@@ -203,12 +203,12 @@ def test_patches_that_do_not_fit_are_errors() -> None:
     detector, network = small_detector(room=0, batch_size=2)
     for sizes in ([2, 1], [1]):
         with pytest.raises(ModelError) as caught:
-            detector.predict(*np.zeros((2, 2, 4, 96, 96), np.float32))
+            detector.predict(*np.zeros((2, 2, 4, 48, 48), np.float32))
         assert network.sizes == sizes
         network.sizes.clear()
     assert str(caught.value) == (
         "device cpu: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which "
-        "1.00 GiB is free; not even batch size 1 fits, a patch of 96 px: take a smaller tiling.patch_size or another "
+        "1.00 GiB is free; not even batch size 1 fits, a patch of 48 px: take a smaller tiling.patch_size or another "
         "device"
     )
 

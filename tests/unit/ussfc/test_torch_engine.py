@@ -28,7 +28,7 @@ FloatArray = npt.NDArray[np.float32]
 @pytest.fixture(scope="module")
 def pairs() -> list[tuple[FloatArray, FloatArray]]:
     rng = np.random.default_rng(0)
-    return [tuple(rng.random((2, 2, 4, 96, 96), dtype=np.float32)) for _ in range(6)]
+    return [tuple(rng.random((2, 2, 4, 48, 48), dtype=np.float32)) for _ in range(6)]
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_tensors_that_did_not_fit_are_freed() -> None:
     gc.disable()
     try:
         with pytest.raises(OutOfMemory):
-            engine.run(*np.zeros((2, 2, 4, 96, 96), np.float32))
+            engine.run(*np.zeros((2, 2, 4, 48, 48), np.float32))
         assert [seen() for seen in network.seen] == [None]
     finally:
         gc.enable()

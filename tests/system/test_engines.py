@@ -1,9 +1,10 @@
-"""OpenVINO on real scenes: float32 beside PyTorch, reduced precisions beside float32."""
+"""OpenVINO beside PyTorch on any shape and window, and its reduced precisions beside float32 on real scenes."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import rasterio
 import torch
 
-from tests.support.networks import MODELS, PACKAGED, eager
+from tests.support.networks import MODELS, PACKAGED, drawn_network, eager, noise
 from tests.support.paths import DEMO
 from ussfc.engines.openvino_engine import OpenVINOEngine, precisions_here
 from ussfc.network import USSFCNet
@@ -114,3 +115,64 @@ def test_reduced_precision_scores_the_same(precision: str, shared: Path) -> None
         ]["f1"]
     assert f1["float32"] > 0.5
     assert abs(f1[precision] - f1["float32"]) < 0.002
+
+
+@pytest.mark.parametrize("size", [(16, 16), (32, 48)])
+@pytest.mark.parametrize(("bands", "ratio"), [(1, 0.125), (4, 0.375)])
+def test_widths_and_sizes_agree_with_torch(bands: int, ratio: float, size: tuple[int, int]) -> None:
+    network = drawn_network(7, bands, ratio)
+    pair = noise(7, 2, bands, *size)
+    found = engine_of(network, 2, *size).run(*pair)
+    assert np.abs(found - eager(network, *pair)).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("size", "window"), [((16, 16), 16), ((32, 48), 16), ((32, 48), 32), ((32, 48), 48), ((64, 16), 32)]
+)
+def test_local_statistics_agree_with_torch(size: tuple[int, int], window: int) -> None:
+    """Windows narrower than a side, as wide, wider than one side and wider than both, at every level."""
+    network = drawn_network(8)
+    whole = eager(network, *noise(8, 1, 3, *size))
+    network.use_local_statistics(window)
+    pair = noise(8, 1, 3, *size)
+    expected = eager(network, *pair)
+    assert (np.abs(expected - whole).max() > 1e-4) == (window < max(size))
+    assert np.abs(engine_of(network, 1, *size).run(*pair) - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("window", [1, 3, 4, 7])
+def test_windows_of_any_size_agree_with_torch(window: int) -> None:
+    """Odd windows too, and those that leave one place."""
+    network = drawn_network(9)
+    for module in network.modules():
+        if hasattr(module, "ssfc_window"):
+            module.ssfc_window = window
+    pair = noise(9, 1, 3, 48, 112)  # 3 x 7 at the deepest level
+    found = engine_of(network, 1, 48, 112).run(*pair)
+    assert np.abs(found - eager(network, *pair)).max() < 1e-5
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_bytes_are_the_same_for_any_callers(count: int) -> None:
+    network = drawn_network(10)
+    pairs = [noise(seed, count, 3, 32, 48) for seed in range(4)]
+    alone = engine_of(network, count, 32, 48)
+    expected = [alone.run(*pair) for pair in pairs]
+    assert len({answer.tobytes() for answer in expected}) == len(pairs)
+    for streams, callers in ((1, 3), (2, 5), (3, 1)):
+        engine = engine_of(network, count, 32, 48, streams=streams)
+        assert engine.streams == streams
+        with ThreadPoolExecutor(callers) as pool:
+            found = list(pool.map(lambda pair: engine.run(*pair), pairs * 3))  # noqa: B023
+        for answer, same in zip(found, expected * 3, strict=True):
+            assert answer.tobytes() == same.tobytes()
+
+
+def test_batches_equal_their_patches() -> None:
+    network = drawn_network(13)
+    before, after = noise(13, 3, 3, 48, 32)
+    together = engine_of(network, 3, 48, 32).run(before, after)
+    alone = engine_of(network, 1, 48, 32)
+    for number in range(3):
+        one = slice(number, number + 1)
+        np.testing.assert_allclose(together[one], alone.run(before[one], after[one]), rtol=0, atol=2e-6)
