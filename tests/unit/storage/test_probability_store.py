@@ -256,7 +256,7 @@ def test_another_key_is_refused_by_its_difference(tmp_path: Path, change: dict[s
         start_store(root, KEY | change, UTM, "uint8", 64, False)
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'out'}: holds another run, different in {named};")
-    assert "--overwrite" in message
+    assert "overwrite it" in message
     assert "\n" not in message
     assert len(ProbabilityStore(root).done()) == 4
 
@@ -280,7 +280,7 @@ def test_a_store_without_its_key_is_made_again(tmp_path: Path) -> None:
 def test_a_damaged_key_is_refused(tmp_path: Path, text: str) -> None:
     start_store(tmp_path, KEY, UTM, "uint8", 64, False)
     (tmp_path / "run_key.json").write_text(text)
-    with pytest.raises(StoreError, match="--overwrite"):
+    with pytest.raises(StoreError, match="overwrite it"):
         start_store(tmp_path, KEY, UTM, "uint8", 64, False)
 
 
