@@ -11,12 +11,18 @@ import click
 
 from ussfc.pipeline.terminal.advice import with_flags
 from ussfc.pipeline.terminal.exit_statuses import STATUSES, ExitStatus, status_of
+from ussfc.pipeline.terminal.streams import lossy_streams
 
 INTERRUPTED = "interrupted; the same command continues where it stopped"
 
 
 class Commands(click.Group):
-    """Commands whose errors end in one line and an exit status."""
+    """Commands whose errors end in one line and an exit status, whatever becomes of their text."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run as a program, also where standard output or error cannot be written."""
+        with lossy_streams():
+            return super().main(*args, **options)
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command that was chosen."""
