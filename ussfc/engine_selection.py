@@ -17,6 +17,7 @@ import numpy as np
 
 from ussfc.engines import FloatArray
 from ussfc.errors import ModelError
+from ussfc.local_files import create_file
 
 Choice = tuple[str, str]
 """Engine and precision."""
@@ -194,7 +195,9 @@ class EngineCache:
                 return
             self._file.parent.mkdir(parents=True, exist_ok=True)
             part = self._file.with_suffix(f".{os.getpid()}.part")
-            part.write_text(json.dumps({**self._content(), self._key(candidates): list(choice)}))
+            content = {**self._content(), self._key(candidates): list(choice)}
+            with create_file(part) as file:
+                file.write(json.dumps(content).encode())
             part.replace(self._file)
 
     def _key(self, candidates: Sequence[Candidate]) -> str:

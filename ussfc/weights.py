@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ussfc.errors import ModelError
 from ussfc.files import opened, sha256_of, shown
+from ussfc.local_files import create_file
 from ussfc.network import USSFCNet
 
 __all__ = ["load_weights", "save_weights", "sha256_of"]
@@ -82,7 +83,8 @@ def save_weights(network: USSFCNet, path: str | Path, metadata: Mapping[str, str
     # In the same folder, since a rename is atomic only within one file system.
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        aside.write_bytes(data)
+        with create_file(aside) as file:
+            file.write(data)
         os.replace(aside, target)
     finally:
         aside.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -228,8 +229,9 @@ def _scored(pair: LabelledPair, levels: ByteArray, with_baseline: bool) -> tuple
 def _write(evaluation: Evaluation, out: Path) -> None:
     Folder.of(out).write_json(layout.EVALUATION, evaluation.summary())
     points = evaluation.tally.curve()
-    with (out / layout.CURVE_TABLE).open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("threshold", "precision", "recall"))
-        writer.writerows(points)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("threshold", "precision", "recall"))
+    writer.writerows(points)
+    Folder.of(out).write(layout.CURVE_TABLE, text.getvalue().encode())
     pictures.precision_recall(points, evaluation.tally.at(evaluation.threshold), out / layout.CURVE_PICTURE)

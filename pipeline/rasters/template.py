@@ -11,6 +11,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 
+from ussfc.local_files import create_file
 from ussfc.pipeline.rasters import tiff
 from ussfc.pipeline.rasters.compression import CogOptions, gdal_environment
 from ussfc.pipeline.rasters.kinds import Product
@@ -58,7 +59,8 @@ def template_directories(
         except ElementTree.ParseError as error:
             # Not ``from error``: the cause's text, which names no file, would be reported in its place.
             raise OSError(f"{sidecar(small)} is cut short: {error}") from None
-        sidecar(work.part).write_bytes(beside)
+        with create_file(sidecar(work.part)) as file:
+            file.write(beside)
     return tiff.directories(small.read_bytes())
 
 

@@ -68,7 +68,7 @@ DASK_SCRATCH = "dask"
 """Folder of temporary files of workers, in a local OUT/work."""
 
 PROBE = ".ussfc-probe"
-"""File that is written and removed to learn whether OUT can be written."""
+"""File that is written and removed to learn whether OUT can be written; on a disk the beginning of its name."""
 
 PART_SUFFIX = ".part"
 """End of the name of a local file until it is complete."""
@@ -132,4 +132,4 @@ def errors_picture(scene: str) -> str:
 
 def is_partial(name: str) -> bool:
     """Return whether a file is one that a stopped run left before it was complete."""
-    return name.endswith((PART_SUFFIX, ".partial")) or f"{PART_SUFFIX}." in name
+    return name.endswith((PART_SUFFIX, ".partial")) or f"{PART_SUFFIX}." in name or name.startswith(PROBE)

@@ -7,12 +7,14 @@ import fcntl
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from ussfc.local_files import create_file, open_regular
 from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.storage import layout, remote
 from ussfc.pipeline.storage.folder import Folder
@@ -41,9 +43,13 @@ class LocalFolder(Folder):
     def prepare(self) -> None:
         try:
             self.local.mkdir(parents=True, exist_ok=True)
-            probe = self.local / layout.PROBE
-            probe.write_bytes(b"\0")
-            probe.unlink()
+            # A name that others cannot know: a link under it would be written through.
+            descriptor, probe = tempfile.mkstemp(prefix=f"{layout.PROBE}-", dir=self.local)
+            try:
+                os.write(descriptor, b"\0")
+            finally:
+                os.close(descriptor)
+                Path(probe).unlink()
         except OSError as error:
             raise self.store_error("", "written", error) from error
 
@@ -59,7 +65,8 @@ class LocalFolder(Folder):
 
     def read(self, name: str) -> bytes:
         try:
-            return (self.local / name).read_bytes()
+            with open_regular(self.local / name) as file:
+                return file.read()
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -70,7 +77,7 @@ class LocalFolder(Folder):
         part = path.with_name(path.name + layout.PART_SUFFIX)
         with self._store_errors(name, "written"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
+            with create_file(part) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -80,10 +87,10 @@ class LocalFolder(Folder):
         path = self.local / name
         with self._store_errors(name, "written"):
             try:
-                path.touch()
+                _touch(path)
             except FileNotFoundError:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.touch()
+                _touch(path)
 
     def remove(self, name: str) -> None:
         path = self.local / name
@@ -146,6 +153,11 @@ class LocalFolder(Folder):
             yield
         except OSError as error:
             raise self.store_error(name, action, error) from error
+
+
+def _touch(path: Path) -> None:
+    """Create an empty file where there is none; a link is not followed."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
 
 
 def sha256_file(path: Path) -> str:

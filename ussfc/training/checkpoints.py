@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -22,6 +23,7 @@ import yaml
 
 from ussfc.errors import TrainingError
 from ussfc.files import sha256_of
+from ussfc.local_files import create_file
 from ussfc.network import USSFCNet
 from ussfc.spec import ModelSpec, Network, Score, Training, WeightsFile
 from ussfc.training import pictures
@@ -162,7 +164,8 @@ class TrainingFolder:
             "fingerprint": self._fingerprint,
         }
         aside = self._state.with_name(".state.pt.part")
-        torch.save(content, aside)
+        with create_file(aside) as file:
+            torch.save(content, file)
         os.replace(aside, self._state)
 
     def write_log(self, progress: Progress) -> None:
@@ -170,7 +173,7 @@ class TrainingFolder:
         if not progress.rows:
             return
         aside = self.path / ".log.csv.part"
-        with aside.open("w", newline="") as file:
+        with io.TextIOWrapper(create_file(aside), "utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(progress.rows[0]))
             writer.writeheader()
             writer.writerows(progress.rows)
@@ -237,7 +240,8 @@ def _share(value: float) -> float:
 
 def _replace(path: Path, data: bytes) -> None:
     aside = path.with_name(f".{path.name}.part")
-    aside.write_bytes(data)
+    with create_file(aside) as file:
+        file.write(data)
     os.replace(aside, path)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ussfc.local_files import create_file
 from ussfc.metrics import Confusion
 from ussfc.training.data import BoolArray, FloatArray
 
@@ -66,7 +67,8 @@ def save(picture: Picture, path: Path) -> None:
     from PIL import Image
 
     aside = path.with_name(f".{path.name}.part")
-    Image.fromarray(picture).save(aside, format="PNG")
+    with create_file(aside) as file:
+        Image.fromarray(picture).save(file, format="PNG")
     os.replace(aside, path)
 
 
@@ -88,5 +90,6 @@ def precision_recall(points: Sequence[tuple[float, float, float]], chosen: Confu
     axes.grid(color="#dddddd")
     axes.legend(loc="lower left")
     aside = path.with_name(f".{path.name}.part")
-    figure.savefig(aside, format="png", dpi=110)
+    with create_file(aside) as file:
+        figure.savefig(file, format="png", dpi=110)
     os.replace(aside, path)

@@ -31,6 +31,7 @@ def test_intermediate_results_have_their_names() -> None:
         ("run.json.part", True),
         ("change.tif.part.tif", True),
         ("work/probability.zarr/probability/c/0/0.1b2c.partial", True),
+        (".ussfc-probe-x1y2", True),
         ("change.tif", False),
         ("work/done/0/1.1.p1.v1.b1.00000000", False),
         ("partial.tif", False),

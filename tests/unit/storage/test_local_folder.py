@@ -24,6 +24,42 @@ class TestContract(FolderContract):
         return LocalFolder(str(tmp_path / "out"))
 
 
+@pytest.mark.parametrize("plant", ["symlink_to", "hardlink_to"])
+def test_planted_links_are_not_written_through(plant: str, tmp_path: Path) -> None:
+    """A folder that others may write to: every name that is known beforehand leads to a file of ours."""
+    victim, out = tmp_path / "victim", tmp_path / "out"
+    victim.write_bytes(b"precious")
+    out.mkdir()
+    for name in (".ussfc-probe", "run.json.part", "run.json"):
+        getattr(out / name, plant)(victim)
+    folder = Folder.of(out)
+    folder.prepare()
+    folder.write("run.json", b"{}")
+    assert victim.read_bytes() == b"precious"
+    assert (out / "run.json").read_bytes() == b"{}"
+    assert not (out / "run.json").is_symlink()
+
+
+def test_a_planted_record_is_no_file_elsewhere(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "record").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="record: cannot be written"):
+        Folder.of(out).touch("record")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_prepare_leaves_nothing(tmp_path: Path) -> None:
+    Folder.of(tmp_path / "out").prepare()
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.json")
+    with pytest.raises(StoreError, match=r"run\.json: cannot be read \(a named pipe, expected a file\)"):
+        Folder.of(tmp_path).read_json("run.json")
+
+
 def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
     code = (
         "import sys; from ussfc.pipeline.storage.folder import Folder\n"

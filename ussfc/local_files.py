@@ -1,0 +1,90 @@
+"""Local files opened with care: no special file is waited for, and no link is written through."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+ATTEMPTS = 100
+"""Times that a name is taken again by others before the folder is given up."""
+
+UNDECODABLE = "holds bytes that are no UTF-8; rename the file or folder, or give a link to it"
+"""Finding and remedy for a name that :func:`undecodable` returns."""
+
+KINDS = (
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISCHR, "a character device"),
+    (stat.S_ISBLK, "a block device"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+def check_regular(path: str | Path) -> None:
+    """Refuse a special file, which a reader might wait for without end; one that does not exist is not reported here.
+
+    Raises:
+        OSError: it is a named pipe, a device or a socket; ``strerror`` names the kind.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return
+    _check_mode(mode, path)
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading bytes, without waiting.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder or a special file; ``strerror`` names the kind.
+    """
+    check_regular(path)
+    # A name that becomes a named pipe in between still does not block.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        _check_mode(mode, path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
+
+
+def create_file(path: str | Path) -> BinaryIO:
+    """Create a file for writing bytes in place of what has its name; a link there is removed, not followed.
+
+    In a folder that others may write to, a link under a name that is known beforehand would lead to any file of ours.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    for _ in range(ATTEMPTS):
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            return os.fdopen(os.open(path, flags, 0o666), "wb")
+        except FileExistsError:
+            Path(path).unlink(missing_ok=True)
+    raise FileExistsError(errno.EEXIST, "others create it again and again", str(path))
+
+
+def undecodable(name: str | Path) -> str | None:
+    """Return a name as a message shows it if it holds bytes that are no UTF-8, None for any other.
+
+    Python keeps such bytes as surrogates, which GDAL, JSON and terminals do not take.
+    """
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        return os.fsencode(name).decode(errors="backslashreplace")
+    return None
+
+
+def _check_mode(mode: int, path: str | Path) -> None:
+    for is_kind, kind in KINDS:
+        if is_kind(mode):
+            raise OSError(errno.EINVAL, f"{kind}, expected a file", str(path))
