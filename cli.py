@@ -131,7 +131,7 @@ def batch(
 
 
 @main.command()
-@click.argument("out", default="ussfc-demo")
+@click.argument("out", default="ussfc-demo", callback=options.check_folder)
 @options.output_options
 def demo(out: str, output: Output) -> None:
     """Run on an embedded Sentinel-2 pair of Beirut and write to OUT (default: ./ussfc-demo)."""

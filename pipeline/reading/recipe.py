@@ -8,6 +8,7 @@ from pathlib import Path
 
 from odc.geo.geobox import GeoBox
 
+from ussfc.local_files import UNDECODABLE, undecodable
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.reading.identity import is_array, is_zarr, scene_identity
 from ussfc.pipeline.reading.raster import RasterReader, describe_raster
@@ -25,6 +26,8 @@ def describe_scene(uri: str) -> SceneInfo:
     Raises:
         ReadError: the scene does not exist, cannot be reached, or is no image.
     """
+    if (odd := undecodable(uri)) is not None:
+        raise ReadError(f"{odd}: {UNDECODABLE}")
     shown = remote.shown_uri(uri)
     if not remote.is_remote(uri) and not uri.startswith("/vsi") and ":" not in uri and not Path(uri).exists():
         raise ReadError(f"{shown}: no such file; check the path (looked from {Path.cwd()})")

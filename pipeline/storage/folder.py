@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ussfc.local_files import UNDECODABLE, undecodable
 from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.storage.uploads import Upload
@@ -30,17 +31,23 @@ class Folder(ABC):
 
     @staticmethod
     def of(place: str | Path | Folder) -> Folder:
-        """Return the folder at a path or URI; nothing is created or looked at."""
+        """Return the folder at a path or URI; nothing is created or looked at.
+
+        Raises:
+            StoreError: the address names no place, one of GDAL's own, or one of a kind that holds no runs.
+        """
         # Both kinds derive from this class.
         from ussfc.pipeline.storage.local_folder import LocalFolder
         from ussfc.pipeline.storage.object_folder import ObjectFolder
 
         if isinstance(place, Folder):
             return place
-        text = str(place).removeprefix("file://")
-        if remote.is_remote(text):
-            return ObjectFolder(text.rstrip("/"))
-        return LocalFolder(str(Path(text).absolute()))
+        text = _checked_address(str(place).removeprefix("file://"))
+        return (
+            ObjectFolder(text.rstrip("/"))
+            if remote.is_remote(text)
+            else LocalFolder(str(Path(text).absolute()))
+        )
 
     def __str__(self) -> str:
         return remote.shown_uri(self.address)
@@ -235,3 +242,32 @@ class Folder(ABC):
             StoreError: it cannot be written.
         """
         self.write(name, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _checked_address(address: str) -> str:
+    """Return the address of a folder if a run can be in such a place.
+
+    Raises:
+        StoreError: it cannot.
+    """
+    shown, advice = remote.shown_uri(address), "give a path or an address like s3://bucket/prefix"
+    if not address:
+        raise StoreError(f"'': names no folder; {advice}")
+    if address.startswith("/vsi"):
+        raise StoreError(f"{shown}: is a name of GDAL's, which are for inputs alone; {advice}")
+    if "::" in address and "://" in address:
+        raise StoreError(f"{shown}: is a chain of file systems, which are for inputs alone; {advice}")
+    # The working directory before a relative path is a part of the name.
+    whole = address if remote.is_remote(address) else str(Path(address).absolute())
+    if (odd := undecodable(whole)) is not None:
+        raise StoreError(f"{odd}: {UNDECODABLE}")
+    if not remote.is_remote(address):
+        return address
+    scheme, _, rest = address.partition("://")
+    if scheme.lower() not in remote.FOLDER_SCHEMES:
+        raise StoreError(
+            f"{shown}: no run can be kept in such a place; use a local folder, s3://, gs:// or az://"
+        )
+    if not (rest.partition("/")[0] if scheme.lower() in remote.EXTRAS else rest.strip("/")):
+        raise StoreError(f"{shown}: names no bucket or container; give {scheme}://bucket/prefix")
+    return address

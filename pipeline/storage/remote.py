@@ -34,6 +34,9 @@ EXTRAS = {
 }
 """Extras of this package by the schemes whose file systems they install."""
 
+FOLDER_SCHEMES = (*EXTRAS, "http", "https", "memory")
+"""Schemes whose file systems can hold a run; others read only, or need more than an address."""
+
 SECRET_VARIABLES = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_CONNECTION_STRING",
     "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_CLIENT_SECRET",
@@ -139,6 +142,14 @@ def _filesystem(scheme: str, asynchronous: bool) -> Any:
         extra = EXTRAS.get(scheme)
         remedy = f"pip install 'ussfc[{extra}]'" if extra else "use a local folder, s3://, gs:// or az://"
         raise StoreError(f"{scheme}://: no file system for it is installed ({error}); {remedy}") from error
+    if scheme not in FOLDER_SCHEMES:
+        try:
+            known(**options(scheme))
+        except (AttributeError, OSError, TypeError, ValueError) as error:
+            # Its file system wants a host, an archive or a library beside the address.
+            raise StoreError(
+                f"{scheme}://: cannot be opened by an address alone ({error}); use a local file, s3://, gs:// or az://"
+            ) from error
     if asynchronous and not known.async_impl:
         from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 

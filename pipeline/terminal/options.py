@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ussfc.pipeline.errors import StoreError
+from ussfc.pipeline.storage.remote import is_remote, shown_uri
 from ussfc.pipeline.terminal.output import Output
 
 if TYPE_CHECKING:
@@ -114,6 +116,35 @@ class Speeds:
     file: Path | None
 
 
+class LocalPath(click.Path):
+    """A path of this machine to write to; an address would become a folder named after its scheme."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path.
+
+        Raises:
+            StoreError: it is an address.
+        """
+        if is_remote(str(value)):
+            raise StoreError(
+                f"{shown_uri(str(value))}: is an address, and this command writes to local folders alone"
+            )
+        return super().convert(value, param, ctx)
+
+
+def check_folder(context: click.Context, option: click.Parameter, value: str) -> str:
+    """Refuse the memory of a process as a folder: with this process all of it ends."""
+    if value.lower().startswith("memory:"):
+        raise StoreError(
+            f"--out {value}: is the memory of this process, of which nothing would be left; give a folder or an "
+            "address like s3://bucket/prefix"
+        )
+    return value
+
+
 def grouped(name: str, group: type[Any], *options: Decorator[Any]) -> Decorator[Any]:
     """Return a decorator that adds options to a command and passes their values as one object.
 
@@ -153,6 +184,7 @@ FOLDER = click.option(
     "--out",
     required=True,
     metavar="DIR|URI",
+    callback=check_folder,
     help="Folder of the products, also in an object store: s3://bucket/prefix, gs://, az://.",
 )
 DATA = click.option(
@@ -245,7 +277,7 @@ training_options = grouped(
     Training,
     DATA,
     click.option("--recipe", required=True, metavar="NAME|FILE", help="paper, strong, or a YAML file."),
-    click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of this training."),
+    click.option("--out", required=True, type=LocalPath(), help="Folder of this training."),
     click.option(
         "--validate-on", metavar="A,B,...", help="Scenes of geotiff data that are held out for validation."
     ),
@@ -286,7 +318,7 @@ scoring_options = grouped(
     ),
     click.option(
         "--out",
-        type=click.Path(path_type=Path),
+        type=LocalPath(),
         help="Folder for scores, curve and pictures of errors.",
     ),
 )
@@ -344,7 +376,5 @@ speed_options = grouped(
         type=click.FloatRange(0, min_open=True),
         help="Time of one measurement.",
     ),
-    click.option(
-        "--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write all numbers here."
-    ),
+    click.option("--json", "file", type=LocalPath(dir_okay=False), help="Write all numbers here."),
 )

@@ -54,8 +54,8 @@ def lossy_streams() -> Iterator[None]:
         yield
         return
     _open_closed_descriptors()
-    sys.stderr, _ = _lossy(sys.stderr, 2, "backslashreplace")
-    sys.stdout, file = _lossy(sys.stdout, 1, "strict")
+    sys.stderr, _ = _lossy(sys.stderr, 2)
+    sys.stdout, file = _lossy(sys.stdout, 1)
     try:
         yield
     except SystemExit as ending:
@@ -82,17 +82,20 @@ def _open_closed_descriptors() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
-def _lossy(stream: TextIO | None, descriptor: int, errors: str) -> tuple[TextIO, LossyFile]:
+def _lossy(stream: TextIO | None, descriptor: int) -> tuple[TextIO, LossyFile]:
     """Return a stream over a descriptor like a given one, and its file; over the null device where there is none."""
     if stream is None:
         # The descriptor was closed when Python began, and may be of another file by now.
         file = LossyFile(os.open(os.devnull, os.O_WRONLY))
-        return io.TextIOWrapper(io.BufferedWriter(file), "utf-8", errors, line_buffering=True), file
+        return io.TextIOWrapper(
+            io.BufferedWriter(file), "utf-8", "backslashreplace", line_buffering=True
+        ), file
     file = LossyFile(descriptor)
     lossy = io.TextIOWrapper(
         io.BufferedWriter(file),
         stream.encoding,
-        stream.errors,
+        # A name that the terminal's encoding lacks is shown in escapes.
+        "backslashreplace" if stream.errors == "strict" else stream.errors,
         line_buffering=bool(stream.line_buffering),
         write_through=getattr(stream, "write_through", False),
     )

@@ -82,11 +82,6 @@ def test_a_store_that_changes_bytes_is_refused(folder: Folder, monkeypatch: pyte
         folder.prepare()
 
 
-def test_an_unknown_scheme_is_refused() -> None:
-    with pytest.raises(StoreError, match=r"gopher://: no file system for it is installed"):
-        Folder.of("gopher://host/out").prepare()
-
-
 def test_only_s3_has_unfinished_uploads(folder: Folder) -> None:
     assert folder.uploads() == folder.abort() == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError, ProfileNotFound
 
+from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.parallel.backoff import ONCE, Backoff
 from ussfc.pipeline.storage import remote
 
@@ -109,3 +110,14 @@ def test_web_addresses_keep_their_scheme() -> None:
     assert not remote.is_remote("/a://b")
     assert remote.filesystem("memory://a/b/")[1] == "a/b"
     assert remote.filesystem("https://host/a")[1] == "https://host/a"
+
+
+@pytest.mark.parametrize("scheme", ["zip", "github", "reference", "blockcache"])
+def test_a_scheme_that_needs_more_than_an_address_is_one_line(scheme: str) -> None:
+    with pytest.raises(StoreError, match=f"^{scheme}://: cannot be opened by an address alone"):
+        remote.filesystem(f"{scheme}://a/b")
+
+
+def test_an_unknown_scheme_is_refused() -> None:
+    with pytest.raises(StoreError, match=r"gopher://: no file system for it is installed"):
+        remote.filesystem("gopher://host/out")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 import pytest
 from click.testing import CliRunner, Result
@@ -34,6 +36,14 @@ def test_error_is_one_line_and_a_status() -> None:
     result = invoke(ReadError("a.tif: broken\n  at line 3"), "work")
     assert result.exit_code == ExitStatus.INPUT
     assert result.stderr == "error: a.tif: broken at line 3\n"
+
+
+def test_names_that_are_no_text_are_refused() -> None:
+    result = invoke(ReadError("never reached"), "work", os.fsdecode(b"caf\xe9.tif"))
+    assert result.exit_code == ExitStatus.USAGE
+    assert result.stderr == (
+        "error: caf\\xe9.tif: holds bytes that are no UTF-8; rename the file or folder, or give a link to it\n"
+    )
 
 
 def test_debug_raises_the_error() -> None:

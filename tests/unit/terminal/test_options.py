@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from ussfc.pipeline.errors import ConfigError
+from ussfc.pipeline.errors import ConfigError, StoreError
+from ussfc.pipeline.terminal import options
 from ussfc.pipeline.terminal.options import Settings, grouped
 
 
@@ -62,3 +64,21 @@ def test_scheduler_chooses_its_kind_of_cluster() -> None:
     assert (cluster.kind, getattr(cluster, "address", None)) == ("scheduler", "tcp://host:1")
     with pytest.raises(ConfigError, match="threshold"):
         Settings(threshold=7).load()
+
+
+@pytest.mark.parametrize("value", ["memory://out", "MEMORY:out"])
+def test_the_memory_of_the_process_is_no_folder(value: str) -> None:
+    @click.command()
+    @options.FOLDER
+    def command(out: str) -> None:
+        raise AssertionError(out)
+
+    with pytest.raises(StoreError, match="is the memory of this process"):
+        CliRunner().invoke(command, ["--out", value], catch_exceptions=False)
+
+
+def test_an_address_is_no_local_path(tmp_path: Path) -> None:
+    kind = options.LocalPath()
+    assert kind.convert(str(tmp_path), None, None) == tmp_path
+    with pytest.raises(StoreError, match=r"^s3://bucket/out: is an address"):
+        kind.convert("s3://bucket/out?key=secret", None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ def main(context):
 def work():
     click.echo("a notice", err=True)
     warnings.warn("a warning")
-    click.echo("a result " * 4000)
+    click.echo("a result " * 4000 + "\\udce9")
     with open("product", "w") as file:
         click.echo("another notice", err=True)
         file.write(json.dumps(file.fileno()))
@@ -39,10 +40,19 @@ main()
 FULL = "standard output: cannot be written (No space left on device); the work itself is done"
 
 
+STRICT = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+"""A terminal that takes no surrogates, which stand for bytes of names that are no UTF-8."""
+
+
 def run(redirection: str, command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     line = f'exec "$0" -c "$1" {command} {redirection}'
     return subprocess.run(
-        ["bash", "-c", line, sys.executable, PROGRAM], cwd=folder, capture_output=True, text=True, check=False
+        ["bash", "-c", line, sys.executable, PROGRAM],
+        cwd=folder,
+        env=STRICT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -64,7 +74,7 @@ def test_text_may_be_lost_and_work_not(redirection: str, status: int, error: str
     assert json.loads((tmp_path / "product").read_text()) > 2
     assert result.stderr.endswith(error)
     if ">" not in redirection.replace("2>", ""):
-        assert result.stdout == "a result " * 4000 + "\n"
+        assert result.stdout == "a result " * 4000 + "\\udce9\n"
 
 
 @pytest.mark.parametrize("redirection", ["2>/dev/full", ">/dev/full"])
