@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ussfc.pipeline.progress import format_duration
 from ussfc.pipeline.terminal import options, tables
 from ussfc.pipeline.terminal.error_reports import Commands, reported_errors
 from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 from ussfc.pipeline.terminal.options import Destination, Scoring, Settings, Speeds, Training
-from ussfc.pipeline.terminal.output import Output, format_duration
+from ussfc.pipeline.terminal.output import Output
 from ussfc.pipeline.terminal.progress import TrainingProgress, follow, progress
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def run(before: str, after: str, destination: Destination, settings: Settings, o
     config = settings.load()
     with progress(output) as subscriber:
         record = run_pipeline(before, after, out, config, destination.overwrite, subscriber, computation)
-    output.result(record.dump(), tables.run_lines(record, out), sort_keys=True)
+    lines = tables.run_lines(record, out, output.elapsed)
+    output.result(record.dump(), lines, sort_keys=True)
     _exit_if_incomplete(record, output)
 
 
@@ -144,7 +146,8 @@ def demo(out: str, output: Output) -> None:
     source = (
         "Contains modified Copernicus Sentinel data 2015-2018. `ussfc models show` prints the model's card."
     )
-    output.result(record.dump(), (*tables.run_lines(record, out), source), sort_keys=True)
+    lines = tables.run_lines(record, out, output.elapsed)
+    output.result(record.dump(), (*lines, source), sort_keys=True)
 
 
 @main.command()
@@ -211,7 +214,8 @@ def _finish(stage: str, out: str, settings: Settings, output: Output) -> None:
     with progress(output) as subscriber:
         {"mosaic": products.mosaic, "vectorise": products.vectorise}[stage](out, config, subscriber)
     record = products.write_manifest(out)
-    output.result(record.dump(), tables.run_lines(record, out), sort_keys=True)
+    lines = tables.run_lines(record, out, output.elapsed)
+    output.result(record.dump(), lines, sort_keys=True)
     _exit_if_incomplete(record, output)
 
 

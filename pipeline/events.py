@@ -20,14 +20,14 @@ class StageStarted:
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """Some units of a stage are done."""
+    """Some units of a stage are done, or a part of one."""
 
     stage: str
     """Name of the stage."""
     done: int
-    """Number of units done since the last such event."""
+    """Number of units done since the last such event; 0 for a part of one."""
     pixels: int
-    """Number of pixels in those units."""
+    """Number of pixels done since. Those of a unit's parts are taken back, as a negative number, when it ends."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,11 @@ from ussfc.files import is_uri, sha256_of, shown
 CARD_SUFFIXES = (".yaml", ".yml")
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 
+PERMISSIVE = re.compile(
+    r"(apache|mit|[0-9]?bsd|isc|zlib|unlicense|public domain|cc0|pddl|odc by|cc by( [0-9 ]+)?$)\b"
+)
+"""Licences, in lower case and without punctuation, that allow every use."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Percentile = Annotated[float, Field(ge=0, le=100)]
 
@@ -96,6 +101,20 @@ class Licence(_Part):
     """Licence of the labels that the weights were trained on."""
     note: str = ""
     """Advice for the use of the weights in a product."""
+
+    @property
+    def terms(self) -> str:
+        """Licence of the weights, and its limit where there is one, in words."""
+        return self.restriction or self.weights
+
+    @property
+    def restriction(self) -> str | None:
+        """Licence of the weights and its limit, in words; None where they may be used for anything."""
+        words = re.sub(r"[^a-z0-9]+", " ", self.weights.lower()).strip()
+        if PERMISSIVE.match(words):
+            return None
+        limited = re.search(r"\bnc\b|non ?commercial", words)
+        return f"{self.weights}, not for commercial use" if limited else self.weights
 
 
 class Training(_Part):

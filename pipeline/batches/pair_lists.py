@@ -26,6 +26,7 @@ from ussfc.pipeline.errors import ConfigError, ReadError, StoreError
 from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.storage import layout, remote
 from ussfc.pipeline.storage.remote import PROBE_BACKOFF
+from ussfc.pipeline.waiting import waiting_for
 
 MOST_BYTES = 64 * 1024 * 1024
 """Largest list, and largest file of a STAC catalogue."""
@@ -406,7 +407,8 @@ def _text(address: str, shown: str, backoff: Backoff | None = None) -> str:
     """
     try:
         if remote.is_remote(address):
-            content = remote.retry_request(lambda: _fetched(address), backoff)
+            with waiting_for(remote.host_of(address)):
+                content = remote.retry_request(lambda: _fetched(address), backoff)
         else:
             with Path(address).open("rb") as file:
                 content = _bounded(file)

@@ -15,6 +15,7 @@ from ussfc.pipeline.errors import ClusterError
 from ussfc.pipeline.execution.errors import SchedulerLostError, unrunnable_error
 from ussfc.pipeline.execution.tile_job import TileJob
 from ussfc.pipeline.execution.worker_tasks import check_worker, describe_difference, versions
+from ussfc.pipeline.waiting import waiting_for
 
 CONNECT_SECONDS = 15
 """Seconds in which a scheduler must accept a connection."""
@@ -52,9 +53,10 @@ def connect(started: Started, again: bool = False, needs_workers: bool = False) 
                 raise
 
     try:
-        client = BoundedClient(  # type: ignore[no-untyped-call]
-            started.target, timeout=CONNECT_SECONDS, set_as_default=False, security=started.security
-        )
+        with waiting_for(started.target if isinstance(started.target, str) else ""):
+            client = BoundedClient(  # type: ignore[no-untyped-call]
+                started.target, timeout=CONNECT_SECONDS, set_as_default=False, security=started.security
+            )
     except (OSError, ValueError) as error:
         if again:
             raise SchedulerLostError from error

@@ -103,6 +103,7 @@ class DaskExecutor:
         indices: Iterable[Index],
         on_result: Callable[[TileResult], None],
         on_failure: Callable[[TileFailure], None],
+        on_pixels: Callable[[int], None] | None = None,
     ) -> None:
         """Compute all tiles; see :class:`ussfc.pipeline.execution.executor.Executor`."""
         if self._started is not None:

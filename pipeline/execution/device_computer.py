@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -36,7 +37,13 @@ class DeviceComputer:
         self._detector = detector
         self._weights = weights
 
-    def compute(self, tile: Tile, pair: OpenPair, stop: threading.Event | None = None) -> ComputedTile:
+    def compute(
+        self,
+        tile: Tile,
+        pair: OpenPair,
+        stop: threading.Event | None = None,
+        report: Callable[[float], None] | None = None,
+    ) -> ComputedTile:
         """Read a tile, have the device compute it, and wait for the result."""
         clock = StepClock()
         before, after, inside = pair.read(tile.halo)

@@ -27,6 +27,7 @@ class Executor(Protocol):
         indices: Iterable[Index],
         on_result: Callable[[TileResult], None],
         on_failure: Callable[[TileFailure], None],
+        on_pixels: Callable[[int], None] | None = None,
     ) -> None:
         """Compute all tiles; every one ends in one call of one of the two functions.
 
@@ -36,6 +37,8 @@ class Executor(Protocol):
             on_result: receives every computed tile.
             on_failure: receives every tile that kept failing. An error that either function raises ends the run and
                 passes as it is.
+            on_pixels: receives, where this process computes, the pixels of unfinished tiles that were computed since
+                its last call; they are taken back, as a negative number, when their tile ends.
 
         Raises:
             StoreError: the store could not be used, again and again.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -76,7 +76,13 @@ class HostComputer:
         self._cache = PatchCache(room=0) if cache is None else cache
         self._turn = nullcontext() if turn is None else turn
 
-    def compute(self, tile: Tile, pair: OpenPair, stop: threading.Event | None = None) -> ComputedTile:
+    def compute(
+        self,
+        tile: Tile,
+        pair: OpenPair,
+        stop: threading.Event | None = None,
+        report: Callable[[float], None] | None = None,
+    ) -> ComputedTile:
         """Read a tile, run the network over its patches and blend them."""
         clock = StepClock()
         images = pair.read_mapped(tile.halo)
@@ -84,13 +90,17 @@ class HostComputer:
         # Patches of two tiles would share the cores, and the later tile delay the earlier.
         with self._turn:
             clock.skip()
-            probability, patches = self.blend(tile, images, stop)
+            probability, patches = self.blend(tile, images, stop, report)
             clock.lap("network")
         valid = images.valid[tile.core.within(tile.halo).slices]
         return ComputedTile(probability, valid, patches, clock.seconds)
 
     def blend(
-        self, tile: Tile, images: PixelPair, stop: threading.Event | None = None
+        self,
+        tile: Tile,
+        images: PixelPair,
+        stop: threading.Event | None = None,
+        report: Callable[[float], None] | None = None,
     ) -> tuple[FloatArray, int]:
         """Compute the change probability of a tile's core from pixels that are read already."""
         detector, cache = self._detector, self._cache
@@ -120,7 +130,7 @@ class HostComputer:
             for batch, predicted in predictions
             for probability in predicted[: len(batch)]  # a batch may be padded
         )
-        for patch in relevant:
+        for number, patch in enumerate(relevant, 1):
             if patch in known:
                 probability = known.pop(patch)
             else:
@@ -128,6 +138,8 @@ class HostComputer:
                 if patch.intersect(tile.core) != patch:
                     cache.keep(patch, probability)
             blender.add(patch, probability)
+            if report is not None:
+                report(number / len(relevant))
         return blender.result(), len(relevant)
 
 

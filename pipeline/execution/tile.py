@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from ussfc.pipeline.errors import PipelineError, StoreError, TileError
 from ussfc.pipeline.execution.errors import TileCancelled, WorkerSetupError, describe_error
@@ -17,6 +18,7 @@ def compute_tile(
     index: tuple[int, int],
     stop: threading.Event | None = None,
     cache: WorkerCache = PROCESS_CACHE,
+    report: Callable[[float], None] | None = None,
 ) -> TileResult:
     """Compute one tile and write it to the store; every executor runs this.
 
@@ -25,6 +27,7 @@ def compute_tile(
         index: (row, column) of the tile.
         stop: when set, the tile is given up before its next batch.
         cache: of the process.
+        report: receives the share of the tile that is computed, in [0, 1], now and then.
 
     Raises:
         TileCancelled: ``stop`` was set.
@@ -32,7 +35,7 @@ def compute_tile(
         StoreError: the store cannot be used, which is no matter of this tile.
     """
     try:
-        return run_tile(job.plan.tile(index), cache.open_run(job), stop)
+        return run_tile(job.plan.tile(index), cache.open_run(job), stop, report)
     except (StoreError, TileCancelled):
         raise
     except WorkerSetupError as error:
@@ -44,9 +47,14 @@ def compute_tile(
         raise TileError(f"{job.tile_name(index)}: {describe_error(error)}") from error
 
 
-def run_tile(tile: Tile, run: OpenRun, stop: threading.Event | None = None) -> TileResult:
+def run_tile(
+    tile: Tile,
+    run: OpenRun,
+    stop: threading.Event | None = None,
+    report: Callable[[float], None] | None = None,
+) -> TileResult:
     """Compute a tile of an open run, encode it and write it with its record."""
-    computed = run.computer.compute(tile, run.pair, stop)
+    computed = run.computer.compute(tile, run.pair, stop, report)
     result = TileResult(tile.index, computed.patches, int(computed.valid.sum()), computed.seconds)
     stored = encode(computed.probability, computed.valid, run.store.dtype)
     run.store.write(tile.core, stored, result)

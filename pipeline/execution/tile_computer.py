@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,13 +29,20 @@ class ComputedTile:
 class TileComputer(Protocol):
     """A detector, opened for the tiles of one run."""
 
-    def compute(self, tile: Tile, pair: OpenPair, stop: threading.Event | None = None) -> ComputedTile:
+    def compute(
+        self,
+        tile: Tile,
+        pair: OpenPair,
+        stop: threading.Event | None = None,
+        report: Callable[[float], None] | None = None,
+    ) -> ComputedTile:
         """Read a tile, run the network over its patches and blend them.
 
         Args:
             tile: the tile.
             pair: both scenes.
             stop: when set, the tile is given up before its next batch.
+            report: receives the share of the tile that is computed, in [0, 1], now and then.
 
         Raises:
             TileCancelled: ``stop`` was set.

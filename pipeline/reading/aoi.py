@@ -17,6 +17,7 @@ from ussfc.pipeline.errors import ReadError, StoreError
 from ussfc.pipeline.reading.cloud_access import unreachable
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.types import BoolArray, Box
+from ussfc.pipeline.waiting import waiting_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ def read_aoi(path: str) -> Geometry:
     source = _download(path, shown) if through_store else path
     parquet = urlsplit(path).path.endswith(".parquet")
     try:
-        frame = geopandas.read_parquet(source) if parquet else geopandas.read_file(source)
+        with waiting_for(remote.host_of(path)):
+            frame = geopandas.read_parquet(source) if parquet else geopandas.read_file(source)
     except (OSError, ValueError, DataSourceError) as error:
         reason, _ = remote.describe_error(error)
         raise ReadError(
@@ -72,7 +74,8 @@ def read_aoi(path: str) -> Geometry:
 def _download(uri: str, shown: str) -> io.BytesIO:
     try:
         system, path = remote.filesystem(uri)
-        return io.BytesIO(remote.retry_request(lambda: system.cat_file(path)))
+        with waiting_for(remote.host_of(uri)):
+            return io.BytesIO(remote.retry_request(lambda: system.cat_file(path)))
     except StoreError as error:
         raise ReadError(f"{shown}: cannot be read ({error})") from error
     except remote.store_exceptions() as error:

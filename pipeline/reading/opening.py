@@ -21,6 +21,8 @@ from ussfc.pipeline.reading.cloud_access import (
     stat,
     store_options,
 )
+from ussfc.pipeline.storage import remote
+from ussfc.pipeline.waiting import waiting_for
 
 READ_BACKOFF = Backoff(attempts=4, first=0.5, factor=2.0, longest=2.0)
 """Attempts at a scene on a network that fails while its store answers."""
@@ -50,7 +52,7 @@ def retry_gdal(
     for pause in (READ_BACKOFF if over_network(uri) else ONCE).pauses():
         options = store_options(uri, shown)
         try:
-            with gdal_environment(uri, block_cache, options):
+            with waiting_for(remote.host_of(uri)), gdal_environment(uri, block_cache, options):
                 return request(options)
         except GDAL_ERRORS as error:
             if pause is None:

@@ -15,6 +15,7 @@ from ussfc.pipeline.reading.raster import RasterReader, describe_raster
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.memory import GDAL_CACHE
 from ussfc.pipeline.types import SceneInfo, SceneReader
+from ussfc.pipeline.waiting import waiting_for
 
 
 def describe_scene(uri: str) -> SceneInfo:
@@ -31,12 +32,13 @@ def describe_scene(uri: str) -> SceneInfo:
     shown = remote.shown_uri(uri)
     if not remote.is_remote(uri) and not uri.startswith("/vsi") and ":" not in uri and not Path(uri).exists():
         raise ReadError(f"{shown}: no such file; check the path (looked from {Path.cwd()})")
-    identity, size = scene_identity(uri, shown)
-    if is_array(uri):
-        from ussfc.pipeline.reading.array import describe_array, open_array
+    with waiting_for(remote.host_of(uri)):
+        identity, size = scene_identity(uri, shown)
+        if is_array(uri):
+            from ussfc.pipeline.reading.array import describe_array, open_array
 
-        return describe_array(open_array(uri, shown, is_zarr(uri)), shown, identity)
-    return describe_raster(uri, shown, identity, size)
+            return describe_array(open_array(uri, shown, is_zarr(uri)), shown, identity)
+        return describe_raster(uri, shown, identity, size)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,11 @@ class SceneRecipe:
             ReadError: it has changed.
         """
         shown = remote.shown_uri(self.uri)
-        if self.identity and scene_identity(self.uri, shown)[0] != self.identity:
+        if not self.identity:
+            return
+        with waiting_for(remote.host_of(self.uri)):
+            found, _ = scene_identity(self.uri, shown)
+        if found != self.identity:
             raise ReadError(
                 f"{shown}: has changed since the run began, and tiles of both states would mix; give the same command "
                 "again once it is whole"

@@ -14,6 +14,7 @@ from ussfc.pipeline.errors import StoreError, TileError
 from ussfc.pipeline.events import Advanced, Notice, Subscriber, ignore
 from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.runs.detector import describe_detector, resolve_detector
+from ussfc.pipeline.runs.headline import headline
 from ussfc.pipeline.runs.manifest import (
     Counts,
     ExecutorRecord,
@@ -30,6 +31,7 @@ from ussfc.pipeline.runs.manifest import (
 from ussfc.pipeline.runs.pair import ScenePair, check_numbers, scene_mappings
 from ussfc.pipeline.runs.plan import RunPlan, check_memory, space_notices
 from ussfc.pipeline.runs.run_key import run_key
+from ussfc.pipeline.runs.run_log import recorded
 from ussfc.pipeline.runs.stages import scratch_folder, stage_clock
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
@@ -87,8 +89,9 @@ def infer(
     """
     out = Folder.of(out)
     out.prepare()
-    with out.lock():
-        return infer_locked(plan, out, overwrite, subscriber, computation)
+    with out.lock(), recorded(out, subscriber) as recording:
+        recording(Notice(headline(plan), warning=False))
+        return infer_locked(plan, out, overwrite, recording, computation)
 
 
 def infer_locked(
@@ -185,7 +188,7 @@ def _open_store(plan: RunPlan, out: Folder, key: Mapping[str, Any], overwrite: b
     if overwrite:
         # First, so that the folder stays known as ours whenever we are stopped.
         work.write_json(layout.RUN_KEY, STARTING)
-        for name in (*layout.PRODUCTS, layout.MANIFEST):
+        for name in (*layout.PRODUCTS, layout.MANIFEST, layout.LOG):
             out.remove(name)
     store = start_store(
         work, key, plan.pair.grid, plan.config.output.probability_dtype, plan.layout.tile_size, overwrite
@@ -263,6 +266,9 @@ def _compute(
         tally.add(result)
         subscriber(Advanced("infer", 1, plan.tiles.core(result.index).pixels))
 
+    def on_pixels(pixels: int) -> None:
+        subscriber(Advanced("infer", 0, pixels))
+
     def on_failure(failure: TileFailure) -> None:
         failures.append(failure)
         FailureRecord.of(failure).write(job.store, layout.failure_record(failure.index))
@@ -279,7 +285,7 @@ def _compute(
         job.store.remove(layout.INFERENCE)
         workers = plan.cluster.worker_count if plan.cluster is not None else 0
         remaining = (index for index in plan.tiles.indices(max(1, workers)) if index not in done)
-        lazy.executor.run(job, remaining, on_result, on_failure)
+        lazy.executor.run(job, remaining, on_result, on_failure, on_pixels)
     if failures and not tally.tiles:
         raise TileError(failures[0].error)
     return sorted(failures, key=lambda failure: failure.index)

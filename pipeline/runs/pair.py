@@ -25,8 +25,10 @@ from ussfc.pipeline.reading import (
 from ussfc.pipeline.reading.identity import UNKNOWN
 from ussfc.pipeline.reading.sampling import CHECK_PIXELS
 from ussfc.pipeline.runs.resolve import resolve_layout
+from ussfc.pipeline.storage.remote import host_of
 from ussfc.pipeline.tiling.grid import common_grid, crop, geometry_box, metres_per_pixel
 from ussfc.pipeline.types import RadiometricMapping, SceneInfo, SceneReader
+from ussfc.pipeline.waiting import waiting_for
 
 if TYPE_CHECKING:
     from ussfc.training.recipe import InputSpec
@@ -55,7 +57,8 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
     Raises:
         ReadError, GridError, ConfigError, ussfc.ModelError: each names the input and the way out.
     """
-    model = ussfc.find_model(config.model)
+    with waiting_for(host_of(config.model)):
+        model = ussfc.find_model(config.model)
     # Workers have working directories of their own, and the run's key must not depend on ours.
     before, after = (str(Path(uri).absolute()) if Path(uri).exists() else uri for uri in (before, after))
     infos = describe_scene(before), describe_scene(after)

@@ -62,6 +62,12 @@ class RunPlan:
         """Pixels of the common grid."""
         return self.tiles.shape[0] * self.tiles.shape[1]
 
+    @property
+    def most_output_bytes(self) -> int:
+        """Bytes of store, scratch raster and products with overviews, each at worst uncompressed."""
+        item = 1 if self.config.output.probability_dtype == "uint8" else 4
+        return int(self.pixels * item * 3.7)
+
     def summary(self) -> dict[str, Any]:
         """Return the plan as numbers, for people and programs."""
         tiles, model = self.tiles, self.model
@@ -70,12 +76,21 @@ class RunPlan:
         network_pixels = tiles.computed_patches * tiles.patch_size**2
         infos = (self.pair.before, self.pair.after)
         return {
+            "model": model.name,
+            "licence": model.licence.weights if model.licence else None,
+            "terms": model.licence.terms if model.licence else None,
+            "threshold": self.threshold,
+            "bands": {
+                date: list(recipe.bands)
+                for date, recipe in zip(("before", "after"), self.pair.recipes, strict=True)
+            },
             "grid": {"rows": tiles.shape[0], "cols": tiles.shape[1], "crs": crs_name(self.pair.grid)},
             "megapixels": round(self.pixels / 1e6, 3),
             "tiles": tiles.tile_count,
             "patches": tiles.computed_patches,
             "redundant_share": round(tiles.redundant_share, 4),
             "bytes_to_read": int(sum(self.pixels * info.bytes_per_pixel for info in infos)),
+            "bytes_to_write_at_most": self.most_output_bytes,
             "memory_bytes": self.memory.total,
             "memory_per_worker_bytes": self.memory.worker,
             "executor": self.executor,
@@ -179,9 +194,7 @@ def chosen_device(config: RunConfig) -> str:
 def space_notices(plan: RunPlan, out: Folder) -> list[str]:
     """Warn of a disk that may fill up after hours; how well results compress is not known before."""
     free = out.free_bytes()
-    item = 1 if plan.config.output.probability_dtype == "uint8" else 4
-    # Store, scratch raster and product with overviews, each at worst uncompressed; the classes are small.
-    needed = int(plan.pixels * item * 3.7)
+    needed = plan.most_output_bytes
     if free is None or free >= needed:
         return []
     return [

@@ -13,6 +13,7 @@ from ussfc.pipeline.events import Notice, Subscriber, ignore
 from ussfc.pipeline.parallel.memory_meter import MemoryMeter
 from ussfc.pipeline.pixels.sample_checks import check_map
 from ussfc.pipeline.runs.detector import resolve_detector
+from ussfc.pipeline.runs.headline import headline
 from ussfc.pipeline.runs.infer import Computation, infer_locked
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.runs.pair import inspect_pair
@@ -25,6 +26,7 @@ from ussfc.pipeline.runs.products import (
     write_rasters,
 )
 from ussfc.pipeline.runs.run_key import run_key
+from ussfc.pipeline.runs.run_log import recorded
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 
@@ -61,22 +63,26 @@ def run(
         PipelineError, ussfc.ModelError: each names the file or setting, and the way out.
     """
     out = Folder.of(out)
-    with MemoryMeter() as meter:
-        # A place that cannot be written is found before anything is read.
-        out.prepare()
-        plan = plan_pair(inspect_pair(before, after, config), config, network=computation.detector is None)
-        with out.lock():
-            record = None if overwrite else _finished_run(plan, out, computation)
-            if record is None:
-                infer_locked(plan, out, overwrite, subscriber, computation)
-                _make_products(plan, out, subscriber, computation)
-            else:
-                subscriber(Notice("everything is done already", warning=False))
-    if record is None:
-        record = write_manifest(out, meter.peak)
-        counts = record.counts
-        for warning in check_map(counts.changed_share, counts.classified_pixels, bool(record.warnings)):
-            subscriber(Notice(warning))
+    with recorded(out, subscriber) as recording:
+        with MemoryMeter() as meter:
+            # A place that cannot be written is found before anything is read.
+            out.prepare()
+            plan = plan_pair(
+                inspect_pair(before, after, config), config, network=computation.detector is None
+            )
+            recording(Notice(headline(plan), warning=False))
+            with out.lock():
+                record = None if overwrite else _finished_run(plan, out, computation)
+                if record is None:
+                    infer_locked(plan, out, overwrite, recording, computation)
+                    _make_products(plan, out, recording, computation)
+                else:
+                    recording(Notice("everything is done already", warning=False))
+        if record is None:
+            record = write_manifest(out, meter.peak)
+            counts = record.counts
+            for warning in check_map(counts.changed_share, counts.classified_pixels, bool(record.warnings)):
+                recording(Notice(warning))
     if not plan.config.output.keep_work and record.complete:
         out.remove(layout.WORK)
     return record

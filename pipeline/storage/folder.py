@@ -118,6 +118,16 @@ class Folder(ABC):
         """
 
     @abstractmethod
+    def append(self, name: str, content: bytes) -> None:
+        """Add to the end of a small file; where it does not exist, it is created.
+
+        In an object store it is written again whole, by one process at a time.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+
+    @abstractmethod
     def touch(self, name: str) -> None:
         """Create an empty file: it is there or not, never half, also where several do so at the same time.
 

@@ -5,6 +5,7 @@
     OUT/change.tif  probability.tif  changes.parquet (or .gpkg, .fgb)   products
     OUT/*.tif.aux.xml                                                   statistics beside a raster
     OUT/run.json                                                        the manifest, written last
+    OUT/run.log                                                         what happened, line by line with the time
     OUT/work/run_key.json                                               everything that decides a stored byte
     OUT/work/radiometry.json                                            constants of the radiometric mappings
     OUT/work/probability.zarr/                                          probabilities, one chunk a tile
@@ -33,6 +34,9 @@ PRODUCTS = (CHANGE, PROBABILITY, *LAYERS.values())
 
 MANIFEST = "run.json"
 """Record of a finished run, in OUT; written last."""
+
+LOG = "run.log"
+"""Log of the runs in OUT, each below those before it."""
 
 WORK = "work"
 """Folder of the intermediate results, in OUT."""

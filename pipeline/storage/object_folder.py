@@ -16,6 +16,7 @@ from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.storage import layout, remote
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.uploads import Upload, abort_upload, list_uploads
+from ussfc.pipeline.waiting import waiting_for
 
 PART_BYTES = 8 * 1024 * 1024
 """Smallest part of a multipart upload, bytes; stores take 5 MiB and more."""
@@ -91,6 +92,13 @@ class ObjectFolder(Folder):
     def write(self, name: str, content: bytes) -> None:
         self._request(lambda system, path: system.pipe_file(path, content), name, "written")
 
+    def append(self, name: str, content: bytes) -> None:
+        try:
+            earlier = self.read(name)
+        except FileNotFoundError:
+            earlier = b""
+        self.write(name, earlier + content)
+
     def touch(self, name: str) -> None:
         self.write(name, b"")
 
@@ -159,7 +167,8 @@ class ObjectFolder(Folder):
         return found
 
     def retry_request(self, request: Callable[[], Result]) -> Result:
-        return remote.retry_request(request)
+        with waiting_for(remote.host_of(self.address)):
+            return remote.retry_request(request)
 
     def free_bytes(self) -> int | None:
         return None
@@ -191,7 +200,8 @@ class ObjectFolder(Folder):
         """
         system, path = remote.filesystem(f"{self.address}/{name}" if name else self.address)
         try:
-            return remote.retry_request(lambda: request(system, path), backoff)
+            with waiting_for(remote.host_of(self.address)):
+                return remote.retry_request(lambda: request(system, path), backoff)
         except remote.store_exceptions() as error:
             if may_be_missing and isinstance(error, FileNotFoundError):
                 raise

@@ -104,6 +104,21 @@ def shown_uri(uri: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
+def host_of(address: str) -> str:
+    """Return the host or bucket that an address leads to, without credentials; empty for a path of this machine.
+
+    GDAL's own names (``/vsicurl/``, ``/vsis3/``, ``NETCDF:"https://..."``) lead there as well.
+    """
+    found = re.search(r"([a-z][a-z0-9+.-]*)://(?:[^/@\s]*@)?([^/?#\s\"']+)", address, re.IGNORECASE)
+    if found is None:
+        found = re.search(r"/vsi(s3|gs|az|adls)/([^/?\s]+)", address)
+    if found is None or found[1].lower() in ("file", "memory"):
+        return ""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    at = f" at {shown_uri(endpoint)}" if endpoint and found[1].lower() in ("s3", "s3a") else ""
+    return f"{found[1].lower()}://{found[2]}{at}"
+
+
 def redacted(text: str) -> str:
     """Return a library's message without values of credential variables, signed queries and users of URLs."""
     for name in SECRET_VARIABLES:

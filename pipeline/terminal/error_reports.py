@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from ussfc.local_files import UNDECODABLE, undecodable
 from ussfc.pipeline.errors import ConfigError
+from ussfc.pipeline.events import Event, Notice
+from ussfc.pipeline.progress import notice_line
 from ussfc.pipeline.terminal.advice import with_flags
 from ussfc.pipeline.terminal.exit_statuses import STATUSES, ExitStatus, status_of
+from ussfc.pipeline.terminal.output import log_line
 from ussfc.pipeline.terminal.streams import lossy_streams
+from ussfc.pipeline.waiting import report_waits
 
 GIVEN = "ussfc.arguments"
 """Key of the arguments in click's context."""
@@ -36,7 +42,7 @@ class Commands(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command that was chosen."""
-        with reported_errors():
+        with reported_errors(), _sigterm_raises(), report_waits(_print_notice):
             _check_encoding(context.meta.get(GIVEN, ()))
             return super().invoke(context)
 
@@ -52,6 +58,38 @@ def _check_encoding(arguments: Sequence[str]) -> None:
             raise ConfigError(f"{shown}: {UNDECODABLE}")
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come, as scancel, kubectl and service managers send it: everything ends as after Ctrl-C."""
+
+    def __str__(self) -> str:
+        return "terminated"
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Raise :class:`Terminated` at SIGTERM, unless a program around us has plans of its own for it."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _print_notice(event: Event) -> None:
+    if isinstance(event, Notice):
+        click.echo(log_line(notice_line(event)), err=True)
+
+
 @contextmanager
 def reported_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
     """Turn the errors that a user can meet into one line and an exit status.
@@ -59,10 +97,13 @@ def reported_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
     With ``--debug`` they are raised as they are; a defect always is.
 
     Args:
-        interrupted: line after Ctrl-C.
+        interrupted: line after Ctrl-C, and with another first word after SIGTERM.
     """
     try:
         yield
+    except Terminated as error:
+        click.echo(interrupted.replace("interrupted", f"{error} (SIGTERM)"), err=True)
+        sys.exit(ExitStatus.TERMINATED)
     except KeyboardInterrupt:
         click.echo(interrupted, err=True)
         sys.exit(ExitStatus.INTERRUPTED)

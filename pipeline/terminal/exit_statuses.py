@@ -30,7 +30,11 @@ class ExitStatus(IntEnum):
         "done but for tiles that kept failing: they are nodata in the products and listed in `run.json`; the same "
         "command tries them again",
     )
-    INTERRUPTED = 130, "interrupted"
+    INTERRUPTED = 130, "interrupted (Ctrl-C)"
+    TERMINATED = (
+        143,
+        "terminated (SIGTERM: scancel, kubectl delete, a service manager); the same command continues",
+    )
 
     meaning: str
     """Outcome of the command, one phrase."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import click
+
+from ussfc.pipeline.progress import timestamp
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,13 @@ class Output:
     """True: every stage is printed."""
     as_json: bool = False
     """True: the result is JSON."""
+    start: float = field(default_factory=time.monotonic)
+    """Moment at which the command began, seconds of the monotonic clock."""
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the command began."""
+        return time.monotonic() - self.start
 
     def result(self, value: Any, lines: Iterable[str], sort_keys: bool = False) -> None:
         """Print a result.
@@ -47,11 +58,11 @@ class Output:
         """Print a line on standard error, with ``--quiet`` as well."""
         click.echo(line, err=True)
 
+    def log(self, line: str) -> None:
+        """Print a line about what is going on on standard error, after the time where that is no terminal."""
+        self.notice(log_line(line))
 
-def format_duration(seconds: float) -> str:
-    """Return a duration in seconds, minutes or hours, with its unit."""
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
+
+def log_line(line: str) -> str:
+    """Return a line for standard error: after the time where that is no terminal, but a file or another program."""
+    return line if sys.stderr.isatty() else f"{timestamp()} {line}"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ussfc.pipeline.events import Advanced, Event, Notice, StageFinished, StageStarted, Subscriber, ignore
-from ussfc.pipeline.terminal.output import Output, format_duration
+from ussfc.pipeline.events import Advanced, Event, StageFinished, StageStarted, Subscriber, ignore
+from ussfc.pipeline.progress import StageMeter, format_duration, notice_line
+from ussfc.pipeline.terminal.output import Output, log_line
+from ussfc.pipeline.waiting import report_waits
 
 if TYPE_CHECKING:
     from ussfc.pipeline.runs.manifest import RunStatus
@@ -29,17 +31,14 @@ STALLED_SECONDS = 300
 @contextmanager
 def progress(output: Output) -> Iterator[Subscriber]:
     """Yield a subscriber of a run: a live bar in a terminal, plain lines elsewhere, nothing with ``--quiet``."""
-    if output.quiet:
-        yield ignore
-    elif sys.stderr.isatty() and not output.as_json:
-        with _bar() as subscriber:
-            yield subscriber
-    else:
-        yield ProgressLines(output)
-
-
-def _notice_line(event: Notice) -> str:
-    return f"{'warning' if event.warning else 'note'}: {event.message}"
+    with ExitStack() as stack:
+        subscriber: Subscriber = ProgressLines(output)
+        if output.quiet:
+            subscriber = ignore
+        elif sys.stderr.isatty() and not output.as_json:
+            subscriber = stack.enter_context(_bar())
+        stack.enter_context(report_waits(subscriber))
+        yield subscriber
 
 
 class ProgressLines:
@@ -47,66 +46,63 @@ class ProgressLines:
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._total = self._done = self._pixels = 0
-        self._start = self._last = time.monotonic()
+        self._meter: StageMeter | None = None
+        self._last = time.monotonic()
 
     def __call__(self, event: Event) -> None:
         """Print a line about an event, where one is due."""
         if isinstance(event, StageStarted):
-            self._total, self._done, self._pixels = event.total, 0, 0
-            self._start = self._last = time.monotonic()
+            self._meter = StageMeter(event)
+            self._last = time.monotonic()
         elif isinstance(event, Advanced):
             self._advance(event)
         elif isinstance(event, StageFinished):
             if self._output.verbose or event.seconds >= PLAIN_SECONDS:
-                self._output.notice(f"{event.stage}: done in {format_duration(event.seconds)}")
+                self._output.log(f"{event.stage}: done in {format_duration(event.seconds)}")
         else:
-            self._output.notice(_notice_line(event))
+            self._output.log(notice_line(event))
 
     def _advance(self, event: Advanced) -> None:
-        self._done += event.done
-        self._pixels += event.pixels
-        now = time.monotonic()
-        if now - self._last >= PLAIN_SECONDS:
-            self._last = now
-            seconds = now - self._start
-            left = seconds * (self._total - self._done) / max(self._done, 1)
-            speed = self._pixels / 1e6 / seconds
-            self._output.notice(
-                f"{event.stage}: {self._done}/{self._total}, {speed:.2f} Mpx/s, {format_duration(left)} left"
-            )
+        if self._meter is None:
+            return
+        self._meter.add(event)
+        # Pixels that are taken back are counted with their unit the next moment.
+        if event.pixels >= 0 and time.monotonic() - self._last >= PLAIN_SECONDS:
+            self._last = time.monotonic()
+            self._output.log(self._meter.line)
 
 
 @contextmanager
 def _bar() -> Iterator[Subscriber]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description:<11}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[units]}"),
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         tasks: dict[str, Any] = {}
-        pixels: dict[str, tuple[int, float]] = {}
+        meters: dict[str, StageMeter] = {}
 
         def subscriber(event: Event) -> None:
             if isinstance(event, StageStarted):
-                tasks[event.stage] = bar.add_task(event.stage, total=event.total, speed="")
-                pixels[event.stage] = (0, time.monotonic())
+                meter = meters[event.stage] = StageMeter(event)
+                tasks[event.stage] = bar.add_task(event.stage, total=meter.total, speed="", units=meter.units)
             elif isinstance(event, Advanced):
-                done, start = pixels[event.stage]
-                pixels[event.stage] = (done + event.pixels, start)
-                speed = (done + event.pixels) / 1e6 / max(time.monotonic() - start, 1e-3)
-                bar.update(tasks[event.stage], advance=event.done, speed=f"{speed:.2f} Mpx/s")
+                meter = meters[event.stage]
+                meter.add(event)
+                bar.update(tasks[event.stage], completed=meter.done, speed=meter.speed, units=meter.units)
             elif isinstance(event, StageFinished):
-                task = tasks[event.stage]
-                bar.update(task, completed=bar.tasks[task].total)
+                meter = meters[event.stage]
+                meter.finish()
+                bar.update(tasks[event.stage], completed=meter.done, units=meter.units)
             else:
-                bar.console.print(_notice_line(event), markup=False)
+                bar.console.print(notice_line(event), markup=False)
 
         yield subscriber
 
@@ -134,12 +130,10 @@ class TrainingProgress:
             click.echo("\r\033[K", err=True, nl=False)
         if isinstance(event, Validated):
             mark = ", best so far" if event.best else ""
-            click.echo(
-                f"step {event.step}: validation F1 {event.f1:.4f} at threshold {event.threshold:g}{mark}",
-                err=True,
-            )
+            line = f"step {event.step}: validation F1 {event.f1:.4f} at threshold {event.threshold:g}{mark}"
+            click.echo(log_line(line), err=True)
         elif isinstance(event, TrainingNotice):
-            click.echo(event.message, err=True)
+            click.echo(log_line(event.message), err=True)
 
     def _step(self, event: Any) -> None:
         # Smoothed: a step may share the machine with another program.
@@ -151,7 +145,7 @@ class TrainingProgress:
             click.echo(f"\r\033[K{line}", err=True, nl=False)
         elif now - self._last >= self._every:
             self._last = now
-            click.echo(line, err=True)
+            click.echo(log_line(line), err=True)
 
 
 def follow(out: str, output: Output) -> RunStatus:
@@ -170,10 +164,10 @@ def follow(out: str, output: Output) -> RunStatus:
             done, last = tiles.done, now
             added = done - begun
             left = f", {format_duration((now - first) / added * tiles.left)} left" if added else ""
-            output.notice(f"{found.state}: {done} of {tiles.total} tiles{left if tiles.left else ''}")
+            output.log(f"{found.state}: {done} of {tiles.total} tiles{left if tiles.left else ''}")
         elif now - last >= STALLED_SECONDS:
             last = now
-            output.notice(
+            output.log(
                 f"no new tile for {format_duration(STALLED_SECONDS)}; the job may wait in its queue or have ended "
                 "(check with squeue); the same `ussfc run` or `ussfc submit` continues it"
             )

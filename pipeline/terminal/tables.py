@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ussfc.pipeline.terminal.output import format_duration
+from ussfc.pipeline.progress import format_duration
 
 if TYPE_CHECKING:
     from ussfc.efficiency import Efficiency
@@ -32,16 +32,21 @@ SCORES = {
 """Columns of the table of scores: field and heading."""
 
 
-def run_lines(record: RunRecord, out: str) -> Iterator[str]:
-    """Yield the counts of a run and the full paths of its products."""
+def run_lines(record: RunRecord, out: str, seconds: float) -> Iterator[str]:
+    """Yield the counts of a run and the full paths of its products.
+
+    Args:
+        record: of the run.
+        out: its folder.
+        seconds: duration of this call, which may have found most of it done.
+    """
     counts = record.counts
     if counts.changed_pixels is not None:
         share = f"{counts.changed_share:.2%}"
         yield f"{counts.changed_pixels} of {counts.classified_pixels} pixels changed ({share})"
     if counts.polygons is not None:
         yield f"{counts.polygons} polygons"
-    total = sum(stage.seconds for stage in record.stages.values())
-    yield f"{counts.pixels / 1e6:.2f} Mpx in {format_duration(total)}"
+    yield f"{counts.pixels / 1e6:.2f} Mpx in {format_duration(seconds)}"
     yield from _places(out, record.products)
 
 
@@ -76,11 +81,16 @@ def plan_lines(summary: Mapping[str, Any]) -> Iterator[str]:
     grid, seconds = summary["grid"], summary["seconds_estimate"]
     workers = summary["workers"] or "any number of"
     time = f"about {format_duration(seconds)} of network on cores like the card's" if seconds else "unknown"
+    bands = {date: ", ".join(map(str, numbers)) for date, numbers in summary["bands"].items()}
     for name, value in (
+        ("model", f"{summary['model']}, threshold {summary['threshold']:g}"),
+        ("weights", summary["terms"] or "licence not known"),
+        ("bands", f"{bands['before']} of before, {bands['after']} of after"),
         ("grid", f"{grid['rows']} x {grid['cols']} px ({summary['megapixels']} Mpx), {grid['crs'] or 'no CRS'}"),
         ("tiles", f"{summary['tiles']}"),
         ("patches", f"{summary['patches']} ({summary['redundant_share']:.1%} computed by several tiles)"),
         ("to read", f"{summary['bytes_to_read'] / 1e6:.1f} MB"),
+        ("to write", f"{summary['bytes_to_write_at_most'] / 1e6:.1f} MB at most, seldom more than a third of that"),
         ("memory", f"{summary['memory_bytes'] / 1e9:.2f} GB peak, all processes"),
         ("executor", f"{summary['executor']}, {workers} process(es) x {summary['threads']}"),
         ("time", time),

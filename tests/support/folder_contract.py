@@ -40,6 +40,12 @@ class FolderContract:
         assert folder.read("a.json") == b"two and more"
         assert folder.sizes() == {"a.json": 12}
 
+    def test_what_is_appended_comes_last(self, folder: Folder) -> None:
+        folder.prepare()
+        folder.append("run.log", b"first\n")
+        folder.append("run.log", b"second\n")
+        assert folder.read("run.log") == b"first\nsecond\n"
+
     def test_an_absent_file_has_no_size(self, folder: Folder) -> None:
         folder.prepare()
         assert folder.sizes("absent") == {}

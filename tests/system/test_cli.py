@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,28 @@ def test_products(finished: Path) -> None:
         (frame["mean_probability"] >= THRESHOLD) & (frame["max_probability"] >= frame["mean_probability"])
     ).all()
     assert record["peak_memory_bytes"] > 1e8
+
+
+def test_log_has_the_run_from_its_first_line(real_pair: tuple[Path, Path], finished: Path) -> None:
+    log = (finished / "run.log").read_text("utf-8")
+    first, *_, last = log.splitlines()
+    for part in (
+        "model ussfc-s2-rgb",
+        "CC BY-NC-SA 4.0, not for commercial use",
+        "threshold 0.15",
+        "300 x 293 px",
+    ):
+        assert part in first
+    assert last.endswith(" ended")
+    # A run that is done already does nothing, and takes the time of this call.
+    result = ussfc("run", *real_pair, "--out", finished, *SMALL)
+    for line in result.stderr.splitlines():
+        assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d (note|warning): ", line), line
+    assert first[len("2026-01-01 12:00:00+00:00") :] in result.stderr.splitlines()[0]
+    assert (finished / "run.log").read_text("utf-8") == log
+    taken = re.search(r"Mpx in ([0-9.]+) s", result.stdout)
+    assert taken is not None
+    assert float(taken[1]) < sum(stage["seconds"] for stage in manifest(finished)["stages"].values())
 
 
 def test_validate_accepts_and_finds_damage(finished: Path, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def patient(tmp_path: Path) -> Patient:
 
 
 def interrupt(event: Event) -> None:
-    if isinstance(event, Advanced):
+    if isinstance(event, Advanced) and event.done:
         raise KeyboardInterrupt
 
 
@@ -194,7 +194,7 @@ def test_run_into_memory(expected: dict[str, bytes]) -> None:
     run(*PAIR, out, config("tiling.tile_size=256"), True, computation=COMPUTATION)
     assert products(out) == expected
     run(*PAIR, out, config("tiling.tile_size=256", "output.keep_work=false"), computation=COMPUTATION)
-    assert set(Folder.of(out).sizes()) == {*PRODUCTS, "run.json"}
+    assert set(Folder.of(out).sizes()) == {*PRODUCTS, "run.json", "run.log"}
 
 
 def test_missing_scratch_folder_is_reported(tmp_path: Path) -> None:

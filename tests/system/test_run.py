@@ -218,7 +218,7 @@ def interrupted(count: int) -> Callable[[Event], None]:
     tiles: list[Event] = []
 
     def subscriber(event: Event) -> None:
-        if isinstance(event, Advanced):
+        if isinstance(event, Advanced) and event.done:
             tiles.append(event)
             if len(tiles) == count:
                 raise KeyboardInterrupt

@@ -52,7 +52,7 @@ def test_follow_ends_with_the_run(place: Path, tmp_path: Path, monkeypatch: pyte
 
     def listening(message: object = None, **arguments: object) -> None:
         echo(message, **arguments)
-        if str(message).startswith("waiting: 0 of 0 tiles"):
+        if str(message).endswith("waiting: 0 of 0 tiles"):
             waiting.set()
 
     monkeypatch.setattr(click, "echo", listening)
@@ -71,7 +71,8 @@ def test_follow_ends_with_the_run(place: Path, tmp_path: Path, monkeypatch: pyte
     (result,) = followed
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("complete: 9 of 9 tiles done, 0 left, 0 failed")
-    lines = result.stderr.splitlines()
+    # After the date and the time.
+    lines = [line.split(" ", 2)[2] for line in result.stderr.splitlines()]
     assert lines[0] == "waiting: 0 of 0 tiles"
     assert lines[1].startswith("unfinished: ")
     counts = [int(line.split()[1]) for line in lines]

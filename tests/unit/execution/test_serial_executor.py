@@ -26,6 +26,7 @@ from tests.support.tile_runs import (
     unwanted,
     watched,
 )
+from ussfc.pipeline.execution import serial_executor
 from ussfc.pipeline.execution.serial_executor import SerialExecutor
 from ussfc.pipeline.execution.tile_computer import ComputedTile, TileComputer
 from ussfc.pipeline.execution.tile_job import OpenPair, TileJob
@@ -81,9 +82,15 @@ class StopRecorder:
     computer: TileComputer
     detector: InTheMiddle
 
-    def compute(self, tile: Tile, pair: OpenPair, stop: threading.Event | None = None) -> ComputedTile:
+    def compute(
+        self,
+        tile: Tile,
+        pair: OpenPair,
+        stop: threading.Event | None = None,
+        report: Callable[[float], None] | None = None,
+    ) -> ComputedTile:
         self.detector.stop = stop
-        return self.computer.compute(tile, pair, stop)
+        return self.computer.compute(tile, pair, stop, report)
 
 
 class RecordingCache(WorkerCache):
@@ -209,3 +216,37 @@ def test_due_tile_does_not_wait_for_a_slow_one(tmp_path: Path) -> None:
     SerialExecutor(BACKOFF, 2).run(job, [UNLUCKY, long], results.append, unwanted)
     assert in_time == [True]
     assert indices_of(results) == [UNLUCKY, long]
+
+
+@dataclass(frozen=True)
+class SlowRecipe(StubRecipe):
+    """Builds a detector that takes a moment for each call."""
+
+    def build(self) -> StubDetector:
+        class Slow(StubDetector):
+            def predict(self, before: FloatArray, after: FloatArray) -> FloatArray:
+                time.sleep(0.02)
+                return super().predict(before, after)
+
+        return Slow(self.patch_size, 1)
+
+
+def test_parts_of_a_tile_are_reported_and_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serial_executor, "REPORT_SECONDS", 0.005)
+    results: list[TileResult] = []
+    parts: list[int] = []
+    threads: set[threading.Thread] = set()
+
+    def on_pixels(pixels: int) -> None:
+        threads.add(threading.current_thread())
+        parts.append(pixels)
+
+    job = job_in(tmp_path, detector=SlowRecipe())
+    SerialExecutor(ONCE).run(job, [(1, 1)], results.append, unwanted, on_pixels)
+    whole = PLAN.core((1, 1)).pixels
+    assert len(parts) > 2
+    assert 0 < parts[0] < whole
+    assert sum(parts[:-1]) == -parts[-1] <= whole
+    assert sum(parts) == 0
+    # Subscribers are not called from the threads of tiles.
+    assert threads == {threading.current_thread()}

@@ -155,3 +155,12 @@ def test_a_disk_has_free_bytes(tmp_path: Path) -> None:
 def test_the_digest_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc" * 1000)
     assert sha256_file(tmp_path / "a") == hashlib.sha256(b"abc" * 1000).hexdigest()
+
+
+def test_a_planted_link_is_not_appended_to(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_text("mine")
+    (tmp_path / "run.log").symlink_to(target)
+    with pytest.raises(StoreError, match="cannot be written"):
+        Folder.of(tmp_path).append("run.log", b"yours")
+    assert target.read_text() == "mine"

@@ -121,3 +121,31 @@ def test_a_scheme_that_needs_more_than_an_address_is_one_line(scheme: str) -> No
 def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(StoreError, match=r"gopher://: no file system for it is installed"):
         remote.filesystem("gopher://host/out")
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [
+        ("https://user:PW@example.org:8080/a.tif?X-Amz-Signature=SECRET", "https://example.org:8080"),
+        ("/vsicurl/http://user:PW@example.org/a.tif", "http://example.org"),
+        ("/vsicurl?userpwd=user:PW&url=https://example.org/a.tif", "https://example.org"),
+        ('NETCDF:"https://example.org/a.nc":band', "https://example.org"),
+        ("/vsizip//vsis3/bucket/a.zip/b.tif", "s3://bucket"),
+        ("s3://bucket/prefix", "s3://bucket"),
+        ("tcp://10.0.0.1:8786", "tcp://10.0.0.1:8786"),
+        ("/data/a.tif", ""),
+        ("C:/data/a.tif", ""),
+        ("memory://out", ""),
+        ("file:///data/a.tif", ""),
+    ],
+)
+def test_a_host_is_found_in_an_address(address: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    assert remote.host_of(address) == host
+
+
+def test_a_store_that_is_not_amazons_is_named_with_its_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:PW@127.0.0.1:9000")
+    assert remote.host_of("s3://bucket/prefix") == "s3://bucket at http://127.0.0.1:9000"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Callable
 
 import click
 import pytest
@@ -13,7 +15,14 @@ from ussfc.pipeline.terminal.error_reports import INTERRUPTED, Commands, reporte
 from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 
 
-def invoke(error: BaseException, *arguments: str) -> Result:
+def invoke(end: BaseException | Callable[[], None], *arguments: str) -> Result:
+    """Run a command that raises or does something."""
+
+    def act() -> None:
+        if isinstance(end, BaseException):
+            raise end
+        end()
+
     @click.group(cls=Commands)
     @click.option("--debug", is_flag=True)
     @click.pass_context
@@ -22,12 +31,12 @@ def invoke(error: BaseException, *arguments: str) -> Result:
 
     @commands.command()
     def work() -> None:
-        raise error
+        act()
 
     @commands.command()
     def bench() -> None:
         with reported_errors("nothing is kept"):
-            raise error
+            act()
 
     return CliRunner().invoke(commands, arguments)
 
@@ -63,3 +72,24 @@ def test_interrupt_ends_with_a_line(command: str, line: str) -> None:
     result = invoke(KeyboardInterrupt(), command)
     assert result.exit_code == ExitStatus.INTERRUPTED
     assert result.stderr == f"{line}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [("work", INTERRUPTED.replace("interrupted", "terminated (SIGTERM)")), ("bench", "nothing is kept")],
+)
+def test_sigterm_ends_with_a_line_and_143(command: str, line: str) -> None:
+    result = invoke(lambda: os.kill(os.getpid(), signal.SIGTERM), command)
+    assert result.exit_code == ExitStatus.TERMINATED == 128 + signal.SIGTERM
+    assert result.stderr == f"{line}\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_sigterm_stays_with_a_program_around_us() -> None:
+    seen: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        result = invoke(lambda: os.kill(os.getpid(), signal.SIGTERM), "work")
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert (result.exit_code, seen) == (0, [signal.SIGTERM])

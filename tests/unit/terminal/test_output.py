@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 
-from ussfc.pipeline.terminal.output import Output, format_duration
+from ussfc.pipeline.terminal.output import Output
 
 Capture = pytest.CaptureFixture[str]
 
@@ -44,8 +47,17 @@ def test_notices_go_to_standard_error(capsys: Capture) -> None:
     assert capsys.readouterr() == ("", "careful\n")
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.04, "0.0 s"), (89.9, "89.9 s"), (90, "1.5 min"), (5400, "1.5 h")]
-)
-def test_durations_have_a_fitting_unit(seconds: float, text: str) -> None:
-    assert format_duration(seconds) == text
+def test_log_lines_have_the_time_outside_of_a_terminal(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Output().log("infer: begins")
+    stamp, _, line = capsys.readouterr().err.partition(" infer: ")
+    assert datetime.fromisoformat(stamp).tzinfo is not None
+    assert line == "begins\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    Output().log("infer: begins")
+    assert capsys.readouterr().err == "infer: begins\n"
+
+
+def test_elapsed_counts_from_the_command() -> None:
+    assert 5 <= Output(start=time.monotonic() - 5).elapsed < 6

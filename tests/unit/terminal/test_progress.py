@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import pytest
 
+from ussfc.pipeline import waiting
 from ussfc.pipeline.events import Advanced, Event, Notice, StageFinished, StageStarted
+from ussfc.pipeline.terminal import output as output_module
 from ussfc.pipeline.terminal import progress as module
 from ussfc.pipeline.terminal.output import Output
 from ussfc.pipeline.terminal.progress import TrainingProgress, progress
 from ussfc.training.events import StepCompleted, Validated
 
 Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def noon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_module, "timestamp", lambda: "noon")
+
 
 EVENTS: tuple[Event, ...] = (
     StageStarted("infer", 4, 4_000_000),
@@ -33,7 +42,7 @@ def printed(output: Output, capsys: Capture) -> list[str]:
 
 
 def test_notices_are_lines(capsys: Capture) -> None:
-    assert printed(Output(), capsys) == ["warning: no CRS", "note: resuming"]
+    assert printed(Output(), capsys) == ["noon warning: no CRS", "noon note: resuming"]
 
 
 def test_quiet_prints_nothing(capsys: Capture) -> None:
@@ -41,13 +50,13 @@ def test_quiet_prints_nothing(capsys: Capture) -> None:
 
 
 def test_verbose_prints_every_stage(capsys: Capture) -> None:
-    assert printed(Output(verbose=True), capsys)[-1] == "infer: done in 0.5 s"
+    assert printed(Output(verbose=True), capsys)[-1] == "noon infer: done in 0.5 s"
 
 
 def test_progress_has_speed_and_time_left(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PLAIN_SECONDS", 0)
     line = printed(Output(), capsys)[2]
-    assert line.startswith("infer: 1/4, ")
+    assert line.startswith("noon infer: 25%, 1/4, ")
     assert " Mpx/s, " in line
     assert line.endswith(" left")
 
@@ -64,9 +73,17 @@ def test_json_gets_lines_in_a_terminal(capsys: Capture, monkeypatch: pytest.Monk
     assert printed(Output(as_json=True), capsys) == ["warning: no CRS", "note: resuming"]
 
 
+def test_long_waits_are_lines(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "WAIT_SECONDS", 0)
+    for output in (Output(), Output(quiet=True)):
+        with progress(output), waiting.waiting_for("tcp://10.0.0.1:8786"):
+            time.sleep(0.1)
+    assert capsys.readouterr().err == "noon note: waiting for tcp://10.0.0.1:8786\n"
+
+
 def test_training_prints_validations(capsys: Capture) -> None:
     for output in (Output(), Output(quiet=True)):
         subscriber = TrainingProgress(output)
         subscriber(StepCompleted(1, 8, 0.5, 10.0))
         subscriber(Validated(4, 0.6, 0.3, best=True))
-    assert capsys.readouterr().err == "step 4: validation F1 0.6000 at threshold 0.3, best so far\n"
+    assert capsys.readouterr().err == "noon step 4: validation F1 0.6000 at threshold 0.3, best so far\n"

@@ -19,14 +19,14 @@ def run_record() -> Any:
         counts=SimpleNamespace(
             changed_pixels=25, classified_pixels=100, changed_share=0.25, polygons=3, pixels=2_000_000
         ),
-        stages={"infer": SimpleNamespace(seconds=60), "mosaic": SimpleNamespace(seconds=120)},
+        stages={"infer": SimpleNamespace(seconds=60), "mosaic": SimpleNamespace(seconds=400)},
         products={"change.tif": None, "changes.parquet": None},
     )
 
 
 def test_product_paths_are_whole(tmp_path: Path) -> None:
     out = str(tmp_path / ("long" * 50))
-    assert list(tables.run_lines(run_record(), out)) == [
+    assert list(tables.run_lines(run_record(), out, 180)) == [
         "25 of 100 pixels changed (25.00%)",
         "3 polygons",
         "2.00 Mpx in 3.0 min",
@@ -36,7 +36,7 @@ def test_product_paths_are_whole(tmp_path: Path) -> None:
 
 
 def test_credentials_are_not_shown() -> None:
-    lines = "\n".join(tables.run_lines(run_record(), "s3://key:secret@bucket/city/"))
+    lines = "\n".join(tables.run_lines(run_record(), "s3://key:secret@bucket/city/", 1))
     assert "secret" not in lines
     assert "bucket/city/change.tif" in lines
 

@@ -17,7 +17,7 @@ import yaml
 from ussfc import spec as spec_module
 from ussfc.errors import ModelError
 from ussfc.network import USSFCNet
-from ussfc.spec import ModelSpec, PercentileRadiometry, RangeRadiometry, find_model, list_models
+from ussfc.spec import Licence, ModelSpec, PercentileRadiometry, RangeRadiometry, find_model, list_models
 from ussfc.weights import save_weights
 
 
@@ -192,3 +192,26 @@ def test_cards_are_read_without_torch(tmp_path: Path) -> None:
         "assert not {'torch', 'fsspec'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(written(tmp_path))], check=True)
+
+
+@pytest.mark.parametrize(
+    ("weights", "restriction"),
+    [
+        ("CC BY-NC-SA 4.0", "CC BY-NC-SA 4.0, not for commercial use"),
+        ("cc-by-nc-4.0", "cc-by-nc-4.0, not for commercial use"),
+        ("for non-commercial research", "for non-commercial research, not for commercial use"),
+        ("CC-BY-SA-4.0", "CC-BY-SA-4.0"),
+        ("GPL-3.0-only", "GPL-3.0-only"),
+        ("Apache-2.0", None),
+        ("Apache License 2.0", None),
+        ("MIT", None),
+        ("BSD-3-Clause", None),
+        ("CC-BY-4.0", None),
+        ("CC BY 4.0", None),
+        ("CC0-1.0", None),
+    ],
+)
+def test_restriction_of_a_licence(weights: str, restriction: str | None) -> None:
+    licence = Licence(weights=weights, training_labels="any")
+    assert licence.restriction == restriction
+    assert licence.terms == (restriction or weights)

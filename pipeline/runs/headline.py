@@ -1,0 +1,29 @@
+"""A run in one line, as its first notice and its log have it."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from ussfc.pipeline.runs.plan import RunPlan
+from ussfc.pipeline.tiling.grid import crs_name
+
+
+def headline(plan: RunPlan) -> str:
+    """Return version, model, licence, threshold, bands and grid of a run, one line."""
+    model = plan.model
+    restriction = model.licence.restriction if model.licence else None
+    terms = f" (weights: {restriction})" if restriction else ""
+    rows, cols = plan.tiles.shape
+    return (
+        f"ussfc {metadata.version('ussfc')}: model {model.name}{terms}, threshold {plan.threshold:g}, "
+        f"bands {bands_taken(plan)}, grid {rows} x {cols} px {crs_name(plan.pair.grid) or 'without CRS'}, "
+        f"{plan.tiles.tile_count} tile(s), {plan.executor}"
+    )
+
+
+def bands_taken(plan: RunPlan) -> str:
+    """Return the model's bands and the numbers of the files' bands that it gets, in words."""
+    names = ", ".join(band.name for band in plan.model.bands)
+    before, after = (", ".join(map(str, recipe.bands)) for recipe in plan.pair.recipes)
+    numbers = before if before == after else f"{before} of before and {after} of after"
+    return f"{names} = {numbers}"

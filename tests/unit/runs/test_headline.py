@@ -1,0 +1,38 @@
+"""A run in one line."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+from tests.support.paths import ROOT
+from tests.support.scenes import write_scene, write_toy_model
+from ussfc.pipeline.config.load import load_config
+from ussfc.pipeline.runs.headline import headline
+from ussfc.pipeline.runs.plan import plan
+
+DEMO = [str(ROOT / "configs" / "demo" / f"beirut_{date}.tif") for date in ("before", "after")]
+
+
+def test_line_names_version_model_terms_threshold_bands_and_grid() -> None:
+    config = load_config(sets=("threshold=0.7", "bands.after=[3,2,1]", "cluster.kind=serial"))
+    planned = plan(DEMO[0], DEMO[1], config)
+    assert headline(planned) == (
+        f"ussfc {metadata.version('ussfc')}: model ussfc-s2-rgb (weights: CC BY-NC-SA 4.0, not for commercial use), "
+        "threshold 0.7, bands B04, B03, B02 = 1, 2, 3 of before and 3, 2, 1 of after, grid 768 x 768 px EPSG:4326, "
+        "1 tile(s), serial"
+    )
+    summary = planned.summary()
+    assert summary["model"] == "ussfc-s2-rgb"
+    assert summary["terms"] == "CC BY-NC-SA 4.0, not for commercial use"
+    assert summary["threshold"] == 0.7
+    assert summary["bands"] == {"before": [1, 2, 3], "after": [3, 2, 1]}
+    assert summary["bytes_to_write_at_most"] == int(768 * 768 * 3.7)
+
+
+def test_terms_are_left_out_where_none_are_known(tmp_path: Path) -> None:
+    write_scene(tmp_path, "a", (100, 100), side=64)
+    config = load_config(flags={"model": str(write_toy_model(tmp_path))})
+    planned = plan(str(tmp_path / "a_before.tif"), str(tmp_path / "a_after.tif"), config)
+    assert "weights" not in headline(planned)
+    assert " without CRS" not in headline(planned)
