@@ -191,28 +191,49 @@ def _exit_if_incomplete(record: InferenceRecord, output: Output) -> None:
 
 @main.command()
 @options.OUT
-@options.finishing_options
+@options.threshold_options
+@options.output_options
+def threshold(out: str, settings: Settings, output: Output) -> None:
+    """Bring change.tif and the polygons of OUT to another THRESHOLD, 0 to 1; the network does not run.
+
+    Formats, smallest area and simplification stay as they are there, unless options change them.
+    """
+    _finish("threshold", out, settings, output)
+
+
+@main.command()
+@options.OUT
+@options.raster_options
 @options.output_options
 def mosaic(out: str, settings: Settings, output: Output) -> None:
-    """Write the rasters of OUT again from its probabilities, with another threshold for example."""
+    """Write the rasters of OUT again from its probabilities, with another compression for example.
+
+    With another threshold the polygons follow.
+    """
     _finish("mosaic", out, settings, output)
 
 
 @main.command()
 @options.OUT
-@options.finishing_options
+@options.polygon_options
 @options.output_options
 def vectorise(out: str, settings: Settings, output: Output) -> None:
-    """Write the polygons of OUT again from its probabilities, with another threshold or area."""
+    """Write the polygons of OUT again from its probabilities, in another format or with a smallest area.
+
+    Formats that are there stay and follow; with another threshold change.tif follows as well.
+    """
     _finish("vectorise", out, settings, output)
 
 
 def _finish(stage: str, out: str, settings: Settings, output: Output) -> None:
     from ussfc.pipeline.runs import products
 
-    config = settings.load(base=products.inference_config(out))
+    config = settings.load(base=products.recorded_config(out))
     with progress(output) as subscriber:
-        {"mosaic": products.mosaic, "vectorise": products.vectorise}[stage](out, config, subscriber)
+        stages = {
+            "threshold": products.write_products, "mosaic": products.mosaic, "vectorise": products.vectorise,
+        }  # fmt: skip
+        stages[stage](out, config, subscriber)
     record = products.write_manifest(out)
     lines = tables.run_lines(record, out, output.elapsed)
     output.result(record.dump(), lines, sort_keys=True)

@@ -10,4 +10,7 @@ Taper = Literal["hann", "pyramid", "gaussian", "box"]
 Engine = Literal["auto", "openvino", "torch", "triton"]
 """Library that runs the network, see ``ussfc.engines``; ``auto`` is the fastest."""
 
+VectorFormat = Literal["parquet", "gpkg", "flatgeobuf", "geojson"]
+"""File format of the polygons."""
+
 TAPERS: tuple[str, ...] = get_args(Taper)

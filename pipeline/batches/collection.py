@@ -36,6 +36,7 @@ MEDIA_TYPES = {
     ".parquet": "application/vnd.apache.parquet",
     ".gpkg": pystac.MediaType.GEOPACKAGE,
     ".fgb": pystac.MediaType.FLATGEOBUF,
+    ".geojson": pystac.MediaType.GEOJSON,
 }
 
 TITLES = {

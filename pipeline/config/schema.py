@@ -5,9 +5,17 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 
-from ussfc.pipeline.choices import Engine, Taper
+from ussfc.pipeline.choices import Engine, Taper, VectorFormat
 
 _WORD = r"^[A-Za-z0-9_.,@+-]+$"
 """Names that go into a batch script: nothing that a shell would read as more than a name."""
@@ -336,11 +344,36 @@ class OutputConfig(_Section):
     keep_work: bool = Field(True, description="keep OUT/work, which mosaic and vectorise read")
 
 
+FORMATS: dict[str, VectorFormat] = {
+    "geoparquet": "parquet", "parquet": "parquet", "gpkg": "gpkg", "geopackage": "gpkg", "flatgeobuf": "flatgeobuf",
+    "fgb": "flatgeobuf", "geojson": "geojson",
+}  # fmt: skip
+"""Formats of the polygons by every name that they have."""
+
+
+def _formats(value: Any) -> Any:
+    """Return formats under one name each; several may stand in one text, with commas."""
+    if isinstance(value, str):
+        value = [name.strip() for name in value.split(",") if name.strip()]
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError("expected one or several of geoparquet, gpkg, flatgeobuf, geojson")
+    unknown = [name for name in value if str(name).lower() not in FORMATS]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is none of geoparquet, gpkg, flatgeobuf, geojson")
+    return tuple(dict.fromkeys(FORMATS[str(name).lower()] for name in value))
+
+
 class VectorConfig(_Section):
     """Polygons."""
 
-    format: Literal["parquet", "gpkg", "flatgeobuf"] = Field(
-        "parquet", description="file format of the polygons"
+    format: Annotated[
+        tuple[VectorFormat, ...],
+        BeforeValidator(_formats),
+        # A single one is recorded as the text that it always was.
+        PlainSerializer(lambda formats: formats[0] if len(formats) == 1 else list(formats)),
+    ] = Field(
+        "parquet",  # type: ignore[arg-type]  # becomes a tuple, as a value of any source does
+        description="file formats of the polygons, one or several; also by the names geoparquet, geopackage, fgb",
     )
     min_area_m2: float = Field(0, ge=0, description="smallest region kept, m2")
     simplify_m: float = Field(0, ge=0, description="tolerance of the simplification, m")

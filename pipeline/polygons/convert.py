@@ -1,4 +1,4 @@
-"""A GeoParquet file converted to the formats that GDAL writes: GeoPackage and FlatGeobuf."""
+"""A GeoParquet file converted to the formats that GDAL writes: GeoPackage, FlatGeobuf and GeoJSON."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from ussfc.pipeline.polygons.geoparquet import table_schema
 if TYPE_CHECKING:
     import pyarrow as pa
 
-DRIVER: Mapping[str, str] = {"gpkg": "GPKG", "flatgeobuf": "FlatGeobuf"}
+DRIVER: Mapping[str, str] = {"gpkg": "GPKG", "flatgeobuf": "FlatGeobuf", "geojson": "GeoJSON"}
 """GDAL's name of each format that it writes."""
 
 CONVERTED = 8192
 """Features that are on their way from the table to another format at a time."""
 
 
-def convert(table: Path, part: Path, geobox: GeoBox, driver: str, target: Path) -> None:
+def convert(table: Path, part: Path, geobox: GeoBox, format_: str, target: Path) -> None:
     """Stream a GeoParquet file into a layer of another format, named after ``target``.
 
-    Layers have one geometry type: where one feature is a MultiPolygon, all are.
+    Layers have one geometry type: where one feature is a MultiPolygon, all are. GeoJSON has longitudes and latitudes
+    on WGS 84, as RFC 7946 demands, wherever the grid has a place on the earth.
 
     Args:
         table: the GeoParquet file.
         part: the file to write.
         geobox: the grid.
-        driver: GDAL's name of the format.
+        format_: the format, a key of :data:`DRIVER`.
         target: the product that the layer and errors are named after.
 
     Raises:
@@ -60,13 +61,20 @@ def convert(table: Path, part: Path, geobox: GeoBox, driver: str, target: Path) 
                     stream,
                     part,
                     layer=target.stem,
-                    driver=driver,
+                    driver=DRIVER[format_],
                     geometry_name="geometry",
                     geometry_type="MultiPolygon" if multi else "Polygon",
                     crs=crs,
+                    **_options(format_, geobox),
                 )
         except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
             raise write_error(target, error) from error
+
+
+def _options(format_: str, geobox: GeoBox) -> dict[str, str]:
+    """Return the creation options of GDAL's driver."""
+    placed = geobox.crs is not None and geobox.crs.proj.geodetic_crs is not None
+    return {"RFC7946": "YES"} if format_ == "geojson" and placed else {}
 
 
 def _promote(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -11,10 +11,10 @@ from top to bottom without waiting for each other, and it does not depend on the
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from odc.geo.geobox import GeoBox
 
@@ -23,14 +23,14 @@ from ussfc.pipeline.errors import ConfigError
 from ussfc.pipeline.events import Subscriber, ignore
 from ussfc.pipeline.parallel.ordered_map import in_order
 from ussfc.pipeline.polygons.arrays import Connectivity
-from ussfc.pipeline.polygons.convert import DRIVER, convert
+from ussfc.pipeline.polygons.convert import convert
 from ussfc.pipeline.polygons.files import discard, sync, writing
 from ussfc.pipeline.polygons.geoparquet import VectorCounts, write_table
-from ussfc.pipeline.polygons.measure import Ellipsoid, make_features
+from ussfc.pipeline.polygons.measure import Ellipsoid, Features, make_features
 from ussfc.pipeline.polygons.regions import trace_regions
 from ussfc.pipeline.types import ProbabilitySource
 
-__all__ = ["VectorCounts", "VectorOptions", "vectorise"]
+__all__ = ["VectorCounts", "VectorOptions", "trace_features", "vectorise"]
 
 MEASURED = 1024
 """Regions that are measured together."""
@@ -41,9 +41,8 @@ MOST_THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class VectorOptions:
-    """Filters, simplification and format of the polygons."""
+    """Filters and simplification of the polygons."""
 
-    format: Literal["parquet", "gpkg", "flatgeobuf"]
     min_area_m2: float = 0.0
     """Least area of a region, square metres, after its pieces are united."""
     simplify_m: float = 0.0
@@ -57,11 +56,11 @@ def vectorise(
     geobox: GeoBox,
     threshold: float,
     options: VectorOptions,
-    path: Path,
+    layers: Mapping[str, Path],
     subscriber: Subscriber = ignore,
     block_size: int = 2048,
 ) -> VectorCounts:
-    """Write the regions of change as polygons in the grid's reference system.
+    """Write the regions of change as polygons in the grid's reference system; GeoJSON has longitudes and latitudes.
 
     Columns: ``id`` (int64, the row-major index of the region's first pixel on the grid: it stays the same
     over runs, block sizes and filters), ``area_m2`` and ``perimeter_m`` (float64, geodesic, of the region
@@ -72,15 +71,50 @@ def vectorise(
         source: (rows, cols) probabilities on ``geobox``.
         geobox: the grid; with ``crs`` None the coordinates are its affine's, with no reference system.
         threshold: in [0, 1]; a probability of at least this is change.
-        options: how the polygons are made and stored.
-        path: the file to write; it appears when complete and replaces an older one.
+        options: how the polygons are made.
+        layers: the file to write for each format of :data:`ussfc.pipeline.storage.layout.LAYERS`, all in one folder;
+            each appears when complete and replaces an older one.
         subscriber: receives one ``Advanced`` for every block.
         block_size: side in pixels of the blocks that are read; memory follows it, the result does not.
 
     Raises:
         ussfc.pipeline.errors.ConfigError: metres are asked of a grid whose pixels have no size in metres.
-        ussfc.pipeline.errors.StoreError: the file cannot be written.
+        ussfc.pipeline.errors.StoreError: a file cannot be written.
         ValueError: ``source`` is not of the shape of ``geobox``.
+    """
+    features = trace_features(source, geobox, threshold, options, subscriber, block_size)
+    first = next(iter(layers.values()))
+    parts = {format_: path.with_name(f"{path.stem}.part{path.suffix}") for format_, path in layers.items()}
+    # GDAL wants a layer in one stream and its geometry type first, which is known only at the end.
+    table = parts.get("parquet", first.with_name(f"{first.stem}.part.table.parquet"))
+    with writing(first):
+        discard(table, *parts.values())
+    try:
+        counts = write_table(features, geobox, table, layers.get("parquet", first))
+        for format_, path in layers.items():
+            with writing(path):
+                if format_ != "parquet":
+                    convert(table, parts[format_], geobox, format_, path)
+                sync(parts[format_])
+        for format_, path in layers.items():
+            with writing(path):
+                os.replace(parts[format_], path)
+    finally:
+        discard(table, *parts.values())
+    return replace(counts, area_m2=None) if Ellipsoid.of_grid(geobox) is None else counts
+
+
+def trace_features(
+    source: ProbabilitySource,
+    geobox: GeoBox,
+    threshold: float,
+    options: VectorOptions,
+    subscriber: Subscriber = ignore,
+    block_size: int = 2048,
+) -> Iterator[Features]:
+    """Return an iterator over the regions of change, measured and filtered, in the order of the file.
+
+    Args and errors are those of :func:`vectorise`; nothing is read before the first features are asked for.
     """
     rows, cols = source.shape
     if (rows, cols) != tuple(geobox.shape):
@@ -104,19 +138,4 @@ def vectorise(
         min(cores(), MOST_THREADS),
         "ussfc-measure",
     )
-    features = (found for _, found in measured)
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
-    # GDAL wants a layer in one stream and its geometry type first, which is known only at the end.
-    table = part if options.format == "parquet" else path.with_name(f"{path.stem}.part-table.parquet")
-    with writing(path):
-        discard(part, table)
-    try:
-        counts = write_table(features, geobox, table, path)
-        with writing(path):
-            if options.format != "parquet":
-                convert(table, part, geobox, DRIVER[options.format], path)
-            sync(part)
-            os.replace(part, path)
-    finally:
-        discard(part, table)
-    return counts if ellipsoid is not None else replace(counts, area_m2=None)
+    return (found for _, found in measured)

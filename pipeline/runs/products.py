@@ -1,19 +1,19 @@
 """From the store to the products and their manifest.
 
-A stage reads only the files that the one before it wrote under OUT/work.
+A stage reads only the files that the one before it wrote under OUT/work. The classes and all layers of a folder are of
+one threshold: whichever is made again, the others follow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ussfc.cores import cores
-from ussfc.pipeline.config.schema import RunConfig
+from ussfc.pipeline.config.schema import RunConfig, VectorConfig
 from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.events import Notice, Subscriber, ignore
 from ussfc.pipeline.pixels.pyramid import square
@@ -25,6 +25,13 @@ from ussfc.pipeline.runs.manifest import (
     ProductRecord,
     RunRecord,
     StageRecord,
+)
+from ussfc.pipeline.runs.product_keys import (
+    layer_keys,
+    library_versions,
+    product_tags,
+    product_threshold,
+    raster_keys,
 )
 from ussfc.pipeline.runs.stages import scratch_folder, stage_clock
 from ussfc.pipeline.storage import layout
@@ -53,7 +60,7 @@ class _Stage:
 
 
 def mosaic(out: Folder | Path | str, config: RunConfig, subscriber: Subscriber = ignore) -> None:
-    """Write ``change.tif`` and ``probability.tif`` from the store.
+    """Write ``change.tif`` and ``probability.tif`` from the store; polygons of another threshold follow.
 
     Raises:
         StoreError: no finished inference in OUT, or no space.
@@ -61,6 +68,37 @@ def mosaic(out: Folder | Path | str, config: RunConfig, subscriber: Subscriber =
     out = Folder.of(out)
     with out.lock():
         write_rasters(out, config, subscriber, again=True)
+        if layers_in(out):
+            made = config.model_copy(update={"vector": _made_vector(out, config)})
+            write_polygons(out, made, subscriber, again=False)
+
+
+def vectorise(out: Folder | Path | str, config: RunConfig, subscriber: Subscriber = ignore) -> None:
+    """Write the polygons from the store; layers of other formats that are there, and ``change.tif``, follow.
+
+    Raises:
+        StoreError: no finished inference in OUT, or no space.
+        ConfigError: metres asked for on a grid without CRS.
+    """
+    out = Folder.of(out)
+    with out.lock():
+        write_polygons(out, config, subscriber, again=True)
+        if out.exists(layout.CHANGE):
+            made = config.model_copy(update={"output": config.output.model_copy(update=_made_output(out))})
+            write_rasters(out, made, subscriber, again=False)
+
+
+def write_products(out: Folder | Path | str, config: RunConfig, subscriber: Subscriber = ignore) -> None:
+    """Write what differs from the configuration: rasters, and polygons in its formats and those that are there.
+
+    Raises:
+        StoreError: no finished inference in OUT, or no space.
+        ConfigError: metres asked for on a grid without CRS.
+    """
+    out = Folder.of(out)
+    with out.lock():
+        write_rasters(out, config, subscriber, again=False)
+        write_polygons(out, config, subscriber, again=False)
 
 
 def write_rasters(out: Folder, config: RunConfig, subscriber: Subscriber, again: bool) -> None:
@@ -68,13 +106,13 @@ def write_rasters(out: Folder, config: RunConfig, subscriber: Subscriber, again:
     from ussfc.pipeline.rasters import cog
 
     store, facts = _finished_inference(out)
-    threshold = _threshold(config, facts)
+    threshold = product_threshold(config, facts)
     options = cog.CogOptions(
         compression=config.output.compression,
         block_size=config.output.block_size,
         threads=cores(),
     )
-    tags = _tags(facts)
+    tags = product_tags(facts)
 
     def rasters(paths: Mapping[str, Path], scratch: Path) -> dict[str, dict[str, Any]]:
         kinds: list[cog.ChangeRaster | cog.ProbabilityRaster] = []
@@ -96,52 +134,71 @@ def write_rasters(out: Folder, config: RunConfig, subscriber: Subscriber, again:
 
     steps = len(list(blocks(store.shape, square(options.block_size, store.chunk))))
     keys = raster_keys(facts, store.content(), config)
-    _make(out, config, _Stage("mosaic", keys, steps, rasters), subscriber, again)
-
-
-def vectorise(out: Folder | Path | str, config: RunConfig, subscriber: Subscriber = ignore) -> None:
-    """Write the polygons from the store.
-
-    Raises:
-        StoreError: no finished inference in OUT, or no space.
-        ConfigError: metres asked for on a grid without CRS.
-    """
-    out = Folder.of(out)
-    with out.lock():
-        write_polygons(out, config, subscriber, again=True)
+    _make(out, config, _Stage("mosaic", keys, steps, rasters), subscriber, keys if again else ())
 
 
 def write_polygons(out: Folder, config: RunConfig, subscriber: Subscriber, again: bool) -> None:
-    """Do as :func:`vectorise` does in a locked folder; without ``again`` an unchanged layer stays."""
+    """Write the polygons in a locked folder, in the formats of the configuration and in those that are there.
+
+    Args:
+        out: output folder.
+        config: names threshold, filters and formats.
+        subscriber: receives the events.
+        again: make those of the configuration also where nothing differs.
+    """
     from ussfc.pipeline.polygons import vectorise as vector
 
     store, facts = _finished_inference(out)
-    options = vector.VectorOptions(**config.vector.model_dump())
-    name = layout.LAYERS[options.format]
-    threshold = _threshold(config, facts)
+    options = vector.VectorOptions(**config.vector.model_dump(exclude={"format"}))
+    threshold = product_threshold(config, facts)
+    asked = layer_keys(facts, store.content(), config, config.vector.format)
+    keys = asked | layer_keys(facts, store.content(), config, layers_in(out))
+    format_of = {name: format_ for format_, name in layout.LAYERS.items()}
 
     def polygons(paths: Mapping[str, Path], scratch: Path) -> dict[str, dict[str, Any]]:
+        layers = {format_of[name]: path for name, path in paths.items()}
         counts = vector.vectorise(
-            store, facts.grid.geobox, threshold, options, paths[name], subscriber, VECTOR_BLOCK
+            store, facts.grid.geobox, threshold, options, layers, subscriber, VECTOR_BLOCK
         )
-        return {
-            name: {
-                "polygons": counts.polygons,
-                "polygon_pixels": counts.pixels,
-                "polygon_area_m2": counts.area_m2,
-            }
+        found = {
+            "polygons": counts.polygons,
+            "polygon_pixels": counts.pixels,
+            "polygon_area_m2": counts.area_m2,
         }
+        return dict.fromkeys(paths, found)
 
+    for name in set(layout.LAYERS.values()) - set(keys):
+        # Its file was taken away: the manifest must not list it.
+        out.remove(layout.in_work(layout.product_record(name)))
     steps = len(list(blocks(store.shape, VECTOR_BLOCK)))
-    key = vector_key(facts, store.content(), config)
-    _make(out, config, _Stage("vectorise", {name: key}, steps, polygons), subscriber, again)
-    for other in set(layout.LAYERS.values()) - {name}:
-        # One layer per run: the same regions under another format would go stale unseen.
-        out.remove(other)
-        out.remove(layout.in_work(layout.product_record(other)))
+    _make(out, config, _Stage("vectorise", keys, steps, polygons), subscriber, asked if again else ())
 
 
-def _make(out: Folder, config: RunConfig, stage: _Stage, subscriber: Subscriber, again: bool) -> None:
+def layers_in(out: Folder) -> tuple[str, ...]:
+    """Return the formats of the layers that are in OUT."""
+    return tuple(format_ for format_, name in layout.LAYERS.items() if out.exists(name))
+
+
+def _made_vector(out: Folder, config: RunConfig) -> VectorConfig:
+    """Return the options that the layers in OUT were made with; those of the configuration where it is not known."""
+    formats = layers_in(out)
+    records = (_product_record(out, layout.LAYERS[format_]) for format_ in formats)
+    options = next((found.key.vector for found in records if found and found.key.vector), None)
+    return VectorConfig(
+        **(options or config.vector.model_dump()) | {"format": formats or config.vector.format}
+    )
+
+
+def _made_output(out: Folder) -> dict[str, Any]:
+    """Return the keys of the section ``output`` that ``change.tif`` in OUT was made with."""
+    found = _product_record(out, layout.CHANGE)
+    key = found.key.dump() if found else {}
+    return {name: key[name] for name in ("compression", "block_size") if name in key}
+
+
+def _make(
+    out: Folder, config: RunConfig, stage: _Stage, subscriber: Subscriber, again: Collection[str]
+) -> None:
     """Make products in one pass and record the key of each; those that are there with the same key stay.
 
     Args:
@@ -149,12 +206,12 @@ def _make(out: Folder, config: RunConfig, stage: _Stage, subscriber: Subscriber,
         config: names the place of scratch files.
         stage: the pass.
         subscriber: receives the events.
-        again: make them also where nothing differs.
+        again: names of those that are made also where nothing differs.
     """
     names = []
     for name, key in stage.keys.items():
         found = _product_record(out, name)
-        if not again and found and found.key.dump() == key.dump() and out.size(name) == found.bytes:
+        if name not in again and found and found.key.dump() == key.dump() and out.size(name) == found.bytes:
             subscriber(Notice(f"{name} is there already, made of the same", warning=False))
         else:
             names.append(name)
@@ -187,45 +244,13 @@ def _make(out: Folder, config: RunConfig, stage: _Stage, subscriber: Subscriber,
         record.write(out, layout.in_work(layout.product_record(name)))
 
 
+def _product_records(out: Folder) -> dict[str, ProductFileRecord]:
+    found = {name: _product_record(out, name) for name in layout.PRODUCTS}
+    return {name: record for name, record in found.items() if record is not None}
+
+
 def _product_record(out: Folder, name: str) -> ProductFileRecord | None:
     return ProductFileRecord.find(out, layout.in_work(layout.product_record(name)))
-
-
-def raster_keys(facts: InferenceRecord, content: str, config: RunConfig) -> dict[str, ProductKey]:
-    """Return the keys of the rasters, by name.
-
-    Args:
-        facts: the inference that they are made from.
-        content: digest of its probabilities.
-        config: names threshold and compression.
-    """
-    from ussfc.pipeline.rasters.compression import ISAL_LEVEL, LEVEL
-
-    common: dict[str, Any] = {
-        "content": content,
-        "shape": facts.grid.shape,
-        "tags": _tags(facts),
-        "gdal": _versions()["gdal"],
-        "compression": config.output.compression,
-        "block_size": config.output.block_size,
-        "level": LEVEL[config.output.compression],
-    }
-    if config.output.compression == "deflate":
-        common["isal"] = f"{metadata.version('isal')} level {ISAL_LEVEL}"
-    change = ProductKey(**common, threshold=_threshold(config, facts))
-    return {layout.CHANGE: change, layout.PROBABILITY: ProductKey(**common)}
-
-
-def vector_key(facts: InferenceRecord, content: str, config: RunConfig) -> ProductKey:
-    """Return the key of the polygons; see :func:`raster_keys`."""
-    versions = {name: _versions()[name] for name in ("ussfc", "shapely", "pyarrow", "gdal")}
-    return ProductKey.model_validate({
-        "content": content,
-        "shape": facts.grid.shape,
-        "threshold": _threshold(config, facts),
-        "vector": config.vector.model_dump(mode="json"),
-        "versions": versions,
-    })  # fmt: skip
 
 
 def write_manifest(out: Folder | Path | str, peak_memory: int | None = None) -> RunRecord:
@@ -243,11 +268,7 @@ def write_manifest(out: Folder | Path | str, peak_memory: int | None = None) -> 
     if peak_memory is not None:
         inference = inference.model_copy(update={"peak_memory_bytes": peak_memory})
         inference.write(out, layout.in_work(layout.INFERENCE))
-    products = {}
-    for name in layout.PRODUCTS:
-        found = _product_record(out, name)
-        if found is not None:
-            products[name] = found
+    products = _product_records(out)
     seconds: dict[str, float] = {}
     thresholds: dict[str, float] = {}
     counts, config = inference.counts.dump(), dict(inference.config)
@@ -256,18 +277,19 @@ def write_manifest(out: Folder | Path | str, peak_memory: int | None = None) -> 
         seconds[product.stage] = seconds.get(product.stage, 0.0) + product.seconds
         if product.key.threshold is not None:
             thresholds[product.stage] = product.key.threshold
-        if product.key.vector is not None:
-            config["vector"] = product.key.vector
+    config |= _made_config(products)
     pixels = inference.counts.pixels
     stages = {stage: StageRecord.of(spent, pixels) for stage, spent in seconds.items()}
     changed: dict[str, Any] = {
         "config": config,
         "counts": Counts(**counts),
         "stages": {**inference.stages, **stages},
-        "versions": _versions(),
+        "versions": library_versions(),
     }
     if products:
         changed["thresholds"] = thresholds
+        if len(common := set(thresholds.values())) == 1:
+            changed["threshold"] = common.pop()
         changed["products"] = {
             name: ProductRecord(sha256=found.sha256, bytes=found.bytes, key=found.key)
             for name, found in products.items()
@@ -291,10 +313,29 @@ def read_inference(out: Folder | Path | str) -> InferenceRecord:
     return InferenceRecord.read(out, name)
 
 
-def inference_config(out: Folder | Path | str) -> dict[str, Any]:
-    """Return the configuration that the inference in OUT was made with, threshold resolved."""
+def recorded_config(out: Folder | Path | str) -> dict[str, Any]:
+    """Return the configuration that inference and products in OUT were made with, threshold resolved.
+
+    Where products are of several thresholds, as earlier versions could leave them, it is that of the inference.
+    """
+    out = Folder.of(out)
     facts = read_inference(out)
-    return {**facts.config, "threshold": facts.threshold}
+    config = {**facts.config, "threshold": facts.threshold}
+    products = {name: found for name, found in _product_records(out).items() if out.exists(name)}
+    thresholds = {found.key.threshold for found in products.values()} - {None}
+    if len(thresholds) == 1:
+        config["threshold"] = thresholds.pop()
+    config["output"] = config["output"] | _made_output(out)
+    return config | _made_config(products)
+
+
+def _made_config(products: Mapping[str, ProductFileRecord]) -> dict[str, Any]:
+    """Return the section ``vector`` that layers were made with; nothing where there is none."""
+    options = [found.key.vector for found in products.values() if found.key.vector]
+    if not options:
+        return {}
+    formats = [each["format"] for each in options]
+    return {"vector": options[0] | {"format": formats[0] if len(formats) == 1 else formats}}
 
 
 def _finished_inference(out: Folder) -> tuple[ProbabilityStore, InferenceRecord]:
@@ -308,28 +349,3 @@ def _finished_inference(out: Folder) -> tuple[ProbabilityStore, InferenceRecord]
             f"{out}: {missing} tile(s) are not computed yet; run `ussfc infer` or `ussfc run` again"
         )
     return store, facts
-
-
-def _threshold(config: RunConfig, facts: InferenceRecord) -> float:
-    return float(facts.threshold if config.threshold is None else config.threshold)
-
-
-def _tags(facts: InferenceRecord) -> dict[str, str]:
-    """Return dataset tags; nothing in them changes from one run of the same inputs to the next."""
-    tags = {
-        "TIFFTAG_SOFTWARE": f"ussfc {metadata.version('ussfc')}",
-        "USSFC_MODEL": facts.model.name,
-        "USSFC_MODEL_SHA256": facts.model.sha256,
-    }
-    for date, scene in (("BEFORE", facts.inputs.before), ("AFTER", facts.inputs.after)):
-        tags[f"USSFC_{date}"] = Path(scene.uri).name
-        if scene.acquired:
-            tags[f"USSFC_{date}_ACQUIRED"] = scene.acquired
-    return tags
-
-
-def _versions() -> dict[str, str]:
-    import rasterio
-
-    names = ("ussfc", "torch", "rasterio", "zarr", "distributed", "odc-geo", "shapely", "pyarrow", "numpy")
-    return {name: metadata.version(name) for name in names} | {"gdal": rasterio.__gdal_version__}

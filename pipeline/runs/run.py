@@ -18,13 +18,8 @@ from ussfc.pipeline.runs.infer import Computation, infer_locked
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.runs.pair import inspect_pair
 from ussfc.pipeline.runs.plan import RunPlan, plan_pair
-from ussfc.pipeline.runs.products import (
-    raster_keys,
-    vector_key,
-    write_manifest,
-    write_polygons,
-    write_rasters,
-)
+from ussfc.pipeline.runs.product_keys import layer_keys, raster_keys
+from ussfc.pipeline.runs.products import layers_in, write_manifest, write_polygons, write_rasters
 from ussfc.pipeline.runs.run_key import run_key
 from ussfc.pipeline.runs.run_log import recorded
 from ussfc.pipeline.storage import layout
@@ -116,7 +111,7 @@ def _finished_run(plan: RunPlan, out: Folder, computation: Computation) -> RunRe
     digest = next(iter(record.products.values())).key.content
     keys = {
         **raster_keys(record, digest, plan.config),
-        layout.LAYERS[plan.config.vector.format]: vector_key(record, digest, plan.config),
+        **layer_keys(record, digest, plan.config, {*plan.config.vector.format, *layers_in(out)}),
     }
     same = all(
         name in record.products

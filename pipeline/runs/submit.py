@@ -8,6 +8,7 @@ import re
 import secrets
 import sys
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -159,13 +160,12 @@ def _settings(config: RunConfig, cluster: SlurmCluster) -> list[str]:
     arguments = ["--cluster", "allocation", "--set", f"cluster.threads={cluster.threads or 1}"]
     if cluster.gpu:
         arguments += ["--set", "cluster.gpu=true"]
-    for key, default, _ in documented_keys():
+    defaults = RunConfig()
+    for key, _, _ in documented_keys():
         if key.startswith("cluster."):
             continue
-        value: Any = config
-        for part in key.split("."):
-            value = getattr(value, part)
-        if value == default:
+        value: Any = attrgetter(key)(config)
+        if value == attrgetter(key)(defaults):
             continue
         # The name of a packaged model may be that of a folder here as well.
         if key == "grid.aoi" or (key == "model" and Path(value).suffix):

@@ -2,7 +2,7 @@
 
 ::
 
-    OUT/change.tif  probability.tif  changes.parquet (or .gpkg, .fgb)   products
+    OUT/change.tif  probability.tif  changes.parquet (.gpkg, ...)       products
     OUT/*.tif.aux.xml                                                   statistics beside a raster
     OUT/run.json                                                        the manifest, written last
     OUT/run.log                                                         what happened, line by line with the time
@@ -26,8 +26,13 @@ CHANGE = "change.tif"
 PROBABILITY = "probability.tif"
 """Raster of the change probability, in OUT."""
 
-LAYERS = {"parquet": "changes.parquet", "gpkg": "changes.gpkg", "flatgeobuf": "changes.fgb"}
-"""Polygons, in OUT, by ``vector.format``; a run has one of them."""
+LAYERS = {
+    "parquet": "changes.parquet",
+    "gpkg": "changes.gpkg",
+    "flatgeobuf": "changes.fgb",
+    "geojson": "changes.geojson",
+}
+"""Polygons, in OUT, by ``vector.format``; a run has one or several of them."""
 
 PRODUCTS = (CHANGE, PROBABILITY, *LAYERS.values())
 """Every name that a product may have, in OUT."""

@@ -30,6 +30,9 @@ class Settings:
     sets: tuple[str, ...] = ()
     model: str | None = None
     threshold: float | None = None
+    formats: tuple[str, ...] = ()
+    min_area: float | None = None
+    simplify: float | None = None
     aoi: str | None = None
     engine: str | None = None
     precision: str | None = None
@@ -51,6 +54,9 @@ class Settings:
         flags = {
             "model": self.model,
             "threshold": self.threshold,
+            "vector.format": list(self.formats) or None,
+            "vector.min_area_m2": self.min_area,
+            "vector.simplify_m": self.simplify,
             "grid.aoi": self.aoi,
             "cluster.address": self.scheduler,
             "inference.engine": self.engine,
@@ -179,6 +185,19 @@ SET = click.option("--set", "sets", multiple=True, metavar="A.B=C", help="Set on
 THRESHOLD = click.option(
     "--threshold", type=float, metavar="T", help="Change where the probability is at least T."
 )
+POLYGONS = (
+    click.option(
+        "--format",
+        "formats",
+        multiple=True,
+        metavar="NAME",
+        help="Format of the polygons: geoparquet, gpkg, flatgeobuf or geojson. May be given again.",
+    ),
+    click.option("--min-area", type=float, metavar="M2", help="Leave out regions smaller than this, m2."),
+    click.option(
+        "--simplify", type=float, metavar="M", help="Let outlines of the polygons move by at most this, m."
+    ),
+)
 OUT = click.argument("out")
 FOLDER = click.option(
     "--out",
@@ -203,6 +222,7 @@ config_options = grouped(
     CONFIG,
     SET,
     THRESHOLD,
+    *POLYGONS,
     click.option("--aoi", metavar="FILE", help="Polygons; pixels outside are nodata."),
     click.option(
         "--engine", metavar="NAME", help="Library that runs the network: auto, openvino, torch or triton."
@@ -223,8 +243,16 @@ config_options = grouped(
 )
 """Options of every command that starts from a pair."""
 
-finishing_options = grouped("settings", Settings, CONFIG, SET, THRESHOLD)
-"""Options of the commands that start from probabilities."""
+raster_options = grouped("settings", Settings, CONFIG, SET, THRESHOLD)
+"""Options of `ussfc mosaic`."""
+
+polygon_options = grouped("settings", Settings, CONFIG, SET, THRESHOLD, *POLYGONS)
+"""Options of `ussfc vectorise`."""
+
+threshold_options = grouped(
+    "settings", Settings, click.argument("threshold", type=float), CONFIG, SET, *POLYGONS
+)
+"""Argument and options of `ussfc threshold`."""
 
 destination_options = grouped(
     "destination",

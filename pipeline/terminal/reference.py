@@ -127,6 +127,8 @@ def _values(schema: Mapping[str, Any]) -> str:
         return _values(next(kind for kind in schema["anyOf"] if kind.get("type") != "null"))
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "enum" in schema.get("items", {}):
+        return f"one or several of {_values(schema['items'])}"
     bounds = [f"{words} {schema[bound]:g}" for bound, words in BOUNDS.items() if bound in schema]
     return ", ".join([TYPES[schema["type"]], *bounds])
 

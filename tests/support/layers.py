@@ -17,12 +17,13 @@ from odc.geo.geobox import GeoBox
 from scipy import ndimage
 
 from tests.support.probabilities import ArraySource
+from ussfc.pipeline.choices import VectorFormat
 from ussfc.pipeline.pixels.encoding import classify
 from ussfc.pipeline.polygons.vectorise import VectorCounts, VectorOptions, vectorise
 
 Array = npt.NDArray[Any]
 Connectivity = Literal[4, 8]
-Format = Literal["parquet", "gpkg", "flatgeobuf"]
+Format = VectorFormat
 
 ATTRIBUTES = ["id", "area_m2", "perimeter_m", "mean_probability", "max_probability", "pixels"]
 UTM = "EPSG:32633"
@@ -54,9 +55,9 @@ def write_layer(
     simplify_m: float = 0.0,
 ) -> tuple[VectorCounts, geopandas.GeoDataFrame]:
     """Write GeoParquet and read it again."""
-    options = VectorOptions("parquet", min_area_m2, simplify_m, connectivity)
+    options = VectorOptions(min_area_m2, simplify_m, connectivity)
     place = geobox or grid((stored.shape[0], stored.shape[1]))
-    counts = vectorise(ArraySource(stored), place, 0.5, options, path, block_size=block_size)
+    counts = vectorise(ArraySource(stored), place, 0.5, options, {"parquet": path}, block_size=block_size)
     return counts, read_layer(path)
 
 

@@ -29,7 +29,7 @@ from ussfc.pipeline.events import Advanced, Event, Notice
 from ussfc.pipeline.runs.detector import resolve_detector
 from ussfc.pipeline.runs.infer import Computation, infer
 from ussfc.pipeline.runs.plan import plan
-from ussfc.pipeline.runs.products import inference_config, mosaic, write_manifest
+from ussfc.pipeline.runs.products import recorded_config, mosaic, write_manifest
 from ussfc.pipeline.runs.run import run
 from ussfc.pipeline.runs.status import status
 from ussfc.pipeline.runs.validate import validate
@@ -72,7 +72,7 @@ def test_detector_is_recorded(tmp_path: Path) -> None:
     manifest = run(*PAIR, tmp_path / "out", config, computation=Computation(detector))
     assert manifest.detector == detector.identity
     assert manifest.thresholds == {"mosaic": 0.4, "vectorise": 0.4}
-    assert inference_config(tmp_path / "out")["threshold"] == 0.4
+    assert recorded_config(tmp_path / "out")["threshold"] == 0.4
     assert manifest.dump() == json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))
     checks = validate(tmp_path / "out")
     assert [check.name for check in checks if not check.ok] == []

@@ -30,8 +30,8 @@ def test_other_formats_hold_the_same(
     )
     path = tmp_path / LAYERS[format_]
     path.write_bytes(b"an older file")
-    options = VectorOptions(format_, connectivity=connectivity)
-    counts = vectorise(ArraySource(stored), geobox, 0.5, options, path, block_size=16)
+    options = VectorOptions(connectivity=connectivity)
+    counts = vectorise(ArraySource(stored), geobox, 0.5, options, {format_: path}, block_size=16)
     assert counts == expected_counts
     frame = pyogrio.read_dataframe(path).sort_values("id", ignore_index=True)
     expected = geopandas.read_parquet(tmp_path / "a.parquet").sort_values("id", ignore_index=True)

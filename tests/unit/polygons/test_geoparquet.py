@@ -77,7 +77,7 @@ class Source:
     def read(self, box):
         return np.full(box.shape, 200, np.uint8)
 grid = GeoBox((40, 40), Affine(10, 0, 0, 0, -10, 0), "EPSG:32636")
-print(vectorise(Source(), grid, 0.5, VectorOptions("parquet"), Path(sys.argv[1])).polygons, "pandas" in sys.modules)
+print(vectorise(Source(), grid, 0.5, VectorOptions(), {"parquet": Path(sys.argv[1])}).polygons, "pandas" in sys.modules)
 """
     command = [sys.executable, "-c", code, str(tmp_path / "changes.parquet")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -111,7 +111,7 @@ def test_a_source_is_not_read_far_ahead(tmp_path: Path, monkeypatch: pytest.Monk
     ahead: list[int] = []
     source = ArraySource(mask(np.eye(60)))
     vectorise(
-        source, grid((60, 60)), 0.5, VectorOptions("parquet"), tmp_path / "x.parquet",
+        source, grid((60, 60)), 0.5, VectorOptions(), {"parquet": tmp_path / "x.parquet"},
         lambda event: ahead.append(len(source.reads) - len(ahead)), block_size=10,
     )  # fmt: skip
     assert len(ahead) == len(source.reads) == 36
@@ -121,8 +121,16 @@ def test_a_source_is_not_read_far_ahead(tmp_path: Path, monkeypatch: pytest.Monk
 def test_every_block_is_one_event(tmp_path: Path) -> None:
     events: list[Event] = []
     source = ArraySource(mask(np.eye(25, 30)))
-    options = VectorOptions("parquet")
-    vectorise(source, grid((25, 30)), 0.5, options, tmp_path / "x.parquet", events.append, block_size=10)
+    options = VectorOptions()
+    vectorise(
+        source,
+        grid((25, 30)),
+        0.5,
+        options,
+        {"parquet": tmp_path / "x.parquet"},
+        events.append,
+        block_size=10,
+    )
     steps = [event for event in events if isinstance(event, Advanced)]
     assert len(events) == len(steps)
     assert sum(step.done for step in steps) == 9

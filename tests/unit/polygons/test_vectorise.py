@@ -82,7 +82,7 @@ def test_polygons_agree_with_the_raster(
 def test_no_change_gives_an_empty_layer(tmp_path: Path, format_: Format, crs: str | None) -> None:
     path = tmp_path / LAYERS[format_]
     stored = np.full((10, 10), 255, np.uint8)
-    counts = vectorise(ArraySource(stored), grid((10, 10), crs), 0.5, VectorOptions(format_), path)
+    counts = vectorise(ArraySource(stored), grid((10, 10), crs), 0.5, VectorOptions(), {format_: path})
     assert counts == VectorCounts(0, 0, None if crs is None else 0.0)
     frame = geopandas.read_parquet(path) if format_ == "parquet" else pyogrio.read_dataframe(path)
     assert len(frame) == 0
@@ -114,7 +114,7 @@ def test_a_failing_source_leaves_nothing(tmp_path: Path, format_: Format) -> Non
     path = tmp_path / LAYERS[format_]
     source = ArraySource(mask(np.eye(30)), fails_below=20)
     with pytest.raises(ReadError):
-        vectorise(source, grid((30, 30)), 0.5, VectorOptions(format_), path, block_size=10)
+        vectorise(source, grid((30, 30)), 0.5, VectorOptions(), {format_: path}, block_size=10)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -122,13 +122,13 @@ def test_a_failing_source_leaves_nothing(tmp_path: Path, format_: Format) -> Non
 def test_a_missing_folder_is_reported(tmp_path: Path, format_: Format) -> None:
     path = tmp_path / "missing" / LAYERS[format_]
     with pytest.raises(StoreError, match="changes"):
-        vectorise(ArraySource(mask(np.eye(3))), grid((3, 3)), 0.5, VectorOptions(format_), path)
+        vectorise(ArraySource(mask(np.eye(3))), grid((3, 3)), 0.5, VectorOptions(), {format_: path})
 
 
 def test_another_grid_is_refused(tmp_path: Path) -> None:
     source = ArraySource(mask(np.eye(3)))
     with pytest.raises(ValueError, match="shape"):
-        vectorise(source, grid((3, 4)), 0.5, VectorOptions("parquet"), tmp_path / "x.parquet")
+        vectorise(source, grid((3, 4)), 0.5, VectorOptions(), {"parquet": tmp_path / "x.parquet"})
 
 
 def test_the_import_is_light() -> None:

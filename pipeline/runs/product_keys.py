@@ -1,0 +1,89 @@
+"""Keys of the products: everything that decides their bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ussfc.pipeline.config.schema import RunConfig
+from ussfc.pipeline.runs.manifest import InferenceRecord, ProductKey
+from ussfc.pipeline.storage import layout
+
+
+def raster_keys(facts: InferenceRecord, content: str, config: RunConfig) -> dict[str, ProductKey]:
+    """Return the keys of the rasters, by name.
+
+    Args:
+        facts: the inference that they are made from.
+        content: digest of its probabilities.
+        config: names threshold and compression.
+    """
+    from ussfc.pipeline.rasters.compression import ISAL_LEVEL, LEVEL
+
+    common: dict[str, Any] = {
+        "content": content,
+        "shape": facts.grid.shape,
+        "tags": product_tags(facts),
+        "gdal": library_versions()["gdal"],
+        "compression": config.output.compression,
+        "block_size": config.output.block_size,
+        "level": LEVEL[config.output.compression],
+    }
+    if config.output.compression == "deflate":
+        common["isal"] = f"{metadata.version('isal')} level {ISAL_LEVEL}"
+    change = ProductKey(**common, threshold=product_threshold(config, facts))
+    return {layout.CHANGE: change, layout.PROBABILITY: ProductKey(**common)}
+
+
+def layer_keys(
+    facts: InferenceRecord, content: str, config: RunConfig, formats: Iterable[str]
+) -> dict[str, ProductKey]:
+    """Return the keys of the polygons, by name; see :func:`raster_keys`.
+
+    Args:
+        facts: the inference that they are made from.
+        content: digest of its probabilities.
+        config: names threshold, filters and simplification.
+        formats: those of the layers.
+    """
+    versions = {name: library_versions()[name] for name in ("ussfc", "shapely", "pyarrow", "gdal")}
+    options = config.vector.model_dump(mode="json")
+    return {
+        layout.LAYERS[format_]: ProductKey.model_validate({
+            "content": content,
+            "shape": facts.grid.shape,
+            "threshold": product_threshold(config, facts),
+            "vector": options | {"format": format_},
+            "versions": versions,
+        })
+        for format_ in formats
+    }  # fmt: skip
+
+
+def product_threshold(config: RunConfig, facts: InferenceRecord) -> float:
+    """Return the threshold of a configuration; that of the inference where it names none."""
+    return float(facts.threshold if config.threshold is None else config.threshold)
+
+
+def product_tags(facts: InferenceRecord) -> dict[str, str]:
+    """Return dataset tags; nothing in them changes from one run of the same inputs to the next."""
+    tags = {
+        "TIFFTAG_SOFTWARE": f"ussfc {metadata.version('ussfc')}",
+        "USSFC_MODEL": facts.model.name,
+        "USSFC_MODEL_SHA256": facts.model.sha256,
+    }
+    for date, scene in (("BEFORE", facts.inputs.before), ("AFTER", facts.inputs.after)):
+        tags[f"USSFC_{date}"] = Path(scene.uri).name
+        if scene.acquired:
+            tags[f"USSFC_{date}_ACQUIRED"] = scene.acquired
+    return tags
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of ussfc and of the libraries that decide bytes."""
+    import rasterio
+
+    names = ("ussfc", "torch", "rasterio", "zarr", "distributed", "odc-geo", "shapely", "pyarrow", "numpy")
+    return {name: metadata.version(name) for name in names} | {"gdal": rasterio.__gdal_version__}
