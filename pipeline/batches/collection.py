@@ -88,8 +88,10 @@ def pair_item(name: str, manifest: RunRecord, made: datetime) -> dict[str, Any]:
     for file in manifest.products:
         path = PurePosixPath(file)
         if path.stem in TITLES:
+            # Layers of further formats beside the first.
+            name = f"{path.stem}-{path.suffix[1:]}" if path.stem in item.assets else path.stem
             item.add_asset(
-                path.stem,
+                name,
                 pystac.Asset(f"./{file}", TITLES[path.stem], None, MEDIA_TYPES[path.suffix], ["data"]),
             )
     for relation in ("root", "parent", "collection"):

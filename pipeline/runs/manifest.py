@@ -316,3 +316,7 @@ class RunStatus(Record):
     """Bytes by name."""
     uploads: tuple[str, ...]
     """Names of unfinished uploads."""
+    counts: Counts | None = None
+    """Sums of ``run.json``; absent where there is none."""
+    thresholds: dict[str, float] = {}
+    """Threshold of each stage that uses one, likewise."""

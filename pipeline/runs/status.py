@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.runs.manifest import FailureRecord, RunRecord, RunStatus, TileCounts
@@ -50,6 +50,9 @@ def status(out: Folder | Path | str, waiting: bool = False) -> RunStatus:
         )
         failed = tuple(failure for failure in found if failure is not None)
     sizes = {product: out.size(product) for product in layout.PRODUCTS}
+    made: dict[str, Any] = (
+        {} if record is None else {"counts": record.counts, "thresholds": record.thresholds}
+    )
     return RunStatus(
         state=_state(record, name, total, done, len(failed)),
         run=name,
@@ -57,6 +60,7 @@ def status(out: Folder | Path | str, waiting: bool = False) -> RunStatus:
         failed_tiles=failed,
         products={product: size for product, size in sizes.items() if size is not None},
         uploads=_uploads(out),
+        **made,
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyogrio
+import pyproj
 import rasterio
 import rasterio.features
 import shapely
@@ -56,24 +58,46 @@ def validate(out: Folder | Path | str) -> list[Check]:
     for name in (*RASTERS, *products):
         if not out.exists(name):
             raise StoreError(f"{out / name}: missing; run `ussfc mosaic` and `ussfc vectorise` on the folder")
-    layer = next((name for name in products if name.startswith("changes.")), None)
-    if layer is None or RASTERS[0] not in products:
+    layers = [name for name in layout.LAYERS.values() if name in products]
+    if not layers or RASTERS[0] not in products:
         raise StoreError(
             f"{out}: not all products are written; run `ussfc mosaic` and `ussfc vectorise` on the folder"
         )
+    foreign = [name for name in layout.LAYERS.values() if name not in products and out.exists(name)]
     with out.local_copies({*RASTERS, *products}) as folder:
-        return _checks(folder, layer, manifest)
+        checks = _checks(folder, layers, manifest)
+    return [*checks, *map(_foreign, foreign)]
 
 
-def _checks(folder: Path, layer: str, manifest: RunRecord) -> list[Check]:
+def _checks(folder: Path, layers: Sequence[str], manifest: RunRecord) -> list[Check]:
     checks = [_cog(folder / name) for name in RASTERS]
     checks += [_hash(folder / name, record.sha256) for name, record in sorted(manifest.products.items())]
     with rasterio.open(folder / RASTERS[0]) as change, rasterio.open(folder / RASTERS[1]) as probability:
+        checks.append(_one_threshold(change, manifest))
         checks.append(_same_grid(change, probability))
         if checks[-1].ok:
             checks += _classes(change, probability, manifest)
-            checks += _polygons(folder / layer, probability, manifest)
+            for layer in layers:
+                found = _polygons(folder / layer, change, manifest)
+                prefix = f"{layer}: " if len(layers) > 1 else ""
+                checks += [replace(check, name=f"{prefix}{check.name}") for check in found]
     return checks
+
+
+def _foreign(layer: str) -> Check:
+    detail = "not in run.json; `ussfc vectorise` makes it again, or remove it"
+    return Check(f"{layer} is of this run", False, detail)
+
+
+def _one_threshold(change: Any, manifest: RunRecord) -> Check:
+    stated = {name: record.key.threshold for name, record in manifest.products.items()}
+    stated["run.json"] = manifest.threshold
+    if (tag := change.tags().get("USSFC_THRESHOLD")) is not None:
+        stated["tag of change.tif"] = float(tag)
+    found = {name: value for name, value in stated.items() if value is not None}
+    same = len(set(found.values())) == 1
+    detail = f"{manifest.threshold:g}" if same else ", ".join(f"{name} {found[name]:g}" for name in found)
+    return Check("all products are of one threshold", same, detail)
 
 
 def _cog(path: Path) -> Check:
@@ -119,9 +143,9 @@ def _classes(change: Any, probability: Any, manifest: RunRecord) -> list[Check]:
     ]
 
 
-def _polygons(path: Path, probability: Any, manifest: RunRecord) -> list[Check]:
+def _polygons(path: Path, change: Any, manifest: RunRecord) -> list[Check]:
     """Compare the polygons, burnt back into the grid, with the changed pixels; a filter leaves a part of them."""
-    geometries, pixels = _geometries(path)
+    geometries, pixels, area = _geometries(path)
     invalid = int((~shapely.is_valid(geometries)).sum())
     checks = [
         Check("polygons are valid", invalid == 0, f"{invalid} of {len(geometries)} are not"),
@@ -131,15 +155,21 @@ def _polygons(path: Path, probability: Any, manifest: RunRecord) -> list[Check]:
             f"{len(geometries)} found",
         ),
     ]
+    stated = manifest.counts.polygon_area_m2
+    if stated is not None:
+        same = math.isclose(area, stated, rel_tol=1e-9)
+        checks.append(Check("area of the polygons as counted", same, f"{area / 1e6:.6g} km2"))
     settings = manifest.config["vector"]
     if settings["simplify_m"] > 0:
         return checks
-    to_pixels = ~probability.transform if probability.crs else Affine.identity()
+    to_pixels = ~change.transform if change.crs else Affine.identity()
+    if path.suffix == ".geojson" and change.crs is not None:
+        geometries = _on_grid(geometries, change)
     placed = shapely.transform(geometries, lambda xy: np.stack(to_pixels * (xy[:, 0], xy[:, 1]), axis=1))
     tree = shapely.STRtree(placed)
     outside = missing = burnt_total = 0
-    for box, window in _windows(probability):
-        changed = classify(probability.read(1, window=window), manifest.thresholds["vectorise"]) == 1
+    for box, window in _windows(change):
+        changed = change.read(1, window=window) == 1
         hits = placed[tree.query(shapely.box(box.x0, box.y0, box.x1, box.y1))]
         burnt = np.zeros(box.shape, np.uint8)
         if len(hits):
@@ -158,12 +188,37 @@ def _polygons(path: Path, probability: Any, manifest: RunRecord) -> list[Check]:
     return checks
 
 
-def _geometries(path: Path) -> tuple[Any, int]:
+def _geometries(path: Path) -> tuple[Any, int, float]:
+    """Return the geometries of a layer, and the sums of their pixels and of their areas."""
+    columns = ["pixels", "area_m2"]
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
-        table = pyarrow.parquet.read_table(path, columns=["geometry", "pixels"])
-        wkb, pixels = table["geometry"].to_numpy(), table["pixels"].to_numpy()
+        table = pyarrow.parquet.read_table(path, columns=["geometry", *columns])
+        wkb, pixels, areas = (table[name].to_numpy() for name in ("geometry", *columns))
     else:
-        _, _, wkb, (pixels,) = pyogrio.raw.read(path, columns=["pixels"])
-    return shapely.from_wkb(np.asarray(wkb, object)), int(np.sum(pixels))
+        meta, _, wkb, values = pyogrio.raw.read(path, columns=columns)
+        # GeoJSON without a feature has no fields either.
+        fields = dict(zip(meta["fields"].tolist(), values, strict=True))
+        pixels, areas = (fields.get(name, np.zeros(0)) for name in columns)
+    geometries = shapely.from_wkb(np.asarray(wkb, object))
+    areas = np.asarray(areas, float)
+    return geometries, int(np.sum(pixels)), math.fsum(areas[np.isfinite(areas)])
+
+
+def _on_grid(geometries: Any, change: Any) -> Any:
+    """Return geometries in longitude and latitude, as GeoJSON has them, in the grid's reference system."""
+    crs = pyproj.CRS(change.crs.to_wkt())
+    if crs.geodetic_crs is None:
+        return geometries
+    to_grid = pyproj.Transformer.from_crs("OGC:CRS84", crs, always_xy=True)
+    centre = change.transform * (change.width / 2, change.height / 2)
+
+    def place(points: Any) -> Any:
+        x, y = to_grid.transform(points[:, 0], points[:, 1])
+        if change.crs.is_geographic:
+            # Longitudes of the grid may run on past 180, those of GeoJSON do not.
+            x = x - 360 * np.round((x - centre[0]) / 360)
+        return np.stack([x, y], axis=1)
+
+    return shapely.transform(geometries, place)

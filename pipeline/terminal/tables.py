@@ -11,7 +11,7 @@ from ussfc.pipeline.progress import format_duration
 if TYPE_CHECKING:
     from ussfc.efficiency import Efficiency
     from ussfc.pipeline.batches.index import PairResult
-    from ussfc.pipeline.runs.manifest import InferenceRecord, RunRecord, RunStatus
+    from ussfc.pipeline.runs.manifest import Counts, InferenceRecord, RunRecord, RunStatus
     from ussfc.pipeline.runs.validate import Check
     from ussfc.training.data import SplitReport
 
@@ -41,13 +41,27 @@ def run_lines(record: RunRecord, out: str, seconds: float) -> Iterator[str]:
         seconds: duration of this call, which may have found most of it done.
     """
     counts = record.counts
-    if counts.changed_pixels is not None:
-        share = f"{counts.changed_share:.2%}"
-        yield f"{counts.changed_pixels} of {counts.classified_pixels} pixels changed ({share})"
-    if counts.polygons is not None:
-        yield f"{counts.polygons} polygons"
+    yield from _outcome(counts, record.thresholds)
     yield f"{counts.pixels / 1e6:.2f} Mpx in {format_duration(seconds)}"
     yield from _places(out, record.products)
+
+
+def _outcome(counts: Counts, thresholds: Mapping[str, float]) -> Iterator[str]:
+    """Yield changed pixels with their threshold, and polygons with their area, as far as they are made."""
+    distinct = sorted(set(thresholds.values()))
+    stated = f" at threshold {' and '.join(f'{value:g}' for value in distinct)}" if distinct else ""
+    if counts.changed_pixels is not None:
+        share = f"{counts.changed_share:.2%}"
+        yield f"{counts.changed_pixels} of {counts.classified_pixels} pixels changed ({share}){stated}"
+    if counts.polygons is not None:
+        area = counts.polygon_area_m2
+        yield f"{counts.polygons} polygons" + ("" if area is None else f", {format_area(area)}")
+
+
+def format_area(square_metres: float) -> str:
+    """Return an area in square kilometres, with its unit."""
+    area = square_metres / 1e6
+    return f"{area:.2f} km2" if area >= 10 else f"{area:.4g} km2"
 
 
 def _places(out: str, names: Iterator[str] | Mapping[str, Any] | Sequence[str]) -> Iterator[str]:
@@ -112,6 +126,9 @@ def status_lines(found: RunStatus) -> Iterator[str]:
     yield (
         f"{found.state}: {tiles.done} of {tiles.total} tiles done, {tiles.left} left, {tiles.failed} failed"
     )
+    if found.counts is not None:
+        for line in _outcome(found.counts, found.thresholds):
+            yield f"  {line}"
     for failure in found.failed_tiles:
         yield f"  failed   {failure.error} (tried {failure.attempts} times)"
     for name, size in found.products.items():

@@ -29,7 +29,7 @@ from ussfc.pipeline.events import Advanced, Event, Notice
 from ussfc.pipeline.runs.detector import resolve_detector
 from ussfc.pipeline.runs.infer import Computation, infer
 from ussfc.pipeline.runs.plan import plan
-from ussfc.pipeline.runs.products import recorded_config, mosaic, write_manifest
+from ussfc.pipeline.runs.products import mosaic, recorded_config, write_manifest
 from ussfc.pipeline.runs.run import run
 from ussfc.pipeline.runs.status import status
 from ussfc.pipeline.runs.validate import validate

@@ -87,12 +87,25 @@ def test_item_has_place_model_and_share() -> None:
 
 @pytest.mark.parametrize(
     ("file", "kind"),
-    [("changes.gpkg", "application/geopackage+sqlite3"), ("changes.fgb", "application/vnd.flatgeobuf")],
+    [
+        ("changes.gpkg", "application/geopackage+sqlite3"),
+        ("changes.fgb", "application/vnd.flatgeobuf"),
+        ("changes.geojson", "application/geo+json"),
+    ],
 )
 def test_layer_has_the_media_type_of_its_format(file: str, kind: str) -> None:
     assets = item_of(products={file: {}})["assets"]
     assert {key: (asset["href"], asset["type"]) for key, asset in assets.items()} == {
         "changes": (f"./{file}", kind)
+    }
+
+
+def test_every_layer_is_an_asset() -> None:
+    assets = item_of(products={"changes.parquet": {}, "changes.gpkg": {}, "changes.geojson": {}})["assets"]
+    assert {key: asset["href"] for key, asset in assets.items()} == {
+        "changes": "./changes.parquet",
+        "changes-gpkg": "./changes.gpkg",
+        "changes-geojson": "./changes.geojson",
     }
 
 

@@ -10,6 +10,7 @@ from ussfc.pipeline.storage import layout
 def test_products_have_their_names() -> None:
     assert layout.PRODUCTS == (
         "change.tif", "probability.tif", "changes.parquet", "changes.gpkg", "changes.fgb",
+        "changes.geojson",
     )  # fmt: skip
     assert layout.MANIFEST == "run.json"
     assert layout.statistics_file(layout.CHANGE) == "change.tif.aux.xml"

@@ -17,8 +17,14 @@ def run_record() -> Any:
     """Return a stand-in for the record of a run: its fields for people alone."""
     return SimpleNamespace(
         counts=SimpleNamespace(
-            changed_pixels=25, classified_pixels=100, changed_share=0.25, polygons=3, pixels=2_000_000
+            changed_pixels=25,
+            classified_pixels=100,
+            changed_share=0.25,
+            polygons=3,
+            pixels=2_000_000,
+            polygon_area_m2=2_271_234.5,
         ),
+        thresholds={"mosaic": 0.15, "vectorise": 0.15},
         stages={"infer": SimpleNamespace(seconds=60), "mosaic": SimpleNamespace(seconds=400)},
         products={"change.tif": None, "changes.parquet": None},
     )
@@ -27,12 +33,27 @@ def run_record() -> Any:
 def test_product_paths_are_whole(tmp_path: Path) -> None:
     out = str(tmp_path / ("long" * 50))
     assert list(tables.run_lines(run_record(), out, 180)) == [
-        "25 of 100 pixels changed (25.00%)",
-        "3 polygons",
+        "25 of 100 pixels changed (25.00%) at threshold 0.15",
+        "3 polygons, 2.271 km2",
         "2.00 Mpx in 3.0 min",
         f"  {out}/change.tif",
         f"  {out}/changes.parquet",
     ]
+
+
+def test_other_thresholds_are_both_named() -> None:
+    """As earlier versions could leave a folder."""
+    record = run_record()
+    record.thresholds = {"mosaic": 0.15, "vectorise": 0.7}
+    record.counts.polygon_area_m2 = None
+    assert list(tables.run_lines(record, "/out", 1))[:2] == [
+        "25 of 100 pixels changed (25.00%) at threshold 0.15 and 0.7",
+        "3 polygons",
+    ]
+
+
+def test_areas_are_in_square_kilometres() -> None:
+    assert [tables.format_area(area) for area in (100, 22_712_345, 0)] == ["0.0001 km2", "22.71 km2", "0 km2"]
 
 
 def test_credentials_are_not_shown() -> None:

@@ -1,0 +1,225 @@
+"""Products of one folder: of one threshold, whichever is made again, and formats beside each other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import geopandas
+import pyogrio
+import pytest
+import rasterio
+from affine import Affine
+from click.testing import CliRunner, Result
+
+from tests.support.scenes import write_scene
+from tests.support.stubs import StubRecipe
+from ussfc import cli
+from ussfc.pipeline.config.load import load_config
+from ussfc.pipeline.events import Event, StageStarted
+from ussfc.pipeline.runs.infer import Computation, infer
+from ussfc.pipeline.runs.manifest import RunRecord
+from ussfc.pipeline.runs.plan import plan
+from ussfc.pipeline.runs.run import run
+from ussfc.pipeline.runs.validate import validate
+
+COMPUTATION = Computation(StubRecipe(32, 4, 1, 3))
+SETS = ("tiling.tile_size=64", "tiling.patch_size=32", "threshold=0.1", "cluster.kind=serial")
+LAYERS = ("changes.parquet", "changes.gpkg", "changes.fgb", "changes.geojson")
+
+
+def ussfc(*args: object) -> Result:
+    return CliRunner().invoke(cli.main, [str(arg) for arg in args], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("pair")
+    write_scene(folder, "a", (100, 100), side=150)
+    return str(folder / "a_before.tif"), str(folder / "a_after.tif")
+
+
+@pytest.fixture(scope="module")
+def finished(pair: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "out"
+    run(*pair, out, load_config(sets=SETS), computation=COMPUTATION)
+    return out
+
+
+@pytest.fixture
+def out(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def layers(out: Path) -> set[str]:
+    return {file.name for file in out.glob("changes.*")}
+
+
+def polygons(path: Path) -> geopandas.GeoDataFrame:
+    return geopandas.read_parquet(path) if path.suffix == ".parquet" else pyogrio.read_dataframe(path)
+
+
+def failures(out: Path) -> list[str]:
+    return [check.name for check in validate(out) if not check.ok]
+
+
+def assert_of_one_threshold(out: Path, threshold: float) -> None:
+    """Compare every product and the record with the threshold, and with each other."""
+    record = RunRecord.parse(json.loads((out / "run.json").read_text("utf-8")), "run.json")
+    assert record.threshold == threshold
+    assert record.thresholds == {"mosaic": threshold, "vectorise": threshold}
+    with rasterio.open(out / "change.tif") as change, rasterio.open(out / "probability.tif") as source:
+        changed = int((change.read(1) == 1).sum())
+        levels = source.read(1)
+        assert float(change.tags()["USSFC_THRESHOLD"]) == threshold
+    assert (
+        changed == ((levels >= threshold * 254) & (levels != 255)).sum() == record.counts.changed_pixels > 0
+    )
+    found = layers(out)
+    assert found == set(record.products) - {"change.tif", "probability.tif"}
+    for name in found:
+        frame = polygons(out / name)
+        assert frame["pixels"].sum() == changed
+        assert frame["area_m2"].sum() == pytest.approx(record.counts.polygon_area_m2)
+    assert failures(out) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("threshold", "OUT", "0.15"),
+        ("vectorise", "OUT", "--threshold", "0.15"),
+        ("mosaic", "OUT", "--threshold", "0.15"),
+        ("vectorise", "OUT", "--threshold", "0.15", "--format", "gpkg"),
+        ("mosaic", "OUT", "--set", "threshold=0.15", "--set", "output.compression=zstd"),
+    ],
+)
+def test_one_command_brings_all_products_to_a_threshold(out: Path, command: Sequence[str]) -> None:
+    work = out / "work"
+    stored = {file: file.stat().st_mtime_ns for file in (work / "probability.zarr").rglob("*")}
+    result = ussfc(*(out if word == "OUT" else word for word in command))
+    assert result.exit_code == 0, result.output
+    assert_of_one_threshold(out, 0.15)
+    assert " at threshold 0.15\n" in result.stdout
+    assert " km2\n" in result.stdout
+    assert {file: file.stat().st_mtime_ns for file in stored} == stored
+    # What is not named stays as it is there, not as the run had it.
+    again = ussfc("vectorise", out, "--format", "fgb")
+    assert again.exit_code == 0, again.output
+    assert_of_one_threshold(out, 0.15)
+    with rasterio.open(out / "change.tif") as change:
+        assert (change.compression.name == "zstd") == ("output.compression=zstd" in command)
+
+
+def test_run_with_another_threshold_computes_nothing(out: Path, pair: tuple[str, str]) -> None:
+    assert ussfc("vectorise", out, "--format", "geojson", "--min-area", "500").exit_code == 0
+    events: list[Event] = []
+    record = run(*pair, out, load_config(sets=[*SETS, "threshold=0.15"]), False, events.append, COMPUTATION)
+    started = {event.stage: event.total for event in events if isinstance(event, StageStarted)}
+    assert started["infer"] == 0
+    assert_of_one_threshold(out, 0.15)
+    assert sorted(record.config["vector"]["format"]) == ["geojson", "parquet"]
+    assert record.config["vector"]["min_area_m2"] == 0
+
+
+def test_status_and_validate_name_threshold_and_area(out: Path) -> None:
+    status = ussfc("status", out)
+    assert " pixels changed (" in status.stdout
+    assert " at threshold 0.1\n" in status.stdout
+    assert " km2\n" in status.stdout
+    assert json.loads(ussfc("status", out, "--json").stdout)["thresholds"]["vectorise"] == 0.1
+    checked = ussfc("validate", out)
+    assert checked.exit_code == 0
+    assert "ok      all products are of one threshold: 0.1\n" in checked.stdout
+    assert " km2\n" in checked.stdout
+
+
+def test_validate_finds_products_of_two_thresholds(out: Path, finished: Path) -> None:
+    """As earlier versions left them: the polygons of 0.15 beside the classes of 0.1."""
+    assert ussfc("threshold", out, "0.15").exit_code == 0
+    shutil.copy(finished / "change.tif", out / "change.tif")
+    record = json.loads((out / "run.json").read_text("utf-8"))
+    first = json.loads((finished / "run.json").read_text("utf-8"))
+    record["products"]["change.tif"] = first["products"]["change.tif"]
+    record["thresholds"]["mosaic"] = 0.1
+    record["counts"]["changed_pixels"] = first["counts"]["changed_pixels"]
+    (out / "run.json").write_text(json.dumps(record), "utf-8")
+    assert failures(out) == ["all products are of one threshold", "polygons cover every changed pixel"]
+
+
+def test_formats_stand_side_by_side(out: Path) -> None:
+    made = (out / "changes.parquet").stat().st_mtime_ns
+    for name, file in (("gpkg", "changes.gpkg"), ("FGB", "changes.fgb"), ("geojson", "changes.geojson")):
+        assert ussfc("vectorise", out, "--format", name).exit_code == 0
+        assert file in layers(out)
+    assert layers(out) == set(LAYERS)
+    assert (out / "changes.parquet").stat().st_mtime_ns == made, "it is of the same already"
+    assert_of_one_threshold(out, 0.1)
+    # All of them follow in filters as well.
+    assert ussfc("vectorise", out, "--format", "geoparquet", "--min-area", "500").exit_code == 0
+    assert len({len(polygons(out / name)) for name in LAYERS}) == 1
+    assert all(polygons(out / name)["area_m2"].min() >= 500 for name in LAYERS)
+    assert failures(out) == []
+    # One that the user takes away is forgotten.
+    (out / "changes.gpkg").unlink()
+    assert ussfc("vectorise", out).exit_code == 0
+    assert layers(out) == {*LAYERS} - {"changes.gpkg"}
+    assert failures(out) == []
+
+
+def test_several_formats_are_asked_for_at_once(pair: tuple[str, str], tmp_path: Path) -> None:
+    wanted = [*SETS, "vector.format=[geoparquet, fgb]", "vector.simplify_m=15"]
+    record = run(*pair, tmp_path, load_config(sets=wanted), computation=COMPUTATION)
+    assert layers(tmp_path) == {"changes.parquet", "changes.fgb"}
+    assert record.counts.polygons == len(polygons(tmp_path / "changes.fgb"))
+    assert failures(tmp_path) == []
+    # Replaced by another run, whose formats alone stay.
+    other = load_config(sets=[*SETS, "tiling.overlap=0.25", "vector.format=gpkg"])
+    run(*pair, tmp_path, other, overwrite=True, computation=COMPUTATION)
+    assert layers(tmp_path) == {"changes.gpkg"}
+    assert failures(tmp_path) == []
+
+
+def test_layer_of_another_run_is_found(out: Path) -> None:
+    (out / "changes.gpkg").write_bytes((out / "changes.parquet").read_bytes())
+    assert failures(out) == ["changes.gpkg is of this run"]
+
+
+def test_products_are_made_of_bare_probabilities(pair: tuple[str, str], tmp_path: Path) -> None:
+    infer(plan(*pair, load_config(sets=SETS)), tmp_path, computation=COMPUTATION)
+    assert ussfc("threshold", tmp_path, "0.2").exit_code == 0
+    assert_of_one_threshold(tmp_path, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("threshold", "OUT", "1.5"), "threshold = 1.5 from the command line"),
+        (("vectorise", "OUT", "--format", "shp"), "'shp' is none of geoparquet, gpkg, flatgeobuf, geojson"),
+        (("vectorise", "OUT", "--min-area", "-1"), "vector.min_area_m2 = -1.0 from the command line"),
+    ],
+)
+def test_unusable_choices_change_nothing(out: Path, arguments: Sequence[str], text: str) -> None:
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("*")}
+    result = ussfc(*(out if word == "OUT" else word for word in arguments))
+    assert result.exit_code == 2
+    assert text in result.stderr
+    assert {file: file.stat().st_mtime_ns for file in out.rglob("*")} == before
+
+
+def test_polygons_over_the_180th_meridian_pass(pair: tuple[str, str], tmp_path: Path) -> None:
+    """GeoJSON cuts them there, and its longitudes jump."""
+    moved = []
+    for path in pair:
+        copy = tmp_path / Path(path).name
+        shutil.copy(path, copy)
+        with rasterio.open(copy, "r+") as target:
+            target.transform = Affine(1e-4, 0, 179.9925, 0, -1e-4, -17)
+        moved.append(str(copy))
+    sets = [*SETS, "vector.format=geojson,parquet"]
+    run(*moved, tmp_path / "out", load_config(sets=sets), computation=COMPUTATION)
+    assert layers(tmp_path / "out") == {"changes.geojson", "changes.parquet"}
+    assert failures(tmp_path / "out") == []
