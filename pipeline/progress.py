@@ -67,13 +67,16 @@ class StageMeter:
         return f"{self._pixels / 1e6 / seconds:.2f} Mpx/s" if self._pixels else ""
 
     @property
+    def left(self) -> str:
+        """Time left at the speed so far; empty before anything is done, and at the end."""
+        if not 0 < self.done < self.total:
+            return ""
+        spent = time.monotonic() - self._start
+        return f"{format_duration(spent * (self.total - self.done) / self.done)} left"
+
+    @property
     def line(self) -> str:
         """Everything on one line."""
         share = min(1.0, self.done / self.total) if self.total else 1.0
-        parts = [f"{share:.0%}", self.units]
-        if self.speed:
-            parts.append(self.speed)
-        if share > 0:
-            left = (time.monotonic() - self._start) * (1 - share) / share
-            parts.append(f"{format_duration(left)} left")
-        return f"{self._stage.stage}: {', '.join(parts)}"
+        parts = (f"{share:.0%}", self.units, self.speed, self.left)
+        return f"{self._stage.stage}: {', '.join(part for part in parts if part)}"

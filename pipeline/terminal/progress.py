@@ -75,7 +75,7 @@ class ProgressLines:
 @contextmanager
 def _bar() -> Iterator[Subscriber]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
     columns = (
         TextColumn("{task.description:<11}"),
@@ -83,7 +83,7 @@ def _bar() -> Iterator[Subscriber]:
         TaskProgressColumn(),
         TextColumn("{task.fields[units]}"),
         TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         tasks: dict[str, Any] = {}
@@ -92,17 +92,25 @@ def _bar() -> Iterator[Subscriber]:
         def subscriber(event: Event) -> None:
             if isinstance(event, StageStarted):
                 meter = meters[event.stage] = StageMeter(event)
-                tasks[event.stage] = bar.add_task(event.stage, total=meter.total, speed="", units=meter.units)
+                tasks[event.stage] = bar.add_task(
+                    event.stage, total=meter.total, speed="", units=meter.units, left=""
+                )
             elif isinstance(event, Advanced):
                 meter = meters[event.stage]
                 meter.add(event)
-                bar.update(tasks[event.stage], completed=meter.done, speed=meter.speed, units=meter.units)
+                bar.update(
+                    tasks[event.stage],
+                    completed=meter.done,
+                    units=meter.units,
+                    speed=meter.speed,
+                    left=meter.left,
+                )
             elif isinstance(event, StageFinished):
                 meter = meters[event.stage]
                 meter.finish()
-                bar.update(tasks[event.stage], completed=meter.done, units=meter.units)
+                bar.update(tasks[event.stage], completed=meter.done, units=meter.units, left="")
             else:
-                bar.console.print(notice_line(event), markup=False)
+                bar.console.print(notice_line(event), markup=False, highlight=False, soft_wrap=True)
 
         yield subscriber
 
