@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import ussfc
 from tests.support.paths import ROOT
 
 SOURCES = ("cli.py", "pipeline", "ussfc", "configs", "pyproject.toml", "README.md", "LICENSE")
@@ -91,6 +92,7 @@ def test_wheel_carries_the_sources_alone(wheel: zipfile.Path) -> None:
         r"ussfc/configs/models/ussfc-s2-rgb\.safetensors",
         r"ussfc/configs/demo/\w*before\w*\.tif",
         r"ussfc/configs/demo/\w*after\w*\.tif",
+        r"ussfc/configs/models/LICENSE\.txt",
         r"ussfc-[\d.]+\.dist-info/licenses/LICENSE",
     ],
 )
@@ -207,6 +209,26 @@ def test_version_is_the_same_everywhere(wheel: zipfile.Path) -> None:
         r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
     )
     assert headings[0] == PROJECT["version"]
+
+
+def test_licences_of_weights_and_imagery_are_stated(wheel: zipfile.Path) -> None:
+    info = _dist_info(wheel)
+    metadata = Parser().parsestr((info / "METADATA").read_text(encoding="utf-8"))
+    assert metadata["License-Expression"] == "Apache-2.0 AND CC-BY-NC-SA-4.0"
+    texts = {
+        name: (info / "licenses" / name).read_text(encoding="utf-8")
+        for name in metadata.get_all("License-File", [])
+    }
+    assert "Apache License" in texts["LICENSE"]
+    weights = texts["configs/models/LICENSE.txt"]
+    assert "Attribution-NonCommercial-ShareAlike 4.0 International" in weights
+    assert "Copernicus Sentinel data" in texts["configs/demo/SOURCE.txt"]
+    # Every file of weights is named there, and its card agrees.
+    for name in ussfc.list_models():
+        card = ussfc.find_model(name)
+        assert card.licence is not None
+        assert card.licence.weights.replace(" ", "-") == "CC-BY-NC-SA-4.0"
+        assert card.weights.uri in weights
 
 
 def _locked() -> dict[str, Version]:
