@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +17,7 @@ import rasterio
 import torch
 
 from tests.support.networks import MODELS, PACKAGED, drawn_network, eager, noise
-from tests.support.paths import DEMO
+from tests.support.paths import DEMO, ROOT
 from ussfc.engines.openvino_engine import OpenVINOEngine, precisions_here
 from ussfc.network import USSFCNet
 from ussfc.pipeline.config.load import load_config
@@ -166,6 +168,28 @@ def test_bytes_are_the_same_for_any_callers(count: int) -> None:
             found = list(pool.map(lambda pair: engine.run(*pair), pairs * 3))  # noqa: B023
         for answer, same in zip(found, expected * 3, strict=True):
             assert answer.tobytes() == same.tobytes()
+
+
+def test_engine_ended_elsewhere_leaves_signals_alone() -> None:
+    """Python's handlers run on the signal stack of their thread, which OpenVINO's plugin replaces."""
+    program = """
+import faulthandler, signal, threading
+faulthandler.enable()
+from ussfc.engines.openvino_engine import OpenVINOEngine
+from ussfc.network import USSFCNet
+engines = [OpenVINOEngine(USSFCNet(3, 0.5).eval(), (1, 3, 32, 32))]
+thread = threading.Thread(target=engines.clear)
+thread.start()
+thread.join()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (0, "interrupted\n")
 
 
 def test_batches_equal_their_patches() -> None:

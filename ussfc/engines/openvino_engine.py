@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import queue
 from typing import Any, cast
@@ -31,9 +32,19 @@ Node = Any
 """A node of OpenVINO's graph; its package has no types."""
 
 
+@functools.cache
+def _core() -> Any:
+    """Return OpenVINO's core, one for the life of the process.
+
+    The CPU plugin gives the thread that loads it a signal stack, and takes the memory away with the last engine. Were
+    that in another thread, the first one would crash at its next signal: Ctrl-C in the middle of a run.
+    """
+    return openvino.Core()
+
+
 def precisions_here() -> tuple[str, ...]:
     """Return the precisions that this processor computes in natively."""
-    offered = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    offered = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return tuple(precision for precision in PRECISIONS["openvino"] if CAPABILITY[precision] in offered)
 
 
@@ -76,7 +87,7 @@ class OpenVINOEngine:
             "INFERENCE_PRECISION_HINT": HINT[precision],
             "ENABLE_CPU_PINNING": False,
         }
-        compiled = openvino.Core().compile_model(graph(FoldedUSSFCNet(network), shape), "CPU", options)
+        compiled = _core().compile_model(graph(FoldedUSSFCNet(network), shape), "CPU", options)
         self._streams = streams
         self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(streams):
