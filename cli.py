@@ -10,7 +10,7 @@ import dataclasses
 import sys
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +20,7 @@ from ussfc.pipeline.terminal.error_reports import Commands, reported_errors
 from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 from ussfc.pipeline.terminal.options import Destination, Scoring, Settings, Speeds, Training
 from ussfc.pipeline.terminal.output import Output
-from ussfc.pipeline.terminal.progress import TrainingProgress, follow, progress
+from ussfc.pipeline.terminal.progress import TrainingProgress, follow, follow_batch, progress
 
 if TYPE_CHECKING:
     from ussfc.pipeline.runs.manifest import InferenceRecord
@@ -244,14 +244,40 @@ def _finish(stage: str, out: str, settings: Settings, output: Output) -> None:
 @options.OUT
 @options.json_option("Print the checks as JSON.")
 def validate(out: str, output: Output) -> None:
-    """Check the products of OUT: COGs, classes against probabilities, polygons against classes, hashes."""
+    """Check the products of OUT, a run or a batch: COGs, classes, polygons, hashes, each against the others."""
+    from ussfc.pipeline.batches.folder_checks import is_batch
     from ussfc.pipeline.runs.validate import validate as validate_products
 
+    if is_batch(out):
+        _validate_batch(out, output)
+        return
     checks = validate_products(out)
     listed = [{"check": check.name, "ok": check.ok, "detail": check.detail} for check in checks]
     output.result(listed, tables.check_lines(checks))
     if not all(check.ok for check in checks):
         sys.exit(ExitStatus.INVALID)
+
+
+def _validate_batch(out: str, output: Output) -> None:
+    from ussfc.pipeline.batches.folder_checks import validate_batch
+
+    listed: list[dict[str, Any]] = []
+    for name, found in validate_batch(out):
+        checks = [] if isinstance(found, str) else found
+        listed.append({
+            "name": name,
+            "ok": bool(checks) and all(check.ok for check in checks),
+            "checks": [{"check": check.name, "ok": check.ok, "detail": check.detail} for check in checks],
+            "error": found if isinstance(found, str) else None,
+        })  # fmt: skip
+        if not output.as_json:
+            output.lines(tables.pair_check_lines(name, found))
+    if output.as_json:
+        output.json(listed)
+    if any(pair["checks"] and not pair["ok"] for pair in listed):
+        sys.exit(ExitStatus.INVALID)
+    if not all(pair["ok"] for pair in listed):
+        sys.exit(ExitStatus.INCOMPLETE)
 
 
 @main.command()
@@ -261,12 +287,21 @@ def validate(out: str, output: Output) -> None:
 )
 @options.json_option("Print the status as JSON.")
 def status(out: str, following: bool, output: Output) -> None:
-    """Print what is done in OUT, what failed and what is left, from the folder alone.
+    """Print what is done in OUT, what failed and what is left, from the folder of a run or a batch alone.
 
-    Exit status 0 where the run is complete, else 8; so a script can wait for it.
+    Exit status 0 where the run, or every pair of the batch, is complete, else 8; so a script can wait for it.
     """
+    from ussfc.pipeline.batches.folder_checks import batch_status, is_batch, worst_state
     from ussfc.pipeline.runs.status import status as status_of
 
+    if is_batch(out):
+        pairs = follow_batch(out, output) if following else batch_status(out)
+        state = worst_state(pairs)
+        listed = {"state": state, "pairs": [pair.dump() for pair in pairs]}
+        output.result(listed, tables.batch_status_lines(pairs))
+        if state != "complete":
+            sys.exit(ExitStatus.INCOMPLETE)
+        return
     found = follow(out, output) if following else status_of(out)
     output.result(found.dump(), tables.status_lines(found))
     if found.state != "complete":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,6 +17,7 @@ from pyproj.exceptions import ProjError
 from pystac.extensions.projection import ProjectionExtension
 from pystac.utils import str_to_datetime
 
+from ussfc.pipeline.dates import moment as date_of
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.storage import layout
 
@@ -65,7 +66,7 @@ def pair_item(name: str, manifest: RunRecord, made: datetime) -> dict[str, Any]:
     grid = manifest.grid.geobox
     geometry, bbox = _footprint(grid)
     scenes = manifest.inputs.before, manifest.inputs.after
-    taken = [_moment(scene.acquired) for scene in scenes]
+    taken = [date_of(scene.acquired) for scene in scenes]
     times = sorted(moment for moment in taken if moment is not None)
     start, end = times if len(times) == 2 else (None, None)
     item = pystac.Item(
@@ -134,21 +135,6 @@ def _properties(manifest: RunRecord) -> dict[str, Any]:
     if manifest.counts.classified_pixels:
         properties["ussfc:changed_share"] = manifest.counts.changed_share
     return properties
-
-
-def _moment(text: str | None) -> datetime | None:
-    """Parse a time as image files state it, UTC where they name no zone; None where it is none."""
-    if text is None:
-        return None
-    try:
-        # TIFF separates dates by colons.
-        moment = datetime.strptime(text.strip(), "%Y:%m:%d %H:%M:%S")  # noqa: DTZ007
-    except ValueError:
-        try:
-            moment = datetime.fromisoformat(text.strip())
-        except ValueError:
-            return None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 def _footprint(grid: GeoBox) -> tuple[dict[str, Any] | None, list[float] | None]:

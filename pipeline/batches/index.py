@@ -18,11 +18,12 @@ from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.remote import shown_uri
 
 COLUMNS = (
-    "name", "state", "before", "after", "pixels", "changed_pixels", "changed_share", "polygons", "tiles",
-    "tiles_failed", "seconds", "error",
+    "name", "state", "before", "after", "date_before", "date_after", "pixels", "changed_pixels", "changed_share",
+    "changed_km2", "polygons", "tiles", "tiles_failed", "seconds", "warnings", "error",
 )  # fmt: skip
 """Columns of the table: ``state`` is complete, incomplete (tiles kept failing), failed, or waiting; ``pixels`` are the
-valid ones; ``seconds`` are those of the stages of the run that computed last."""
+valid ones; ``changed_km2`` is the geodesic area of the polygons, empty without a CRS; ``seconds`` are those of the
+stages of the run that computed last; ``warnings`` are joined by " | "."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,13 @@ def _row(pair: PairEntry, result: PairResult | None) -> dict[str, Any]:
         return row
     if result.manifest is None:
         return row | {"state": "failed", "error": result.error}
-    counts = result.manifest.counts
+    counts, inputs = result.manifest.counts, result.manifest.inputs
+    area = counts.polygon_area_m2
     return row | {
+        "date_before": inputs.before.acquired,
+        "date_after": inputs.after.acquired,
+        "changed_km2": None if area is None else round(area / 1e6, 6),
+        "warnings": " | ".join(result.manifest.warnings),
         "state": "complete" if result.manifest.complete else "incomplete",
         "pixels": counts.classified_pixels,
         "changed_pixels": counts.changed_pixels,

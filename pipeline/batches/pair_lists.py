@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import ValidationError
 
-from ussfc.pipeline.config.load import documented_keys
+from ussfc.pipeline.config.load import documented_keys, plain_fault
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError, ReadError, StoreError
 from ussfc.pipeline.parallel.backoff import Backoff
@@ -42,6 +42,9 @@ TAKEN = (layout.COLLECTION, layout.RESULTS_TABLE, layout.RESULTS_PARQUET)
 
 SCENES = {"before": "earlier", "after": "later"}
 COLUMNS = (*SCENES, "name")
+DATES = {"date_before": "dates.before", "date_after": "dates.after"}
+"""Columns that are settings under shorter names."""
+
 AREA = "grid.aoi"
 """Setting that is the address of a file of the pair, and so relative to its list."""
 
@@ -184,8 +187,8 @@ def _check_header(header: list[str], shown: str) -> None:
 
 def _check_known(columns: Iterable[str], where: str, kind: str) -> None:
     for column in columns:
-        if column not in KNOWN and column not in COLUMNS:
-            nearest = difflib.get_close_matches(column[:80], (*KNOWN, *COLUMNS), 1, 0.4)
+        if column not in KNOWN and column not in COLUMNS and column not in DATES:
+            nearest = difflib.get_close_matches(column[:80], (*KNOWN, *COLUMNS, *DATES), 1, 0.4)
             hint = f"; did you mean {nearest[0]}?" if nearest else "; remove it"
             raise ConfigError(
                 f"{where}: unknown {kind} {_quoted(column)}{hint} (`ussfc config` lists all keys)"
@@ -279,7 +282,7 @@ def _entry(row: _Row, number: int) -> PairEntry:
         for column, value in row.values.items()
         if value is not None
     }
-    given = {column: value for column, value in given.items() if value != ""}
+    given = {DATES.get(column, column): value for column, value in given.items() if value != ""}
     for date, which in SCENES.items():
         if date not in given:
             raise ConfigError(f"{row.where}: {date} is empty; give the path or address of the {which} image")
@@ -316,9 +319,7 @@ def _settings(given: Mapping[str, Any], row: _Row) -> dict[str, Any]:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if isinstance(part, str))
-        raise ConfigError(
-            f"{row.where}: {key} = {_quoted(first['input'])}: {first['msg'].lower()}"
-        ) from error
+        raise ConfigError(f"{row.where}: {key} = {_quoted(first['input'])}: {plain_fault(first)}") from error
     return settings
 
 

@@ -237,12 +237,18 @@ def _describe(details: ErrorDetails, settings: _Settings) -> str:
         kind = parts.pop(1)
         if details["type"] == "missing":
             return unset(kind, ".".join(parts))
-    text = details["msg"].removeprefix("Value error, ")
+    text = plain_fault(details)
     if parts == ["cluster"]:
         return text  # of several keys, which it names
     key = ".".join(parts)
     origin = settings.get(key, _NOT_SET).origin
-    return f"{key} = {details['input']!r} from {origin}: {text[:1].lower()}{text[1:]}"
+    return f"{key} = {details['input']!r} from {origin}: {text}"
+
+
+def plain_fault(details: ErrorDetails) -> str:
+    """Return what is wrong with a value, in words for people."""
+    text = details["msg"].removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]
 
 
 def _from_file(file: Path) -> _Settings:

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from ussfc.pipeline.choices import Engine, Taper, VectorFormat
+from ussfc.pipeline.dates import date_text
 
 _WORD = r"^[A-Za-z0-9_.,@+-]+$"
 """Names that go into a batch script: nothing that a shell would read as more than a name."""
@@ -45,11 +46,46 @@ class GridConfig(_Section):
     aoi: str | None = Field(None, description="vector file of polygons; pixels outside are nodata")
 
 
+def _numbers(value: Any) -> Any:
+    """Return band numbers as a list; a text may hold them with commas."""
+    if isinstance(value, str):
+        value = [part for part in re.split(r"[\s,;]+", value.strip(" []()")) if part]
+    if isinstance(value, int):
+        value = [value]
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or not value or not all(str(part).isdigit() for part in value):
+        raise ValueError("expected band numbers from 1, such as [1,2,3]")
+    return value
+
+
+Bands = Annotated[
+    tuple[int, ...] | None,
+    BeforeValidator(_numbers),
+    Field(description="band numbers from 1, in the model's order"),
+]
+
+
 class BandsConfig(_Section):
     """Bands of the files that the model gets."""
 
-    before: tuple[int, ...] | None = Field(None, description="band numbers from 1, in the model's order")
-    after: tuple[int, ...] | None = Field(None, description="band numbers from 1, in the model's order")
+    before: Bands = None
+    after: Bands = None
+
+
+Date = Annotated[str | None, BeforeValidator(date_text)]
+
+
+class DatesConfig(_Section):
+    """Dates of acquisition, for records and tags."""
+
+    before: Date = Field(
+        None,
+        description="date or time at which the before image was taken; by default as its file states it",
+    )
+    after: Date = Field(
+        None, description="date or time at which the after image was taken; by default as its file states it"
+    )
 
 
 class TilingConfig(_Section):
@@ -394,6 +430,7 @@ class RunConfig(_Section):
     )
     grid: GridConfig = GridConfig()
     bands: BandsConfig = BandsConfig()
+    dates: DatesConfig = DatesConfig()
     tiling: TilingConfig = TilingConfig()
     inference: InferenceConfig = InferenceConfig()
     compute: ComputeConfig = ComputeConfig()

@@ -32,7 +32,7 @@ from ussfc.pipeline.runs.pair import ScenePair, check_numbers, scene_mappings
 from ussfc.pipeline.runs.plan import RunPlan, check_memory, space_notices
 from ussfc.pipeline.runs.run_key import run_key
 from ussfc.pipeline.runs.run_log import recorded
-from ussfc.pipeline.runs.stages import scratch_folder, stage_clock
+from ussfc.pipeline.runs.stages import left_absent, scratch_folder, stage_clock
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.remote import shown_uri
@@ -88,10 +88,11 @@ def infer(
         StoreError, InsufficientMemoryError, TileError, ClusterError: see their messages.
     """
     out = Folder.of(out)
-    out.prepare()
-    with out.lock(), recorded(out, subscriber) as recording:
-        recording(Notice(headline(plan), warning=False))
-        return infer_locked(plan, out, overwrite, recording, computation)
+    with left_absent(out):
+        out.prepare()
+        with out.lock(), recorded(out, subscriber) as recording:
+            recording(Notice(headline(plan), warning=False))
+            return infer_locked(plan, out, overwrite, recording, computation)
 
 
 def infer_locked(

@@ -11,6 +11,7 @@ from odc.geo.geobox import GeoBox
 
 import ussfc
 from ussfc.pipeline.config.schema import RunConfig
+from ussfc.pipeline.dates import moment
 from ussfc.pipeline.errors import ConfigError, ReadError
 from ussfc.pipeline.pixels import radiometry
 from ussfc.pipeline.pixels.sample_checks import DateSample, check_samples, thin
@@ -61,7 +62,10 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
         model = ussfc.find_model(config.model)
     # Workers have working directories of their own, and the run's key must not depend on ours.
     before, after = (str(Path(uri).absolute()) if Path(uri).exists() else uri for uri in (before, after))
-    infos = describe_scene(before), describe_scene(after)
+    infos = (
+        _dated(describe_scene(before), config.dates.before),
+        _dated(describe_scene(after), config.dates.after),
+    )
     grid = common_grid(*infos, config.grid.reference, config.grid.crs, config.grid.resolution)
     area = None
     if config.grid.aoi is not None:
@@ -80,6 +84,7 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
         bands, notice = choose_bands(info, model_bands, chosen)
         notices += [notice] if notice else []
         recipes.append(SceneRecipe.of(uri, info, grid, bands, config.grid.resampling))
+    notices += _order_notices(*infos)
     if grid.crs is None:
         notices.append("neither image has a CRS: the run and its products are in pixel coordinates")
     notices += _scale_notices(grid, model, resolve_layout(config, model).patch_size)
@@ -87,6 +92,22 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
     for info, recipe in zip(infos, recipes, strict=True):
         notices += _declaration_notices(info, recipe.bands, model)
     return ScenePair(*infos, (recipes[0], recipes[1]), grid, area, model, tuple(notices))
+
+
+def _dated(info: SceneInfo, given: str | None) -> SceneInfo:
+    """Return a scene with the date that the user gives it, where one is given."""
+    return info if given is None else dataclasses.replace(info, acquired=given)
+
+
+def _order_notices(before: SceneInfo, after: SceneInfo) -> list[str]:
+    """Warn of images in the wrong order, as far as their dates are known."""
+    earlier, later = moment(before.acquired), moment(after.acquired)
+    if earlier is None or later is None or earlier <= later:
+        return []
+    return [
+        f"{before.uri}: is of {before.acquired}, later than after ({after.acquired}); exchange the two images, or "
+        "correct dates.before and dates.after"
+    ]
 
 
 def _cut_to_area(grid: GeoBox, aoi: str) -> tuple[GeoBox, AreaOfInterest]:

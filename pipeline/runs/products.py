@@ -6,9 +6,10 @@ one threshold: whichever is made again, the others follow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,6 +34,7 @@ from ussfc.pipeline.runs.product_keys import (
     product_threshold,
     raster_keys,
 )
+from ussfc.pipeline.runs.run_log import recorded
 from ussfc.pipeline.runs.stages import scratch_folder, stage_clock
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
@@ -66,7 +68,7 @@ def mosaic(out: Folder | Path | str, config: RunConfig, subscriber: Subscriber =
         StoreError: no finished inference in OUT, or no space.
     """
     out = Folder.of(out)
-    with out.lock():
+    with out.lock(), _recorded(out, config, subscriber) as subscriber:
         write_rasters(out, config, subscriber, again=True)
         if layers_in(out):
             made = config.model_copy(update={"vector": _made_vector(out, config)})
@@ -81,7 +83,7 @@ def vectorise(out: Folder | Path | str, config: RunConfig, subscriber: Subscribe
         ConfigError: metres asked for on a grid without CRS.
     """
     out = Folder.of(out)
-    with out.lock():
+    with out.lock(), _recorded(out, config, subscriber) as subscriber:
         write_polygons(out, config, subscriber, again=True)
         if out.exists(layout.CHANGE):
             made = config.model_copy(update={"output": config.output.model_copy(update=_made_output(out))})
@@ -96,9 +98,20 @@ def write_products(out: Folder | Path | str, config: RunConfig, subscriber: Subs
         ConfigError: metres asked for on a grid without CRS.
     """
     out = Folder.of(out)
-    with out.lock():
+    with out.lock(), _recorded(out, config, subscriber) as subscriber:
         write_rasters(out, config, subscriber, again=False)
         write_polygons(out, config, subscriber, again=False)
+
+
+@contextmanager
+def _recorded(out: Folder, config: RunConfig, subscriber: Subscriber) -> Iterator[Subscriber]:
+    """Keep a log as a run does, with a first line of its own."""
+    with recorded(out, subscriber) as recording:
+        facts = read_inference(out)
+        threshold = product_threshold(config, facts)
+        line = f"ussfc {metadata.version('ussfc')}: model {facts.model.name}, threshold {threshold:g}"
+        recording(Notice(line, warning=False))
+        yield recording
 
 
 def write_rasters(out: Folder, config: RunConfig, subscriber: Subscriber, again: bool) -> None:

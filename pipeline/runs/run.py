@@ -22,6 +22,7 @@ from ussfc.pipeline.runs.product_keys import layer_keys, raster_keys
 from ussfc.pipeline.runs.products import layers_in, write_manifest, write_polygons, write_rasters
 from ussfc.pipeline.runs.run_key import run_key
 from ussfc.pipeline.runs.run_log import recorded
+from ussfc.pipeline.runs.stages import left_absent
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 
@@ -58,7 +59,7 @@ def run(
         PipelineError, ussfc.ModelError: each names the file or setting, and the way out.
     """
     out = Folder.of(out)
-    with recorded(out, subscriber) as recording:
+    with left_absent(out), recorded(out, subscriber) as recording:
         with MemoryMeter() as meter:
             # A place that cannot be written is found before anything is read.
             out.prepare()
@@ -107,6 +108,10 @@ def _finished_run(plan: RunPlan, out: Folder, computation: Computation) -> RunRe
     record = RunRecord.parse(content, f"{out / layout.MANIFEST}")
     detector = resolve_detector(plan, computation.detector, record.detector)
     if record.run != run_name(run_key(plan, detector)):
+        return None
+    dates = [scene.acquired for scene in (record.inputs.before, record.inputs.after)]
+    if dates != [scene.acquired for scene in (plan.pair.before, plan.pair.after)]:
+        # No part of the key, but of records and tags.
         return None
     digest = next(iter(record.products.values())).key.content
     keys = {

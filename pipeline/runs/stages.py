@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ussfc.pipeline.config.schema import RunConfig
@@ -31,6 +31,22 @@ def stage_clock(name: str, total: int, pixels: int, subscriber: Subscriber) -> I
     yield clock
     clock.append(time.perf_counter() - start)
     subscriber(StageFinished(name, clock[0], pixels))
+
+
+@contextmanager
+def left_absent(out: Folder) -> Iterator[None]:
+    """Remove a local folder that the body has created and failed to put anything in."""
+    created: list[Path] = []
+    if out.local is not None:
+        created = [folder for folder in (out.local, *out.local.parents) if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        # The innermost first; the first one with something in it ends it.
+        with suppress(OSError):
+            for folder in created:
+                folder.rmdir()
+        raise
 
 
 @contextmanager

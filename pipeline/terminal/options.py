@@ -34,6 +34,8 @@ class Settings:
     min_area: float | None = None
     simplify: float | None = None
     aoi: str | None = None
+    date_before: str | None = None
+    date_after: str | None = None
     engine: str | None = None
     precision: str | None = None
     cluster: str | None = None
@@ -58,6 +60,8 @@ class Settings:
             "vector.min_area_m2": self.min_area,
             "vector.simplify_m": self.simplify,
             "grid.aoi": self.aoi,
+            "dates.before": self.date_before,
+            "dates.after": self.date_after,
             "cluster.address": self.scheduler,
             "inference.engine": self.engine,
             "inference.precision": self.precision,
@@ -224,6 +228,8 @@ config_options = grouped(
     THRESHOLD,
     *POLYGONS,
     click.option("--aoi", metavar="FILE", help="Polygons; pixels outside are nodata."),
+    click.option("--date-before", metavar="DATE", help="When BEFORE was taken, for the records: 2018-06-30."),
+    click.option("--date-after", metavar="DATE", help="When AFTER was taken, likewise."),
     click.option(
         "--engine", metavar="NAME", help="Library that runs the network: auto, openvino, torch or triton."
     ),

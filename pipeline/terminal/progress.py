@@ -16,6 +16,7 @@ from ussfc.pipeline.terminal.output import Output, log_line
 from ussfc.pipeline.waiting import report_waits
 
 if TYPE_CHECKING:
+    from ussfc.pipeline.batches.folder_checks import PairStatus
     from ussfc.pipeline.runs.manifest import RunStatus
 
 PLAIN_SECONDS = 5
@@ -179,4 +180,20 @@ def follow(out: str, output: Output) -> RunStatus:
                 f"no new tile for {format_duration(STALLED_SECONDS)}; the job may wait in its queue or have ended "
                 "(check with squeue); the same `ussfc run` or `ussfc submit` continues it"
             )
+        time.sleep(FOLLOW_SECONDS)
+
+
+def follow_batch(out: str, output: Output) -> list[PairStatus]:
+    """Return the states of a batch's pairs once each has ended; print a line whenever one did."""
+    from ussfc.pipeline.batches.folder_checks import batch_status
+
+    ended = -1
+    while True:
+        pairs = batch_status(out)
+        now = sum(pair.state in ("complete", "incomplete", "failed") for pair in pairs)
+        if now == len(pairs):
+            return pairs
+        if now != ended:
+            ended = now
+            output.log(f"{now} of {len(pairs)} pairs have ended")
         time.sleep(FOLLOW_SECONDS)

@@ -10,6 +10,7 @@ from ussfc.pipeline.progress import format_duration
 
 if TYPE_CHECKING:
     from ussfc.efficiency import Efficiency
+    from ussfc.pipeline.batches.folder_checks import PairStatus
     from ussfc.pipeline.batches.index import PairResult
     from ussfc.pipeline.runs.manifest import Counts, InferenceRecord, RunRecord, RunStatus
     from ussfc.pipeline.runs.validate import Check
@@ -90,6 +91,19 @@ def batch_lines(results: Sequence[PairResult], out: str) -> Iterator[str]:
     yield from _places(out, ("results.csv", "collection.json"))
 
 
+def batch_status_lines(pairs: Sequence[PairStatus]) -> Iterator[str]:
+    """Yield the numbers of pairs by state, and each pair with its share of change, its warnings and its error."""
+    states = [pair.state for pair in pairs]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    yield f"{len(pairs)} pairs: {counts}"
+    for pair in pairs:
+        share = "" if pair.changed_share is None else f", {pair.changed_share:.2%} changed"
+        error = "" if pair.error is None or pair.state != "failed" else f": {pair.error}"
+        yield f"  {pair.state:<10} {pair.name}{share}{error}"
+        for warning in pair.warnings:
+            yield f"    warning  {warning}"
+
+
 def plan_lines(summary: Mapping[str, Any]) -> Iterator[str]:
     """Yield the summary of a plan."""
     grid, seconds = summary["grid"], summary["seconds_estimate"]
@@ -118,6 +132,18 @@ def check_lines(checks: Sequence[Check]) -> Iterator[str]:
     """Yield the checks of a folder's products."""
     for check in checks:
         yield f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {check.detail}"
+
+
+def pair_check_lines(name: str, found: Sequence[Check] | str) -> Iterator[str]:
+    """Yield the checks that a pair of a batch failed, or their number where it passed all."""
+    if isinstance(found, str):
+        yield f"none    {name}: {found}"
+        return
+    failed = [check for check in found if not check.ok]
+    if not failed:
+        yield f"ok      {name}: {len(found)} checks"
+    for check in failed:
+        yield f"FAILED  {name}: {check.name}: {check.detail}"
 
 
 def status_lines(found: RunStatus) -> Iterator[str]:

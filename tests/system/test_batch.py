@@ -152,7 +152,17 @@ def test_pairs_have_the_bytes_of_single_runs(
         assert int(row["changed_pixels"]) == manifest["counts"]["changed_pixels"]
         assert int(row["polygons"]) == manifest["counts"]["polygons"]
         assert float(row["changed_share"]) == pytest.approx(int(row["changed_pixels"]) / 9216, abs=1e-6)
-        assert ussfc("validate", tmp_path / name).exit_code == 0
+        assert float(row["changed_km2"]) == pytest.approx(
+            manifest["counts"]["polygon_area_m2"] / 1e6, abs=1e-6
+        )
+    checked = ussfc("validate", tmp_path)
+    assert checked.exit_code == 0, checked.output
+    assert [line.split(":")[0] for line in checked.stdout.splitlines()] == [
+        f"ok      {name}" for name in CORNERS
+    ]
+    found = ussfc("status", tmp_path, "--follow")
+    assert found.exit_code == 0
+    assert found.stdout.startswith("3 pairs: 3 complete\n  complete   a, ")
     assert_valid_index(tmp_path, *CORNERS)
 
 
@@ -225,6 +235,18 @@ def test_failed_pair_does_not_stop_the_others(
     ):
         assert message in rows[name]["error"], name
     assert "Traceback" not in result.output
+    # Folders that nothing was put into are gone.
+    assert not any((out / name).exists() for name in ("missing", "apart", "model"))
+    found = ussfc("status", out, "--json")
+    assert found.exit_code == ExitStatus.INCOMPLETE
+    listed = json.loads(found.stdout)
+    assert listed["state"] == "failed"
+    assert [pair["state"] for pair in listed["pairs"]] == [row["state"] for row in rows.values()]
+    assert "absent.tif: no such file" in ussfc("status", out).stdout
+    checked = ussfc("validate", out)
+    assert checked.exit_code == ExitStatus.INCOMPLETE, checked.output
+    assert "none    missing: " in checked.stdout
+    assert "ok      damaged: " in checked.stdout
     assert (out / "occupied" / "change.tif").read_bytes() == b"another program's"
     assert (rows["damaged"]["tiles"], rows["damaged"]["tiles_failed"]) == ("4", "1")
     assert int(rows["damaged"]["pixels"]) == 96 * 96 - 32 * 32
@@ -320,6 +342,36 @@ def test_common_settings_are_refused_in_a_list(place: Path, tmp_path: Path, key:
     assert result.stderr.startswith(f"error: pair two: sets {key}, which is for all pairs; ")
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_dates_and_warnings_reach_every_record(place: Path, tmp_path: Path) -> None:
+    recipe = RecordingRecipe(32, 4, 1, 3, log=tmp_path / "calls")
+
+    def made(before: str, after: str) -> dict[str, str]:
+        pair = {"name": "a", **scene(place, "a"), "date_before": before, "date_after": after}
+        list_of(place / "dated.csv", pair)
+        stub_batch(place, tmp_path / "out", recipe, "dated.csv")
+        return table(tmp_path / "out")["a"]
+
+    row = made("2018-06-30", "2017-01-01T10:15:00Z")
+    assert (row["date_before"], row["date_after"]) == ("2018-06-30", "2017-01-01T10:15:00Z")
+    assert "later than after (2017-01-01T10:15:00Z)" in row["warnings"]
+    computed = len(recipe.processes)
+    # Another date is another record, and no other pixel.
+    row = made("2016-06-30", "2017-01-01T10:15:00Z")
+    assert (row["date_before"], row["warnings"]) == ("2016-06-30", "")
+    assert len(recipe.processes) == computed > 0
+    item = json.loads((tmp_path / "out" / "a" / "item.json").read_text())
+    assert item["properties"]["start_datetime"] == "2016-06-30T00:00:00Z"
+    assert item["properties"]["end_datetime"] == "2017-01-01T10:15:00Z"
+    manifest = json.loads((tmp_path / "out" / "a" / "run.json").read_text())
+    assert manifest["inputs"]["before"]["acquired"] == "2016-06-30"
+    with rasterio.open(tmp_path / "out" / "a" / "change.tif") as source:
+        assert source.tags()["USSFC_BEFORE_ACQUIRED"] == "2016-06-30"
+    shown = ussfc("validate", tmp_path / "out", "--json")
+    assert shown.exit_code == 0
+    (tmp_path / "out" / "a" / "change.tif").write_bytes(b"II")
+    assert ussfc("validate", tmp_path / "out").exit_code == ExitStatus.INVALID
 
 
 def test_unusable_setting_ends_at_the_start(place: Path, tmp_path: Path) -> None:

@@ -451,3 +451,16 @@ def test_missing_and_oversized_lists_are_refused(tmp_path: Path, monkeypatch: py
     (tmp_path / "large.csv").write_text("before,after\na,b\n")
     monkeypatch.setattr(pairs, "MOST_BYTES", 10)
     assert "split it into smaller lists" in refused(str(tmp_path / "large.csv"))
+
+
+def test_dates_are_columns_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.csv"
+    file.write_text("before,after,date_before,date_after\na.tif,b.tif,2018-06-30,\n", "utf-8")
+    (entry,) = read_pairs(str(file))
+    assert entry.settings == {"dates.before": "2018-06-30"}
+    file.write_text("before,after,date_before\na.tif,b.tif,June\n", "utf-8")
+    with pytest.raises(ConfigError, match=r"dates.before = 'June': expected a date such as 2018-06-30"):
+        read_pairs(str(file))
+    file.write_text("before,after,date_befor\na.tif,b.tif,June\n", "utf-8")
+    with pytest.raises(ConfigError, match=r"did you mean date_before\?"):
+        read_pairs(str(file))
