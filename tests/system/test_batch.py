@@ -370,7 +370,8 @@ def test_dates_and_warnings_reach_every_record(place: Path, tmp_path: Path) -> N
         assert source.tags()["USSFC_BEFORE_ACQUIRED"] == "2016-06-30"
     shown = ussfc("validate", tmp_path / "out", "--json")
     assert shown.exit_code == 0
-    (tmp_path / "out" / "a" / "change.tif").write_bytes(b"II")
+    with (tmp_path / "out" / "a" / "change.tif").open("ab") as file:
+        file.write(b"0")
     assert ussfc("validate", tmp_path / "out").exit_code == ExitStatus.INVALID
 
 
