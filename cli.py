@@ -155,7 +155,7 @@ def demo(out: str, output: Output) -> None:
 @options.config_options
 @options.json_option("Print the plan as JSON.")
 def plan(before: str, after: str, settings: Settings, output: Output) -> None:
-    """Print what a run would do: tiles, patches, bytes, memory, time. No pixel is read."""
+    """Print what a run would do: model, bands, tiles, bytes, memory, time. No pixel is read."""
     from ussfc.pipeline.runs.plan import plan as plan_run
 
     summary = plan_run(before, after, settings.load()).summary()
@@ -493,6 +493,21 @@ def bench(speeds: Speeds) -> None:
         if folder is not None and speeds.file is not None:
             folder.write_json(speeds.file.name, result)
         print_speeds(result)
+
+
+@main.command("help", hidden=True)
+@click.argument("names", nargs=-1)
+@click.pass_context
+def show_help(context: click.Context, names: tuple[str, ...]) -> None:
+    """Print the help page of a command, as its --help does."""
+    page = context.find_root()
+    for name in names:
+        group = page.command
+        command = group.get_command(page, name) if isinstance(group, click.Group) else None
+        if command is None:
+            page.fail(f"No such command {name!r}.")
+        page = click.Context(command, page, name)
+    click.echo(page.get_help())
 
 
 @main.command("config")

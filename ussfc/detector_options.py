@@ -126,16 +126,18 @@ def _check_numbers(options: DetectorOptions, patch_size: int, device: str) -> No
 
 def _combinations(options: DetectorOptions, device: str) -> list[engine_selection.Choice]:
     """Return engines and precisions that the options leave open and the device has."""
-    found = [
-        (engine, precision)
+    asked = {
+        (engine, precision): devices
         for (engine, precision), devices in ENGINE_DEVICES.items()
-        if device in devices
-        and options.engine in ("auto", engine)
-        and options.precision in ("auto", precision)
-    ]
+        if options.engine in ("auto", engine) and options.precision in ("auto", precision)
+    }
+    found = [choice for choice, devices in asked.items() if device in devices]
     if not found:
+        others = sorted({other for devices in asked.values() for other in devices})
+        there = f"it computes on {' and '.join(others)} alone; " if others else ""
         raise ModelError(
-            f"engine {options.engine}, precision {options.precision}: not available on device {device}"
+            f"engine {options.engine}, precision {options.precision}: not available on device {device}; {there}"
+            "leave inference.engine and inference.precision to auto, or choose another device"
         )
     return found
 

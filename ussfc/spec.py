@@ -274,7 +274,8 @@ def find_model(name_or_file: str) -> ModelSpec:
     packaged = packaged_cards()
     if name_or_file in packaged:
         return ModelSpec.load(packaged[name_or_file])
-    near = difflib.get_close_matches(name_or_file, packaged, n=1, cutoff=0.0)
+    # A file of another kind, not a misspelt name.
+    near = [] if suffix else difflib.get_close_matches(name_or_file, packaged, n=1, cutoff=0.0)
     known = ", ".join(sorted(packaged)) or "none"
     hint = f"; did you mean {near[0]}?" if near else ""
     raise ModelError(
@@ -291,9 +292,9 @@ def packaged_cards() -> dict[str, Path]:
 
 def _spec_of_weights(uri: str, stem: str) -> ModelSpec:
     # Only the tensors give the bands: the one place in this module that needs torch.
+    digest = sha256_of(uri)  # a file that is not there is reported before torch is waited for
     from ussfc.weights import load_weights
 
-    digest = sha256_of(uri)
     network = load_weights(uri, sha256=digest)
     return ModelSpec(
         name=stem,

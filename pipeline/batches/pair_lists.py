@@ -6,7 +6,6 @@ Lists come from others: everything in them is text until it has been looked at, 
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import json
 import re
@@ -20,7 +19,7 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import ValidationError
 
-from ussfc.pipeline.config.load import documented_keys, plain_fault
+from ussfc.pipeline.config.load import documented_keys, nearest_key, plain_fault
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError, ReadError, StoreError
 from ussfc.pipeline.parallel.backoff import Backoff
@@ -188,8 +187,8 @@ def _check_header(header: list[str], shown: str) -> None:
 def _check_known(columns: Iterable[str], where: str, kind: str) -> None:
     for column in columns:
         if column not in KNOWN and column not in COLUMNS and column not in DATES:
-            nearest = difflib.get_close_matches(column[:80], (*KNOWN, *COLUMNS, *DATES), 1, 0.4)
-            hint = f"; did you mean {nearest[0]}?" if nearest else "; remove it"
+            nearest = nearest_key(column, {*KNOWN, *COLUMNS, *DATES})
+            hint = f"; did you mean {nearest}?" if nearest else "; remove it"
             raise ConfigError(
                 f"{where}: unknown {kind} {_quoted(column)}{hint} (`ussfc config` lists all keys)"
             )

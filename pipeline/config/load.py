@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,14 @@ from ussfc.pipeline.errors import ConfigError
 
 ENV_PREFIX = "USSFC_"
 """Beginning of the environment variables that are settings."""
+
+
+OTHER_NAMES = {
+    "partition": "queue", "time": "walltime", "time_limit": "walltime", "timelimit": "walltime", "mem": "memory",
+    "nodes": "jobs", "cores": "threads", "cpus": "threads", "cpus_per_task": "threads", "ntasks": "workers",
+    "n_workers": "workers", "nprocs": "workers", "processes": "workers", "gpus": "gpu",
+}  # fmt: skip
+"""Keys by the names that SLURM and Dask have for them."""
 
 
 class _Setting(NamedTuple):
@@ -254,7 +262,12 @@ def plain_fault(details: ErrorDetails) -> str:
 def _from_file(file: Path) -> _Settings:
     try:
         loaded = yaml.load(file.read_text("utf-8"), _Loader)  # noqa: S506 - a SafeLoader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror).lower()
+        raise ConfigError(
+            f"{file}: cannot be read ({reason}); check the path of the configuration"
+        ) from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: cannot be read as YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{file}: holds no mapping of keys; see `ussfc config` for what it may hold")
@@ -282,6 +295,15 @@ def _merge(target: dict[str, Any], addition: Mapping[str, Any]) -> None:
             target[key] = value
 
 
+def nearest_key(key: str, known: Collection[str]) -> str | None:
+    """Return the known key that is meant by an unknown one: by its name elsewhere, else by its spelling."""
+    section, dot, name = key.rpartition(".")
+    translated = f"{section}{dot}{OTHER_NAMES.get(name.lower().replace('-', '_'), name)}"
+    if translated in known:
+        return translated
+    return next(iter(difflib.get_close_matches(key[:80], known, 1, 0.4)), None)
+
+
 def _flatten(nested: Mapping[str, Any], origin: str) -> _Settings:
     """Return a nested mapping by dotted key.
 
@@ -298,8 +320,8 @@ def _flatten(nested: Mapping[str, Any], origin: str) -> _Settings:
             for name, inner in value.items():
                 walk(inner, f"{key}.{name}")
         else:
-            nearest = difflib.get_close_matches(key, known, 1, 0.4)
-            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            nearest = nearest_key(key, known)
+            hint = f"; did you mean {nearest}?" if nearest else ""
             raise ConfigError(f"{origin}: unknown key {key}{hint} (`ussfc config` lists all keys)")
 
     for name, value in nested.items():

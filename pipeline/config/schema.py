@@ -18,8 +18,10 @@ from pydantic import (
 from ussfc.pipeline.choices import Engine, Taper, VectorFormat
 from ussfc.pipeline.dates import date_text
 
-_WORD = r"^[A-Za-z0-9_.,@+-]+$"
+_WORD = r"[A-Za-z0-9_.,@+-]+"
 """Names that go into a batch script: nothing that a shell would read as more than a name."""
+
+_WALLTIME = r"([0-9]+-)?[0-9]{1,2}:[0-9]{2}:[0-9]{2}"
 
 _SIZE = r"([0-9]+(?:\.[0-9]+)?) ?([KMGT])(i?)B"
 
@@ -54,7 +56,11 @@ def _numbers(value: Any) -> Any:
         value = [value]
     if value is None:
         return None
-    if not isinstance(value, list | tuple) or not value or not all(str(part).isdigit() for part in value):
+    if (
+        not isinstance(value, list | tuple)
+        or not value
+        or not all(str(part).isdigit() and int(part) for part in value)
+    ):
         raise ValueError("expected band numbers from 1, such as [1,2,3]")
     return value
 
@@ -137,6 +143,17 @@ class ComputeConfig(_Section):
     )
 
 
+def _in_the_form(pattern: str, expected: str) -> AfterValidator:
+    """Return the check of a text by a regular expression, which the message describes in words."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"expected {expected}")
+        return text
+
+    return AfterValidator(check)
+
+
 def _not_zero(text: str) -> str:
     if not re.search("[1-9]", text):
         raise ValueError("nothing, which SLURM takes for no limit; give what a job needs")
@@ -166,7 +183,15 @@ Options = Annotated[
         description="arguments of the constructor of SLURMCluster, KubeCluster, LocalCluster or LocalCUDACluster"
     ),
 ]
-Word = Annotated[str, Field(pattern=_WORD)]
+Word = Annotated[str, _in_the_form(_WORD, "a name of letters, digits and _ . , @ + - alone")]
+Size = Annotated[
+    str, _in_the_form(_SIZE, "a number with its unit, such as 16GB or 16GiB"), AfterValidator(_not_zero)
+]
+Walltime = Annotated[
+    str,
+    _in_the_form(_WALLTIME, "[days-]hours:minutes:seconds, such as 12:00:00 or 1-00:00:00"),
+    AfterValidator(_not_zero),
+]
 
 
 class BaseCluster(_Section):
@@ -235,9 +260,7 @@ class JobsCluster(BaseCluster):
     maximum_jobs: int | None = Field(
         None, ge=1, description="largest number of jobs or pods: as many as the work asks for"
     )
-    memory: Annotated[str, AfterValidator(_not_zero)] = Field(
-        pattern=f"^{_SIZE}$", description="memory of a job or pod, for example 16GiB"
-    )
+    memory: Size = Field(description="memory of a job or pod, for example 16GiB")
     options: Options = {}
 
     @property
@@ -277,8 +300,7 @@ class SlurmCluster(JobsCluster):
     kind: Literal["slurm"] = "slurm"
     workers: Workers = None
     threads: Threads = None
-    walltime: Annotated[str, AfterValidator(_not_zero)] = Field(
-        pattern=r"^([0-9]+-)?[0-9]{1,2}:[0-9]{2}:[0-9]{2}$",
+    walltime: Walltime = Field(
         description="time limit of a SLURM job, [days-]hours:minutes:seconds; its workers end a little earlier",
     )
     queue: Word | None = Field(None, description="SLURM partition; by default the site's")

@@ -17,6 +17,7 @@ from ussfc.pipeline.events import Event, Notice
 from ussfc.pipeline.progress import notice_line
 from ussfc.pipeline.terminal.advice import with_flags
 from ussfc.pipeline.terminal.exit_statuses import STATUSES, ExitStatus, status_of
+from ussfc.pipeline.terminal.help_pages import GroupedHelp
 from ussfc.pipeline.terminal.output import log_line
 from ussfc.pipeline.terminal.streams import lossy_streams
 from ussfc.pipeline.waiting import report_waits
@@ -27,7 +28,7 @@ GIVEN = "ussfc.arguments"
 INTERRUPTED = "interrupted; the same command continues where it stopped"
 
 
-class Commands(click.Group):
+class Commands(GroupedHelp):
     """Commands whose errors end in one line and an exit status, whatever becomes of their text."""
 
     def main(self, *args: Any, **options: Any) -> Any:

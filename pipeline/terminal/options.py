@@ -204,6 +204,7 @@ POLYGONS = (
 )
 OUT = click.argument("out")
 FOLDER = click.option(
+    "-o",
     "--out",
     required=True,
     metavar="DIR|URI",

@@ -459,3 +459,66 @@ def test_a_preset_may_be_a_file_of_a_user(tmp_path: Path, monkeypatch: pytest.Mo
     # A packaged name is meant even where a file is called so.
     Path("slurm").write_text("cluster: {kind: local}\n")
     assert load_config(cluster="slurm").cluster.kind == "slurm"
+
+
+SLURM = ("cluster.kind=slurm", "cluster.jobs=1", "cluster.memory=16GB")
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        ((*SLURM, "cluster.walltime=1h"),
+         "cluster.walltime = '1h' from --set cluster.walltime=1h: expected [days-]hours:"),
+        ((*SLURM, "cluster.walltime=60"), "such as 12:00:00 or 1-00:00:00"),
+        ((*SLURM, "cluster.walltime=1:00:00", "cluster.memory=16"), "cluster.memory = 16 from --set cluster.memory=16: "
+         "expected a number with its unit, such as 16GB or 16GiB"),
+        ((*SLURM, "cluster.walltime=1:00:00", "cluster.queue=a b"), "expected a name of letters"),
+        (("bands.before=red",), "bands.before = 'red' from --set bands.before=red: expected band numbers from 1, such"),
+        (("bands.after=0,1,2",), "expected band numbers from 1, such as [1,2,3]"),
+        (("bands.after={}",), "expected band numbers from 1, such as [1,2,3]"),
+        (("dates.before=June",), "expected a date such as 2018-06-30"),
+    ],
+)  # fmt: skip
+def test_values_are_expected_in_words(sets: tuple[str, ...], expected: str) -> None:
+    message = refused(sets=sets)
+    assert expected in message
+    assert "pattern" not in message
+    assert "tuple" not in message
+
+
+@pytest.mark.parametrize("text", ["1,2,3", "[1,2,3]", "1 2 3", "1, 2, 3", "(1,2,3)"])
+def test_band_numbers_are_taken_as_people_write_them(text: str) -> None:
+    assert load_config(sets=(f"bands.before={text}",)).bands.before == (1, 2, 3)
+    assert load_config(sets=("bands.before=2",)).bands.before == (2,)
+
+
+def test_dates_are_taken_as_yaml_reads_them(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("dates: {before: 2018-06-30, after: 2019-06-30T10:15:00Z}")
+    dates = load_config(file).dates
+    assert (dates.before, dates.after) == ("2018-06-30", "2019-06-30T10:15:00+00:00")
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("cluster.partition", "cluster.queue"),
+        ("cluster.time", "cluster.walltime"),
+        ("cluster.mem", "cluster.memory"),
+        ("cluster.cpus-per-task", "cluster.threads"),
+        ("cluster.n_workers", "cluster.workers"),
+        ("tiling.tilesize", "tiling.tile_size"),
+    ],
+)
+def test_keys_of_other_programs_are_translated(key: str, meant: str) -> None:
+    assert f"unknown key {key}; did you mean {meant}?" in refused(sets=(f"{key}=1",))
+
+
+def test_missing_file_is_one_plain_line(tmp_path: Path) -> None:
+    assert refused(file=tmp_path / "no.yaml") == (
+        f"{tmp_path / 'no.yaml'}: cannot be read (no such file); check the path of the configuration"
+    )
+    assert (
+        refused(file=tmp_path)
+        == f"{tmp_path}: cannot be read (is a directory); check the path of the configuration"
+    )

@@ -64,7 +64,9 @@ def test_combinations_make_a_spec_or_are_refused(
     with pytest.raises(ModelError) as caught:
         detector_spec(model, DetectorOptions(**options), choose=choose)
     if precision in PRECISIONS[engine]:
-        message = f"engine {engine}, precision {precision}: not available on device {device}"
+        message = f"engine {engine}, precision {precision}: not available on device {device}; "
+        message += f"it computes on {DEVICES[engine, precision][0]} alone; "
+        message += "leave inference.engine and inference.precision to auto, or choose another device"
     else:
         message = f"precision '{precision}': not known; known: {', '.join(('auto', *PRECISIONS[engine]))}"
     assert str(caught.value) == message

@@ -215,3 +215,18 @@ def test_restriction_of_a_licence(weights: str, restriction: str | None) -> None
     licence = Licence(weights=weights, training_labels="any")
     assert licence.restriction == restriction
     assert licence.terms == (restriction or weights)
+
+
+def test_file_of_another_kind_is_no_misspelt_name() -> None:
+    with pytest.raises(ModelError, match=r"known: ussfc-s2-rgb, .*; or give a file ending in") as caught:
+        find_model("before.tif")
+    assert "did you mean" not in str(caught.value)
+
+
+def test_missing_weights_do_not_wait_for_torch() -> None:
+    code = (
+        "import sys, ussfc\ntry: ussfc.find_model('missing.pth')\n"
+        "except ussfc.ModelError as error: print(error, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "weights missing.pth: no such file; check the path False\n"
