@@ -262,13 +262,13 @@ def plain_fault(details: ErrorDetails) -> str:
 def _from_file(file: Path) -> _Settings:
     try:
         loaded = yaml.load(file.read_text("utf-8"), _Loader)  # noqa: S506 - a SafeLoader
-    except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror).lower()
+    except FileNotFoundError as error:
         raise ConfigError(
-            f"{file}: cannot be read ({reason}); check the path of the configuration"
+            f"{file}: cannot be read, no such file; check the path of the configuration"
         ) from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: cannot be read as YAML ({str(error).splitlines()[0]})") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{file}: cannot be read as YAML ({reason})") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{file}: holds no mapping of keys; see `ussfc config` for what it may hold")
     return _flatten(loaded, str(file))

@@ -435,7 +435,7 @@ def test_words_of_a_script_arrive_as_written(tmp_path: Path, setting: str) -> No
 
 def test_a_message_keeps_its_capital_letters() -> None:
     """In lower case it would name as expected the very text that it refuses."""
-    assert "[KMGT]" in refused(cluster="slurm", sets=["cluster.memory=16gb"])
+    assert "such as 16GB or 16GiB" in refused(cluster="slurm", sets=["cluster.memory=16gb"])
 
 
 def test_an_unknown_preset_lists_the_known_ones(tmp_path: Path) -> None:
@@ -515,10 +515,6 @@ def test_keys_of_other_programs_are_translated(key: str, meant: str) -> None:
 
 
 def test_missing_file_is_one_plain_line(tmp_path: Path) -> None:
-    assert refused(file=tmp_path / "no.yaml") == (
-        f"{tmp_path / 'no.yaml'}: cannot be read (no such file); check the path of the configuration"
-    )
-    assert (
-        refused(file=tmp_path)
-        == f"{tmp_path}: cannot be read (is a directory); check the path of the configuration"
-    )
+    file = tmp_path / "no.yaml"
+    assert refused(file=file) == f"{file}: cannot be read, no such file; check the path of the configuration"
+    assert refused(file=tmp_path) == f"{tmp_path}: cannot be read as YAML (Is a directory)"

@@ -10,6 +10,7 @@ from tests.support.scenes import write_scene, write_toy_model
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.runs.headline import headline
 from ussfc.pipeline.runs.plan import plan
+from ussfc.pipeline.terminal.tables import plan_lines
 
 DEMO = [str(ROOT / "configs" / "demo" / f"beirut_{date}.tif") for date in ("before", "after")]
 
@@ -28,6 +29,13 @@ def test_line_names_version_model_terms_threshold_bands_and_grid() -> None:
     assert summary["threshold"] == 0.7
     assert summary["bands"] == {"before": [1, 2, 3], "after": [3, 2, 1]}
     assert summary["bytes_to_write_at_most"] == int(768 * 768 * 3.7)
+    lines = [line.strip() for line in plan_lines(summary)]
+    assert lines[:3] == [
+        "model  ussfc-s2-rgb, threshold 0.7",
+        "weights  CC BY-NC-SA 4.0, not for commercial use",
+        "bands  1, 2, 3 of before, 3, 2, 1 of after",
+    ]
+    assert "to write  2.2 MB at most, seldom more than a third of that" in lines
 
 
 def test_terms_are_left_out_where_none_are_known(tmp_path: Path) -> None:
