@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ussfc.pipeline.parallel.memory_limit import check_address_space
 from ussfc.pipeline.progress import format_duration
 from ussfc.pipeline.terminal import options, tables
 from ussfc.pipeline.terminal.error_reports import Commands, reported_errors
@@ -333,6 +334,7 @@ def train(training: Training, output: Output) -> None:
     """
     from ussfc.training.recipe import load_recipe
 
+    check_address_space()
     chosen = load_recipe(training.recipe, training.sets)
     from ussfc.pipeline.evaluation.sources import training_sources
     from ussfc.spec import Licence
@@ -378,6 +380,7 @@ def evaluate(settings: Settings, scoring: Scoring, output: Output) -> None:
     from ussfc.pipeline.evaluation.evaluate import Selection
     from ussfc.pipeline.evaluation.evaluate import evaluate as score
 
+    check_address_space()
     selection = Selection(scoring.split, _names(scoring.scenes), scoring.tune_on)
     config = settings.load()
     with progress(output) as subscriber:
@@ -442,6 +445,7 @@ def show_model(name: str, output: Output) -> None:
     import ussfc
     from ussfc.efficiency import efficiency, latency
 
+    check_address_space()
     spec = ussfc.find_model(name)
     card = spec.model_dump(mode="json", exclude_none=True)
     if not output.as_json:
@@ -467,6 +471,7 @@ def bench(speeds: Speeds) -> None:
     from ussfc.pipeline.storage.folder import Folder
     from ussfc.pipeline.terminal.speed_tables import print_speeds
 
+    check_address_space()
     chosen = Settings(
         model=speeds.model,
         engine=speeds.engines[0] if len(speeds.engines) == 1 else None,

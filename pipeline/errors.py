@@ -6,6 +6,9 @@ from __future__ import annotations
 class PipelineError(Exception):
     """Base of all errors that this package raises on purpose."""
 
+    permanent = False
+    """True where the same work would end in the same error again after any pause."""
+
 
 class ConfigError(PipelineError):
     """A configuration key or value that cannot be used."""

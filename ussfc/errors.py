@@ -6,6 +6,9 @@ from __future__ import annotations
 class ModelError(Exception):
     """A model that cannot be used."""
 
+    permanent = True
+    """False where its file may be within reach again after a pause."""
+
 
 class DataError(Exception):
     """Labelled data that cannot be used; names the file.

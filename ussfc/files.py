@@ -10,6 +10,7 @@ from typing import BinaryIO, cast
 from urllib.parse import urlsplit
 
 from ussfc.errors import ModelError
+from ussfc.local_files import open_regular
 
 _CHUNK = 1 << 20
 """Bytes read at a time."""
@@ -46,13 +47,15 @@ def opened(path_or_uri: str | Path) -> Iterator[BinaryIO]:
             with fsspec.open(str(path_or_uri), "rb") as remote:
                 yield cast(BinaryIO, remote)
         else:
-            with Path(path_or_uri).open("rb") as local:
+            with open_regular(path_or_uri) as local:
                 yield local
     except FileNotFoundError as error:
         raise ModelError(f"weights {shown(path_or_uri)}: no such file; check the path") from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise ModelError(f"weights {shown(path_or_uri)}: cannot be read ({reason})") from error
+        fault = ModelError(f"weights {shown(path_or_uri)}: cannot be read ({reason})")
+        fault.permanent = not is_uri(path_or_uri)
+        raise fault from error
     except (ImportError, ValueError) as error:
         # fsspec raises these for a scheme that it does not know or whose driver is not installed.
         raise ModelError(

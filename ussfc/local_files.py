@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,20 +23,24 @@ KINDS = (
 )
 
 
-def check_regular(path: str | Path) -> None:
+def check_regular(path: str | Path, state: os.stat_result | None = None) -> None:
     """Refuse a special file, which a reader might wait for without end; one that does not exist is not reported here.
+
+    Args:
+        path: of the file.
+        state: of the file, where it is known.
 
     Raises:
         OSError: it is a named pipe, a device or a socket; ``strerror`` names the kind.
     """
     try:
-        mode = Path(path).stat().st_mode
+        mode = (Path(path).stat() if state is None else state).st_mode
     except (OSError, ValueError):
         return
     _check_mode(mode, path)
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BufferedReader:
     """Open a regular file for reading bytes, without waiting.
 
     Raises:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -28,6 +27,7 @@ from pydantic import (
 
 from ussfc.errors import ModelError
 from ussfc.files import is_uri, sha256_of, shown
+from ussfc.yaml_text import read_yaml
 
 CARD_SUFFIXES = (".yaml", ".yml")
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -36,6 +36,8 @@ PERMISSIVE = re.compile(
     r"(apache|mit|[0-9]?bsd|isc|zlib|unlicense|public domain|cc0|pddl|odc by|cc by( [0-9 ]+)?$)\b"
 )
 """Licences, in lower case and without punctuation, that allow every use."""
+MOST_SHOWN = 80
+"""Characters of a wrong value that a message shows."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Percentile = Annotated[float, Field(ge=0, le=100)]
@@ -225,12 +227,11 @@ class ModelSpec(_Part):
         """
         path = Path(path)
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = read_yaml(path)
         except OSError as error:
             raise ModelError(f"model card {path}: cannot be read ({error.strerror})") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise ModelError(f"model card {path}: not YAML ({reason})") from error
+        except ValueError as error:
+            raise ModelError(f"model card {path}: not YAML ({error})") from error
         if not isinstance(content, dict):
             raise ModelError(f"model card {path}: holds a {type(content).__name__}, expected keys and values")
         try:
@@ -310,8 +311,14 @@ def _faults(error: ValidationError) -> str:
     faults = []
     for fault in error.errors(include_url=False):
         key = ".".join(str(part) for part in fault["loc"])
-        message = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"]
-        message = re.sub(r"^Value error, ", "", message)
-        found = "" if isinstance(fault["input"], dict) else f", found {fault['input']!r}"
+        unknown = fault["type"] == "extra_forbidden"
+        message = "unknown key" if unknown else re.sub(r"^Value error, ", "", fault["msg"])
+        # The value of a key that is not ours may be anything, in a file that is no card.
+        found = "" if unknown or isinstance(fault["input"], dict) else f", found {_short(fault['input'])}"
         faults.append(f"{key}: {message}{found}" if key else message)
     return "; ".join(faults)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."

@@ -56,7 +56,8 @@ def load_weights(path_or_uri: str | Path, *, sha256: str | None = None) -> USSFC
         head = file.read(9)
         # Checked before the rest is read: a scene given by mistake may be tens of gigabytes.
         if not _is_safetensors(head) and not head.startswith((b"PK", b"\x80")):
-            raise ModelError(f"{where}: not a checkpoint (begins with {head!r}); {_EXPECTED}")
+            # Its first bytes are not shown: the file may be anyone's.
+            raise ModelError(f"{where}: not a checkpoint; {_EXPECTED}")
         data = head + file.read()
     if sha256 is not None and (found := hashlib.sha256(data).hexdigest()) != sha256:
         raise ModelError(

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import ValidationError
 
+from ussfc.local_files import open_regular
 from ussfc.pipeline.config.load import documented_keys, nearest_key, plain_fault
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError, ReadError, StoreError
@@ -172,11 +173,13 @@ def _csv_rows(text: str, source: str, shown: str) -> Iterator[_Row]:
 
 
 def _check_header(header: list[str], shown: str) -> None:
+    # A file that is given by mistake is not shown.
+    found = f" (its header: {_quoted(','.join(header))})" if shown.lower().endswith(".csv") else ""
     for column in SCENES:
         if column not in header:
             raise ConfigError(
-                f"{shown}: has no column {column} (its header: {_quoted(','.join(header))}); expected before,after "
-                "and maybe name and configuration keys, separated by commas"
+                f"{shown}: has no column {column}{found}; expected before,after and maybe name and configuration keys, "
+                "separated by commas"
             )
     for index, column in enumerate(header):
         if column in header[:index]:
@@ -410,7 +413,7 @@ def _text(address: str, shown: str, backoff: Backoff | None = None) -> str:
             with waiting_for(remote.host_of(address)):
                 content = remote.retry_request(lambda: _fetched(address), backoff)
         else:
-            with Path(address).open("rb") as file:
+            with open_regular(address) as file:
                 content = _bounded(file)
     except StoreError as error:
         raise ReadError(f"{shown}: cannot be read ({error})") from error

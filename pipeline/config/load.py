@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 
 from ussfc.pipeline.config.schema import CLUSTERS, BaseCluster, RunConfig, unset
 from ussfc.pipeline.errors import ConfigError
+from ussfc.yaml_text import parse_yaml, read_yaml
 
 ENV_PREFIX = "USSFC_"
 """Beginning of the environment variables that are settings."""
@@ -31,6 +32,8 @@ OTHER_NAMES = {
     "n_workers": "workers", "nprocs": "workers", "processes": "workers", "gpus": "gpu",
 }  # fmt: skip
 """Keys by the names that SLURM and Dask have for them."""
+MOST_SHOWN = 200
+"""Characters of a wrong value that a message shows."""
 
 
 class _Setting(NamedTuple):
@@ -250,7 +253,7 @@ def _describe(details: ErrorDetails, settings: _Settings) -> str:
         return text  # of several keys, which it names
     key = ".".join(parts)
     origin = settings.get(key, _NOT_SET).origin
-    return f"{key} = {details['input']!r} from {origin}: {text}"
+    return f"{key} = {_short(details['input'])} from {origin}: {text}"
 
 
 def plain_fault(details: ErrorDetails) -> str:
@@ -259,15 +262,20 @@ def plain_fault(details: ErrorDetails) -> str:
     return text[:1].lower() + text[1:]
 
 
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+
+
 def _from_file(file: Path) -> _Settings:
     try:
-        loaded = yaml.load(file.read_text("utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+        loaded = read_yaml(file, _Loader)
     except FileNotFoundError as error:
         raise ConfigError(
             f"{file}: cannot be read, no such file; check the path of the configuration"
         ) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"{file}: cannot be read as YAML ({reason})") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{file}: holds no mapping of keys; see `ussfc config` for what it may hold")
@@ -276,8 +284,8 @@ def _from_file(file: Path) -> _Settings:
 
 def _parse(text: str) -> Any:
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError:
+        return parse_yaml(text, _Loader)
+    except ValueError:
         return text
 
 

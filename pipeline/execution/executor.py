@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
-from ussfc.pipeline.errors import StoreError, TileError
+from ussfc.pipeline.errors import PipelineError, StoreError, TileError
 from ussfc.pipeline.execution.errors import WorkersLostError, unrunnable_error
 from ussfc.pipeline.execution.tile_job import TileJob
 from ussfc.pipeline.parallel.backoff import Backoff
@@ -65,9 +65,12 @@ def handle_failure(
     """Have a tile tried again; after its last attempt report it, or end the run if the fault is not its own.
 
     Raises:
-        StoreError: that was the last attempt, and the store could not be used.
+        StoreError: that was the last attempt, or none could help, and the store could not be used.
+        TileError: no attempt could help any tile.
         ClusterError: that was the last attempt, and the tile could not be run at all.
     """
+    if isinstance(error, PipelineError) and error.permanent:
+        raise error
     record = schedule.crashed if isinstance(error, WorkersLostError) else schedule.failed
     attempts = record(index)
     if attempts is None:

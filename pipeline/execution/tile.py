@@ -39,6 +39,8 @@ def compute_tile(
     except (StoreError, TileCancelled):
         raise
     except WorkerSetupError as error:
+        if error.permanent:
+            raise
         raise WorkerSetupError(f"{job.tile_name(index)}: {error}") from error
     except PipelineError as error:
         raise TileError(f"{job.tile_name(index)}: {error}") from error

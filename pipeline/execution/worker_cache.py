@@ -79,7 +79,10 @@ class WorkerCache:
             reason = (
                 " ".join(str(error).split()) if isinstance(error, PipelineError) else describe_error(error)
             )
-            raise WorkerSetupError(f"{reason} (on {socket.gethostname()})") from error
+            fault = WorkerSetupError(f"{reason} (on {socket.gethostname()})")
+            # Weights that are none do not become any.
+            fault.permanent = getattr(error, "permanent", False)
+            raise fault from error
 
     def _open_run(self, job: TileJob) -> OpenRun:
         # The folder is no part of the key: the same run may be written to two places.

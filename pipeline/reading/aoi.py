@@ -13,6 +13,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 
+from ussfc.local_files import check_regular
 from ussfc.pipeline.errors import ReadError, StoreError
 from ussfc.pipeline.reading.cloud_access import unreachable
 from ussfc.pipeline.storage import remote
@@ -55,6 +56,10 @@ def read_aoi(path: str) -> Geometry:
     through_store = remote.is_remote(path) and not path.lower().startswith(("http://", "https://"))
     source = _download(path, shown) if through_store else path
     parquet = urlsplit(path).path.endswith(".parquet")
+    try:
+        check_regular(path)
+    except OSError as error:
+        raise ReadError(f"{shown}: is {error.strerror}") from error
     try:
         with waiting_for(remote.host_of(path)):
             frame = geopandas.read_parquet(source) if parquet else geopandas.read_file(source)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
+from ussfc.local_files import check_regular
 from ussfc.pipeline.errors import ReadError, StoreError
 from ussfc.pipeline.reading.cloud_access import GDAL_ERRORS, NETWORKS, gdal_environment, stat, unreachable
 from ussfc.pipeline.storage import remote
@@ -76,6 +77,7 @@ def scene_identity(uri: str, shown: str) -> tuple[str, int]:
     path = Path(uri)
     if path.is_dir() and is_zarr(uri):
         return f"files:{_tree_digest(path)}", 0
+    _check_special(path, shown)
     members = _member_marks(uri, shown)
     if not members:
         return UNKNOWN + _digest(uri), 0
@@ -99,10 +101,38 @@ def _tree_digest(folder: Path) -> str:
                 pending.append(entry.path)
             else:
                 state = entry.stat()
+                _check_special(Path(entry.path), str(folder), state)
                 digest.update(
                     f"{entry.path}={state.st_size}-{state.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
                 )
     return digest.hexdigest()[:16]
+
+
+def _check_special(path: Path, shown: str, state: os.stat_result | None = None) -> None:
+    """Refuse a named pipe, a device or a socket among the files of a dataset: GDAL would wait for it.
+
+    Args:
+        path: a file; those beside it that have its name and an end more, or another end, are looked at as well.
+        shown: the scene for messages.
+        state: of the file, where it is known: nothing else is looked at then.
+
+    Raises:
+        ReadError: one is such a file.
+    """
+    places = [path]
+    if state is None and path.parent.is_dir():
+        with os.scandir(path.parent) as listing:
+            places += [
+                Path(entry.path)
+                for entry in listing
+                if entry.name.startswith(f"{path.stem}.") and not entry.is_file() and not entry.is_dir()
+            ]
+    for place in places:
+        try:
+            check_regular(place, state)
+        except OSError as error:
+            where = "" if str(place) == shown else f"{place} "
+            raise ReadError(f"{shown}: {where}is {error.strerror}") from error
 
 
 def _member_marks(uri: str, shown: str) -> dict[str, str]:
@@ -149,7 +179,8 @@ def _place(member: str) -> str | None:
         path = "/" + member.removeprefix("/").partition("/")[2].lstrip("{").replace("}", "")
     # The longest beginning that is a file: the archive of /vsizip/a.zip/b.tif.
     for candidate in (Path(path), *Path(path).parents):
-        if candidate.is_file():
+        # A special file is one as well, which is refused.
+        if candidate.exists() and not candidate.is_dir():
             return str(candidate)
     return None
 
@@ -160,6 +191,7 @@ def _mark(place: str, shown: str) -> str:
         return "unknown" if found is None else "-".join(found.marks)
     try:
         state = Path(place).stat()
+        check_regular(place, state)
     except OSError as error:
         raise ReadError(f"{shown}: {place} cannot be read ({error.strerror}); check the path") from error
     return f"{state.st_size}-{state.st_mtime_ns}"

@@ -29,7 +29,7 @@ from ussfc.pipeline.runs.manifest import (
     StageRecord,
 )
 from ussfc.pipeline.runs.pair import ScenePair, check_numbers, scene_mappings
-from ussfc.pipeline.runs.plan import RunPlan, check_memory, space_notices
+from ussfc.pipeline.runs.plan import RunPlan, check_files, check_memory, space_notices
 from ussfc.pipeline.runs.run_key import run_key
 from ussfc.pipeline.runs.run_log import recorded
 from ussfc.pipeline.runs.stages import left_absent, scratch_folder, stage_clock
@@ -104,6 +104,7 @@ def infer_locked(
     for notice in (*plan.pair.notices, *space_notices(plan, out)):
         subscriber(Notice(notice))
     check_memory(plan)
+    check_files(plan, out)
     refuse_foreign_files(out, overwrite)
     with ExitStack() as stack:
         executor = _LazyExecutor(plan, out, subscriber, computation, stack)

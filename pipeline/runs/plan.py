@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import ussfc
 from ussfc.pipeline.clusters.base import Cluster
 from ussfc.pipeline.clusters.select import LOCAL_KINDS, REMOTE_KINDS, select_cluster
 from ussfc.pipeline.config.schema import JobsCluster, RunConfig, size_in_bytes
-from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError
-from ussfc.pipeline.parallel.memory_limit import available_memory
+from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, StoreError
+from ussfc.pipeline.parallel.memory_limit import available_memory, check_address_space
 from ussfc.pipeline.reading import over_network
 from ussfc.pipeline.runs.pair import ScenePair, inspect_pair
 from ussfc.pipeline.runs.resolve import PatchLayout, resolve_config, resolve_layout
 from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.layout import PROBABILITY
 from ussfc.pipeline.tiling.grid import crs_name
 from ussfc.pipeline.tiling.lattice import TilePlan
 from ussfc.pipeline.tiling.memory import BASE_DASK, MemoryProjection, Workload, check_projection, project
@@ -25,6 +27,9 @@ from ussfc.pipeline.types import SceneInfo
 
 GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")
 """Files that drivers of CUDA devices put up: on Linux, under Windows (WSL), on Tegra."""
+
+OTHER_FILES = 30
+"""Files and folders of a run beside the chunks and records of its tiles."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,14 +198,40 @@ def chosen_device(config: RunConfig) -> str:
 
 def space_notices(plan: RunPlan, out: Folder) -> list[str]:
     """Warn of a disk that may fill up after hours; how well results compress is not known before."""
-    free = out.free_bytes()
+    free, notices = out.free_bytes(), []
+    item = 1 if plan.config.output.probability_dtype == "uint8" else 4
     needed = plan.most_output_bytes
+    if free is not None and free < needed:
+        notices.append(
+            f"{out}: has {free / 1e9:.1f} GB free; results of this scene may need up to {needed / 1e9:.1f} GB, seldom "
+            "more than a third of that"
+        )
+    largest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    product = int(plan.pixels * item * 1.35)
+    if out.local is not None and largest != resource.RLIM_INFINITY and largest < product:
+        notices.append(
+            f"a file may have {largest / 1e9:.3g} GB (`ulimit -f`); {PROBABILITY} of this scene may need up to "
+            f"{product / 1e9:.3g} GB, seldom more than a third of that"
+        )
+    return notices
+
+
+def check_files(plan: RunPlan, out: Folder) -> None:
+    """Refuse a run whose files the disk cannot take: a chunk and a record for each tile.
+
+    Raises:
+        StoreError: names both numbers.
+    """
+    free = out.free_files()
+    needed = 2 * plan.tiles.tile_count + -(-plan.tiles.shape[0] // plan.layout.tile_size) + OTHER_FILES
     if free is None or free >= needed:
-        return []
-    return [
-        f"{out}: has {free / 1e9:.1f} GB free; results of this scene may need up to {needed / 1e9:.1f} GB, seldom "
-        "more than a third of that"
-    ]
+        return
+    needed -= len(out.sizes())
+    if free < needed:
+        raise StoreError(
+            f"{out}: its disk can take {free} more files, and the run writes about {needed}; remove some, choose "
+            "another output folder, or raise tiling.tile_size"
+        )
 
 
 def check_memory(plan: RunPlan) -> None:
@@ -213,6 +244,8 @@ def check_memory(plan: RunPlan) -> None:
     if plan.executor in ("serial", *LOCAL_KINDS):
         block_bytes = plan.pair.before.block_bytes + plan.pair.after.block_bytes
         check_projection(plan.memory, _allowed_memory(plan.config), block_bytes)
+        # The limit is one of each process, not of their sum.
+        check_address_space(max(plan.memory.worker, plan.memory.total - plan.processes * plan.memory.worker))
     elif isinstance(cluster, JobsCluster):
         given, workers = size_in_bytes(cluster.memory), cluster.workers_per_job
         if workers * plan.memory.worker > given:

@@ -205,6 +205,10 @@ class Folder(ABC):
         """Return the free bytes of the disk, None in an object store."""
 
     @abstractmethod
+    def free_files(self) -> int | None:
+        """Return the number of files that the disk can still take, None where it is not limited."""
+
+    @abstractmethod
     def store_error(self, name: str, action: str, error: BaseException) -> StoreError:
         """Return an error of a disk or a store as one of this package.
 

@@ -24,6 +24,11 @@ Result = TypeVar("Result")
 
 _NAME_TAKEN = (FileExistsError, NotADirectoryError, IsADirectoryError)
 
+_PERMANENT = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EINVAL,
+)  # fmt: skip
+"""Errors of a disk that no pause of a minute mends: no room, no right, no such file possible."""
+
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)
 """Answers of network file systems that lock no folders."""
 
@@ -148,12 +153,19 @@ class LocalFolder(Folder):
     def free_bytes(self) -> int | None:
         return shutil.disk_usage(self.local).free
 
+    def free_files(self) -> int | None:
+        disk = os.statvfs(self.local)
+        # Some file systems make inodes as they need them, and report none at all.
+        return disk.f_favail if disk.f_files else None
+
     def store_error(self, name: str, action: str, error: BaseException) -> StoreError:
         if isinstance(error, OSError):
             reason, remedy = str(error.strerror), _remedy(error)
         else:
             reason, remedy = remote.describe_error(error)
-        return StoreError(f"{self / name if name else self}: cannot be {action} ({reason}); {remedy}")
+        made = StoreError(f"{self / name if name else self}: cannot be {action} ({reason}); {remedy}")
+        made.permanent = isinstance(error, OSError) and error.errno in _PERMANENT
+        return made
 
     @contextmanager
     def _store_errors(self, name: str, action: str) -> Iterator[None]:
@@ -170,7 +182,7 @@ def _touch(path: Path) -> None:
 
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a local file, hexadecimal."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -193,6 +205,8 @@ def _files(root: str, prefix: str) -> Iterator[tuple[str, int]]:
 def _remedy(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "make room and give the same command again: it continues"
+    if error.errno == errno.EFBIG:
+        return "raise the limit of file sizes (`ulimit -f`) or choose another output folder; the same command continues"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "choose another output folder, or get the right to write there"
     return "choose another output folder" if isinstance(error, _NAME_TAKEN) else "check the disk"

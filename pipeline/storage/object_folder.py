@@ -173,6 +173,9 @@ class ObjectFolder(Folder):
     def free_bytes(self) -> int | None:
         return None
 
+    def free_files(self) -> int | None:
+        return None
+
     def store_error(self, name: str, action: str, error: BaseException) -> StoreError:
         reason, remedy = remote.describe_error(error)
         return StoreError(f"{self / name if name else self}: cannot be {action} ({reason}); {remedy}")

@@ -14,6 +14,7 @@ import click
 from ussfc.local_files import UNDECODABLE, undecodable
 from ussfc.pipeline.errors import ConfigError
 from ussfc.pipeline.events import Event, Notice
+from ussfc.pipeline.parallel.memory_limit import address_limit, check_address_space, is_out_of_memory
 from ussfc.pipeline.progress import notice_line
 from ussfc.pipeline.terminal.advice import with_flags
 from ussfc.pipeline.terminal.exit_statuses import STATUSES, ExitStatus, status_of
@@ -24,6 +25,12 @@ from ussfc.pipeline.waiting import report_waits
 
 GIVEN = "ussfc.arguments"
 """Key of the arguments in click's context."""
+
+MOST_REASON = 200
+"""Characters of a library's text about missing memory that are shown: some explain for pages."""
+
+LOADED_LIBRARIES = 600_000_000
+"""Addresses that the libraries of any command take, bytes."""
 
 INTERRUPTED = "interrupted; the same command continues where it stopped"
 
@@ -45,6 +52,8 @@ class Commands(GroupedHelp):
         """Run the command that was chosen."""
         with reported_errors(), _sigterm_raises(), report_waits(_print_notice):
             _check_encoding(context.meta.get(GIVEN, ()))
+            # Below that, numerical libraries end the process as they are loaded.
+            check_address_space(0, reserved=LOADED_LIBRARIES)
             return super().invoke(context)
 
 
@@ -114,6 +123,18 @@ def reported_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
             raise
         click.echo(f"error: {error_line(error)}", err=True)
         sys.exit(status_of(error))
+    except (MemoryError, OSError, ImportError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        limit = address_limit()
+        limited = (
+            f", of which a process may have {limit / 1e9:.2f} GB of addresses (`ulimit -v`)" if limit else ""
+        )
+        reason = " ".join(str(error).split())[:MOST_REASON] or type(error).__name__
+        click.echo(
+            f"error: too little memory{limited}: {reason}; raise the limit or use a larger machine", err=True
+        )
+        sys.exit(ExitStatus.MEMORY)
 
 
 def error_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from ussfc.pipeline.clusters.base import MOST_READERS, READ_AHEAD
 from ussfc.pipeline.clusters.local import LocalGpus
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.config.schema import size_in_bytes
-from ussfc.pipeline.errors import ClusterError, ConfigError, InsufficientMemoryError
+from ussfc.pipeline.errors import ClusterError, ConfigError, InsufficientMemoryError, StoreError
 from ussfc.pipeline.runs.detector import resolve_detector
-from ussfc.pipeline.runs.plan import RunPlan, check_memory, plan
+from ussfc.pipeline.runs.plan import RunPlan, check_files, check_memory, plan, space_notices
+from ussfc.pipeline.storage.folder import Folder
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +141,30 @@ def test_plan_has_one_process_a_gpu(place: Path, monkeypatch: pytest.MonkeyPatch
         assert (made.executor, made.processes, made.threads) == ("local-cuda", len(devices), 1)
     with pytest.raises(ClusterError, match=r"2 GPU\(s\) found here, expected 3; "):
         planned(place, "local-cuda", cluster__workers=3)
+
+
+def test_a_disk_without_inodes_is_refused(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _ = planned(place, "local", tiling__tile_size=64)
+    out = Folder.of(tmp_path)
+    check_files(made, out)
+    # 4 chunks, 4 records, 2 rows of chunks, 30 others.
+    for free, present, refused in ((40, 0, False), (39, 0, True), (39, 1, False), (None, 0, False)):
+        monkeypatch.setattr(type(out), "free_files", lambda folder, free=free: free)
+        for number in range(present):
+            (tmp_path / str(number)).touch()
+        if refused:
+            with pytest.raises(StoreError, match="can take 39 more files, and the run writes about 40"):
+                check_files(made, out)
+        else:
+            check_files(made, out)
+
+
+def test_a_limit_of_file_sizes_is_named(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = planned(place, "local")
+    assert space_notices(made, Folder.of(tmp_path)) == []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (5000, 5000))
+    (notice,) = space_notices(made, Folder.of(tmp_path))
+    assert "`ulimit -f`" in notice
+    assert space_notices(made, Folder.of("memory://out")) == []

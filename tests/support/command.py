@@ -22,6 +22,7 @@ def ussfc(
     *arguments: object,
     cwd: Path,
     redirection: str = "",
+    limits: str = "",
     environment: Mapping[str, str] | None = None,
     seconds: float = SECONDS,
 ) -> subprocess.CompletedProcess[bytes]:
@@ -31,13 +32,14 @@ def ussfc(
         arguments: of ``ussfc``; bytes are passed as they are.
         cwd: working directory.
         redirection: of the standard streams, as bash writes it.
+        limits: commands of bash before it, such as ``ulimit -v 1000000``.
         environment: more variables.
         seconds: time after which it is killed, and the test fails.
     """
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     words = [argument if isinstance(argument, bytes) else str(argument) for argument in arguments]
     return subprocess.run(
-        ["bash", "-c", f'exec "$0" -m ussfc.cli "$@" {redirection}', sys.executable, *words],
+        ["bash", "-c", f'{limits}\nexec "$0" -m ussfc.cli "$@" {redirection}', sys.executable, *words],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": paths, **(environment or {})},
         capture_output=True,

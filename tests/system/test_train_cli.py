@@ -133,7 +133,11 @@ def test_more_patience_lets_a_training_go_on(folder: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("--recipe", "weak"), ExitStatus.USAGE, "recipe weak: cannot be read; packaged ones: paper, strong"),
+        (
+            ("--recipe", "weak"),
+            ExitStatus.USAGE,
+            "recipe weak: cannot be read (No such file",
+        ),
         (("--set", "steps=none"), ExitStatus.USAGE, "steps"),
         (("--set", "sampling.crop=3"), ExitStatus.USAGE, "sampling.crop: unknown key"),
         (("--validate-on", "north"), ExitStatus.USAGE, "north: no such scene in the data to validate on"),

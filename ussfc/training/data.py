@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ussfc.errors import DataError
+from ussfc.local_files import open_regular
 
 if TYPE_CHECKING:
     from ussfc.spec import Licence
@@ -258,7 +259,7 @@ def _picture(file: Path) -> npt.NDArray[np.uint8]:
     from PIL import Image
 
     try:
-        with Image.open(file) as image:
+        with open_regular(file) as stream, Image.open(stream) as image:
             if image.mode in DEEP:
                 raise DataError(
                     f"{file}: numbers of more than 8 bits ({image.mode}); give geotiff data instead"
@@ -282,7 +283,7 @@ def read_label(file: Path) -> BoolArray:
     from PIL import Image
 
     try:
-        with Image.open(file) as image:
+        with open_regular(file) as stream, Image.open(stream) as image:
             lossy = image.format == "JPEG"
             # The numbers of a palette or a grey picture are the classes; colours become grey.
             grey = np.asarray(

@@ -23,6 +23,7 @@ from pydantic import (
 
 from ussfc.errors import TrainingError
 from ussfc.spec import Band, Radiometry, RangeRadiometry
+from ussfc.yaml_text import parse_yaml, read_yaml
 
 
 class _Section(BaseModel):
@@ -193,24 +194,17 @@ def load_recipe(name_or_file: str, sets: Sequence[str] = ()) -> TrainingRecipe:
     Raises:
         TrainingError: an unknown recipe, not YAML, or an unknown or wrong key (named).
     """
-    if name_or_file in list_recipes():
-        text, where = (
-            (files("ussfc.configs") / "training" / f"{name_or_file}.yaml").read_text("utf-8"),
-            name_or_file,
-        )
-    else:
-        where = name_or_file
-        try:
-            text = Path(name_or_file).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            known = ", ".join(list_recipes())
-            raise TrainingError(
-                f"recipe {where}: cannot be read; packaged ones: {known}; or give a YAML file"
-            ) from error
+    where = name_or_file
+    packaged = files("ussfc.configs") / "training" / f"{name_or_file}.yaml"
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise TrainingError(f"recipe {where}: not YAML ({' '.join(str(error).split())})") from error
+        content = read_yaml(str(packaged) if name_or_file in list_recipes() else name_or_file)
+    except OSError as error:
+        known = ", ".join(list_recipes())
+        raise TrainingError(
+            f"recipe {where}: cannot be read ({error.strerror}); packaged ones: {known}; or give a YAML file"
+        ) from error
+    except ValueError as error:
+        raise TrainingError(f"recipe {where}: not YAML ({error})") from error
     if not isinstance(content, dict):
         raise TrainingError(f"recipe {where}: holds a {type(content).__name__}, expected keys and values")
     for setting in sets:
@@ -220,8 +214,8 @@ def load_recipe(name_or_file: str, sets: Sequence[str] = ()) -> TrainingRecipe:
                 f"--set {setting}: expected key=value, for example --set optimiser.learning_rate=0.0005"
             )
         try:
-            _put(content, key.strip().split("."), yaml.safe_load(value))
-        except yaml.YAMLError:
+            _put(content, key.strip().split("."), parse_yaml(value))
+        except ValueError:
             _put(content, key.strip().split("."), value)
     try:
         return TrainingRecipe.model_validate(content)

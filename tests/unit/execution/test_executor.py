@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
 
 from tests.support.stubs import stub_job
 from tests.support.tile_runs import GRID, PLAN
-from ussfc.pipeline.errors import ClusterError, StoreError, TileError
+from ussfc.pipeline.errors import ClusterError, PipelineError, StoreError, TileError
 from ussfc.pipeline.execution.errors import WorkersLostError
 from ussfc.pipeline.execution.executor import handle_failure
 from ussfc.pipeline.execution.tile_job import TileJob
@@ -55,6 +56,17 @@ def test_store_error_ends_the_run(job: TileJob) -> None:
     error = StoreError("no space")
     with pytest.raises(StoreError) as caught:
         handle_failure(taken(1), job, INDEX, error, lambda failure: pytest.fail("not the tile's"))
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("kind", [StoreError, TileError])
+def test_what_no_pause_mends_ends_the_run_at_once(job: TileJob, kind: type[PipelineError]) -> None:
+    error = pickle.loads(pickle.dumps(kind("no weights")))
+    error.permanent = True
+    # As it comes back from a worker.
+    error = pickle.loads(pickle.dumps(error))
+    with pytest.raises(kind) as caught:
+        handle_failure(taken(4), job, INDEX, error, lambda failure: pytest.fail("not the tile's"))
     assert caught.value is error
 
 

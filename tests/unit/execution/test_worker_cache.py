@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.stubs import StubDetector, StubReader, StubRecipe, StubScene, stored, stub_job
 from tests.support.tile_runs import GRID, PLAN
+from ussfc.errors import ModelError
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.execution.errors import WorkerSetupError
 from ussfc.pipeline.execution.tile import compute_tile
@@ -270,6 +271,22 @@ def test_setup_fault_names_host_and_cause(tmp_path: Path, error: Exception, reas
     job = stub_job(store, PLAN, f"missing-{tmp_path}")
     assert find_setup_fault(job, cache) is None
     compute_tile(job, (2, 3), cache=cache)
+
+
+def test_weights_that_are_none_are_no_matter_of_a_tile(tmp_path: Path) -> None:
+    store = ProbabilityStore.create(tmp_path, GRID, "uint8", 32)
+    job = stub_job(
+        store, PLAN, f"weights-{tmp_path}", after=Missing(ModelError("weights w.pth: not a checkpoint"))
+    )
+    with pytest.raises(WorkerSetupError, match=r"^ModelError: weights w\.pth: not a checkpoint") as caught:
+        compute_tile(job, (2, 3), cache=WorkerCache())
+    assert caught.value.permanent
+    remote = ModelError("weights s3://b/w.pth: cannot be read")
+    remote.permanent = False
+    job = stub_job(store, PLAN, f"weights-{tmp_path}", after=Missing(remote))
+    with pytest.raises(WorkerSetupError, match=r"^tile 2,3") as caught:
+        compute_tile(job, (2, 3), cache=WorkerCache())
+    assert not caught.value.permanent
 
 
 def test_neighbouring_tiles_share_patches(tmp_path: Path) -> None:

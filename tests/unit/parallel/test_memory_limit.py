@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 from pathlib import Path
 
 import psutil
 import pytest
 
-from ussfc.pipeline.parallel.memory_limit import available_memory
+from ussfc.pipeline.errors import InsufficientMemoryError
+from ussfc.pipeline.parallel.memory_limit import (
+    address_limit,
+    available_memory,
+    check_address_space,
+    is_out_of_memory,
+)
 
 MB = 1 << 20
 
@@ -51,3 +59,35 @@ def test_machine_without_limits_has_its_own_memory(tmp_path: Path, lines: str) -
     free = available_memory(*groups(tmp_path, lines, {"job/memory.max": "1\n"}))
     assert free == pytest.approx(psutil.virtual_memory().available, rel=0.2)
     assert available_memory(tmp_path / "absent", tmp_path / "absent") == pytest.approx(free, rel=0.2)
+
+
+@pytest.mark.parametrize("limit", [1_000_000_000, resource.RLIM_INFINITY])
+def test_addresses_are_limited(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, limit))
+    check_address_space(100_000_000, reserved=800_000_000)
+    if limit == resource.RLIM_INFINITY:
+        assert address_limit() is None
+        check_address_space()
+    else:
+        assert address_limit() == limit
+        with pytest.raises(
+            InsufficientMemoryError, match=r"about 1\.10 GB of addresses and may have 1\.00 GB"
+        ):
+            check_address_space(300_000_000, reserved=800_000_000)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOENT, "No such file"), False),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), True),
+        (ImportError("No module named torch"), False),
+        (RuntimeError("can't start new thread"), True),
+        (RuntimeError("a defect"), False),
+        (ValueError("failed to map segment"), False),
+    ],
+)
+def test_want_of_memory_is_known_by_its_errors(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import geopandas
@@ -40,3 +41,9 @@ def test_a_file_that_is_no_layer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.geojson").write_text("no layer")
     with pytest.raises(ReadError, match=r"text\.geojson: cannot be read as a vector layer"):
         read_aoi(str(tmp_path / "text.geojson"))
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "aoi.geojson")
+    with pytest.raises(ReadError, match=r"aoi\.geojson: is a named pipe, expected a file"):
+        read_aoi(str(tmp_path / "aoi.geojson"))

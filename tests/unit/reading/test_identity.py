@@ -11,6 +11,7 @@ import pytest
 import rasterio
 
 from tests.support.images import image, write_array, write_tif
+from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.reading.identity import is_array, is_zarr, scene_identity
 
 
@@ -121,3 +122,28 @@ def test_a_new_sidecar_counts(tmp_path: Path) -> None:
     before = scene_identity(str(path), "scene.tif")[0]
     (tmp_path / "scene.tif.aux.xml").write_text("<PAMDataset/>")
     assert scene_identity(str(path), "scene.tif")[0] != before
+
+
+@pytest.mark.parametrize(
+    "name", ["scene.tif", "scene.tif.aux.xml", "scene.tif.msk", "scene.hdr", "scene.vrt"]
+)
+def test_special_files_are_refused(name: str, tmp_path: Path) -> None:
+    """Also beside the scene, where GDAL would open them, and as a source of a mosaic."""
+    path = tmp_path / "scene.tif"
+    write_tif(path, image())
+    if name == "scene.vrt":
+        path = vrt_of(tmp_path / name, path)
+        (tmp_path / "scene.tif").rename(tmp_path / "whole.tif")
+        os.mkfifo(tmp_path / "scene.tif")
+    else:
+        (tmp_path / name).unlink(missing_ok=True)
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(ReadError, match="a named pipe, expected a file"):
+        scene_identity(str(path), str(path))
+
+
+def test_special_chunks_are_refused(tmp_path: Path) -> None:
+    path = Path(write_array(tmp_path / "scene.zarr", image()))
+    os.mkfifo(path / "pipe")
+    with pytest.raises(ReadError, match="pipe is a named pipe, expected a file"):
+        scene_identity(str(path), "scene.zarr")

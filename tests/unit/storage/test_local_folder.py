@@ -164,3 +164,12 @@ def test_a_planted_link_is_not_appended_to(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be written"):
         Folder.of(tmp_path).append("run.log", b"yours")
     assert target.read_text() == "mine"
+
+
+def test_what_no_pause_mends_is_known(tmp_path: Path) -> None:
+    folder = Folder.of(tmp_path)
+    kinds = {errno.ENOSPC: True, errno.EFBIG: True, errno.EROFS: True, errno.EIO: False, errno.ESTALE: False}
+    for number, permanent in kinds.items():
+        assert folder.store_error("a", "written", OSError(number, "x")).permanent is permanent
+    assert "`ulimit -f`" in str(folder.store_error("a", "written", OSError(errno.EFBIG, "File too large")))
+    assert folder.store_error("a", "written", RuntimeError("x")).permanent is False

@@ -55,6 +55,14 @@ def test_names_that_are_no_text_are_refused() -> None:
     )
 
 
+def test_want_of_memory_is_one_line() -> None:
+    result = invoke(ImportError("libx.so: failed to map segment\nfrom shared object"), "work")
+    assert result.exit_code == ExitStatus.MEMORY
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: too little memory")
+    assert "libx.so: failed to map segment from shared object; raise the limit" in line
+
+
 def test_debug_raises_the_error() -> None:
     error = ReadError("a.tif: broken")
     assert invoke(error, "--debug", "work").exception is error

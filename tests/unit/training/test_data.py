@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 from collections.abc import Callable, Sequence
@@ -269,7 +270,7 @@ def test_other_sizes_are_named(tmp_path: Path, odd: int, shape: tuple[int, int])
 
 @pytest.mark.parametrize("broken", range(3))
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])
-@pytest.mark.parametrize("how", ["empty", "text", "cut", "folder"])
+@pytest.mark.parametrize("how", ["empty", "text", "cut", "folder", "pipe"])
 # Pillow warns of cut TIFFs before it refuses them.
 @pytest.mark.filterwarnings("ignore:(Corrupt EXIF|Truncated File):UserWarning")
 def test_unreadable_pictures_are_named(tmp_path: Path, broken: int, suffix: str, how: str) -> None:
@@ -280,6 +281,8 @@ def test_unreadable_pictures_are_named(tmp_path: Path, broken: int, suffix: str,
     file.unlink()
     if how == "folder":
         file.mkdir()
+    elif how == "pipe":
+        os.mkfifo(file)
     else:
         file.write_bytes(
             {"empty": b"", "text": b"<html>404</html>", "cut": content[: len(content) * 2 // 3]}[how]

@@ -143,7 +143,7 @@ def test_recipes_with_epochs_can_be_set_to_steps() -> None:
         (b"\x01", ["not YAML"]),
         ("- 1", ["holds a list"]),
         ("", ["holds a NoneType"]),
-        (b"\xff\xfe\0", ["cannot be read", "paper, strong"]),
+        (b"\xff\xfe\0", ["not YAML", "byte 0 is not UTF-8"]),
     ],
 )
 def test_faults_name_the_file_and_the_key(tmp_path: Path, content: str | bytes, parts: list[str]) -> None:

@@ -123,6 +123,14 @@ def test_other_files_are_no_cards(tmp_path: Path, content: bytes, reason: str) -
     assert "\n" not in str(caught.value)
 
 
+def test_keys_that_are_no_cards_keep_their_values(tmp_path: Path) -> None:
+    (tmp_path / "toy.yaml").write_text(f"password: hunter2\ntitle: [{'long, ' * 100}]\n")
+    with pytest.raises(ModelError, match="password: unknown key") as caught:
+        find_model(str(tmp_path / "toy.yaml"))
+    assert "hunter2" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
 def test_absent_card_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"none\.yaml: cannot be read"):
         find_model(str(tmp_path / "none.yaml"))
