@@ -48,7 +48,7 @@ def connect(started: Started, again: bool = False, needs_workers: bool = False) 
             # Dask waits without end for a scheduler that accepts the connection and does not answer.
             try:
                 super().start(callback_timeout=ANSWER_SECONDS, **kwargs)  # type: ignore[no-untyped-call]
-            except TimeoutError:
+            except (TimeoutError, MemoryError):
                 self.status = "closed"  # to close it would wait once more
                 raise
 
@@ -57,6 +57,12 @@ def connect(started: Started, again: bool = False, needs_workers: bool = False) 
             client = BoundedClient(  # type: ignore[no-untyped-call]
                 started.target, timeout=CONNECT_SECONDS, set_as_default=False, security=started.security
             )
+    except MemoryError as error:
+        # The first bytes of HTTP, taken for a length.
+        raise ClusterError(
+            f"{started.target}: answers, but is no Dask scheduler (a dashboard or another web server, perhaps); check "
+            "cluster.address: a scheduler's own port is 8786 unless it was started with another"
+        ) from error
     except (OSError, ValueError) as error:
         if again:
             raise SchedulerLostError from error

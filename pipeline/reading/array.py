@@ -31,6 +31,7 @@ from ussfc.pipeline.tiling.grid import (
     warp_scale,
 )
 from ussfc.pipeline.types import BandInfo, Box, Pixels, SceneInfo
+from ussfc.pipeline.waiting import waiting_for
 
 KERNEL_MARGIN = 16
 """Source pixels read beyond a warped window, so that no kernel is cut at its border."""
@@ -379,9 +380,10 @@ class ArrayReader:
         """Read the pixels of ``box``; see :class:`ussfc.pipeline.types.SceneReader`."""
         block = self.block(box)
         try:
-            values = remote.retry_request(
-                lambda: block.values, None if remote.is_remote(self._shown) else ONCE
-            )
+            with waiting_for(remote.host_of(self._shown)):
+                values = remote.retry_request(
+                    lambda: block.values, None if remote.is_remote(self._shown) else ONCE
+                )
         except remote.store_exceptions() as error:
             what, remedy = remote.describe_error(error)
             raise ReadError(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ussfc.pipeline import waiting
+from ussfc.pipeline.clusters.base import Started
 from ussfc.pipeline.errors import ClusterError
+from ussfc.pipeline.events import Event, Notice
 from ussfc.pipeline.execution import connection
 from ussfc.pipeline.execution.connection import (
     check_versions,
@@ -129,3 +135,43 @@ def test_versions_must_agree() -> None:
     client.found_versions = other
     with pytest.raises(ClusterError, match=f"^scheduler there{message}"):
         check_versions(client, "scheduler there")
+
+
+@pytest.fixture
+def web_server() -> Iterator[str]:
+    """Run a server that answers with HTTP whatever it is sent, as a dashboard does."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            while True:
+                try:
+                    taken, _ = server.accept()
+                except OSError:
+                    return
+                with taken:
+                    taken.recv(1)
+                    taken.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+                    time.sleep(0.2)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_web_server_is_no_scheduler(web_server: str) -> None:
+    begun = time.monotonic()
+    with pytest.raises(ClusterError, match=f"^{web_server}: answers, but is no Dask scheduler"):
+        connection.connect(Started(web_server)).__enter__()
+    assert time.monotonic() - begun < 20
+
+
+def test_scheduler_that_is_waited_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(waiting, "WAIT_SECONDS", 0.1)
+    events: list[Event] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent, waiting.report_waits(events.append):
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ClusterError, match="no Dask scheduler answers"):
+            connection.connect(Started(address)).__enter__()
+    assert events == [Notice(f"waiting for {address}", warning=False)]
