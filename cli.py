@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ussfc.addresses import shown_address
 from ussfc.pipeline.parallel.memory_limit import check_address_space
 from ussfc.pipeline.progress import format_duration
 from ussfc.pipeline.terminal import options, tables
-from ussfc.pipeline.terminal.error_reports import Commands, reported_errors
+from ussfc.pipeline.terminal.error_reports import Commands, print_traceback, reported_errors
 from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 from ussfc.pipeline.terminal.options import Destination, Scoring, Settings, Speeds, Training
 from ussfc.pipeline.terminal.output import Output
@@ -38,6 +39,7 @@ def main(context: click.Context, debug: bool) -> None:
     ussfc demo                          run on an embedded Sentinel-2 pair
     ussfc run BEFORE AFTER --out DIR    change raster and polygons of your own pair
     """
+    sys.excepthook = print_traceback
     context.obj = {"debug": debug or bool(context.obj and context.obj.get("debug"))}
 
 
@@ -448,6 +450,7 @@ def show_model(name: str, output: Output) -> None:
     check_address_space()
     spec = ussfc.find_model(name)
     card = spec.model_dump(mode="json", exclude_none=True)
+    card["weights"]["uri"] = shown_address(spec.weights.uri)
     if not output.as_json:
         click.echo(yaml.safe_dump(card, sort_keys=False, width=110).rstrip())
     network = ussfc.load_weights(spec.weights_path(), sha256=spec.weights.sha256)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from ussfc.addresses import without_addresses
+
 
 class PipelineError(Exception):
-    """Base of all errors that this package raises on purpose."""
+    """Base of all errors that this package raises on purpose; addresses in its message are shown without secrets."""
 
     permanent = False
     """True where the same work would end in the same error again after any pause."""
+
+    def __init__(self, *facts: object) -> None:
+        super().__init__(*(without_addresses(fact) if isinstance(fact, str) else fact for fact in facts))
 
 
 class ConfigError(PipelineError):

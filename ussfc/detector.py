@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
 import numpy as np
 
+from ussfc.addresses import shown_address
 from ussfc.cores import cores
 from ussfc.engines import (
     CPU_ENGINES,
@@ -27,7 +28,6 @@ from ussfc.engines import (
     TileEngine,
 )
 from ussfc.errors import ModelError
-from ussfc.files import shown
 
 Result = TypeVar("Result")
 
@@ -181,7 +181,7 @@ class DetectorSpec:
     :func:`ussfc.detector_spec` makes it.
     """
 
-    weights_uri: str
+    weights_uri: str = field(repr=False)
     """Absolute path or URI, as the workers see it."""
     weights_sha256: str
     """Digest that the file must have there."""
@@ -244,7 +244,7 @@ class DetectorSpec:
                 "needs the same"
             )
         network = load_weights(self.weights_uri, sha256=self.weights_sha256)
-        where = f"weights {shown(self.weights_uri)}"
+        where = f"weights {shown_address(self.weights_uri)}"
         if network.bands != self.bands:
             raise ModelError(
                 f"{where}: for {network.bands} bands, the model card lists {self.bands}; correct it"

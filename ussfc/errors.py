@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from ussfc.addresses import without_addresses
+
 
 class ModelError(Exception):
-    """A model that cannot be used."""
+    """A model that cannot be used; addresses in its message are shown without secrets."""
 
     permanent = True
     """False where its file may be within reach again after a pause."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_addresses(message))
 
 
 class DataError(Exception):

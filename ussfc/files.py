@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
-from urllib.parse import urlsplit
 
+from ussfc.addresses import shown_address, without_secrets
 from ussfc.errors import ModelError
 from ussfc.local_files import open_regular
 
@@ -21,47 +21,63 @@ def is_uri(path_or_uri: str | Path) -> bool:
     return "://" in str(path_or_uri)
 
 
-def shown(path_or_uri: str | Path) -> str:
-    """Return the file's name for messages: a URI without user, password and signed query."""
-    if not is_uri(path_or_uri):
-        return str(path_or_uri)
-    parts = urlsplit(str(path_or_uri))
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-
-
 @contextmanager
-def opened(path_or_uri: str | Path) -> Iterator[BinaryIO]:
+def opened(path_or_uri: str | Path, what: str = "weights") -> Iterator[BinaryIO]:
     """Open the file for reading bytes.
 
     Args:
         path_or_uri: a local path, or a URI of any scheme that fsspec knows (its driver installed).
+        what: kind of file, for messages.
 
     Raises:
         ModelError: it cannot be opened, or reading fails inside the block.
     """
-    try:
-        if is_uri(path_or_uri):
-            # Local weights, the common case, must not pay for the import.
-            import fsspec
-
-            with fsspec.open(str(path_or_uri), "rb") as remote:
-                yield cast(BinaryIO, remote)
-        else:
+    where = f"{what} {shown_address(path_or_uri)}"
+    if not is_uri(path_or_uri):
+        try:
             with open_regular(path_or_uri) as local:
                 yield local
+        except FileNotFoundError as error:
+            raise ModelError(f"{where}: no such file; check the path") from error
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise ModelError(f"{where}: cannot be read ({reason})") from error
+        return
+    # A local file, the common case, must not pay for these imports.
+    from ussfc.web import UnusableAddress, store_exceptions
+
+    try:
+        with _opened_remote(str(path_or_uri)) as remote:
+            yield remote
     except FileNotFoundError as error:
-        raise ModelError(f"weights {shown(path_or_uri)}: no such file; check the path") from error
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        fault = ModelError(f"weights {shown(path_or_uri)}: cannot be read ({reason})")
-        fault.permanent = not is_uri(path_or_uri)
-        raise fault from error
+        raise ModelError(f"{where}: no such file; check the address") from error
     except (ImportError, ValueError) as error:
         # fsspec raises these for a scheme that it does not know or whose driver is not installed.
+        reason = without_secrets(str(error), str(path_or_uri))
         raise ModelError(
-            f"weights {shown(path_or_uri)}: cannot be opened ({error}); install the driver "
-            "or use a local copy"
+            f"{where}: cannot be opened ({reason}); install the driver or use a local copy"
         ) from error
+    except store_exceptions() as error:
+        reason = without_secrets(" ".join(str(error).split()), str(path_or_uri)) or type(error).__name__
+        fault = ModelError(
+            f"{where}: cannot be read ({reason}); check the address, its signature and the credentials"
+        )
+        fault.permanent = isinstance(error, PermissionError | UnusableAddress)
+        raise fault from error
+
+
+@contextmanager
+def _opened_remote(uri: str) -> Iterator[BinaryIO]:
+    from ussfc import web
+
+    if web.is_web(uri):
+        with web.opened(uri) as answer:
+            yield answer
+        return
+    import fsspec
+
+    with fsspec.open(uri, "rb") as remote:
+        yield cast(BinaryIO, remote)
 
 
 def sha256_of(path_or_uri: str | Path) -> str:

@@ -10,8 +10,8 @@ import difflib
 import re
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import (
     BaseModel,
@@ -25,9 +25,10 @@ from pydantic import (
     model_validator,
 )
 
+from ussfc.addresses import shown_address
 from ussfc.errors import ModelError
-from ussfc.files import is_uri, sha256_of, shown
-from ussfc.yaml_text import read_yaml
+from ussfc.files import is_uri, opened, sha256_of
+from ussfc.yaml_text import parse_yaml, read_yaml
 
 CARD_SUFFIXES = (".yaml", ".yml")
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -38,6 +39,9 @@ PERMISSIVE = re.compile(
 """Licences, in lower case and without punctuation, that allow every use."""
 MOST_SHOWN = 80
 """Characters of a wrong value that a message shows."""
+
+MOST_CARD_BYTES = 1 << 20
+"""Largest card that is fetched."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Percentile = Annotated[float, Field(ge=0, le=100)]
@@ -221,30 +225,35 @@ class ModelSpec(_Part):
     def load(cls, path: str | Path) -> ModelSpec:
         """Read the card in a YAML file.
 
+        Args:
+            path: local path, or a URI; the weights of a card with a signed address need an address of their own.
+
         Raises:
             ModelError: the file cannot be read, is no YAML mapping, or a key is unknown, missing or wrong
                 (the key is named).
         """
-        path = Path(path)
+        where = f"model card {shown_address(path)}"
         try:
-            content = read_yaml(path)
+            content = _fetched_card(path) if is_uri(path) else read_yaml(path)
         except OSError as error:
-            raise ModelError(f"model card {path}: cannot be read ({error.strerror})") from error
+            raise ModelError(f"{where}: cannot be read ({error.strerror})") from error
         except ValueError as error:
-            raise ModelError(f"model card {path}: not YAML ({error})") from error
+            raise ModelError(f"{where}: not YAML ({error})") from error
         if not isinstance(content, dict):
-            raise ModelError(f"model card {path}: holds a {type(content).__name__}, expected keys and values")
+            raise ModelError(f"{where}: holds a {type(content).__name__}, expected keys and values")
         try:
             spec = cls.model_validate(content)
         except ValidationError as error:
-            raise ModelError(f"model card {path}: {_faults(error)}") from error
-        spec._folder = str(path.absolute().parent)
+            raise ModelError(f"{where}: {_faults(error)}") from error
+        spec._folder = _folder_of(str(path)) if is_uri(path) else str(Path(path).absolute().parent)
         return spec
 
     def weights_path(self) -> str:
         """Return the location of the weights: the URI as given, or an absolute local path."""
-        uri = self.weights.uri
-        return uri if is_uri(uri) else str((Path(self._folder or "") / uri).absolute())
+        uri, folder = self.weights.uri, self._folder or ""
+        if is_uri(uri):
+            return uri
+        return f"{folder}/{uri}" if is_uri(folder) else str((Path(folder) / uri).absolute())
 
 
 def list_models() -> tuple[str, ...]:
@@ -291,6 +300,20 @@ def packaged_cards() -> dict[str, Path]:
     return {card.stem: card for card in cards if card.suffix in CARD_SUFFIXES}
 
 
+def _fetched_card(uri: str | Path) -> Any:
+    with opened(uri, "model card") as file:
+        content = file.read(MOST_CARD_BYTES + 1)
+    if len(content) > MOST_CARD_BYTES:
+        raise ValueError(f"it is larger than {MOST_CARD_BYTES >> 20} MiB")
+    return parse_yaml(content.decode("utf-8-sig"))
+
+
+def _folder_of(uri: str) -> str:
+    """Return the address of the folder that a remote file is in; a signature is of the file alone."""
+    parts = urlsplit(uri)
+    return urlunsplit((parts.scheme, parts.netloc, parts.path.rpartition("/")[0], "", ""))
+
+
 def _spec_of_weights(uri: str, stem: str) -> ModelSpec:
     # Only the tensors give the bands: the one place in this module that needs torch.
     digest = sha256_of(uri)  # a file that is not there is reported before torch is waited for
@@ -299,7 +322,7 @@ def _spec_of_weights(uri: str, stem: str) -> ModelSpec:
     network = load_weights(uri, sha256=digest)
     return ModelSpec(
         name=stem,
-        title=f"weights from {shown(uri)}",
+        title=f"weights from {shown_address(uri)}",
         weights=WeightsFile(uri=uri if is_uri(uri) else str(Path(uri).absolute()), sha256=digest),
         network=Network(ratio=network.ratio),
         bands=tuple(Band(name=f"band{number}") for number in range(1, network.bands + 1)),

@@ -20,8 +20,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ussfc.addresses import shown_address
 from ussfc.errors import ModelError
-from ussfc.files import opened, sha256_of, shown
+from ussfc.files import opened, sha256_of
 from ussfc.local_files import create_file
 from ussfc.network import USSFCNet
 
@@ -51,7 +52,7 @@ def load_weights(path_or_uri: str | Path, *, sha256: str | None = None) -> USSFC
         ModelError: the file cannot be read, has another digest, is no checkpoint, is cut short or asks for
             code to be run; or a tensor is missing, surplus, misshapen or not finite (named).
     """
-    where = f"weights {shown(path_or_uri)}"
+    where = f"weights {shown_address(path_or_uri)}"
     with opened(path_or_uri) as file:
         head = file.read(9)
         # Checked before the rest is read: a scene given by mistake may be tens of gigabytes.

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from ussfc.addresses import shown_address
 from ussfc.pipeline.batches.collection import collection, pair_item
 from ussfc.pipeline.batches.pair_lists import PairEntry
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
-from ussfc.pipeline.storage.remote import shown_uri
 
 COLUMNS = (
     "name", "state", "before", "after", "date_before", "date_after", "pixels", "changed_pixels", "changed_share",
@@ -102,7 +102,7 @@ def _without_time(item: Mapping[str, Any]) -> dict[str, Any]:
 
 def _row(pair: PairEntry, result: PairResult | None) -> dict[str, Any]:
     row: dict[str, Any] = {"name": pair.name, "state": "waiting"}
-    row |= {"before": shown_uri(pair.before), "after": shown_uri(pair.after)}
+    row |= {"before": shown_address(pair.before), "after": shown_address(pair.after)}
     if result is None:
         return row
     if result.manifest is None:

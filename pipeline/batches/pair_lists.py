@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import ValidationError
 
+from ussfc.addresses import shown_address, without_secrets
 from ussfc.local_files import open_regular
 from ussfc.pipeline.config.load import documented_keys, nearest_key, plain_fault
 from ussfc.pipeline.config.schema import RunConfig
@@ -110,7 +111,7 @@ def read_pairs(source: str) -> tuple[PairEntry, ...]:
         ReadError: the list, or a file of the catalogue, cannot be read.
         ConfigError: it is no such list, or a pair in it cannot be used.
     """
-    shown = remote.shown_uri(source)
+    shown = shown_address(source)
     source = _local(source)
     if not remote.is_remote(source):
         source = str(Path(source).absolute())
@@ -220,7 +221,7 @@ def _item_rows(document: Mapping[str, Any], source: str) -> Iterator[_Row]:
     pending, seen = [source], {source}
     while pending:
         address = pending.pop()
-        shown = remote.shown_uri(address)
+        shown = shown_address(address)
         if address != source:
             document = _json(_text(address, shown), shown)
         found = _stac_object(document, shown)
@@ -411,15 +412,17 @@ def _text(address: str, shown: str, backoff: Backoff | None = None) -> str:
     try:
         if remote.is_remote(address):
             with waiting_for(remote.host_of(address)):
-                content = remote.retry_request(lambda: _fetched(address), backoff)
+                content = remote.fetch(address, MOST_BYTES, backoff)
         else:
             with open_regular(address) as file:
-                content = _bounded(file)
+                content = file.read(MOST_BYTES + 1)
     except StoreError as error:
         raise ReadError(f"{shown}: cannot be read ({error})") from error
     except ValueError as error:
-        # A host or port that cannot be.
-        raise ReadError(f"{shown}: cannot be read ({_quoted(error)}); check the address") from error
+        # A bucket that cannot be.
+        raise ReadError(
+            f"{shown}: cannot be read ({without_secrets(_quoted(error), address)}); check the address"
+        ) from error
     except remote.store_exceptions() as error:
         what, remedy = remote.describe_error(error)
         if not remote.is_remote(address):
@@ -436,23 +439,6 @@ def _text(address: str, shown: str, backoff: Backoff | None = None) -> str:
         raise ConfigError(
             f"{shown}: is not in UTF-8 (byte {error.start}); save it in that encoding"
         ) from error
-
-
-def _fetched(uri: str) -> bytes:
-    if uri.lower().startswith(("http://", "https://")):
-        # fsspec calls a server that is out "not found".
-        remote.stat(uri)
-    system, path = remote.filesystem(uri)
-    with system.open(path, "rb") as file:
-        return _bounded(file)
-
-
-def _bounded(file: Any) -> bytes:
-    """Read the content, or a byte more than is accepted."""
-    content = b""
-    while len(content) <= MOST_BYTES and (piece := file.read(MOST_BYTES + 1 - len(content))):
-        content += piece
-    return content
 
 
 def _quoted(value: Any) -> str:

@@ -4,11 +4,11 @@
 """
 
 from ussfc.pipeline.reading.aoi import AreaOfInterest, on_grid, read_aoi
+from ussfc.pipeline.reading.areas import in_crs_of
 from ussfc.pipeline.reading.bands import choose_bands
 from ussfc.pipeline.reading.cloud_access import over_network
 from ussfc.pipeline.reading.raster import RasterReader
 from ussfc.pipeline.reading.recipe import SceneRecipe, describe_scene
-from ussfc.pipeline.storage.remote import shown_uri
 
 __all__ = [
     "AreaOfInterest",
@@ -16,8 +16,8 @@ __all__ = [
     "SceneRecipe",
     "choose_bands",
     "describe_scene",
+    "in_crs_of",
     "on_grid",
     "over_network",
     "read_aoi",
-    "shown_uri",
 ]

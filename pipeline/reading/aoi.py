@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 import rasterio.features
 import shapely
 from affine import Affine
+from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
+from pyproj.exceptions import ProjError
+from shapely.errors import ShapelyError
 
+from ussfc.addresses import shown_address, without_secrets
 from ussfc.local_files import check_regular
 from ussfc.pipeline.errors import ReadError, StoreError
-from ussfc.pipeline.reading.cloud_access import unreachable
+from ussfc.pipeline.reading.areas import holds_polygon, polygons_of
+from ussfc.pipeline.reading.cloud_access import TIMEOUTS, over_network, unreachable
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.types import BoolArray, Box
 from ussfc.pipeline.waiting import waiting_for
+
+MOST_BYTES = 512 * 1024 * 1024
+"""Largest file that is downloaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,51 +50,67 @@ class AreaOfInterest:
 
 
 def read_aoi(path: str) -> Geometry:
-    """Return the union of all polygons of a vector file (GeoJSON, GeoPackage, FlatGeobuf, GeoParquet, Shapefile).
+    """Return the union of all polygons of a vector file (GeoJSON, GeoPackage, FlatGeobuf, GeoParquet, Shapefile, KML).
 
     Args:
-        path: local path, or a URI of one file, which is downloaded whole.
+        path: local path, a name of GDAL's, or a URI of one file, which is downloaded whole.
 
     Raises:
-        ReadError: the file cannot be read or holds no polygon.
+        ReadError: the file cannot be read, holds several layers of polygons, or no polygon with an area.
     """
-    import geopandas
-    from pyogrio.errors import DataSourceError
+    from pyogrio import set_gdal_config_options
+    from pyogrio.errors import DataLayerError, DataSourceError
 
-    shown = remote.shown_uri(path)
-    # geopandas fetches web addresses itself.
-    through_store = remote.is_remote(path) and not path.lower().startswith(("http://", "https://"))
-    source = _download(path, shown) if through_store else path
-    parquet = urlsplit(path).path.endswith(".parquet")
+    shown = shown_address(path)
+    source = _download(path, shown) if remote.is_remote(path) else path
+    if over_network(path):
+        set_gdal_config_options(TIMEOUTS)
     try:
         check_regular(path)
     except OSError as error:
         raise ReadError(f"{shown}: is {error.strerror}") from error
     try:
-        with waiting_for(remote.host_of(path)):
-            frame = geopandas.read_parquet(source) if parquet else geopandas.read_file(source)
-    except (OSError, ValueError, DataSourceError) as error:
-        reason, _ = remote.describe_error(error)
+        with warnings.catch_warnings():
+            # What is wrong with polygons is reported below.
+            warnings.simplefilter("ignore")
+            parquet = urlsplit(path).path.endswith(".parquet")
+            frames = _frames(source, parquet, shown)
+    except (OSError, ValueError, DataSourceError, DataLayerError, ProjError, ShapelyError) as error:
+        reason = without_secrets(" ".join(str(error).split()), path)
         raise ReadError(
             f"{shown}: cannot be read as a vector layer ({reason}); give a GeoJSON or GeoPackage"
         ) from error
-    polygons = frame.geometry[frame.geometry.geom_type.isin(["Polygon", "MultiPolygon"])]
-    if polygons.empty:
-        raise ReadError(
-            f"{shown}: holds {len(frame)} feature(s) but no polygon; the area of interest must be polygons"
-        )
-    return Geometry(shapely.union_all(polygons.make_valid().values), frame.crs)
+    crs = None if frames[0].crs is None else CRS(frames[0].crs)
+    geometries = [geometry for frame in frames for geometry in frame.geometry]
+    return Geometry(polygons_of(geometries, crs, shown), crs)
 
 
-def _download(uri: str, shown: str) -> io.BytesIO:
+def _frames(source: str | bytes, parquet: bool, shown: str) -> list[Any]:
+    """Return the layer of a file; of a KML all of them, which are its folders."""
+    import geopandas
+    import pyogrio
+
+    if parquet:
+        return [geopandas.read_parquet(io.BytesIO(source) if isinstance(source, bytes) else source)]
+    layers = [index for index, (_, kind) in enumerate(pyogrio.list_layers(source)) if kind is not None] or [0]
+    frames = [pyogrio.read_dataframe(source, layer=index, columns=[]) for index in layers]
+    found = [frame for frame in frames if any(holds_polygon(shape) for shape in frame.geometry)]
+    if len(found) > 1 and pyogrio.read_info(source, layer=layers[0])["driver"] not in ("KML", "LIBKML"):
+        raise ReadError(f"{shown}: holds polygons in {len(found)} layers; give a file with one of them")
+    return found or frames[:1]
+
+
+def _download(uri: str, shown: str) -> bytes:
     try:
-        system, path = remote.filesystem(uri)
         with waiting_for(remote.host_of(uri)):
-            return io.BytesIO(remote.retry_request(lambda: system.cat_file(path)))
+            content = remote.fetch(uri, MOST_BYTES)
     except StoreError as error:
         raise ReadError(f"{shown}: cannot be read ({error})") from error
     except remote.store_exceptions() as error:
         raise unreachable(shown, error) from error
+    if len(content) > MOST_BYTES:
+        raise ReadError(f"{shown}: is larger than {MOST_BYTES >> 20} MiB; give the polygons alone")
+    return content
 
 
 def on_grid(area: Geometry, grid: GeoBox) -> AreaOfInterest:

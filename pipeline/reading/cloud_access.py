@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.session import Session
 
+from ussfc.addresses import without_secrets
 from ussfc.pipeline.errors import ReadError, StoreError
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.memory import FETCHED
@@ -23,13 +25,12 @@ GDAL_ERRORS = (RasterioError, CPLE_BaseError)
 NETWORKS = ("/vsis3/", "/vsicurl/", "/vsigs/", "/vsiaz/")
 """GDAL's prefixes of files that it reads over a network."""
 
-NETWORK_OPTIONS: dict[str, Any] = {
-    # Without it every open lists the bucket's folder; local files need the listing for .ovr and .msk.
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    # A header of 5,000 blocks comes with the first request.
-    "GDAL_INGESTED_BYTES_AT_OPEN": 65_536,
-    # All blocks of a window in one round of exact ranges, neighbours in one; what is beyond comes one by one.
-    "GDAL_MAX_RAW_BLOCK_CACHE_SIZE": FETCHED,
+NETWORK_NAME = re.compile(
+    r"/vsi(s3|gs|az|adls|oss|swift|curl|hdfs|webhdfs)(_streaming)?[/?]|[A-Za-z][A-Za-z0-9_]+:\"?https?://"
+)
+"""Names of GDAL's that lead to a network."""
+
+TIMEOUTS: dict[str, Any] = {
     # Enough for a slow-down or two; the caller waits out longer outages.
     "GDAL_HTTP_MAX_RETRY": 3,
     "GDAL_HTTP_RETRY_DELAY": 0.5,
@@ -38,7 +39,17 @@ NETWORK_OPTIONS: dict[str, Any] = {
     "GDAL_HTTP_LOW_SPEED_TIME": 30,
     "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,
 }
-"""Options for reading over a network; an environment variable of the same name takes precedence."""
+"""Options for every file, since a local one may name others that are on a network."""
+
+NETWORK_OPTIONS: dict[str, Any] = {
+    # Without it every open lists the bucket's folder; local files need the listing for .ovr and .msk.
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    # A header of 5,000 blocks comes with the first request.
+    "GDAL_INGESTED_BYTES_AT_OPEN": 65_536,
+    # All blocks of a window in one round of exact ranges, neighbours in one; what is beyond comes one by one.
+    "GDAL_MAX_RAW_BLOCK_CACHE_SIZE": FETCHED,
+}
+"""Further options for reading over a network; an environment variable of the same name takes precedence."""
 
 
 class StoreSession(Session):  # type: ignore[misc]  # rasterio has no types
@@ -60,7 +71,7 @@ class _Redaction(logging.Filter):
     """Log filter that removes secrets: rasterio logs GDAL's messages, signed addresses included."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = remote.redacted(record.getMessage()), ()
+        record.msg, record.args = without_secrets(record.getMessage()), ()
         return True
 
 
@@ -69,7 +80,7 @@ REDACTION = _Redaction("redaction")
 
 def over_network(uri: str) -> bool:
     """Return True if GDAL reads a path or URI over a network."""
-    return remote.is_remote(uri) or any(name in uri for name in NETWORKS)
+    return remote.is_remote(uri) or bool(NETWORK_NAME.search(uri))
 
 
 def gdal_environment(uri: str, block_cache: int, options: Mapping[str, str]) -> Any:
@@ -81,16 +92,17 @@ def gdal_environment(uri: str, block_cache: int, options: Mapping[str, str]) -> 
         options: options of the scene's store, from :func:`store_options`.
     """
     settings: dict[str, Any] = {"GDAL_CACHEMAX": block_cache, "GDAL_NUM_THREADS": 1}
+    wanted = TIMEOUTS | NETWORK_OPTIONS if over_network(uri) else TIMEOUTS
+    settings |= {name: value for name, value in wanted.items() if name not in os.environ}
     if over_network(uri):
-        settings |= {name: value for name, value in NETWORK_OPTIONS.items() if name not in os.environ}
         # GDAL would remember for good that a file was out of reach, and answers that were cut short.
         settings["CPL_VSIL_CURL_NON_CACHED"] = ":".join(NETWORKS)
-        if "signature=" in urlsplit(uri).query.lower():
+        if re.search("signature(=|%3d)", uri, re.IGNORECASE):
             # An address that is signed for GET refuses HEAD.
             settings["CPL_VSIL_CURL_USE_HEAD"] = "NO"
-        for name in list(logging.root.manager.loggerDict):
-            if name.startswith("rasterio"):
-                logging.getLogger(name).addFilter(REDACTION)
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("rasterio"):
+            logging.getLogger(name).addFilter(REDACTION)
     return rasterio.Env(StoreSession(options), **settings)
 
 
@@ -167,6 +179,5 @@ def unreachable(shown: str, error: BaseException) -> ReadError:
 
 def gdal_reason(error: Exception, uri: str, shown: str) -> str:
     """Return GDAL's message in one line without secrets."""
-    text = str(error.__cause__ or error).replace(uri, shown)
-    lines = remote.redacted(text).splitlines()
+    lines = without_secrets(str(error.__cause__ or error), uri).splitlines()
     return lines[0] if lines else type(error).__name__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
+from ussfc.addresses import shown_address
 from ussfc.local_files import check_regular
 from ussfc.pipeline.errors import ReadError, StoreError
 from ussfc.pipeline.reading.cloud_access import GDAL_ERRORS, NETWORKS, gdal_environment, stat, unreachable
@@ -28,6 +30,9 @@ UNKNOWN = "uri:"
 MOST_MEMBERS = 100_000
 """Datasets of a mosaic of mosaics whose own files are looked up."""
 
+ARCHIVE = re.compile(r"([^}]*)\}|(.*?\.(?:zip|kmz|tar|tgz|gz|7z|rar))(?:/|$)", re.IGNORECASE)
+"""Address of an archive at the start of the name of a file in it; of its own in braces."""
+
 NETWORK_SCHEMES = {"/vsis3/": "s3", "/vsigs/": "gs", "/vsiaz/": "az"}
 
 MOST_CHUNKS = 100_000
@@ -40,7 +45,7 @@ def is_zarr(uri: str) -> bool:
     """Return True if a path or URI is a Zarr store, by its name or by its metadata file."""
     if uri.rstrip("/").endswith(".zarr"):
         return True
-    return any((Path(uri) / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
+    return any(os.path.isfile(f"{uri}/{name}") for name in ("zarr.json", ".zgroup", ".zarray"))
 
 
 def is_array(uri: str) -> bool:
@@ -80,10 +85,11 @@ def scene_identity(uri: str, shown: str) -> tuple[str, int]:
     _check_special(path, shown)
     members = _member_marks(uri, shown)
     if not members:
-        return UNKNOWN + _digest(uri), 0
+        return UNKNOWN + _digest(shown), 0
     if set(members) == {str(path)}:
         return f"file:{members[str(path)]}", path.stat().st_size
-    text = "|".join(f"{name}={mark}" for name, mark in sorted(members.items()))
+    # Without secrets: a signature that was renewed makes no other scene.
+    text = "|".join(f"{shown_address(name)}={mark}" for name, mark in sorted(members.items()))
     return f"files:{_digest(text)}", path.stat().st_size if path.is_file() and path.suffix != ".vrt" else 0
 
 
@@ -172,7 +178,9 @@ def _place(member: str) -> str | None:
         return member
     for prefix in NETWORKS:
         if prefix in member:
-            rest = member.partition(prefix)[2]
+            before, _, rest = member.partition(prefix)
+            if before and (found := ARCHIVE.match(rest)):
+                rest = found[1] or found[2]
             return rest if prefix == "/vsicurl/" else f"{NETWORK_SCHEMES[prefix]}://{rest}"
     path = member
     if member.startswith("/vsi"):
@@ -187,7 +195,7 @@ def _place(member: str) -> str | None:
 
 def _mark(place: str, shown: str) -> str:
     if remote.is_remote(place):
-        found = stat(place, remote.shown_uri(place))
+        found = stat(place, shown_address(place))
         return "unknown" if found is None else "-".join(found.marks)
     try:
         state = Path(place).stat()

@@ -12,12 +12,12 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
+from ussfc.addresses import shown_address
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.reading import sampling
 from ussfc.pipeline.reading.cloud_access import GDAL_ERRORS
 from ussfc.pipeline.reading.handles import RasterHandles
 from ussfc.pipeline.reading.opening import open_raster, opened_raster, retry_gdal
-from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.grid import north_up
 from ussfc.pipeline.tiling.memory import GDAL_CACHE
 from ussfc.pipeline.types import BandInfo, Box, Pixels, SceneInfo
@@ -100,7 +100,7 @@ def _block_bytes(source: Any) -> int:
 
 def _no_bands(source: Any, shown: str) -> str:
     """Return the message for a container, which GDAL opens without a band."""
-    inner = [remote.shown_uri(name) for name in source.subdatasets]
+    inner = [shown_address(name) for name in source.subdatasets]
     if not inner:
         return f"{shown}: holds no raster band; give an image"
     more = f" and {len(inner) - MOST_SUBDATASETS} more" if len(inner) > MOST_SUBDATASETS else ""

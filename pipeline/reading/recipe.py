@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from odc.geo.geobox import GeoBox
 
+from ussfc.addresses import shown_address
 from ussfc.local_files import UNDECODABLE, undecodable
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.reading.identity import is_array, is_zarr, scene_identity
@@ -29,8 +31,13 @@ def describe_scene(uri: str) -> SceneInfo:
     """
     if (odd := undecodable(uri)) is not None:
         raise ReadError(f"{odd}: {UNDECODABLE}")
-    shown = remote.shown_uri(uri)
-    if not remote.is_remote(uri) and not uri.startswith("/vsi") and ":" not in uri and not Path(uri).exists():
+    shown = shown_address(uri)
+    if (
+        not remote.is_remote(uri)
+        and not uri.startswith("/vsi")
+        and ":" not in uri
+        and not os.path.exists(uri)
+    ):
         raise ReadError(f"{shown}: no such file; check the path (looked from {Path.cwd()})")
     with waiting_for(remote.host_of(uri)):
         identity, size = scene_identity(uri, shown)
@@ -45,7 +52,8 @@ def describe_scene(uri: str) -> SceneInfo:
 class SceneRecipe:
     """A scene on the grid, which each worker opens for itself."""
 
-    uri: str
+    # Dask logs the arguments of a task that fails.
+    uri: str = field(repr=False)
     """Path or URI, as given."""
     grid: GeoBox
     """Common grid."""
@@ -68,7 +76,7 @@ class SceneRecipe:
         Raises:
             ReadError: the scene cannot be opened, or has changed.
         """
-        shown = remote.shown_uri(self.uri)
+        shown = shown_address(self.uri)
         self.check_unchanged()
         if is_array(self.uri):
             from ussfc.pipeline.reading.array import ArrayReader, array_labels, open_array
@@ -84,7 +92,7 @@ class SceneRecipe:
         Raises:
             ReadError: it has changed.
         """
-        shown = remote.shown_uri(self.uri)
+        shown = shown_address(self.uri)
         if not self.identity:
             return
         with waiting_for(remote.host_of(self.uri)):

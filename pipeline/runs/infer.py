@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ussfc.addresses import shown_address
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import StoreError, TileError
 from ussfc.pipeline.events import Advanced, Notice, Subscriber, ignore
@@ -35,7 +36,6 @@ from ussfc.pipeline.runs.run_log import recorded
 from ussfc.pipeline.runs.stages import left_absent, scratch_folder, stage_clock
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
-from ussfc.pipeline.storage.remote import shown_uri
 from ussfc.pipeline.tiling.grid import grid_record
 from ussfc.pipeline.types import DetectorSpec, Index, RadiometricMapping, SceneInfo, TileFailure, TileResult
 
@@ -369,9 +369,9 @@ def _input_record(info: SceneInfo, bands: tuple[int, ...]) -> InputRecord:
 def _shown_config(config: RunConfig) -> dict[str, Any]:
     """Return the configuration for a record: addresses without credentials, and nothing that a cluster was given."""
     shown = config.model_dump(mode="json", exclude={"cluster"})
-    shown["model"] = shown_uri(shown["model"])
+    shown["model"] = shown_address(shown["model"])
     if shown["grid"]["aoi"]:
-        shown["grid"]["aoi"] = shown_uri(shown["grid"]["aoi"])
+        shown["grid"]["aoi"] = shown_address(shown["grid"]["aoi"])
     return shown
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from odc.geo.geobox import GeoBox
 
 import ussfc
+from ussfc.addresses import shown_address
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.dates import moment
 from ussfc.pipeline.errors import ConfigError, ReadError
@@ -20,6 +22,7 @@ from ussfc.pipeline.reading import (
     SceneRecipe,
     choose_bands,
     describe_scene,
+    in_crs_of,
     on_grid,
     read_aoi,
 )
@@ -28,7 +31,7 @@ from ussfc.pipeline.reading.sampling import CHECK_PIXELS
 from ussfc.pipeline.runs.resolve import resolve_layout
 from ussfc.pipeline.storage.remote import host_of
 from ussfc.pipeline.tiling.grid import common_grid, crop, geometry_box, metres_per_pixel
-from ussfc.pipeline.types import RadiometricMapping, SceneInfo, SceneReader
+from ussfc.pipeline.types import Box, RadiometricMapping, SceneInfo, SceneReader
 from ussfc.pipeline.waiting import waiting_for
 
 if TYPE_CHECKING:
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
 
 RESOLUTION_TOLERANCE = 2.0
 """Factor between the grid's pixel size and the model's beyond which a warning is due."""
+
+CHECKED_PIXELS = 1 << 22
+"""Pixels under an area of interest up to which it is made sure that it covers one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +67,11 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
     with waiting_for(host_of(config.model)):
         model = ussfc.find_model(config.model)
     # Workers have working directories of their own, and the run's key must not depend on ours.
-    before, after = (str(Path(uri).absolute()) if Path(uri).exists() else uri for uri in (before, after))
+    before, after = (
+        # Path.exists() raises on an address that is longer than a name may be.
+        str(Path(uri).absolute()) if os.path.exists(uri) else uri
+        for uri in (before, after)
+    )
     infos = (
         _dated(describe_scene(before), config.dates.before),
         _dated(describe_scene(after), config.dates.after),
@@ -111,14 +121,18 @@ def _order_notices(before: SceneInfo, after: SceneInfo) -> list[str]:
 
 
 def _cut_to_area(grid: GeoBox, aoi: str) -> tuple[GeoBox, AreaOfInterest]:
-    area = read_aoi(aoi)
-    if grid.crs is not None and area.crs is not None:
-        area = area.to_crs(grid.crs)
-    box = geometry_box(area, grid)
+    given = read_aoi(aoi)
+    area = in_crs_of(grid, given)
+    box = Box(0, 0, 0, 0) if area.is_empty else geometry_box(area, grid)
     if box.pixels == 0:
-        raise ConfigError(f"grid.aoi {aoi}: lies outside the overlap of the two images")
+        raise ConfigError(f"grid.aoi {shown_address(aoi)}: lies outside the overlap of the two images")
     grid = crop(grid, box)
-    return grid, on_grid(area, grid)
+    placed = on_grid(area, grid)
+    if box.pixels <= CHECKED_PIXELS and not placed.mask(Box(0, 0, *grid.shape)).any():
+        raise ConfigError(
+            f"grid.aoi {shown_address(aoi)}: covers the centre of no pixel; give a larger area or a finer grid"
+        )
+    return grid, placed
 
 
 def _range_notices(infos: Iterable[SceneInfo], model: ussfc.ModelSpec) -> list[str]:

@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ussfc.addresses import without_addresses, without_secrets
 from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.events import Advanced, Event, Notice, StageFinished, StageStarted, Subscriber
 from ussfc.pipeline.progress import StageMeter, format_duration, notice_line, timestamp
-from ussfc.pipeline.storage import layout, remote
+from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 
 PROGRESS_SECONDS = 60
@@ -33,7 +34,7 @@ def recorded(out: Folder, subscriber: Subscriber) -> Iterator[Subscriber]:
         yield log
         log.add("ended")
     except BaseException as error:
-        reason = " ".join(str(error).split())
+        reason = without_secrets(" ".join(str(error).split()))
         if isinstance(error, KeyboardInterrupt):
             log.add(reason or "interrupted")
         else:
@@ -79,7 +80,7 @@ class _RunLog:
     def add(self, line: str) -> None:
         """Add a line."""
         with self._turn:
-            self._lines.append(f"{timestamp()} {remote.redacted(line)}\n")
+            self._lines.append(f"{timestamp()} {without_addresses(line)}\n")
             due = self._out.local is not None or time.monotonic() - self._written >= PROGRESS_SECONDS
             if self._open and due:
                 self.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import secrets
 import sys
@@ -181,4 +182,4 @@ def _as_yaml(value: Any) -> str:
 
 def _absolute(uri: str) -> str:
     """Return a path that leads to the same place from a job's working directory."""
-    return uri if is_remote(uri) or not Path(uri).exists() else str(Path(uri).absolute())
+    return uri if is_remote(uri) or not os.path.exists(uri) else str(Path(uri).absolute())

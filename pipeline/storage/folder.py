@@ -10,10 +10,11 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ussfc.addresses import shown_address
 from ussfc.local_files import UNDECODABLE, undecodable
 from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.storage import remote
@@ -26,7 +27,7 @@ Result = TypeVar("Result")
 class Folder(ABC):
     """A folder of files; small and picklable, the same on every machine that sees the place."""
 
-    address: str
+    address: str = field(repr=False)
     """Absolute local path, or URI of a prefix (``s3://bucket/prefix``)."""
 
     @staticmethod
@@ -50,7 +51,7 @@ class Folder(ABC):
         )
 
     def __str__(self) -> str:
-        return remote.shown_uri(self.address)
+        return shown_address(self.address)
 
     def __truediv__(self, name: str) -> Folder:
         return type(self)(f"{self.address}/{name}")
@@ -264,7 +265,7 @@ def _checked_address(address: str) -> str:
     Raises:
         StoreError: it cannot.
     """
-    shown, advice = remote.shown_uri(address), "give a path or an address like s3://bucket/prefix"
+    shown, advice = shown_address(address), "give a path or an address like s3://bucket/prefix"
     if not address:
         raise StoreError(f"'': names no folder; {advice}")
     if address.startswith("/vsi"):

@@ -1,4 +1,4 @@
-"""Object stores and web addresses: their file systems, their failures, and their names without secrets.
+"""Object stores and web addresses: their file systems and their failures.
 
 Endpoint, region and credentials are found by the libraries of the stores themselves, in the standard environment
 variables, profiles and instance roles. Nothing that this package writes or prints holds them.
@@ -6,22 +6,20 @@ variables, profiles and instance roles. Nothing that this package writes or prin
 
 from __future__ import annotations
 
-import base64
 import functools
 import os
 import re
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit, urlunsplit
 
+from ussfc import web
+from ussfc.addresses import SCHEME, shown_address, without_secrets
 from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.parallel.backoff import Backoff
-
-URI = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+from ussfc.web import store_exceptions as store_exceptions
 
 EXTRAS = {
     "s3": "s3",
@@ -37,13 +35,6 @@ EXTRAS = {
 FOLDER_SCHEMES = (*EXTRAS, "http", "https", "memory")
 """Schemes whose file systems can hold a run; others read only, or need more than an address."""
 
-SECRET_VARIABLES = (
-    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_CONNECTION_STRING",
-    "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_CLIENT_SECRET",
-    "GS_SECRET_ACCESS_KEY", "GS_ACCESS_KEY_ID",
-)  # fmt: skip
-"""Environment variables whose values no message repeats, whichever library wrote it."""
-
 STORE_BACKOFF = Backoff(attempts=7, first=1.0, factor=2.0, longest=30.0)
 """Attempts of a request that an outage may have stopped: a minute in all, beyond the libraries' own."""
 
@@ -56,11 +47,15 @@ CLOSE_SECONDS = 2
 TRIES = 4
 """Number of times that botocore sends one request by itself, within about ten seconds."""
 
-PERMANENT = (FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
+PERMANENT = (
+    web.UnusableAddress,
+    FileNotFoundError,
+    PermissionError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+)
 """Errors that a pause does not change."""
-
-HTTP_SECONDS = 20
-"""Time after which a silent web server is taken to be out, seconds."""
 
 VERSION_FIELDS = ("size", "ETag", "etag", "LastModified", "last_modified", "updated", "mtime", "created")
 """Names in fsspec's file systems of the facts that change with the content."""
@@ -93,15 +88,7 @@ class Aws:
 
 def is_remote(address: str) -> bool:
     """Return whether an address is a URI (``s3://``, ``https://``, ``memory://`` ...), not a path of this machine."""
-    return bool(URI.match(address))
-
-
-def shown_uri(uri: str) -> str:
-    """Return a path or URI as messages and manifests show it: without user, password and signed query."""
-    if not is_remote(uri):
-        return uri
-    parts = urlsplit(uri)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return bool(SCHEME.match(address))
 
 
 def host_of(address: str) -> str:
@@ -109,27 +96,15 @@ def host_of(address: str) -> str:
 
     GDAL's own names (``/vsicurl/``, ``/vsis3/``, ``NETCDF:"https://..."``) lead there as well.
     """
-    found = re.search(r"([a-z][a-z0-9+.-]*)://(?:[^/@\s]*@)?([^/?#\s\"']+)", address, re.IGNORECASE)
+    shown = shown_address(address)
+    found = re.search(r"([a-z][a-z0-9+.-]*)://([^/?#\s\"']+)", shown, re.IGNORECASE)
     if found is None:
-        found = re.search(r"/vsi(s3|gs|az|adls)/([^/?\s]+)", address)
+        found = re.search(r"/vsi(s3|gs|az|adls)/([^/?\s]+)", shown)
     if found is None or found[1].lower() in ("file", "memory"):
         return ""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    at = f" at {shown_uri(endpoint)}" if endpoint and found[1].lower() in ("s3", "s3a") else ""
+    at = f" at {shown_address(endpoint)}" if endpoint and found[1].lower() in ("s3", "s3a") else ""
     return f"{found[1].lower()}://{found[2]}{at}"
-
-
-def redacted(text: str) -> str:
-    """Return a library's message without values of credential variables, signed queries and users of URLs."""
-    for name in SECRET_VARIABLES:
-        value = os.environ.get(name)
-        # A shorter one is no secret, and may be a part of any word.
-        if value and len(value) >= 8:
-            text = text.replace(value, f"<{name}>")
-    text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1", text)
-    # GDAL names a file by the end of its address.
-    text = re.sub(r"\?[^\s?'\"]*=[^\s'\",;)]*", "", text)
-    return re.sub(r"(https?://)[^\s/@'\"]+@", r"\1", text)
 
 
 def filesystem(uri: str, asynchronous: bool = False) -> tuple[Any, str]:
@@ -243,9 +218,9 @@ def stat(uri: str) -> Stat:
         StoreError: no file system is installed for the scheme.
         OSError: or another of :func:`store_exceptions`: it does not exist, is not allowed, or the store is out.
     """
-    if uri.lower().startswith(("http://", "https://")):
+    if web.is_web(uri):
         # fsspec calls a server that is out "not found".
-        return _http_stat(uri)
+        return _web_stat(uri)
     system, path = filesystem(uri)
     found = system.info(path)
     return Stat(
@@ -254,40 +229,41 @@ def stat(uri: str) -> Stat:
     )
 
 
-def _http_stat(url: str) -> Stat:
-    import http.client
-    import urllib.error
-    import urllib.request
-
-    parts = urlsplit(url)
-    plain = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
+def _web_stat(url: str) -> Stat:
     # An address signed for GET refuses HEAD, and some servers do not know it.
-    for method, headers in (("HEAD", {}), ("GET", {"Range": "bytes=0-0"})):
-        try:
-            request = urllib.request.Request(plain, headers=headers, method=method)  # noqa: S310 (http alone)
-            if parts.username is not None:
-                user = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-                token = base64.b64encode(user).decode()
-                request.add_unredirected_header("Authorization", f"Basic {token}")
-            with urllib.request.urlopen(request, timeout=HTTP_SECONDS) as answer:  # noqa: S310
-                facts = answer.headers
-            break
-        except urllib.error.HTTPError as error:
-            error.close()
-            if method == "HEAD" and (error.code < 500 or error.code == 501):
-                continue
-            kinds = {
-                401: PermissionError,
-                403: PermissionError,
-                404: FileNotFoundError,
-                410: FileNotFoundError,
-            }
-            raise kinds.get(error.code, OSError)(f"HTTP {error.code} {error.reason}") from error
-        except http.client.HTTPException as error:
-            raise OSError(f"no proper answer ({type(error).__name__})") from error
+    try:
+        with web.answer(url, "HEAD") as found:
+            facts = found.headers
+    except OSError as error:
+        status = web.status_of(error)
+        if status is None or (status >= 500 and status != 501):
+            raise
+        with web.answer(url, headers={"Range": "bytes=0-0"}) as found:
+            facts = found.headers
     size = facts.get("Content-Range", "").rpartition("/")[2] or facts.get("Content-Length", "")
     marks = [f"{name}={facts[name]}" for name in ("ETag", "Last-Modified") if facts.get(name)]
     return Stat(int(size) if size.isdigit() else 0, (f"size={size}", *marks))
+
+
+def fetch(uri: str, most: int, backoff: Backoff | None = None) -> bytes:
+    """Return the content of a file, or one byte more than ``most`` of a larger one; repeated while its place is out.
+
+    Raises:
+        StoreError: no file system is installed for the scheme.
+        OSError: or another of :func:`store_exceptions`: as of :func:`stat`.
+    """
+
+    def request() -> bytes:
+        if web.is_web(uri):
+            return web.fetch(uri, most)
+        system, path = filesystem(uri)
+        with system.open(path, "rb") as file:
+            content = b""
+            while len(content) <= most and (piece := file.read(most + 1 - len(content))):
+                content += piece
+            return content
+
+    return retry_request(request, backoff)
 
 
 def options(scheme: str) -> dict[str, Any]:
@@ -302,21 +278,6 @@ def options(scheme: str) -> dict[str, Any]:
     return chosen
 
 
-def store_exceptions() -> tuple[type[BaseException], ...]:
-    """Return the errors of the loaded libraries for a store that cannot be reached or refuses."""
-    kinds: list[type[BaseException]] = [OSError]
-    for module, names in (
-        ("botocore.exceptions", ("BotoCoreError", "ClientError")),
-        ("aiohttp", ("ClientError",)),
-        ("azure.core.exceptions", ("AzureError",)),
-        ("gcsfs.retry", ("HttpError",)),
-        ("google.auth.exceptions", ("GoogleAuthError",)),
-    ):
-        loaded = sys.modules.get(module)
-        kinds += [getattr(loaded, name) for name in names if hasattr(loaded, name)]
-    return tuple(kinds)
-
-
 def retry_request(request: Callable[[], Result], backoff: Backoff | None = None) -> Result:
     """Return the result of a request, tried again with growing pauses while the store is out.
 
@@ -325,7 +286,7 @@ def retry_request(request: Callable[[], Result], backoff: Backoff | None = None)
         backoff: attempts; by default :data:`STORE_BACKOFF`.
 
     Raises:
-        OSError: of the last attempt, or of :func:`store_exceptions` another; permanent answers at once.
+        OSError: of the last attempt, or of :func:`ussfc.web.store_exceptions` another; permanent answers at once.
     """
     for pause in (backoff or STORE_BACKOFF).pauses():
         try:
@@ -348,7 +309,7 @@ def is_permanent(error: BaseException) -> bool:
 def describe_error(error: BaseException) -> tuple[str, str]:
     """Return the reason of an error, in one line without secrets, and its remedy."""
     name = type(error).__name__
-    text = redacted(" ".join(str(error).split())) or name
+    text = without_secrets(" ".join(str(error).split())) or name
     if isinstance(error, PermissionError) or name == "ClientAuthenticationError":
         return f"no permission: {text}", "check the credentials and what they may do there"
     if name in ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"):
@@ -357,6 +318,8 @@ def describe_error(error: BaseException) -> tuple[str, str]:
         return text, "check AWS_PROFILE"
     if isinstance(error, FileNotFoundError) or name == "ResourceNotFoundError":
         return f"not found: {text}", "check the name of the bucket or container"
+    if isinstance(error, web.UnusableAddress):
+        return text, "check the address"
     if "endpoint" in text.lower() or "connect" in text.lower():
         return text, "check the address, for S3 the endpoint (AWS_ENDPOINT_URL), and the network"
     return text, "the store may be out for a while: the same command continues"

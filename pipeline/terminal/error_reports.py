@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any, NoReturn
 
 import click
 
+from ussfc.addresses import without_secrets
 from ussfc.local_files import UNDECODABLE, undecodable
 from ussfc.pipeline.errors import ConfigError
 from ussfc.pipeline.events import Event, Notice
@@ -135,6 +138,12 @@ def reported_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
             f"error: too little memory{limited}: {reason}; raise the limit or use a larger machine", err=True
         )
         sys.exit(ExitStatus.MEMORY)
+
+
+def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback without secrets, in place of Python's own way: libraries quote addresses in their errors."""
+    lines = traceback.format_exception(kind, error, trace)
+    click.echo(without_secrets("".join(lines)), err=True, nl=False)
 
 
 def error_line(error: Exception) -> str:

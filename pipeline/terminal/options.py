@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ussfc.addresses import SCHEME, shown_address
 from ussfc.pipeline.errors import StoreError
-from ussfc.pipeline.storage.remote import is_remote, shown_uri
 from ussfc.pipeline.terminal.output import Output
 
 if TYPE_CHECKING:
@@ -138,9 +138,9 @@ class LocalPath(click.Path):
         Raises:
             StoreError: it is an address.
         """
-        if is_remote(str(value)):
+        if SCHEME.match(str(value)):
             raise StoreError(
-                f"{shown_uri(str(value))}: is an address, and this command writes to local folders alone"
+                f"{shown_address(str(value))}: is an address, and this command writes to local folders alone"
             )
         return super().convert(value, param, ctx)
 

@@ -66,9 +66,9 @@ def format_area(square_metres: float) -> str:
 
 
 def _places(out: str, names: Iterator[str] | Mapping[str, Any] | Sequence[str]) -> Iterator[str]:
-    from ussfc.pipeline.storage.remote import shown_uri
+    from ussfc.addresses import shown_address
 
-    folder = shown_uri(out).rstrip("/")
+    folder = shown_address(out).rstrip("/")
     for name in names:
         yield f"  {folder}/{name}"
 

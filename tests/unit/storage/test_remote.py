@@ -56,27 +56,6 @@ def test_a_permanent_error_is_raised_at_once(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("/data/a?b@c", "/data/a?b@c"),
-        ("s3://bucket/a.tif", "s3://bucket/a.tif"),
-        ("https://me:secret@host:80/a.tif?X-Amz-Signature=1#x", "https://host:80/a.tif"),
-        ("az://container@account/a", "az://account/a"),
-    ],
-)
-def test_an_address_is_shown_without_secrets(uri: str, shown: str) -> None:
-    assert remote.shown_uri(uri) == shown
-
-
-def test_messages_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-long-secret")
-    monkeypatch.setenv("AWS_SESSION_TOKEN", "short")
-    text = "a-long-secret short at https://me:pw@host/a.tif?sig=1 and a.tif?token=2, 'b?x=3'"
-    expected = "<AWS_SECRET_ACCESS_KEY> short at https://host/a.tif and a.tif, 'b'"
-    assert remote.redacted(text) == expected
-
-
-@pytest.mark.parametrize(
     ("error", "reason", "remedy"),
     [
         (PermissionError("no"), "no permission: no", "check the credentials and what they may do there"),
