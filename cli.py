@@ -139,7 +139,10 @@ def batch(
 @click.argument("out", default="ussfc-demo", callback=options.check_folder)
 @options.output_options
 def demo(out: str, output: Output) -> None:
-    """Run on an embedded Sentinel-2 pair of Beirut and write to OUT (default: ./ussfc-demo)."""
+    """Run on an embedded Sentinel-2 pair of Beirut and write to OUT (default: ./ussfc-demo).
+
+    The packaged weights that it runs are under CC BY-NC-SA 4.0: not for commercial use.
+    """
     from ussfc.pipeline.runs.run import run as run_pipeline
 
     with resources.as_file(resources.files("ussfc.configs").joinpath("demo")) as folder:

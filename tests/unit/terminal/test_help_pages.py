@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from click.testing import CliRunner
 
 from ussfc import cli
@@ -33,6 +34,11 @@ def test_commands_are_grouped_and_no_description_is_cut() -> None:
         else:
             first = " ".join(command.help.split("\n\n")[0].split()).partition(". ")[0].rstrip(".")
             assert re.search(rf"^  {name} +{re.escape(first)}", shown, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("command", ["run", "demo", "plan", "batch", "submit"])
+def test_terms_of_the_weights_are_in_the_help(command: str) -> None:
+    assert "CC BY-NC-SA 4.0: not for commercial use" in " ".join(page(command, "--help").split())
 
 
 def test_help_is_a_command_too() -> None:
