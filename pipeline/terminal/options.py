@@ -183,7 +183,8 @@ def _set_debug(context: click.Context, option: click.Parameter, value: bool) -> 
         context.find_root().obj["debug"] = True
 
 
-MODEL_HELP = "Model: a name, a card (yaml) or a weights file. The packaged weights are CC BY-NC-SA 4.0: not for commercial use."
+PACKAGED_TERMS = "The packaged weights are CC BY-NC-SA 4.0: not for commercial use."
+MODEL_HELP = f"Model: a name, a card (yaml) or a weights file. {PACKAGED_TERMS}"
 CONFIG = click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration.")
 SET = click.option("--set", "sets", multiple=True, metavar="A.B=C", help="Set one key; see `ussfc config`.")
 THRESHOLD = click.option(
