@@ -170,6 +170,25 @@ def plan(before: str, after: str, settings: Settings, output: Output) -> None:
 
 @main.command()
 @options.pair_arguments
+@options.register_options
+@options.json_option("Print the estimate as JSON.")
+def register(
+    before: str, after: str, settings: Settings, vectors: Path | None, vrt: Path | None, output: Output
+) -> None:
+    """Measure how far AFTER lies beside BEFORE, in pixels of their common grid. `ussfc run` does so by itself."""
+    from ussfc.pipeline.runs.register import register_scenes, write_moved, write_vectors
+
+    found = register_scenes(before, after, settings.load())
+    if vectors is not None:
+        write_vectors(found, vectors)
+    if vrt is not None:
+        write_moved(found, vrt)
+    written = [path for path in (vectors, vrt) if path is not None]
+    output.result(found.record.dump(), tables.registration_lines(found.record, written))
+
+
+@main.command()
+@options.pair_arguments
 @options.destination_options
 @options.config_options
 @options.output_options

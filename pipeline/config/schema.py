@@ -43,7 +43,7 @@ class GridConfig(_Section):
     )
     resolution: float | None = Field(None, gt=0, description="pixel size in units of the grid's CRS")
     resampling: Literal["bilinear", "cubic", "cubic_spline", "lanczos", "average"] = Field(
-        "bilinear", description="kernel for imagery where a warp is needed; validity is always nearest"
+        "cubic", description="kernel for imagery where a warp is needed; validity is always nearest"
     )
     aoi: str | None = Field(None, description="vector file of polygons; pixels outside are nodata")
 
@@ -438,6 +438,15 @@ class VectorConfig(_Section):
     connectivity: Literal[4, 8] = Field(4, description="neighbours of a pixel that belong to its region")
 
 
+Registration = Literal["off", "check", "correct"]
+"""Treatment of a shift between both dates."""
+
+
+def _word_of_bool(value: Any) -> Any:
+    """Return ``off`` for False: YAML takes the word for it."""
+    return "off" if value is False else value
+
+
 class RunConfig(_Section):
     """Everything that decides a run, but its inputs and its folder."""
 
@@ -450,6 +459,10 @@ class RunConfig(_Section):
         le=1,
         description="probability from which a pixel is change; by default the model's",
     )
+    registration: Annotated[Registration, BeforeValidator(_word_of_bool)] = Field(
+        "correct", description="shift between the dates: off, check (warn of it) or correct (take it out)"
+    )
+    strict: bool = Field(False, description="warnings about the inputs end the run before the network")
     grid: GridConfig = GridConfig()
     bands: BandsConfig = BandsConfig()
     dates: DatesConfig = DatesConfig()

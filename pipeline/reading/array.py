@@ -282,7 +282,7 @@ class Placement:
         """
         numbers = np.asarray(values)
         small = numbers.dtype.name in SMALL_INTEGERS
-        shift = (0, 0) if self.grid.crs is None else pixel_shift(self.source, self.grid)
+        shift = pixel_shift(self.source, self.grid)
         image = numbers.astype(numbers.dtype.name if small and shift is not None else np.float32, copy=False)
         valid = np.ones(image.shape[1:], bool)
         if not small:
@@ -410,9 +410,12 @@ class ArrayReader:
         return sampling.sample_windows(self, (rows, cols), most)
 
     def _held(self, box: Box) -> Box:
-        if self._grid.crs is None:
-            return box
         rows, cols = self._geobox.shape
+        if self._grid.crs is None:
+            down, right = pixel_shift(self._geobox, self._grid) or (0, 0)
+            asked = Box(box.y0 + down, box.x0 + right, box.y1 + down, box.x1 + right)
+            held = asked.intersect(Box(0, 0, rows, cols))
+            return held if held.pixels else Box(0, 0, 1, 1)
         hull = Box(rows, cols, 0, 0)
         for block in warp_blocks(box, (self._grid.shape[0], self._grid.shape[1])):
             found = source_box(self._geobox, crop(self._grid, block))

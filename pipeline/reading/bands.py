@@ -86,6 +86,18 @@ def choose_bands(
     )
 
 
+def find_band(scene: SceneInfo, common_name: str) -> int | None:
+    """Return the number of the one band that its name or colour gives a common name; None without or with several.
+
+    Args:
+        scene: the scene's header.
+        common_name: of STAC, for example ``nir``.
+    """
+    expected = [(common_name, common_name)]
+    found = _by_name(scene.bands, expected) or _by_color(scene.bands, expected)
+    return None if found is None else found[0]
+
+
 def _by_name(bands: Sequence[BandInfo], expected: Sequence[tuple[str, str | None]]) -> tuple[int, ...] | None:
     """Return the bands that names lead to, None unless each is found once."""
     labels = [(band.index, (band.description or "").strip().lower()) for band in bands]

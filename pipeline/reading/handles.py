@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.windows import Window
@@ -41,7 +42,7 @@ class RasterHandles:
         self._mixed = len(kinds) > 1
         self._shift = None
         if grid.crs is None:
-            self._shift = (0, 0)
+            self._shift = pixel_shift(GeoBox(source.shape, Affine.identity(), None), grid)
         elif source.crs is not None and north_up(source.transform) and not by_points:
             self._shift = pixel_shift(_geobox(source), grid)
         if self._shift is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ussfc.addresses import shown_address
 from ussfc.pipeline.config.schema import RunConfig
-from ussfc.pipeline.errors import StoreError, TileError
+from ussfc.pipeline.errors import ReadError, StoreError, TileError
 from ussfc.pipeline.events import Advanced, Notice, Subscriber, ignore
 from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.runs.detector import describe_detector, resolve_detector
@@ -27,10 +27,13 @@ from ussfc.pipeline.runs.manifest import (
     MappingRecord,
     ModelRecord,
     RadiometryRecord,
+    RegistrationRecord,
     StageRecord,
 )
 from ussfc.pipeline.runs.pair import ScenePair, check_numbers, scene_mappings
 from ussfc.pipeline.runs.plan import RunPlan, check_files, check_memory, space_notices
+from ussfc.pipeline.runs.registration import describe as describe_registration
+from ussfc.pipeline.runs.registration import recorded_plan, register_plan
 from ussfc.pipeline.runs.run_key import run_key
 from ussfc.pipeline.runs.run_log import recorded
 from ussfc.pipeline.runs.stages import left_absent, scratch_folder, stage_clock
@@ -101,20 +104,23 @@ def infer_locked(
     """Do as :func:`infer` does, in a folder that is locked already."""
     from ussfc.pipeline.storage.probability_store import run_name
 
-    for notice in (*plan.pair.notices, *space_notices(plan, out)):
+    _warn(plan, plan.pair.notices, subscriber)
+    for notice in space_notices(plan, out):
         subscriber(Notice(notice))
     check_memory(plan)
     check_files(plan, out)
     refuse_foreign_files(out, overwrite)
+    plan = _registered(plan if overwrite else recorded_plan(plan, out), subscriber)
     with ExitStack() as stack:
         executor = _LazyExecutor(plan, out, subscriber, computation, stack)
         detector = _resolve_detector(plan, out, overwrite, computation, executor)
         key = run_key(plan, detector)
         store = _open_store(plan, out, key, overwrite)
+        if plan.registration is not None:
+            plan.registration.write(out / layout.WORK, layout.REGISTRATION)
         with stage_clock("radiometry", 2, 0, subscriber):
             radiometry = _recorded_radiometry(plan.pair, out / layout.WORK)
-        for warning in radiometry.warnings:
-            subscriber(Notice(warning))
+        _warn(plan, radiometry.warnings, subscriber)
         done, tally = _TileTally.of(store.done())
         job = _tile_job(plan, run_name(key), detector, radiometry, out / layout.WORK)
         # Speed and time left are of this process's own work, not of an earlier one's.
@@ -132,6 +138,31 @@ def infer_locked(
     record = record.model_copy(update={"stages": {"infer": StageRecord.of(clock[0], pixels)}})
     record.write(out / layout.WORK, layout.INFERENCE)
     return store
+
+
+def _warn(plan: RunPlan, warnings: Iterable[str], subscriber: Subscriber) -> None:
+    """Report warnings about the inputs.
+
+    Raises:
+        ReadError: there is one, and the configuration is strict.
+    """
+    for warning in warnings:
+        if plan.config.strict:
+            raise ReadError(f"{warning} (strict: a warning ends the run)")
+        subscriber(Notice(warning))
+
+
+def _registered(plan: RunPlan, subscriber: Subscriber) -> RunPlan:
+    """Return the plan with the shift between both dates measured, and taken out where it is to be."""
+    if plan.registration is None:
+        with stage_clock("registration", 1, 0, subscriber):
+            plan = register_plan(plan)
+    record = plan.registration
+    assert record is not None
+    _warn(plan, [record.warning] if record.warning else [], subscriber)
+    if (line := describe_registration(record)) is not None:
+        subscriber(Notice(line, warning=False))
+    return plan
 
 
 class _LazyExecutor:
@@ -326,7 +357,11 @@ def _inference_record(
     tally: _TileTally,
     failures: list[TileFailure],
 ) -> InferenceRecord:
-    pair, model = plan.pair, plan.model
+    pair, model, registration = plan.pair, plan.model, plan.registration
+    assert registration is not None
+    registration_warnings = [registration.warning] if registration.warning else []
+    # The windows stay in work/registration.json.
+    registration = RegistrationRecord(**registration.model_dump(exclude={"vectors"}, exclude_unset=True))
     return InferenceRecord(
         run=run,
         complete=not failures,
@@ -344,10 +379,11 @@ def _inference_record(
         ),
         threshold=plan.threshold,
         detector=detector.identity,
+        registration=registration,
         radiometry=RadiometryRecord(before=radiometry.before, after=radiometry.after),
         executor=ExecutorRecord(name=plan.executor, processes=plan.processes, threads=plan.threads),
         projected_memory_bytes=plan.memory.total,
-        warnings=(*pair.notices, *radiometry.warnings),
+        warnings=(*pair.notices, *registration_warnings, *radiometry.warnings),
         counts=Counts(
             tiles=plan.tiles.tile_count,
             tiles_failed=len(failures),

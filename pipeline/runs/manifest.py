@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
+import numpy as np
 from odc.geo.geobox import GeoBox
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -151,6 +152,59 @@ class RadiometryRecord(Record):
     """Findings in a sample of both dates; absent where there are none."""
 
 
+class WindowRecord(Record):
+    """Shift measured in one window."""
+
+    row: int
+    """First row of the window, pixels of the grid."""
+    column: int
+    size: int
+    """Side of the window, pixels."""
+    dy: float
+    """Rows from the content in the earlier date to the same content in the later one, pixels."""
+    dx: float
+    quality: float
+    """Height of the correlation peak, 0 to 1."""
+    agrees: bool
+    """True: the window agrees with the consensus."""
+
+
+class RegistrationRecord(Record):
+    """Shift between both dates on the common grid, and whether it was taken out."""
+
+    mode: Literal["off", "check", "correct"]
+    state: Literal["off", "too small", "unknown", "aligned", "displaced", "corrected"]
+    """``unknown``: the windows do not agree; ``displaced``: a shift was found and left."""
+    inputs: str
+    """Digest of everything that decides the measurement."""
+    kind: Literal["translation", "affine", "quadratic"] | None = None
+    """Model that the windows agree on; absent where nothing was measured, like the next ones."""
+    dy: float | None = None
+    """Rows from the content in the earlier date to the same content in the later one, at the centre, pixels."""
+    dx: float | None = None
+    """Columns likewise, pixels."""
+    windows: int = 0
+    """Windows with texture in common."""
+    agreeing: int = 0
+    """Windows that agree with the consensus."""
+    scatter_px: float | None = None
+    """Median distance of the agreeing windows from the consensus, pixels."""
+    error_px: float | None = None
+    """Standard error of the consensus, pixels."""
+    matrix: tuple[tuple[float, ...], ...] | None = None
+    """(2, 3), takes (row, column, 1) of the grid to the place where the later date is read; absent: the same place."""
+    left_px: float | None = None
+    """Shift measured once more with the correction, pixels."""
+    warning: str | None = None
+    vectors: tuple[WindowRecord, ...] = ()
+    """Windows that were measured; in ``work/registration.json`` alone."""
+
+    @property
+    def length_px(self) -> float | None:
+        """Length of the shift at the centre, pixels."""
+        return None if self.dy is None or self.dx is None else float(np.hypot(self.dy, self.dx))
+
+
 class ExecutorRecord(Record):
     """Processes that computed a run's tiles."""
 
@@ -272,6 +326,8 @@ class InferenceRecord(Record):
     threshold: float
     detector: str
     """Identity of the network, its engine and its precision."""
+    registration: RegistrationRecord | None = None
+    """Shift between both dates; absent in records of earlier versions."""
     radiometry: RadiometryRecord
     executor: ExecutorRecord
     projected_memory_bytes: int

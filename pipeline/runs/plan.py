@@ -16,6 +16,7 @@ from ussfc.pipeline.config.schema import JobsCluster, RunConfig, size_in_bytes
 from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, StoreError
 from ussfc.pipeline.parallel.memory_limit import available_memory, check_address_space
 from ussfc.pipeline.reading import over_network
+from ussfc.pipeline.runs.manifest import RegistrationRecord
 from ussfc.pipeline.runs.pair import ScenePair, inspect_pair
 from ussfc.pipeline.runs.resolve import PatchLayout, resolve_config, resolve_layout
 from ussfc.pipeline.storage.folder import Folder
@@ -56,6 +57,8 @@ class RunPlan:
     on_gpu: bool
     """True where every worker computes on a GPU."""
     memory: MemoryProjection
+    registration: RegistrationRecord | None = None
+    """Shift between both dates; None: not measured yet."""
 
     @property
     def model(self) -> ussfc.ModelSpec:

@@ -78,6 +78,9 @@ def product_tags(facts: InferenceRecord) -> dict[str, str]:
         tags[f"USSFC_{date}"] = Path(scene.uri).name
         if scene.acquired:
             tags[f"USSFC_{date}_ACQUIRED"] = scene.acquired
+    registration = facts.registration
+    if registration is not None and registration.matrix is not None:
+        tags["USSFC_AFTER_MOVED_PX"] = f"{registration.dx:+.2f} {registration.dy:+.2f}"
     return tags
 
 

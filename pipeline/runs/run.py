@@ -20,6 +20,7 @@ from ussfc.pipeline.runs.pair import inspect_pair
 from ussfc.pipeline.runs.plan import RunPlan, plan_pair
 from ussfc.pipeline.runs.product_keys import layer_keys, raster_keys
 from ussfc.pipeline.runs.products import layers_in, write_manifest, write_polygons, write_rasters
+from ussfc.pipeline.runs.registration import recorded_plan
 from ussfc.pipeline.runs.run_key import run_key
 from ussfc.pipeline.runs.run_log import recorded
 from ussfc.pipeline.runs.stages import left_absent
@@ -68,6 +69,7 @@ def run(
             )
             recording(Notice(headline(plan), warning=False))
             with out.lock():
+                plan = plan if overwrite else recorded_plan(plan, out)
                 record = None if overwrite else _finished_run(plan, out, computation)
                 if record is None:
                     infer_locked(plan, out, overwrite, recording, computation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from ussfc.pipeline.runs.manifest import RegistrationRecord
 from ussfc.pipeline.runs.pair import is_declared
 from ussfc.pipeline.runs.plan import RunPlan
 from ussfc.pipeline.storage.probability_store import FORMAT_VERSION
@@ -16,7 +17,7 @@ def run_key(plan: RunPlan, detector: DetectorSpec) -> dict[str, Any]:
     """Return everything that decides a stored byte, by the name that a message uses for it."""
     pair, layout, tiles = plan.pair, plan.layout, plan.tiles
     before, after = (
-        _scene_key(info, recipe.bands)
+        scene_key(info, recipe.bands)
         for info, recipe in zip((pair.before, pair.after), pair.recipes, strict=True)
     )
     return {
@@ -30,10 +31,16 @@ def run_key(plan: RunPlan, detector: DetectorSpec) -> dict[str, Any]:
         "model": detector.identity,
         "probability_dtype": plan.config.output.probability_dtype,
         "format": FORMAT_VERSION,
+        **_registration_key(plan.registration),
     }
 
 
-def _scene_key(info: SceneInfo, bands: tuple[int, ...]) -> list[Any]:
+def _registration_key(record: RegistrationRecord | None) -> dict[str, Any]:
+    """Return the correction where there is one: a pair that lies well has the key of a run without any."""
+    return {"registration": record.matrix} if record is not None and record.matrix is not None else {}
+
+
+def scene_key(info: SceneInfo, bands: tuple[int, ...]) -> list[Any]:
     """Return address, identity and bands, and the declared numbers where there are any."""
     scales = info.scales(bands)
     declared = [[list(scale) for scale in scales]] if is_declared(scales) else []

@@ -7,6 +7,7 @@
     OUT/run.json                                                        the manifest, written last
     OUT/run.log                                                         what happened, line by line with the time
     OUT/work/run_key.json                                               everything that decides a stored byte
+    OUT/work/registration.json                                          shift between the dates, window by window
     OUT/work/radiometry.json                                            constants of the radiometric mappings
     OUT/work/probability.zarr/                                          probabilities, one chunk a tile
     OUT/work/done/RUN/RECORD                                            one empty file a finished tile
@@ -48,6 +49,9 @@ WORK = "work"
 
 RUN_KEY = "run_key.json"
 """Key of the run, in OUT/work."""
+
+REGISTRATION = "registration.json"
+"""Shift between both dates, window by window, in OUT/work."""
 
 RADIOMETRY = "radiometry.json"
 """Constants of the radiometric mappings, in OUT/work."""

@@ -40,6 +40,8 @@ class Settings:
     precision: str | None = None
     cluster: str | None = None
     scheduler: str | None = None
+    registration: str | None = None
+    strict: bool | None = None
 
     def load(self, own: Mapping[str, Any] | None = None, base: dict[str, Any] | None = None) -> RunConfig:
         """Return the configuration of files, environment and options.
@@ -62,6 +64,8 @@ class Settings:
             "grid.aoi": self.aoi,
             "dates.before": self.date_before,
             "dates.after": self.date_after,
+            "registration": self.registration,
+            "strict": self.strict,
             "cluster.address": self.scheduler,
             "inference.engine": self.engine,
             "inference.precision": self.precision,
@@ -233,6 +237,12 @@ config_options = grouped(
     click.option("--date-before", metavar="DATE", help="When BEFORE was taken, for the records: 2018-06-30."),
     click.option("--date-after", metavar="DATE", help="When AFTER was taken, likewise."),
     click.option(
+        "--registration",
+        metavar="MODE",
+        help="Shift between the dates: off, check (warn of it) or correct (take it out, the default).",
+    ),
+    click.option("--strict", is_flag=True, default=None, help="Let a warning about the inputs end the run."),
+    click.option(
         "--engine", metavar="NAME", help="Library that runs the network: auto, openvino, torch or triton."
     ),
     click.option(
@@ -250,6 +260,22 @@ config_options = grouped(
     ),
 )
 """Options of every command that starts from a pair."""
+
+
+def register_options(command: Command) -> Command:
+    """Add the options of `ussfc register` to a command."""
+    for option in (
+        click.option(
+            "--vrt", type=LocalPath(), help="Write the later scene, moved onto the earlier one, as a VRT."
+        ),
+        click.option(
+            "--vectors", type=LocalPath(), help="Write the windows: .parquet, .geojson, .gpkg or .fgb."
+        ),
+        grouped("settings", Settings, CONFIG, SET),
+    ):
+        command = option(command)
+    return command
+
 
 raster_options = grouped("settings", Settings, CONFIG, SET, THRESHOLD)
 """Options of `ussfc mosaic`."""

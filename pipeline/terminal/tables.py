@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from ussfc.pipeline.progress import format_duration
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ussfc.efficiency import Efficiency
     from ussfc.pipeline.batches.folder_checks import PairStatus
     from ussfc.pipeline.batches.index import PairResult
-    from ussfc.pipeline.runs.manifest import Counts, InferenceRecord, RunRecord, RunStatus
+    from ussfc.pipeline.runs.manifest import Counts, InferenceRecord, RegistrationRecord, RunRecord, RunStatus
     from ussfc.pipeline.runs.validate import Check
     from ussfc.training.data import SplitReport
 
@@ -43,6 +45,12 @@ def run_lines(record: RunRecord, out: str, seconds: float) -> Iterator[str]:
     """
     counts = record.counts
     yield from _outcome(counts, record.thresholds)
+    if record.registration is not None and record.registration.matrix is not None:
+        moved = record.registration
+        yield (
+            f"later date moved by {moved.length_px:.2f} px ({moved.dx:+.2f} in x, {moved.dy:+.2f} in y; "
+            f"{moved.agreeing} of {moved.windows} windows agree)"
+        )
     yield f"{counts.pixels / 1e6:.2f} Mpx in {format_duration(seconds)}"
     yield from _places(out, record.products)
 
@@ -71,6 +79,24 @@ def _places(out: str, names: Iterator[str] | Mapping[str, Any] | Sequence[str]) 
     folder = shown_address(out).rstrip("/")
     for name in names:
         yield f"  {folder}/{name}"
+
+
+def registration_lines(record: RegistrationRecord, written: Sequence[Path]) -> Iterator[str]:
+    """Yield the shift between two scenes, and the paths of the files written."""
+    if record.dy is not None and record.dx is not None:
+        shift = f"{record.dx:+.2f} px in x, {record.dy:+.2f} px in y"
+        yield f"{record.state}: {shift} ({record.length_px:.2f} px, {record.kind})"
+        yield f"{record.agreeing} of {record.windows} windows agree"
+        if record.scatter_px is not None:
+            yield f"{record.scatter_px:.2f} px from the consensus in the typical window"
+        if record.left_px is not None:
+            yield f"{record.left_px:.2f} px left with the correction"
+    else:
+        yield f"{record.state}: the common grid is {record.state} to be measured"
+    if record.warning:
+        yield f"warning  {record.warning}"
+    for path in written:
+        yield f"  {path.absolute()}"
 
 
 def incomplete_line(record: InferenceRecord) -> str:

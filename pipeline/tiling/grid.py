@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from affine import Affine
 from odc.geo.crs import CRS, CRSError
 from odc.geo.geobox import GeoBox
@@ -204,6 +205,23 @@ def crop(grid: GeoBox, box: Box) -> GeoBox:
     return GeoBox(box.shape, grid.affine * Affine.translation(box.x0, box.y0), grid.crs)
 
 
+def moved_grid(grid: GeoBox, matrix: npt.NDArray[np.float64]) -> GeoBox:
+    """Return the grid whose pixels lie where a matrix takes those of another one.
+
+    An image read on the moved grid is sampled where its content lies: registration costs no second resampling.
+
+    Args:
+        grid: the grid.
+        matrix: (2, 3), takes (row, column, 1) to (row, column), pixels; whole numbers are centres of pixels.
+    """
+    (rows_by_row, rows_by_col, rows), (cols_by_row, cols_by_col, cols) = matrix.tolist()
+    # An affine transform counts from the corner of a pixel, half a pixel before its centre.
+    half_cols = 0.5 * (1 - cols_by_col - cols_by_row)
+    half_rows = 0.5 * (1 - rows_by_col - rows_by_row)
+    moved = Affine(cols_by_col, cols_by_row, cols + half_cols, rows_by_col, rows_by_row, rows + half_rows)
+    return GeoBox(grid.shape, grid.affine * moved, grid.crs)
+
+
 def grid_record(grid: GeoBox) -> dict[str, Any]:
     """Return a grid as JSON: WKT of the CRS (null without one), affine in GDAL's order, shape (rows, cols)."""
     return {
@@ -223,10 +241,13 @@ def pixel_shift(source: GeoBox, grid: GeoBox) -> tuple[int, int] | None:
 
     Returns:
         (row, column) of the origin in the source. None where the source must be warped: another CRS, another pixel
-        size, or a fractional shift.
+        size, or a fractional shift. Without CRS nothing is warped, and fractions are rounded.
     """
     if source.crs != grid.crs:
         return None
+    if grid.crs is None:
+        # Pixels are compared one by one: a grid without CRS is moved by whole ones alone.
+        return round(grid.affine.f), round(grid.affine.c)
     relative = ~near_longitudes(source, grid).affine * grid.affine
     drift = ALIGNED_PX / max(*grid.shape, 1)
     same_pixels = np.allclose(

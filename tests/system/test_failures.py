@@ -30,7 +30,11 @@ from ussfc.pipeline.storage.probability_store import STARTING
 from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 
 PAIR = str(DEMO / "beirut_before.tif"), str(DEMO / "beirut_after.tif")
-SETS = ("tiling.tile_size=128", "tiling.patch_size=32", "threshold=0.3", "cluster.kind=serial")
+SETS = (
+    "tiling.tile_size=128", "tiling.patch_size=32", "threshold=0.3", "cluster.kind=serial",
+    # Windows that cannot be read take no part in it: the shift of a damaged scene is another one in its last digits.
+    "registration=off",
+)  # fmt: skip
 COMPUTATION = Computation(StubRecipe(32, 4, 1, 3))
 PRODUCTS = ("change.tif", "probability.tif", "changes.parquet")
 

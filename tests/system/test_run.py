@@ -85,7 +85,7 @@ def test_percentiles_are_of_the_whole_scene(tmp_path: Path) -> None:
     card |= {"name": "by-percentiles", "radiometry": {"kind": "percentiles", "low": 2, "high": 90}}
     card["weights"]["uri"] = str(packaged.with_name(card["weights"]["uri"]))
     (tmp_path / "by-percentiles.yaml").write_text(yaml.safe_dump(card), "utf-8")
-    config = load_config(sets=[f"model={tmp_path / 'by-percentiles.yaml'}"])
+    config = load_config(sets=[f"model={tmp_path / 'by-percentiles.yaml'}", "registration=off"])
     manifest = run(
         *PAIR,
         tmp_path / "out",

@@ -25,6 +25,7 @@ def run_record() -> Any:
             polygon_area_m2=2_271_234.5,
         ),
         thresholds={"mosaic": 0.15, "vectorise": 0.15},
+        registration=None,
         stages={"infer": SimpleNamespace(seconds=60), "mosaic": SimpleNamespace(seconds=400)},
         products={"change.tif": None, "changes.parquet": None},
     )

@@ -1,0 +1,165 @@
+"""Two dates as their registration compares them: bands that both have, in windows spread over the grid."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ussfc.pipeline.errors import ReadError
+from ussfc.pipeline.pixels.phase_correlation import WindowShift, choose_windows, measure_shift
+from ussfc.pipeline.reading import SceneRecipe, over_network
+from ussfc.pipeline.reading.bands import find_band
+from ussfc.pipeline.tiling.grid import moved_grid
+from ussfc.pipeline.types import Box, FloatArray, Pixels, SceneInfo
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
+
+    from ussfc.pipeline.pixels.phase_correlation import Window
+    from ussfc.pipeline.runs.pair import ScenePair
+
+WINDOWS = 100
+"""Largest number of windows measured; a smaller grid has as many as lie on it side by side."""
+
+LEAST_WINDOWS = 9
+"""Number of windows on the smallest grids, where they overlap."""
+
+SIDES = ((1024, 256), (256, 128), (128, 64))
+"""Side of a window, pixels, for grids from a shortest side on; smaller grids are not measured."""
+
+VISIBLE = ("red", "green", "blue")
+"""Common names of the bands whose mean is compared, besides the near infrared."""
+
+REQUESTS = 8
+"""Windows of remote scenes that are read at a time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Both dates on the common grid, and the bands that are compared."""
+
+    recipes: tuple[SceneRecipe, SceneRecipe]
+    groups: tuple[tuple[int, ...], ...]
+    """Places among the bands read; the mean over each group is compared, and all groups speak for the shift."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the grid, pixels."""
+        rows, cols = self.recipes[0].grid.shape
+        return rows, cols
+
+    def moved(self, matrix: tuple[tuple[float, ...], ...]) -> Comparison:
+        """Return the comparison whose later date is read elsewhere; see :func:`moved_recipe`."""
+        before, after = self.recipes
+        return dataclasses.replace(self, recipes=(before, moved_recipe(after, matrix)))
+
+    def measure(self, threads: int, most: int = WINDOWS) -> list[WindowShift]:
+        """Measure the shift in windows; those without texture or data in both dates are left out.
+
+        Args:
+            threads: windows that are read and measured at a time.
+            most: largest number of windows.
+
+        Raises:
+            ReadError: a scene cannot be opened.
+        """
+        rows, cols = self.shape
+        size = next((size for least, size in SIDES if min(rows, cols) >= least), None)
+        if size is None:
+            return []
+        count = min(most, max(LEAST_WINDOWS, rows * cols // size**2))
+        readers = self.recipes[0].open(), self.recipes[1].open()
+
+        def measured(window: Window) -> list[WindowShift]:
+            box = Box(window.y, window.x, window.y + window.size, window.x + window.size)
+            try:
+                before, after = (reader.read(box) for reader in readers)
+            except ReadError:
+                # A damaged block costs the tiles over it and is reported with them.
+                return []
+            valid = _known(before) & _known(after)
+            found = [
+                measure_shift(window, _mean(before, group), _mean(after, group), valid)
+                for group in self.groups
+            ]
+            return [shift for shift in found if shift is not None]
+
+        if any(over_network(recipe.uri) for recipe in self.recipes):
+            threads = max(threads, REQUESTS)
+        with ThreadPoolExecutor(threads, "ussfc-registration") as pool:
+            windows = choose_windows((rows, cols), 0, count, size)
+            return [shift for shifts in pool.map(measured, windows) for shift in shifts]
+
+
+def compare_pair(pair: ScenePair) -> Comparison:
+    """Return the comparison of a pair by the bands of its model and, where both dates name one, the near infrared."""
+    names = [band.common_name for band in pair.model.bands]
+    visible = tuple(place for place, name in enumerate(names) if name in VISIBLE)
+    groups = [visible or tuple(range(len(names)))]
+    if "nir" in names:
+        return Comparison(pair.recipes, (*groups, (names.index("nir"),)))
+    before, after = (find_band(info, "nir") for info in (pair.before, pair.after))
+    if before is None or after is None:
+        return Comparison(pair.recipes, tuple(groups))
+    recipes = (
+        _with_band(pair.recipes[0], pair.before, before),
+        _with_band(pair.recipes[1], pair.after, after),
+    )
+    return Comparison(recipes, (*groups, (len(names),)))
+
+
+def compare_scenes(
+    uris: tuple[str, str], infos: tuple[SceneInfo, SceneInfo], grid: GeoBox, resampling: str
+) -> Comparison:
+    """Return the comparison of two scenes without a model: by bands that both name, else by the first ones.
+
+    Args:
+        uris: paths or URIs of the earlier and the later scene.
+        infos: their headers.
+        grid: common grid.
+        resampling: rasterio's name of the kernel.
+    """
+    shared = [name for name in (*VISIBLE, "nir") if all(find_band(info, name) for info in infos)]
+    if shared:
+        bands = [tuple(int(find_band(info, name) or 0) for name in shared) for info in infos]
+        infrared = [(len(shared) - 1,)] if shared[-1] == "nir" else []
+        visible = [tuple(range(len(shared) - len(infrared)))] if len(shared) > len(infrared) else []
+        groups = (*visible, *infrared)
+    else:
+        count = min(3, *(len(info.bands) for info in infos))
+        bands = [tuple(band.index for band in info.bands[:count]) for info in infos]
+        groups = (tuple(range(count)),)
+    before, after = (
+        SceneRecipe.of(uri, info, grid, numbers, resampling)
+        for uri, info, numbers in zip(uris, infos, bands, strict=True)
+    )
+    return Comparison((before, after), groups)
+
+
+def moved_recipe(recipe: SceneRecipe, matrix: tuple[tuple[float, ...], ...]) -> SceneRecipe:
+    """Return the recipe of a scene that is read where a matrix takes the pixels of the grid.
+
+    Args:
+        recipe: the scene on the common grid.
+        matrix: (2, 3), takes (row, column, 1) to (row, column), pixels.
+    """
+    return dataclasses.replace(recipe, grid=moved_grid(recipe.grid, np.array(matrix)))
+
+
+def _with_band(recipe: SceneRecipe, info: SceneInfo, band: int) -> SceneRecipe:
+    bands = (*recipe.bands, band)
+    labels = SceneRecipe.of(recipe.uri, info, recipe.grid, bands, recipe.resampling).labels
+    return dataclasses.replace(recipe, bands=bands, labels=labels)
+
+
+def _known(pixels: Pixels) -> Any:
+    return pixels.valid & np.isfinite(pixels.values).all(axis=0)
+
+
+def _mean(pixels: Pixels, bands: Sequence[int]) -> FloatArray:
+    result: FloatArray = pixels.values[list(bands)].mean(axis=0, dtype=np.float32)
+    return result

@@ -1,0 +1,205 @@
+"""Registration of a run: the shift between both dates is measured, recorded, and taken out as the later one is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ussfc.pipeline.runs.comparison import SIDES, Comparison, compare_pair, moved_recipe
+from ussfc.pipeline.runs.manifest import RegistrationRecord, WindowRecord
+from ussfc.pipeline.runs.run_key import scene_key
+from ussfc.pipeline.storage import layout
+from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.tiling.grid import grid_record
+
+if TYPE_CHECKING:
+    from ussfc.pipeline.config.schema import Registration
+    from ussfc.pipeline.pixels.registration import RegistrationEstimate, Shift
+    from ussfc.pipeline.runs.pair import ScenePair
+    from ussfc.pipeline.runs.plan import RunPlan
+
+VERSION = 1
+"""Version of the measurement; a record of another one is measured again."""
+
+FLOOR = 0.35
+"""Shift from which the later date is moved, pixels; see docs/registration.md for the measurement."""
+
+REPORTED = 0.5
+"""Shift above which a pair that is only checked gets a warning, pixels."""
+
+LIMIT = 20.0
+"""Largest shift that is taken out, pixels; beyond it the geolocation itself is wrong."""
+
+NEAR_WHOLE = 0.1
+"""Distance from a whole number of pixels within which a translation is rounded: no pixel is then interpolated."""
+
+CONTROL_WINDOWS = 36
+"""Largest number of windows measured once more with a correction."""
+
+
+def register(
+    comparison: Comparison, mode: Registration, threads: int, inputs: str = ""
+) -> RegistrationRecord:
+    """Measure the shift between both dates, and decide whether the later one is moved.
+
+    A correction is kept only if the pair is measured again with it and lies closer.
+
+    Args:
+        comparison: both dates.
+        mode: ``off``, ``check`` or ``correct``.
+        threads: windows that are read and measured at a time.
+        inputs: digest of everything that decides the measurement, for the record.
+
+    Raises:
+        ReadError: a scene cannot be opened.
+    """
+    from ussfc.pipeline.pixels.registration import estimate_registration
+
+    if mode == "off":
+        return RegistrationRecord(mode=mode, state="off", inputs=inputs)
+    shape = comparison.shape
+    if min(shape) < SIDES[-1][0]:
+        return RegistrationRecord(mode=mode, state="too small", inputs=inputs)
+    # A quadratic field is no affine grid to read on.
+    found = estimate_registration(comparison.measure(threads), shape, highest="affine")
+    record = _record(found, mode, inputs)
+    typical, largest = found.shift.length_over(shape)
+    if not found.sure:
+        return record.model_copy(update={"state": "unknown", "warning": _unknown(found)})
+    if largest < FLOOR:
+        return record.model_copy(update={"state": "aligned"})
+    if typical > LIMIT:
+        warning = f"{_described(found)}, more than the {LIMIT:g} px that are corrected; mend its geolocation"
+        return record.model_copy(update={"state": "displaced", "warning": warning})
+    if mode == "check":
+        displaced = record.model_copy(update={"state": "displaced"})
+        warning = f"{_described(found)}; registration: correct would move it"
+        return displaced.model_copy(update={"warning": warning}) if largest > REPORTED else displaced
+    matrix = _rounded(found.shift, plain=comparison.recipes[0].grid.crs is None)
+    control = comparison.moved(matrix).measure(threads, CONTROL_WINDOWS)
+    left = estimate_registration(control, shape, highest="translation")
+    rest = left.shift.length_over(shape)[0]
+    if not left.sure or rest >= typical:
+        warning = f"{_described(found)}, but the pair lies no closer once it is moved; it is left as it is"
+        return record.model_copy(update={"state": "displaced", "warning": warning})
+    moved = {"state": "corrected", "matrix": matrix, "left_px": round(rest, 3)}
+    return record.model_copy(update=moved)
+
+
+def _record(found: RegistrationEstimate, mode: Registration, inputs: str) -> RegistrationRecord:
+    rows, cols = found.shift.centre
+    dy, dx = (float(value) for value in found.shift.shift_at(rows, cols))
+    vectors = tuple(
+        WindowRecord(
+            row=shift.window.y, column=shift.window.x, size=shift.window.size, dy=round(shift.dy, 3),
+            dx=round(shift.dx, 3), quality=round(shift.quality, 3), agrees=agrees,
+        )
+        for shift, agrees in zip(found.windows, found.inliers, strict=True)
+    )  # fmt: skip
+    return RegistrationRecord(
+        mode=mode, state="unknown", inputs=inputs, kind=found.shift.kind, dy=round(dy, 3), dx=round(dx, 3),
+        windows=sum(found.used), agreeing=sum(found.inliers), scatter_px=_finite(found.spread_after),
+        error_px=_finite(found.error), vectors=vectors,
+    )  # fmt: skip
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 4) if np.isfinite(value) else None
+
+
+def _unknown(found: RegistrationEstimate) -> str:
+    used = sum(found.used)
+    if used >= 2 * sum(found.inliers) and used > 1:
+        return (
+            f"the dates may show different places, or ground that has changed all over: only {sum(found.inliers)} of "
+            f"{used} windows agree on a shift between them; look at both images"
+        )
+    return (
+        f"it could not be checked whether both dates lie on each other: {used} of {len(found.windows)} windows have "
+        "texture in common; look at both images"
+    )
+
+
+def _described(found: RegistrationEstimate) -> str:
+    return f"the later date lies {found.shift.length_over(_shape(found))[0]:.2f} px beside the earlier one"
+
+
+def _shape(found: RegistrationEstimate) -> tuple[int, int]:
+    rows, cols = found.shift.centre
+    return round(2 * rows + 1), round(2 * cols + 1)
+
+
+def _rounded(shift: Shift, plain: bool) -> tuple[tuple[float, ...], ...]:
+    """Return the matrix of a correction, with digits that do not depend on the machine.
+
+    Args:
+        shift: the consensus.
+        plain: whole pixels alone.
+    """
+    matrix = shift.matrix()
+    whole = np.rint(matrix[:, 2])
+    if plain or (shift.kind == "translation" and np.abs(matrix[:, 2] - whole).max() <= NEAR_WHOLE):
+        matrix = np.column_stack([np.eye(2), whole])
+    return tuple(
+        (round(float(row[0]), 9), round(float(row[1]), 9), round(float(row[2]), 3)) for row in matrix
+    )
+
+
+def moved_pair(pair: ScenePair, record: RegistrationRecord) -> ScenePair:
+    """Return the pair whose later date is read where its content lies; the pair itself where nothing is moved."""
+    if record.matrix is None:
+        return pair
+    before, after = pair.recipes
+    return dataclasses.replace(pair, recipes=(before, moved_recipe(after, record.matrix)))
+
+
+def input_digest(pair: ScenePair, mode: Registration) -> str:
+    """Return a digest of everything that decides a measurement."""
+    keys = [
+        scene_key(info, recipe.bands)
+        for info, recipe in zip((pair.before, pair.after), pair.recipes, strict=True)
+    ]
+    decisive = [VERSION, mode, keys, grid_record(pair.grid), pair.recipes[0].resampling]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def register_plan(plan: RunPlan) -> RunPlan:
+    """Return a plan whose pair is registered as its configuration asks for."""
+    mode = plan.config.registration
+    inputs = input_digest(plan.pair, mode)
+    return with_record(plan, register(compare_pair(plan.pair), mode, max(2, plan.threads), inputs))
+
+
+def with_record(plan: RunPlan, record: RegistrationRecord) -> RunPlan:
+    """Return a plan with a measurement, and the correction in the recipe of its later date."""
+    return dataclasses.replace(plan, pair=moved_pair(plan.pair, record), registration=record)
+
+
+def recorded_plan(plan: RunPlan, out: Folder) -> RunPlan:
+    """Return a plan with the measurement that a folder holds; the plan itself where it has one, or the folder none.
+
+    Raises:
+        StoreError: the record is damaged.
+    """
+    if plan.registration is not None:
+        return plan
+    digest = input_digest(plan.pair, plan.config.registration)
+    record = RegistrationRecord.find(out / layout.WORK, layout.REGISTRATION)
+    if record is None and (manifest := out.find_json(layout.MANIFEST)) and manifest.get("registration"):
+        record = RegistrationRecord.parse(manifest["registration"], f"{out / layout.MANIFEST}")
+    return plan if record is None or record.inputs != digest else with_record(plan, record)
+
+
+def describe(record: RegistrationRecord) -> str | None:
+    """Return the correction as a line for people; None where nothing was moved."""
+    if record.state != "corrected":
+        return None
+    shift = f"{record.length_px:.2f} px beside the earlier one ({record.dx:+.2f} in x, {record.dy:+.2f} in y"
+    return (
+        f"registration: the later date lies {shift}; {record.agreeing} of {record.windows} windows agree) and is "
+        f"moved; {record.left_px:.2f} px are left"
+    )
