@@ -43,6 +43,9 @@ class Commands(GroupedHelp):
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run as a program, also where standard output or error cannot be written."""
+        if not options.get("standalone_mode", True):
+            # Called by a program, which goes on afterwards.
+            return super().main(*args, **options)
         with lossy_streams():
             return super().main(*args, **options)
 
