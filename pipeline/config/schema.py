@@ -82,6 +82,17 @@ class BandsConfig(_Section):
 Date = Annotated[str | None, BeforeValidator(date_text)]
 
 
+class NumbersConfig(_Section):
+    """Scale and offset of the stored numbers of one date, where its file states none or wrong ones."""
+
+    scale: float | None = Field(
+        None,
+        gt=0,
+        description="factor that leads to reflectances (below 0.1) or to the model's numbers; by default the file's",
+    )
+    offset: float | None = Field(None, description="term that is added after it; by default the file's")
+
+
 class DatesConfig(_Section):
     """Dates of acquisition, for records and tags."""
 
@@ -463,9 +474,14 @@ class RunConfig(_Section):
         "correct", description="shift between the dates: off, check (warn of it) or correct (take it out)"
     )
     strict: bool = Field(False, description="warnings about the inputs end the run before the network")
+    force: bool = Field(
+        False, description="run even if the numbers of the scenes are none that the model takes"
+    )
     grid: GridConfig = GridConfig()
     bands: BandsConfig = BandsConfig()
     dates: DatesConfig = DatesConfig()
+    before: NumbersConfig = NumbersConfig()
+    after: NumbersConfig = NumbersConfig()
     tiling: TilingConfig = TilingConfig()
     inference: InferenceConfig = InferenceConfig()
     compute: ComputeConfig = ComputeConfig()

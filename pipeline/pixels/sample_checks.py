@@ -24,6 +24,22 @@ FRACTION = 2.0
 """Largest number of a date that looks like reflectances between 0 and 1."""
 
 
+MOST_CLIPPED = 0.2
+"""Share of a date's numbers above the model's range beyond which a warning is due; deserts reach 0.3 at 3500."""
+
+MOST_CHANGED = 0.15
+"""Share of a map that is change beyond which a warning is due; labelled cities have 1 to 6 %."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something in a sample that makes a map mean little."""
+
+    text: str
+    fatal: bool = False
+    """True: the map would be worthless, and the run does not begin unless it is forced."""
+
+
 @dataclass(frozen=True)
 class DateSample:
     """A sample of one date."""
@@ -33,10 +49,12 @@ class DateSample:
     pixels: Pixels
     mapping: RadiometricMapping
     """Ends of the model's range as stored numbers of this date."""
+    key: str
+    """Section of the configuration that is about this date: before or after."""
 
 
-def check_samples(before: DateSample, after: DateSample) -> list[str]:
-    """Return a warning for each finding that makes a map worthless.
+def check_samples(before: DateSample, after: DateSample) -> list[Finding]:
+    """Return what is wrong with the numbers of both dates.
 
     Args:
         before: sample of the earlier date.
@@ -45,50 +63,72 @@ def check_samples(before: DateSample, after: DateSample) -> list[str]:
     findings = [*_check_date(before), *_check_date(after)]
     if not findings:
         findings += _check_shift(before, after)
+    if _are_equal(before.pixels, after.pixels):
+        findings.append(
+            Finding(f"{before.name} and {after.name}: hold the same numbers; there is no change in one image")
+        )
     return findings
 
 
-def _check_date(date: DateSample) -> list[str]:
+def _are_equal(before: Pixels, after: Pixels) -> bool:
+    return bool(before.valid.any()) and all(
+        np.array_equal(first, second)
+        for first, second in ((before.valid, after.valid), (before.values, after.values))
+    )
+
+
+def _check_date(date: DateSample) -> list[Finding]:
     values = date.pixels.values[:, date.pixels.valid]
     if not values.shape[1]:
-        return [
-            f"{date.name}: no valid pixel in a sample of the common grid; check the nodata value and the masks"
-        ]
+        text = "no valid pixel in a sample of the common grid; check the nodata value and the masks"
+        return [Finding(f"{date.name}: {text}", fatal=True)]
     low, high = (_column(ends) for ends in (date.mapping.low, date.mapping.high))
     largest = float(values.max())
     if 0 < largest <= FRACTION and float(high.min()) > 10 * FRACTION:
         return [
-            f"{date.name}: holds numbers up to {largest:.3g}, which look like reflectances, and the model's range "
-            f"ends at {float(high.min()):g}; the map will be empty: scale them, or declare their scale in the file"
+            Finding(
+                f"{date.name}: holds numbers up to {largest:.3g}, which look like reflectances, and the model's range "
+                f"ends at {float(high.min()):g}; the map would be empty: scale them ({date.key}.scale=10000 for "
+                "reflectances of Sentinel-2), or declare the scale in the file",
+                fatal=True,
+            )
         ]
-    outside = float(((values < low) | (values > high)).mean())
+    above = float((values > high).mean())
+    outside = above + float((values < low).mean())
+    ends = f"{float(low.min()):g} to {float(high.max()):g}"
     findings = []
     if outside > MOST_OUTSIDE:
-        findings.append(
-            f"{date.name}: {outside:.0%} of its numbers lie outside of the model's range ({float(low.min()):g} to "
-            f"{float(high.max()):g}); the map will mean little: check their scale and offset"
+        text = (
+            f"{outside:.0%} of its numbers lie outside of the model's range ({ends}); the map would mean little: "
+            f"check the scale and offset ({date.key}.scale, {date.key}.offset)"
         )
+        return [Finding(f"{date.name}: {text}", fatal=True)]
+    if above > MOST_CLIPPED:
+        text = f"{above:.0%} of its numbers lie above the model's range ({ends}) and look alike to it"
+        findings.append(Finding(f"{date.name}: {text}; change on bright ground is missed"))
     zeros = float((values == 0).all(axis=0).mean())
     if zeros > MOST_ZEROS:
-        findings.append(
-            f"{date.name}: {zeros:.0%} of its pixels are exactly zero in all bands; if that stands for missing data, "
-            "declare it as nodata (gdal_edit.py -a_nodata 0), or it will count as change"
+        text = (
+            f"{zeros:.0%} of its pixels are exactly zero in all bands; if that stands for missing data, declare it as "
+            "nodata (gdal_edit.py -a_nodata 0), or it will count as change"
         )
+        findings.append(Finding(f"{date.name}: {text}"))
     return findings
 
 
-def _check_shift(before: DateSample, after: DateSample) -> list[str]:
+def _check_shift(before: DateSample, after: DateSample) -> list[Finding]:
     """Find an offset that one date alone has: all bands moved the same way."""
     shifts = _medians(after) - _medians(before)
     if not (np.all(shifts > COMMON_SHIFT) or np.all(shifts < -COMMON_SHIFT)):
         return []
     numbers = abs(float(shifts[np.argmin(np.abs(shifts))])) * (after.mapping.high[0] - after.mapping.low[0])
     brighter = after if shifts[0] > 0 else before
-    return [
-        f"{brighter.name}: all bands are brighter than on the other date by {numbers:.0f} numbers or more; if one date "
-        "has an offset (Sentinel-2 from baseline 04.00 on: 1000), declare it in the file, or unchanged ground will "
-        "count as change"
-    ]
+    text = (
+        f"all bands are brighter than on the other date by {numbers:.0f} numbers or more; if one date has an offset "
+        f"(Sentinel-2 from baseline 04.00 on: {brighter.key}.offset=-1000), state it, or unchanged ground will count "
+        "as change"
+    )
+    return [Finding(f"{brighter.name}: {text}")]
 
 
 def _medians(date: DateSample) -> np.ndarray:
@@ -112,6 +152,11 @@ def check_map(changed_share: float, classified: int, warned: bool) -> list[str]:
     if warned and changed_share in (0.0, 1.0):
         what = "no pixel" if changed_share == 0 else "every pixel"
         return [f"{what} counts as changed, after the warnings about the scenes: do not trust this map"]
+    if changed_share > MOST_CHANGED:
+        return [
+            f"{changed_share:.0%} of the map is change, and cities seldom change by more than {MOST_CHANGED:.0%} "
+            "between two dates: look at it beside both images (clouds, seasons, an offset) before you use it"
+        ]
     return []
 
 

@@ -30,7 +30,7 @@ from ussfc.pipeline.runs.manifest import (
     RegistrationRecord,
     StageRecord,
 )
-from ussfc.pipeline.runs.pair import ScenePair, check_numbers, scene_mappings
+from ussfc.pipeline.runs.pair import check_numbers, scene_mappings
 from ussfc.pipeline.runs.plan import RunPlan, check_files, check_memory, space_notices
 from ussfc.pipeline.runs.registration import describe as describe_registration
 from ussfc.pipeline.runs.registration import recorded_plan, register_plan
@@ -119,7 +119,7 @@ def infer_locked(
         if plan.registration is not None:
             plan.registration.write(out / layout.WORK, layout.REGISTRATION)
         with stage_clock("radiometry", 2, 0, subscriber):
-            radiometry = _recorded_radiometry(plan.pair, out / layout.WORK)
+            radiometry = _recorded_radiometry(plan, out / layout.WORK)
         _warn(plan, radiometry.warnings, subscriber)
         done, tally = _TileTally.of(store.done())
         job = _tile_job(plan, run_name(key), detector, radiometry, out / layout.WORK)
@@ -230,14 +230,21 @@ def _open_store(plan: RunPlan, out: Folder, key: Mapping[str, Any], overwrite: b
     return store
 
 
-def _recorded_radiometry(pair: ScenePair, work: Folder) -> RadiometryRecord:
-    """Return the radiometric constants, taken from the scenes once a run: they follow from its key."""
+def _recorded_radiometry(plan: RunPlan, work: Folder) -> RadiometryRecord:
+    """Return the radiometric constants, taken from the scenes once a run: they follow from its key.
+
+    Raises:
+        ReadError: the numbers of a scene are none that the model takes, and the run is not forced.
+    """
     recorded = RadiometryRecord.find(work, layout.RADIOMETRY)
     if recorded is None:
-        before, after = scene_mappings(pair)
+        before, after = scene_mappings(plan.pair)
         recorded = RadiometryRecord(before=MappingRecord.of(before), after=MappingRecord.of(after))
-        if warnings := check_numbers(pair, (before, after)):
-            recorded = recorded.model_copy(update={"warnings": tuple(warnings)})
+        findings = check_numbers(plan.pair, (before, after))
+        if not plan.config.force and (fatal := next((found for found in findings if found.fatal), None)):
+            raise ReadError(f"{fatal.text}; or set force to run all the same")
+        if findings:
+            recorded = recorded.model_copy(update={"warnings": tuple(found.text for found in findings)})
         recorded.write(work, layout.RADIOMETRY)
     return recorded
 

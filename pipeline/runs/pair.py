@@ -12,11 +12,11 @@ from odc.geo.geobox import GeoBox
 
 import ussfc
 from ussfc.addresses import shown_address
-from ussfc.pipeline.config.schema import RunConfig
+from ussfc.pipeline.config.schema import NumbersConfig, RunConfig
 from ussfc.pipeline.dates import moment
 from ussfc.pipeline.errors import ConfigError, ReadError
 from ussfc.pipeline.pixels import radiometry
-from ussfc.pipeline.pixels.sample_checks import DateSample, check_samples, thin
+from ussfc.pipeline.pixels.sample_checks import DateSample, Finding, check_samples, thin
 from ussfc.pipeline.reading import (
     AreaOfInterest,
     SceneRecipe,
@@ -73,8 +73,8 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
         for uri in (before, after)
     )
     infos = (
-        _dated(describe_scene(before), config.dates.before),
-        _dated(describe_scene(after), config.dates.after),
+        _declared(_dated(describe_scene(before), config.dates.before), config.before),
+        _declared(_dated(describe_scene(after), config.dates.after), config.after),
     )
     grid = common_grid(*infos, config.grid.reference, config.grid.crs, config.grid.resolution)
     area = None
@@ -118,6 +118,21 @@ def _order_notices(before: SceneInfo, after: SceneInfo) -> list[str]:
         f"{before.uri}: is of {before.acquired}, later than after ({after.acquired}); exchange the two images, or "
         "correct dates.before and dates.after"
     ]
+
+
+def _declared(info: SceneInfo, numbers: NumbersConfig) -> SceneInfo:
+    """Return a scene's header with the scale and offset that the configuration states in place of the file's."""
+    if numbers.scale is None and numbers.offset is None:
+        return info
+    bands = tuple(
+        dataclasses.replace(
+            band,
+            scale=band.scale if numbers.scale is None else numbers.scale,
+            offset=band.offset if numbers.offset is None else numbers.offset,
+        )
+        for band in info.bands
+    )
+    return dataclasses.replace(info, bands=bands)
 
 
 def _cut_to_area(grid: GeoBox, aoi: str) -> tuple[GeoBox, AreaOfInterest]:
@@ -190,8 +205,8 @@ def scene_mappings(pair: ScenePair) -> tuple[RadiometricMapping, RadiometricMapp
     return before, after
 
 
-def check_numbers(pair: ScenePair, mappings: tuple[RadiometricMapping, RadiometricMapping]) -> list[str]:
-    """Return warnings about the numbers of both dates, from a sample of each.
+def check_numbers(pair: ScenePair, mappings: tuple[RadiometricMapping, RadiometricMapping]) -> list[Finding]:
+    """Return what is wrong with the numbers of both dates, from a sample of each.
 
     Args:
         pair: the scenes.
@@ -201,8 +216,10 @@ def check_numbers(pair: ScenePair, mappings: tuple[RadiometricMapping, Radiometr
         return []
     try:
         samples = [
-            DateSample(info.uri, thin(recipe.open().sample(CHECK_PIXELS), CHECK_PIXELS), mapping)
-            for info, recipe, mapping in zip((pair.before, pair.after), pair.recipes, mappings, strict=True)
+            DateSample(info.uri, thin(recipe.open().sample(CHECK_PIXELS), CHECK_PIXELS), mapping, key)
+            for info, recipe, mapping, key in zip(
+                (pair.before, pair.after), pair.recipes, mappings, ("before", "after"), strict=True
+            )
         ]
     except ReadError:
         # A damaged block costs the tiles over it and is reported with them; a check must not end the run for it.

@@ -42,6 +42,7 @@ class Settings:
     scheduler: str | None = None
     registration: str | None = None
     strict: bool | None = None
+    force: bool | None = None
 
     def load(self, own: Mapping[str, Any] | None = None, base: dict[str, Any] | None = None) -> RunConfig:
         """Return the configuration of files, environment and options.
@@ -66,6 +67,7 @@ class Settings:
             "dates.after": self.date_after,
             "registration": self.registration,
             "strict": self.strict,
+            "force": self.force,
             "cluster.address": self.scheduler,
             "inference.engine": self.engine,
             "inference.precision": self.precision,
@@ -242,6 +244,12 @@ config_options = grouped(
         help="Shift between the dates: off, check (warn of it) or correct (take it out, the default).",
     ),
     click.option("--strict", is_flag=True, default=None, help="Let a warning about the inputs end the run."),
+    click.option(
+        "--force",
+        is_flag=True,
+        default=None,
+        help="Run even if the scenes hold no numbers that the model takes.",
+    ),
     click.option(
         "--engine", metavar="NAME", help="Library that runs the network: auto, openvino, torch or triton."
     ),

@@ -18,7 +18,7 @@ from tests.support.city import CALLS_OF_A_TILE, MOST_CALLS, TALLY, City, assert_
 
 Undisturbed = tuple[dict[str, bytes], int]
 
-SHORT, LONG = 4, 200
+SHORT, LONG = 2, 200
 """Kill points in CI and in the soak."""
 
 
@@ -78,6 +78,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
+@pytest.mark.soak
 def test_a_worker_killed(undisturbed: Undisturbed, city: City) -> None:
     city.sets = ("cluster.kind=local", "cluster.workers=2")
     process = begun(city, 40, seconds=0.02)
@@ -104,6 +105,7 @@ def test_everything_killed(undisturbed: Undisturbed, city: City, calls: int) -> 
     assert city.calls <= MOST_CALLS + 2 * CALLS_OF_A_TILE
 
 
+@pytest.mark.soak
 def test_the_main_process_killed_before_workers(undisturbed: Undisturbed, city: City) -> None:
     """Workers may still write: the same as the next run writes."""
     city.sets = ("cluster.kind=local", "cluster.workers=2")

@@ -193,6 +193,7 @@ def test_the_store_is_killed_and_comes_back(
     assert far.calls <= MOST_CALLS + CALLS_OF_A_TILE
 
 
+@pytest.mark.soak
 def test_a_killed_upload_is_cleaned(
     far: City, proxied: FaultProxy, seaweed: SeaweedFS, bucket: str, tmp_path: Path
 ) -> None:

@@ -15,7 +15,10 @@ RANGE = RadiometricMapping((0.0,) * 3, (3500.0,) * 3)
 
 def date(values: np.ndarray, name: str = "b", valid: np.ndarray | None = None) -> DateSample:
     return DateSample(
-        name, Pixels(values, np.ones(values.shape[1:], bool) if valid is None else valid), RANGE
+        name,
+        Pixels(values, np.ones(values.shape[1:], bool) if valid is None else valid),
+        RANGE,
+        "after" if name == "a" else "before",
     )
 
 
@@ -26,7 +29,7 @@ def ground(seed: int = 0) -> np.ndarray:
 
 
 def findings(before: np.ndarray, after: np.ndarray) -> list[str]:
-    return check_samples(date(before, "b"), date(after, "a"))
+    return [found.text for found in check_samples(date(before, "b"), date(after, "a"))]
 
 
 def test_ordinary_pairs_have_no_findings() -> None:
@@ -42,7 +45,7 @@ def test_offsets_of_one_date_are_found(offset: int) -> None:
     assert line.startswith("a: ")
     assert findings(moved, ground(0))[0].startswith("b: ")
     # An offset of both dates alike is no difference between them.
-    assert not any("brighter" in found for found in findings(moved, moved))
+    assert not any("brighter" in found for found in findings(moved, ground(2) + np.uint16(offset)))
 
 
 def test_bands_that_move_apart_are_no_offset() -> None:
@@ -54,11 +57,34 @@ def test_bands_that_move_apart_are_no_offset() -> None:
 def test_reflectances_as_fractions_are_found() -> None:
     (line, other) = findings(*(ground(seed).astype(np.float32) / 10000 for seed in (0, 1)))
     assert line.startswith("b: holds numbers up to 0.18, which look like reflectances")
+    assert "before.scale=10000" in line
     assert other.startswith("a: ")
 
 
+def test_worthless_numbers_are_fatal() -> None:
+    fractions = ground(0).astype(np.float32) / 10000
+    far = ground(1) + np.uint16(20000)
+    assert [found.fatal for found in check_samples(date(fractions), date(far, "a"))] == [True, True]
+    zeros = ground(1)
+    zeros[:, :9] = 0
+    assert [found.fatal for found in check_samples(date(ground(0)), date(zeros, "a"))] == [False]
+
+
+def test_clipped_numbers_are_found() -> None:
+    bright = ground(1)
+    bright[:, :12] = 4000
+    (line,) = findings(ground(0), bright)
+    assert line.startswith("a: 30% of its numbers lie above the model's range (0 to 3500)")
+
+
+def test_one_image_twice_is_found() -> None:
+    assert findings(ground(0), ground(0)) == [
+        "b and a: hold the same numbers; there is no change in one image"
+    ]
+
+
 def test_numbers_outside_of_the_range_are_found() -> None:
-    (line,) = findings(ground(0), ground(1) + np.uint16(20000))
+    (line,) = findings(ground(0), ground(1) + np.uint16(20000))[:1]
     assert line.startswith("a: 100% of its numbers lie outside of the model's range (0 to 3500)")
 
 
@@ -74,15 +100,18 @@ def test_blocks_of_zeros_are_found(rows: int, found: bool) -> None:
 
 
 def test_dates_without_valid_pixels_are_found() -> None:
-    (line,) = check_samples(date(ground(0)), date(ground(1), "a", np.zeros((40, 50), bool)))
-    assert line.startswith("a: no valid pixel")
+    (found,) = check_samples(date(ground(0)), date(ground(1), "a", np.zeros((40, 50), bool)))
+    assert found.text.startswith("a: no valid pixel")
+    assert found.fatal
 
 
 def test_maps_that_say_nothing_are_reported() -> None:
     assert check_map(0.0, 0, False) == [
         "no pixel is valid on both dates: the products hold nothing but nodata"
     ]
-    assert check_map(0.0, 9, False) == check_map(0.5, 9, True) == []
+    (line,) = check_map(0.2, 9, False)
+    assert line.startswith("20% of the map is change")
+    assert check_map(0.0, 9, False) == check_map(0.1, 9, True) == []
     assert "no pixel counts as changed" in check_map(0.0, 9, True)[0]
     assert "every pixel counts as changed" in check_map(1.0, 9, True)[0]
 

@@ -1,0 +1,93 @@
+"""Scenes whose numbers are none that a model takes: refused before the network, unless stated or forced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+from tests.support.scenes import write_toy_model
+from tests.support.stubs import StubRecipe
+from tests.support.textures import texture
+from ussfc.pipeline.config.load import load_config
+from ussfc.pipeline.config.schema import RunConfig
+from ussfc.pipeline.errors import ReadError
+from ussfc.pipeline.runs.infer import Computation
+from ussfc.pipeline.runs.run import run
+
+STUB = Computation(StubRecipe(patch_size=32, bands=3))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    radiometry = {"kind": "range", "low": 0, "high": 3500, "reflectance": 10000}
+    return str(write_toy_model(tmp_path_factory.mktemp("model"), radiometry=radiometry))
+
+
+def write(path: Path, image: np.ndarray) -> str:
+    """Write three named bands, 10 m pixels."""
+    rows, cols = image.shape
+    profile = {"driver": "GTiff", "width": cols, "height": rows, "count": 3, "dtype": image.dtype.name}
+    place = {"transform": Affine(10, 0, 500_000, 0, -10, 4_000_000), "crs": "EPSG:32633"}
+    with rasterio.open(path, "w", **profile, **place) as file:
+        file.write(np.stack([image] * 3))
+        file.descriptions = ("B04", "B03", "B02")
+    return str(path)
+
+
+def pair(folder: Path, factor: float = 1.0, offset: float = 0.0, dtype: str = "uint16") -> tuple[str, str]:
+    """Write two dates of one place, the later one in other numbers."""
+    before, after = (np.clip(texture(seed, (160, 160)) * 0.5 + 900, 1, 3000) for seed in (1, 2))
+    return (
+        write(folder / "before.tif", before.astype(np.uint16)),
+        write(folder / "after.tif", (after * factor + offset).astype(dtype)),
+    )
+
+
+def config(model: str, *sets: str) -> RunConfig:
+    return load_config(sets=[f"model={model}", "registration=off", "cluster.kind=serial", *sets])
+
+
+@pytest.mark.parametrize(
+    ("factor", "offset", "dtype", "message"),
+    [
+        (1e-4, 0, "float32", r"after\.tif: holds numbers up to 0\.\d+, which look like .*after\.scale=10000"),
+        (1, 20_000, "uint16", r"after\.tif: 100% of its numbers lie outside .*after\.scale"),
+    ],
+)
+def test_numbers_of_another_kind_are_refused(
+    factor: float, offset: float, dtype: str, message: str, model: str, tmp_path: Path
+) -> None:
+    scenes = pair(tmp_path, factor, offset, dtype)
+    with pytest.raises(ReadError, match=message):
+        run(*scenes, tmp_path / "out", config(model), computation=STUB)
+    assert not (tmp_path / "out/change.tif").exists()
+    record = run(*scenes, tmp_path / "out", config(model, "force=true"), computation=STUB)
+    assert any("after.tif: " in warning for warning in record.warnings)
+
+
+@pytest.mark.parametrize(
+    ("factor", "offset", "dtype", "sets"),
+    [
+        (1e-4, 0, "float32", ["after.scale=10000"]),
+        (1, 1000, "uint16", ["after.offset=-1000"]),
+        (1, 1000, "uint16", ["after.scale=0.0001", "after.offset=-0.1"]),
+    ],
+)
+def test_stated_numbers_give_the_same_map(
+    factor: float, offset: float, dtype: str, sets: list[str], model: str, tmp_path: Path
+) -> None:
+    (tmp_path / "plain").mkdir()
+    plain = run(*pair(tmp_path / "plain"), tmp_path / "plain/out", config(model), computation=STUB)
+    scenes = pair(tmp_path, factor, offset, dtype)
+    stated = run(*scenes, tmp_path / "out", config(model, *sets), computation=STUB)
+    images = []
+    for folder in (tmp_path / "plain/out", tmp_path / "out"):
+        with rasterio.open(folder / "probability.tif") as file:
+            images.append(file.read(1).astype(int))
+    assert np.abs(images[0] - images[1]).max() <= 1
+    assert stated.run != plain.run
+    assert stated.warnings == plain.warnings
