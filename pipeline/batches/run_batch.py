@@ -25,7 +25,7 @@ from ussfc.pipeline.runs.run import run
 from ussfc.pipeline.runs.stages import stage_clock
 from ussfc.pipeline.storage.folder import Folder
 
-COMMON = ("cluster.", "compute.", "output.scratch")
+COMMON = ("cluster.", "compute.", "inputs.", "output.scratch")
 """Keys that are for all pairs: the pool is one, and a list from elsewhere has no say in this machine."""
 
 AT_ONCE = 2

@@ -72,6 +72,16 @@ Bands = Annotated[
 ]
 
 
+class InputsConfig(_Section):
+    """Files of both images."""
+
+    vrt_sources: Literal["near", "any"] = Field(
+        "near",
+        description="files that a VRT may name: near it (its folder, one beside it, the working directory), or any, "
+        "those on a network included",
+    )
+
+
 class BandsConfig(_Section):
     """Bands of the files that the model gets."""
 
@@ -478,6 +488,7 @@ class RunConfig(_Section):
         False, description="run even if the numbers of the scenes are none that the model takes"
     )
     grid: GridConfig = GridConfig()
+    inputs: InputsConfig = InputsConfig()
     bands: BandsConfig = BandsConfig()
     dates: DatesConfig = DatesConfig()
     before: NumbersConfig = NumbersConfig()

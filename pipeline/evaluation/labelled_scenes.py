@@ -181,7 +181,8 @@ class ScenePairs:
         return _as_data_error(lambda: self._read(self._scenes[index]))
 
     def _grid(self, scene: LabelledScene) -> GeoBox:
-        infos = [describe_scene(str(file)) for file in (scene.before, scene.after)]
+        sources = self._config.inputs.vrt_sources
+        infos = [describe_scene(str(file), sources) for file in (scene.before, scene.after)]
         chosen = self._config.grid
         return common_grid(infos[0], infos[1], chosen.reference, chosen.crs, chosen.resolution)
 
@@ -194,7 +195,7 @@ class ScenePairs:
             (scene.before, self._config.bands.before),
             (scene.after, self._config.bands.after),
         ):
-            info = describe_scene(str(file))
+            info = describe_scene(str(file), self._config.inputs.vrt_sources)
             bands, _ = choose_bands(info, model_bands, chosen)
             reader = SceneRecipe.of(str(file), info, grid, bands, self._config.grid.resampling).open()
             pixels.append(reader.read(box))

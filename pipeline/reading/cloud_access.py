@@ -25,6 +25,8 @@ GDAL_ERRORS = (RasterioError, CPLE_BaseError)
 NETWORKS = ("/vsis3/", "/vsicurl/", "/vsigs/", "/vsiaz/")
 """GDAL's prefixes of files that it reads over a network."""
 
+NETWORK_SCHEMES = {"/vsis3/": "s3", "/vsigs/": "gs", "/vsiaz/": "az"}
+
 NETWORK_NAME = re.compile(
     r"/vsi(s3|gs|az|adls|oss|swift|curl|hdfs|webhdfs)(_streaming)?[/?]|[A-Za-z][A-Za-z0-9_]+:\"?https?://"
 )
@@ -81,6 +83,17 @@ REDACTION = _Redaction("redaction")
 def over_network(uri: str) -> bool:
     """Return True if GDAL reads a path or URI over a network."""
     return remote.is_remote(uri) or bool(NETWORK_NAME.search(uri))
+
+
+def stored_at(name: str) -> str | None:
+    """Return the address of a file in a store or on a web server by a URI, or by GDAL's name for one; else None."""
+    if remote.is_remote(name):
+        return None if "+" in name.partition("://")[0] else name
+    for prefix in NETWORKS:
+        if name.startswith(prefix):
+            rest = name.removeprefix(prefix)
+            return rest if prefix == "/vsicurl/" else f"{NETWORK_SCHEMES[prefix]}://{rest}"
+    return None
 
 
 def gdal_environment(uri: str, block_cache: int, options: Mapping[str, str]) -> Any:

@@ -18,7 +18,14 @@ from rasterio.errors import NotGeoreferencedWarning
 from ussfc.addresses import shown_address
 from ussfc.local_files import check_regular
 from ussfc.pipeline.errors import ReadError, StoreError
-from ussfc.pipeline.reading.cloud_access import GDAL_ERRORS, NETWORKS, gdal_environment, stat, unreachable
+from ussfc.pipeline.reading.cloud_access import (
+    GDAL_ERRORS,
+    NETWORK_SCHEMES,
+    NETWORKS,
+    gdal_environment,
+    stat,
+    unreachable,
+)
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.memory import GDAL_CACHE
 
@@ -32,8 +39,6 @@ MOST_MEMBERS = 100_000
 
 ARCHIVE = re.compile(r"([^}]*)\}|(.*?\.(?:zip|kmz|tar|tgz|gz|7z|rar))(?:/|$)", re.IGNORECASE)
 """Address of an archive at the start of the name of a file in it; of its own in braces."""
-
-NETWORK_SCHEMES = {"/vsis3/": "s3", "/vsigs/": "gs", "/vsiaz/": "az"}
 
 MOST_CHUNKS = 100_000
 """Objects of a remote Zarr that are listed; of a larger store the metadata stands for the content."""
@@ -126,7 +131,7 @@ def _check_special(path: Path, shown: str, state: os.stat_result | None = None) 
         ReadError: one is such a file.
     """
     places = [path]
-    if state is None and path.parent.is_dir():
+    if state is None and os.path.exists(path.parent) and path.parent.is_dir():
         with os.scandir(path.parent) as listing:
             places += [
                 Path(entry.path)
@@ -188,7 +193,7 @@ def _place(member: str) -> str | None:
     # The longest beginning that is a file: the archive of /vsizip/a.zip/b.tif.
     for candidate in (Path(path), *Path(path).parents):
         # A special file is one as well, which is refused.
-        if candidate.exists() and not candidate.is_dir():
+        if os.path.exists(candidate) and not candidate.is_dir():
             return str(candidate)
     return None
 

@@ -18,6 +18,7 @@ from ussfc.pipeline.reading import sampling
 from ussfc.pipeline.reading.cloud_access import GDAL_ERRORS
 from ussfc.pipeline.reading.handles import RasterHandles
 from ussfc.pipeline.reading.opening import open_raster, opened_raster, retry_gdal
+from ussfc.pipeline.reading.vrt import REMEDY
 from ussfc.pipeline.tiling.grid import north_up
 from ussfc.pipeline.tiling.memory import GDAL_CACHE
 from ussfc.pipeline.types import BandInfo, Box, Pixels, SceneInfo
@@ -28,7 +29,11 @@ MOST_SUBDATASETS = 8
 """Datasets of a container that a message lists."""
 
 
-def describe_raster(uri: str, shown: str, identity: str, size: int) -> SceneInfo:
+INDIRECT = ("VRT", "GTI", "STACIT", "STACTA")
+"""GDAL's drivers of files that lead to other files."""
+
+
+def describe_raster(uri: str, shown: str, identity: str, size: int, any_kind: bool = True) -> SceneInfo:
     """Read the header of a raster.
 
     Args:
@@ -36,6 +41,7 @@ def describe_raster(uri: str, shown: str, identity: str, size: int) -> SceneInfo
         shown: the same for messages, without credentials.
         identity: text that changes when the content changes.
         size: bytes of the file; 0 where unknown.
+        any_kind: False: a file that leads to others is refused, since it was not seen to be one before.
 
     Raises:
         ReadError: GDAL cannot open it, or the pixels are complex numbers.
@@ -43,6 +49,10 @@ def describe_raster(uri: str, shown: str, identity: str, size: int) -> SceneInfo
 
     def describe(_: Mapping[str, str]) -> SceneInfo:
         with opened_raster(uri, shown) as source:
+            if not any_kind and source.driver in INDIRECT:
+                raise ReadError(
+                    f"{shown}: is a {source.driver}, which its name does not show; name it so, or {REMEDY}"
+                )
             return _scene_info(source, shown, identity, size)
 
     failure = (

@@ -14,20 +14,22 @@ from ussfc.local_files import UNDECODABLE, undecodable
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.reading.identity import is_array, is_zarr, scene_identity
 from ussfc.pipeline.reading.raster import RasterReader, describe_raster
+from ussfc.pipeline.reading.vrt import check_sources
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.memory import GDAL_CACHE
 from ussfc.pipeline.types import SceneInfo, SceneReader
 from ussfc.pipeline.waiting import waiting_for
 
 
-def describe_scene(uri: str) -> SceneInfo:
+def describe_scene(uri: str, vrt_sources: str = "near") -> SceneInfo:
     """Read the header of a raster that GDAL reads, or of a Zarr or NetCDF that xarray reads; no pixel is read.
 
     Args:
         uri: local path, or a URI (http, https, s3, gs, az).
+        vrt_sources: files that a VRT may name: ``near`` it, or ``any``, those on a network included.
 
     Raises:
-        ReadError: the scene does not exist, cannot be reached, or is no image.
+        ReadError: the scene does not exist, cannot be reached, is no image, or a VRT that leads elsewhere.
     """
     if (odd := undecodable(uri)) is not None:
         raise ReadError(f"{odd}: {UNDECODABLE}")
@@ -40,12 +42,14 @@ def describe_scene(uri: str) -> SceneInfo:
     ):
         raise ReadError(f"{shown}: no such file; check the path (looked from {Path.cwd()})")
     with waiting_for(remote.host_of(uri)):
+        # Before GDAL opens it, and so what it leads to.
+        looked_at = check_sources(uri, shown, vrt_sources == "any") or vrt_sources == "any"
         identity, size = scene_identity(uri, shown)
         if is_array(uri):
             from ussfc.pipeline.reading.array import describe_array, open_array
 
             return describe_array(open_array(uri, shown, is_zarr(uri)), shown, identity)
-        return describe_raster(uri, shown, identity, size)
+        return describe_raster(uri, shown, identity, size, looked_at)
 
 
 @dataclass(frozen=True)

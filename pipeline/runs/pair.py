@@ -72,9 +72,10 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
         str(Path(uri).absolute()) if os.path.exists(uri) else uri
         for uri in (before, after)
     )
+    sources = config.inputs.vrt_sources
     infos = (
-        _declared(_dated(describe_scene(before), config.dates.before), config.before),
-        _declared(_dated(describe_scene(after), config.dates.after), config.after),
+        _declared(_dated(describe_scene(before, sources), config.dates.before), config.before),
+        _declared(_dated(describe_scene(after, sources), config.dates.after), config.after),
     )
     grid = common_grid(*infos, config.grid.reference, config.grid.crs, config.grid.resolution)
     area = None

@@ -50,7 +50,8 @@ def register_scenes(before: str, after: str, config: RunConfig, threads: int = 2
     Raises:
         ReadError, GridError: each names the scene.
     """
-    infos = describe_scene(before), describe_scene(after)
+    sources = config.inputs.vrt_sources
+    infos = describe_scene(before, sources), describe_scene(after, sources)
     grid = common_grid(*infos, config.grid.reference, config.grid.crs, config.grid.resolution)
     comparison = compare_scenes((before, after), infos, grid, config.grid.resampling)
     return RegisteredScenes(after, grid, register(comparison, "correct", threads))

@@ -38,6 +38,9 @@ FOLDER_SCHEMES = (*EXTRAS, "http", "https", "memory")
 STORE_BACKOFF = Backoff(attempts=7, first=1.0, factor=2.0, longest=30.0)
 """Attempts of a request that an outage may have stopped: a minute in all, beyond the libraries' own."""
 
+LONGEST_OUTAGE = 120.0
+"""Time after which no other attempt begins, seconds: a server that stays silent lets each one wait."""
+
 PROBE_BACKOFF = Backoff(attempts=2, first=1.0)
 """Attempts of a first contact: the place is there, or its name is misspelt, which a minute would not mend."""
 
@@ -288,11 +291,13 @@ def retry_request(request: Callable[[], Result], backoff: Backoff | None = None)
     Raises:
         OSError: of the last attempt, or of :func:`ussfc.web.store_exceptions` another; permanent answers at once.
     """
+    begun = time.monotonic()
     for pause in (backoff or STORE_BACKOFF).pauses():
         try:
             return request()
         except store_exceptions() as error:
-            if pause is None or is_permanent(error):
+            late = pause is not None and time.monotonic() - begun + pause > LONGEST_OUTAGE
+            if pause is None or late or is_permanent(error):
                 raise
         time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")

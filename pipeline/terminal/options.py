@@ -34,6 +34,7 @@ class Settings:
     min_area: float | None = None
     simplify: float | None = None
     aoi: str | None = None
+    allow_vrt_sources: bool = False
     date_before: str | None = None
     date_after: str | None = None
     engine: str | None = None
@@ -63,6 +64,7 @@ class Settings:
             "vector.min_area_m2": self.min_area,
             "vector.simplify_m": self.simplify,
             "grid.aoi": self.aoi,
+            "inputs.vrt_sources": "any" if self.allow_vrt_sources else None,
             "dates.before": self.date_before,
             "dates.after": self.date_after,
             "registration": self.registration,
@@ -236,6 +238,11 @@ config_options = grouped(
     THRESHOLD,
     *POLYGONS,
     click.option("--aoi", metavar="FILE", help="Polygons; pixels outside are nodata."),
+    click.option(
+        "--allow-vrt-sources",
+        is_flag=True,
+        help="Let VRTs name files anywhere and on networks, not only near them.",
+    ),
     click.option("--date-before", metavar="DATE", help="When BEFORE was taken, for the records: 2018-06-30."),
     click.option("--date-after", metavar="DATE", help="When AFTER was taken, likewise."),
     click.option(

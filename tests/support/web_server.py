@@ -6,11 +6,14 @@ import base64
 import contextlib
 import re
 import socket
-import threading
+import subprocess
+import sys
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
+
+from tests.support.paths import ROOT
 
 USER, PASSWORD, SIGNATURE = "ursula", "PassWord/+1", "SigNature+a/b=="
 """What the server asks for."""
@@ -78,13 +81,15 @@ class _Handler(SimpleHTTPRequestHandler):
 
 @contextlib.contextmanager
 def locked_server(folder: Path) -> Iterator[str]:
-    """Serve a folder; yield host and port."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), lambda *args: _Handler(*args, directory=str(folder))) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
-        thread.start()
-        yield f"127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
-        thread.join()
+    """Serve a folder from a process of its own; yield host and port.
+
+    GDAL keeps Python's lock while it opens the sources of a VRT: no thread of the same process could answer it.
+    """
+    command = [sys.executable, "-m", "tests.support.web_server", str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield f"127.0.0.1:{process.stdout.readline().strip()}"
+        process.kill()
 
 
 @contextlib.contextmanager
@@ -92,3 +97,9 @@ def silent_server() -> Iterator[str]:
     """Take connections and never answer; yield host and port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+if __name__ == "__main__":
+    with ThreadingHTTPServer(("127.0.0.1", 0), lambda *args: _Handler(*args, directory=sys.argv[1])) as httpd:
+        print(httpd.server_port, flush=True)
+        httpd.serve_forever()

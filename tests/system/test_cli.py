@@ -14,6 +14,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import rioxarray
 import shapely
 import xarray as xr
@@ -249,6 +250,44 @@ def test_area_of_interest_is_nodata_outside(
     assert part.shape == (140, 120)
     assert 0.45 < (part != 255).mean() < 0.55
     assert whole.shape != part.shape
+
+
+@pytest.mark.parametrize(
+    ("west", "width", "status", "line"),
+    [
+        (0, 1, 2, "lies outside the overlap of the two images"),
+        (-150, 1, 2, "lies outside the overlap of the two images"),
+        (None, 1e-7, 2, "covers the centre of no pixel"),
+        (None, 0, 3, "empty or have no area"),
+    ],
+)
+def test_areas_that_cover_nothing(
+    real_pair: tuple[Path, Path], tmp_path: Path, west: float | None, width: float, status: int, line: str
+) -> None:
+    with rasterio.open(real_pair[0]) as source:
+        corner = source.transform * (100.1, 100.1) if west is None else (west, 0)
+    ring = [corner, (corner[0] + width, corner[1]), (corner[0] + width, corner[1] + width), corner]
+    (tmp_path / "area.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    done = ussfc("plan", *real_pair, "--aoi", tmp_path / "area.geojson")
+    assert done.exit_code == status, done.output
+    assert line in done.output
+    assert done.output.count("\n") == 1
+
+
+def test_vrts_that_lead_elsewhere_need_a_flag(
+    real_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "far").mkdir()
+    for date, image in zip(("before", "after"), real_pair, strict=True):
+        rasterio.shutil.copy(image, tmp_path / "far" / f"{date}.vrt", driver="VRT")
+    pair = [tmp_path / "far" / f"{date}.vrt" for date in ("before", "after")]
+    done = ussfc("plan", *pair)
+    assert done.exit_code == 3, done.output
+    assert done.output.startswith(f"error: {pair[0]}: leads to {real_pair[0]}, ")
+    assert done.output.endswith("allow it with --allow-vrt-sources if you trust the file\n")
+    assert ussfc("plan", *pair, "--allow-vrt-sources").exit_code == 0
+    assert ussfc("plan", *pair, "--set", "inputs.vrt_sources=any").exit_code == 0
 
 
 def test_float_probabilities(real_pair: tuple[Path, Path], finished: Path, tmp_path: Path) -> None:

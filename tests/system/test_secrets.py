@@ -23,6 +23,7 @@ from tests.support.scenes import write_scene, write_toy_model
 from tests.support.web_server import LOGIN, SECRETS, SIGNED, TOKEN, locked_server
 from ussfc import cli
 from ussfc.errors import ModelError
+from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.reading import SceneRecipe, describe_scene
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.spec import ModelSpec, find_model
@@ -203,6 +204,19 @@ def test_options_with_addresses_that_fail(served: Served, option: str) -> None:
         assert done.exit_code == 3, done.output
         assert done.output.count("\n") == 1
         assert not [secret for secret in SECRETS if secret in done.output]
+
+
+def test_addresses_longer_than_a_name(served: Served) -> None:
+    """Tokens of temporary credentials have a thousand letters, slashes among them."""
+    token = "&X-Amz-Security-Token=" + "SigNature/" * 5 + "s" * 1000
+    scene = describe_scene(served.signed("scene_before.tif") + token)
+    assert scene.uri == f"http://{served.host}/scene_before.tif"
+    for prefix in ("/vsicurl/", "/vsizip//vsicurl/", "NETCDF:"):
+        try:
+            found = describe_scene(prefix + served.signed("scene_before.tif") + token).uri
+        except ReadError as error:
+            found = str(error)
+        assert not [secret for secret in SECRETS if secret in found]
 
 
 def test_weights_beside_a_remote_card(served: Served) -> None:

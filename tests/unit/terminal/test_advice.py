@@ -36,7 +36,7 @@ def test_advice_names_flags_that_exist() -> None:
         option for command in cli.main.commands.values() for param in command.params for option in param.opts
     }
     for flags in FLAGS.values():
-        assert set(re.findall(r"--[a-z]+", flags)) <= known
+        assert set(re.findall(r"--[a-z-]+", flags)) <= known
 
 
 def test_advice_is_added_to_messages() -> None:
