@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +24,9 @@ from ussfc.pipeline.tiling.memory import GDAL_CACHE
 from ussfc.pipeline.types import BandInfo, Box, Pixels, SceneInfo
 
 Result = TypeVar("Result")
+
+SENTINEL2_UNIT = 10000
+"""Number of a reflectance of 1 in Sentinel-2 products."""
 
 MOST_SUBDATASETS = 8
 """Datasets of a container that a message lists."""
@@ -63,13 +66,13 @@ def describe_raster(uri: str, shown: str, identity: str, size: int, any_kind: bo
 
 
 def _scene_info(source: Any, shown: str, identity: str, size: int) -> SceneInfo:
+    tags = source.tags()
     bands = tuple(
         BandInfo(
             index,
             source.descriptions[index - 1],
             _color(source.colorinterp[index - 1]),
-            source.scales[index - 1],
-            source.offsets[index - 1],
+            *_scale(source, index, tags),
         )
         for index in source.indexes
         if source.colorinterp[index - 1] != ColorInterp.alpha
@@ -83,8 +86,8 @@ def _scene_info(source: Any, shown: str, identity: str, size: int) -> SceneInfo:
             )
     dtype = np.result_type(*source.dtypes).name
     geobox, notes = _geobox(source, shown)
+    notes += _baseline_notes(tags, bands, shown)
     raw = np.dtype(dtype).itemsize * source.count
-    tags = source.tags()
     acquired = tags.get("ACQUISITIONDATETIME") or tags.get("TIFFTAG_DATETIME")
     return SceneInfo(
         uri=shown,
@@ -96,6 +99,29 @@ def _scene_info(source: Any, shown: str, identity: str, size: int) -> SceneInfo:
         acquired=acquired or None,
         block_bytes=_block_bytes(source),
         notes=notes,
+    )
+
+
+def _scale(source: Any, index: int, tags: Mapping[str, str]) -> tuple[float, float]:
+    """Return the (scale, offset) that a band declares, or Sentinel-2's tags about all of them; (1, 0) without any."""
+    declared = float(source.scales[index - 1]), float(source.offsets[index - 1])
+    if declared != (1.0, 0.0) or "BOA_ADD_OFFSET" not in tags:
+        return declared
+    try:
+        unit = float(tags.get("BOA_QUANTIFICATION_VALUE", SENTINEL2_UNIT))
+        return 1 / unit, float(tags["BOA_ADD_OFFSET"]) / unit
+    except (ValueError, ZeroDivisionError):
+        return declared
+
+
+def _baseline_notes(tags: Mapping[str, str], bands: Sequence[BandInfo], shown: str) -> tuple[str, ...]:
+    """Return a note on a Sentinel-2 file whose baseline has an offset that it does not state."""
+    baseline = tags.get("PROCESSING_BASELINE", "")
+    if not baseline.startswith(("04", "05", "06")) or any(band.offset for band in bands):
+        return ()
+    return (
+        f"{shown}: is of Sentinel-2 processing baseline {baseline}, whose numbers have an offset of 1000, and declares "
+        "none; if it was not taken out, set before.offset or after.offset to -1000",
     )
 
 

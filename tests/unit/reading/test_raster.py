@@ -104,6 +104,34 @@ def test_odd_rasters(shared: Path, name: str, valid: tuple[float, float]) -> Non
     assert valid[0] <= pixels.valid.mean() <= valid[1]
 
 
+def tagged(path: Path, **tags: str) -> str:
+    write_tif(path, image())
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(**tags)
+    return str(path)
+
+
+def test_sentinel_2_tags_declare_an_offset(tmp_path: Path) -> None:
+    plain = describe_scene(tagged(tmp_path / "plain.tif", PROCESSING_BASELINE="02.14"))
+    assert plain.scales((1,)) == ((1, 0),)
+    assert plain.notes == ()
+    stated = describe_scene(
+        tagged(
+            tmp_path / "b.tif",
+            BOA_ADD_OFFSET="-1000",
+            BOA_QUANTIFICATION_VALUE="10000",
+            PROCESSING_BASELINE="05.10",
+        )
+    )
+    assert stated.scales((1,)) == ((1e-4, -0.1),)
+    assert stated.notes == ()
+
+
+def test_baselines_with_an_offset_are_noted(tmp_path: Path) -> None:
+    (note,) = describe_scene(tagged(tmp_path / "b.tif", PROCESSING_BASELINE="04.00")).notes
+    assert "baseline 04.00" in note
+
+
 def test_a_file_cut_short_is_named(tmp_path: Path) -> None:
     whole = Path(write_tif(tmp_path / "whole.tif", image()))
     cut = tmp_path / "cut.tif"
