@@ -43,6 +43,10 @@ class DamagedTiles(StoreError):
         return str(self.args[0])
 
 
+class DamagedRecord(StoreError):
+    """A record of a run that does not hold what was written."""
+
+
 class InsufficientMemoryError(PipelineError):
     """The projected peak does not fit into the memory that the run may use."""
 

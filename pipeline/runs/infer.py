@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ussfc.addresses import shown_address
 from ussfc.pipeline.config.schema import RunConfig
-from ussfc.pipeline.errors import ReadError, StoreError, TileError
+from ussfc.pipeline.errors import DamagedRecord, ReadError, StoreError, TileError
 from ussfc.pipeline.events import Advanced, Notice, Subscriber, ignore
 from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.runs.detector import describe_detector, resolve_detector
@@ -119,7 +119,7 @@ def infer_locked(
         if plan.registration is not None:
             plan.registration.write(out / layout.WORK, layout.REGISTRATION)
         with stage_clock("radiometry", 2, 0, subscriber):
-            radiometry = _recorded_radiometry(plan, out / layout.WORK)
+            radiometry = _recorded_radiometry(plan, out / layout.WORK, subscriber)
         _warn(plan, radiometry.warnings, subscriber)
         done, tally = _TileTally.of(store.done())
         job = _tile_job(plan, run_name(key), detector, radiometry, out / layout.WORK)
@@ -201,7 +201,7 @@ class _LazyExecutor:
         if work.find_json(layout.RUN_KEY) is None and not self._out.exists(layout.MANIFEST):
             # Workers may be hours in a queue: the folder is known as ours meanwhile. A finished run, which may have no
             # key any more, is guarded by its manifest.
-            work.write_json(layout.RUN_KEY, STARTING)
+            work.write_record(layout.RUN_KEY, STARTING)
         return self.executor.ask(function, *args)
 
 
@@ -220,7 +220,7 @@ def _open_store(plan: RunPlan, out: Folder, key: Mapping[str, Any], overwrite: b
     work = out / layout.WORK
     if overwrite:
         # First, so that the folder stays known as ours whenever we are stopped.
-        work.write_json(layout.RUN_KEY, STARTING)
+        work.write_record(layout.RUN_KEY, STARTING)
         for name in (*layout.PRODUCTS, layout.MANIFEST, layout.LOG):
             out.remove(name)
     store = start_store(
@@ -230,13 +230,17 @@ def _open_store(plan: RunPlan, out: Folder, key: Mapping[str, Any], overwrite: b
     return store
 
 
-def _recorded_radiometry(plan: RunPlan, work: Folder) -> RadiometryRecord:
+def _recorded_radiometry(plan: RunPlan, work: Folder, subscriber: Subscriber) -> RadiometryRecord:
     """Return the radiometric constants, taken from the scenes once a run: they follow from its key.
 
     Raises:
         ReadError: the numbers of a scene are none that the model takes, and the run is not forced.
     """
-    recorded = RadiometryRecord.find(work, layout.RADIOMETRY)
+    try:
+        recorded = RadiometryRecord.find(work, layout.RADIOMETRY)
+    except DamagedRecord:
+        subscriber(Notice(f"{work / layout.RADIOMETRY}: is not what was written, and is made again"))
+        recorded = None
     if recorded is None:
         before, after = scene_mappings(plan.pair)
         recorded = RadiometryRecord(before=MappingRecord.of(before), after=MappingRecord.of(after))

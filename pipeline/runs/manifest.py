@@ -12,7 +12,7 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ussfc.pipeline.errors import StoreError
+from ussfc.pipeline.errors import DamagedRecord
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.tiling.grid import grid_from_record
 from ussfc.pipeline.types import RadiometricMapping, TileFailure
@@ -34,14 +34,15 @@ class Record(BaseModel):
         Raises:
             StoreError: it cannot be written.
         """
-        out.write_json(name, self.dump())
+        out.write_record(name, self.dump())
 
     @classmethod
     def read(cls, out: Folder, name: str) -> Self:
         """Read a record.
 
         Raises:
-            StoreError: the file is missing, damaged, or lacks a field.
+            DamagedRecord: the file is damaged or lacks a field.
+            StoreError: it is missing or cannot be read.
         """
         return cls.parse(out.read_json(name), f"{out / name}")
 
@@ -50,7 +51,8 @@ class Record(BaseModel):
         """Read a record; None where there is no such file.
 
         Raises:
-            StoreError: the file is damaged or lacks a field.
+            DamagedRecord: the file is damaged or lacks a field.
+            StoreError: it cannot be read.
         """
         content = out.find_json(name)
         return None if content is None else cls.parse(content, f"{out / name}")
@@ -64,14 +66,14 @@ class Record(BaseModel):
             where: the file, for the error.
 
         Raises:
-            StoreError: a field is missing or of another kind.
+            DamagedRecord: a field is missing or of another kind.
         """
         try:
             return cls.model_validate(content)
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             field = ".".join(str(part) for part in fault["loc"])
-            raise StoreError(
+            raise DamagedRecord(
                 f"{where}: damaged ({field}: {fault['msg'].lower()}); make it again with the same command, or "
                 "overwrite it to start over"
             ) from error

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ussfc.cores import cores
 from ussfc.pipeline.config.schema import RunConfig, VectorConfig
-from ussfc.pipeline.errors import StoreError
+from ussfc.pipeline.errors import DamagedRecord, StoreError
 from ussfc.pipeline.events import Notice, Subscriber, ignore
 from ussfc.pipeline.pixels.pyramid import square
+from ussfc.pipeline.runs.integrity import is_intact
 from ussfc.pipeline.runs.manifest import (
     Counts,
     InferenceRecord,
@@ -224,9 +225,13 @@ def _make(
     names = []
     for name, key in stage.keys.items():
         found = _product_record(out, name)
-        if name not in again and found and found.key.dump() == key.dump() and out.size(name) == found.bytes:
+        if name in again or found is None or found.key.dump() != key.dump():
+            names.append(name)
+        elif is_intact(out, name, found):
             subscriber(Notice(f"{name} is there already, made of the same", warning=False))
         else:
+            if out.exists(name):
+                subscriber(Notice(f"{out / name}: is not what was written, and is made again"))
             names.append(name)
     if not names:
         return
@@ -263,7 +268,11 @@ def _product_records(out: Folder) -> dict[str, ProductFileRecord]:
 
 
 def _product_record(out: Folder, name: str) -> ProductFileRecord | None:
-    return ProductFileRecord.find(out, layout.in_work(layout.product_record(name)))
+    try:
+        return ProductFileRecord.find(out, layout.in_work(layout.product_record(name)))
+    except DamagedRecord:
+        # As if it were not there: the product is made again.
+        return None
 
 
 def write_manifest(out: Folder | Path | str, peak_memory: int | None = None) -> RunRecord:

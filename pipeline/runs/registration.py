@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ussfc.pipeline.errors import DamagedRecord
 from ussfc.pipeline.runs.comparison import SIDES, Comparison, compare_pair, moved_recipe
 from ussfc.pipeline.runs.manifest import RegistrationRecord, WindowRecord
 from ussfc.pipeline.runs.run_key import scene_key
@@ -182,15 +184,20 @@ def with_record(plan: RunPlan, record: RegistrationRecord) -> RunPlan:
 def recorded_plan(plan: RunPlan, out: Folder) -> RunPlan:
     """Return a plan with the measurement that a folder holds; the plan itself where it has one, or the folder none.
 
+    One whose records are damaged holds none: it follows from the inputs and is made again.
+
     Raises:
-        StoreError: the record is damaged.
+        StoreError: the folder cannot be read.
     """
     if plan.registration is not None:
         return plan
     digest = input_digest(plan.pair, plan.config.registration)
-    record = RegistrationRecord.find(out / layout.WORK, layout.REGISTRATION)
-    if record is None and (manifest := out.find_json(layout.MANIFEST)) and manifest.get("registration"):
-        record = RegistrationRecord.parse(manifest["registration"], f"{out / layout.MANIFEST}")
+    record = None
+    with suppress(DamagedRecord):
+        record = RegistrationRecord.find(out / layout.WORK, layout.REGISTRATION)
+    with suppress(DamagedRecord):
+        if record is None and (manifest := out.find_json(layout.MANIFEST)) and manifest.get("registration"):
+            record = RegistrationRecord.parse(manifest["registration"], f"{out / layout.MANIFEST}")
     return plan if record is None or record.inputs != digest else with_record(plan, record)
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from ussfc.pipeline.config.schema import RunConfig
-from ussfc.pipeline.errors import DamagedTiles
+from ussfc.pipeline.errors import DamagedRecord, DamagedTiles
 from ussfc.pipeline.events import Notice, Subscriber, ignore
 from ussfc.pipeline.parallel.memory_meter import MemoryMeter
 from ussfc.pipeline.pixels.sample_checks import check_map
 from ussfc.pipeline.runs.detector import resolve_detector
 from ussfc.pipeline.runs.headline import headline
 from ussfc.pipeline.runs.infer import Computation, infer_locked
+from ussfc.pipeline.runs.integrity import Finding, compare_work, damaged_metadata_of, is_intact
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.runs.pair import inspect_pair
 from ussfc.pipeline.runs.plan import RunPlan, plan_pair
@@ -26,6 +27,7 @@ from ussfc.pipeline.runs.run_log import recorded
 from ussfc.pipeline.runs.stages import left_absent
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.types import DetectorSpec
 
 ROUNDS = 3
 """Times that tiles found damaged in the store are computed again before the disk is blamed."""
@@ -70,7 +72,7 @@ def run(
             recording(Notice(headline(plan), warning=False))
             with out.lock():
                 plan = plan if overwrite else recorded_plan(plan, out)
-                record = None if overwrite else _finished_run(plan, out, computation)
+                record = None if overwrite else _finished_run(plan, out, recording, computation)
                 if record is None:
                     infer_locked(plan, out, overwrite, recording, computation)
                     _make_products(plan, out, recording, computation)
@@ -100,14 +102,19 @@ def _make_products(plan: RunPlan, out: Folder, subscriber: Subscriber, computati
             infer_locked(plan, out, False, subscriber, computation)
 
 
-def _finished_run(plan: RunPlan, out: Folder, computation: Computation) -> RunRecord | None:
-    """Return the record of OUT if it is of this very run, complete, and of the same products."""
+def _finished_run(
+    plan: RunPlan, out: Folder, subscriber: Subscriber, computation: Computation
+) -> RunRecord | None:
+    """Return the record of OUT if it is of this very run, complete, and all of its files are what was written."""
     from ussfc.pipeline.storage.probability_store import run_name
 
-    content = out.find_json(layout.MANIFEST)
-    if not content or not content.get("complete") or "products" not in content:
+    try:
+        record = RunRecord.find(out, layout.MANIFEST)
+    except DamagedRecord:
+        subscriber(Notice(f"{out / layout.MANIFEST}: is not what was written, and is made again"))
         return None
-    record = RunRecord.parse(content, f"{out / layout.MANIFEST}")
+    if record is None or not record.complete or not record.products:
+        return None
     detector = resolve_detector(plan, computation.detector, record.detector)
     if record.run != run_name(run_key(plan, detector)):
         return None
@@ -121,12 +128,48 @@ def _finished_run(plan: RunPlan, out: Folder, computation: Computation) -> RunRe
         **layer_keys(record, digest, plan.config, {*plan.config.vector.format, *layers_in(out)}),
     }
     same = all(
-        name in record.products
-        and record.products[name].key.dump() == key.dump()
-        and out.size(name) == record.products[name].bytes
+        name in record.products and record.products[name].key.dump() == key.dump()
         for name, key in keys.items()
     )
-    return record if same else None
+    return record if same and _is_untouched(plan, out, record, detector, subscriber) else None
+
+
+def _is_untouched(
+    plan: RunPlan, out: Folder, record: RunRecord, detector: DetectorSpec, subscriber: Subscriber
+) -> bool:
+    """Compare products, records and, on a disk, chunks with their hashes; report what differs."""
+    size = sum(product.bytes for product in record.products.values())
+    subscriber(Notice(f"comparing {size / 1e6:.1f} MB of products with their hashes", warning=False))
+    faults = [
+        f"{name} is not what was written"
+        for name, product in record.products.items()
+        if not is_intact(out, name, product)
+    ]
+    for finding in compare_work(out, record, chunks=out.local is not None):
+        if finding.fault is not None:
+            faults.append(
+                finding.fault if finding.fault.startswith(str(out)) else f"{finding.name} {finding.fault}"
+            )
+            _prepare_repair(plan, out, record, detector, finding)
+    for fault in faults:
+        subscriber(Notice(f"{out}: {fault}; it is made again"))
+    return not faults
+
+
+def _prepare_repair(
+    plan: RunPlan, out: Folder, record: RunRecord, detector: DetectorSpec, finding: Finding
+) -> None:
+    """Write again what follows from the manifest, and drop the records of damaged tiles; the run makes the rest."""
+    from ussfc.pipeline.storage.probability_store import ProbabilityStore
+
+    work = out / layout.WORK
+    if finding.name == layout.in_work(layout.RUN_KEY):
+        work.write_record(layout.RUN_KEY, run_key(plan, detector))
+    elif finding.name == layout.in_work(layout.PROBABILITIES):
+        # Before its chunks are compared, which it describes.
+        damaged_metadata_of(work, record, repair=True)
+    elif finding.tiles:
+        ProbabilityStore(work).forget(finding.tiles)
 
 
 def _forget_damaged(out: Folder, error: DamagedTiles, subscriber: Subscriber) -> None:

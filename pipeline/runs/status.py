@@ -41,8 +41,13 @@ def status(out: Folder | Path | str, waiting: bool = False) -> RunStatus:
             done = total
     else:
         name = run_name(key)
-        tile_size, patch_size, stride, _ = key["tiling"]
-        total = TilePlan(tuple(key["grid"]["shape"]), tile_size, patch_size, stride).tile_count
+        try:
+            tile_size, patch_size, stride, _ = key["tiling"]
+            total = TilePlan(tuple(key["grid"]["shape"]), tile_size, patch_size, stride).tile_count
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{work / layout.RUN_KEY}: damaged ({type(error).__name__}: {error}); overwrite it to start over"
+            ) from error
         done = len(ProbabilityStore(work).done())
         # A run that begins removes them meanwhile.
         found = (

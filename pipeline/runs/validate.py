@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,22 @@ from affine import Affine
 from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 
-from ussfc.pipeline.errors import StoreError
+from ussfc.pipeline.errors import DamagedRecord, StoreError
 from ussfc.pipeline.pixels.encoding import classify
-from ussfc.pipeline.runs.manifest import RunRecord
+from ussfc.pipeline.reading.cloud_access import GDAL_ERRORS
+from ussfc.pipeline.runs.integrity import compare_work
+from ussfc.pipeline.runs.manifest import InferenceRecord, ProductFileRecord, RunRecord
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.local_folder import sha256_file
+from ussfc.pipeline.storage.store_metadata import UNREADABLE
 from ussfc.pipeline.types import NODATA_BYTE, Box, blocks
 
 BLOCK = 2048
 """Side of the windows that are compared one by one, pixels."""
+
+FAULTS = (*UNREADABLE, *GDAL_ERRORS, OSError, shapely.errors.ShapelyError)
+"""Errors of the libraries that read products, where a file was wrong from the start or a record lacks a part."""
 
 RASTERS = (layout.CHANGE, layout.PROBABILITY)
 
@@ -43,7 +51,9 @@ class Check:
 
 
 def validate(out: Folder | Path | str) -> list[Check]:
-    """Check every product of a run; those in an object store are copied here first, since each is read whole.
+    """Check every product of a run and its work; products in an object store are copied here first, to be read whole.
+
+    A file that is not what the run wrote is listed, and not looked into.
 
     Args:
         out: output folder, path or URI.
@@ -53,7 +63,11 @@ def validate(out: Folder | Path | str) -> list[Check]:
     """
     out = Folder.of(out)
     out.ping()
-    manifest = RunRecord.read(out, layout.MANIFEST)
+    try:
+        manifest = RunRecord.read(out, layout.MANIFEST)
+    except DamagedRecord as error:
+        return [Check(_written(layout.MANIFEST), False, _line(error)), *_without_manifest(out)]
+    checks = [Check(_written(layout.MANIFEST), True, "it agrees with its checksum")]
     products = manifest.products
     for name in (*RASTERS, *products):
         if not out.exists(name):
@@ -65,23 +79,77 @@ def validate(out: Folder | Path | str) -> list[Check]:
         )
     foreign = [name for name in layout.LAYERS.values() if name not in products and out.exists(name)]
     with out.local_copies({*RASTERS, *products}) as folder:
-        checks = _checks(folder, layers, manifest)
-    return [*checks, *map(_foreign, foreign)]
+        checks += _checks(folder, layers, manifest)
+    return [*checks, *map(_foreign, foreign), *_work(out, manifest)]
 
 
 def _checks(folder: Path, layers: Sequence[str], manifest: RunRecord) -> list[Check]:
-    checks = [_cog(folder / name) for name in RASTERS]
-    checks += [_hash(folder / name, record.sha256) for name, record in sorted(manifest.products.items())]
-    with rasterio.open(folder / RASTERS[0]) as change, rasterio.open(folder / RASTERS[1]) as probability:
-        checks.append(_one_threshold(change, manifest))
-        checks.append(_same_grid(change, probability))
-        if checks[-1].ok:
-            checks += _classes(change, probability, manifest)
-            for layer in layers:
-                found = _polygons(folder / layer, change, manifest)
-                prefix = f"{layer}: " if len(layers) > 1 else ""
-                checks += [replace(check, name=f"{prefix}{check.name}") for check in found]
+    hashes = {name: _hash(folder / name, record.sha256) for name, record in sorted(manifest.products.items())}
+    whole = {name for name in (*RASTERS, *layers) if name not in hashes or hashes[name].ok}
+    checks = list(hashes.values())
+    for name in RASTERS:
+        if name in whole:
+            checks += _guarded(f"{name} is a COG", partial(_cog, folder / name))
+    if whole.issuperset(RASTERS):
+        checks += _guarded("rasters agree", partial(_rasters, folder, manifest))
+    for layer in layers:
+        if layer in whole and RASTERS[0] in whole:
+            found = _guarded("polygons agree with the classes", partial(_layer, folder, layer, manifest))
+            prefix = f"{layer}: " if len(layers) > 1 else ""
+            checks += [replace(check, name=f"{prefix}{check.name}") for check in found]
     return checks
+
+
+def _rasters(folder: Path, manifest: RunRecord) -> list[Check]:
+    with rasterio.open(folder / RASTERS[0]) as change, rasterio.open(folder / RASTERS[1]) as probability:
+        checks = [_one_threshold(change, manifest), _same_grid(change, probability)]
+        return [*checks, *(_classes(change, probability, manifest) if checks[-1].ok else ())]
+
+
+def _layer(folder: Path, layer: str, manifest: RunRecord) -> list[Check]:
+    with rasterio.open(folder / RASTERS[0]) as change:
+        return _polygons(folder / layer, change, manifest)
+
+
+def _guarded(name: str, check: Callable[[], list[Check]]) -> list[Check]:
+    """Return the outcome of checks, a failed one where a library cannot read what they look at."""
+    try:
+        return check()
+    except FAULTS as error:
+        return [Check(name, False, f"cannot be checked ({type(error).__name__}: {_line(error)})")]
+
+
+def _without_manifest(out: Folder) -> list[Check]:
+    """Compare what can be compared where ``run.json`` is damaged: each product with its own record."""
+    records = {}
+    for name in layout.PRODUCTS:
+        with suppress(DamagedRecord):
+            records[name] = ProductFileRecord.find(out, layout.in_work(layout.product_record(name)))
+    found = [name for name in layout.PRODUCTS if records.get(name) and out.exists(name)]
+    with out.local_copies(found) as folder:
+        checks = [
+            _hash(folder / name, record.sha256) for name in found if (record := records[name]) is not None
+        ]
+    try:
+        facts = InferenceRecord.find(out, layout.in_work(layout.INFERENCE))
+    except DamagedRecord:
+        facts = None
+    return [*checks, *_work(out, facts)]
+
+
+def _work(out: Folder, facts: InferenceRecord | None) -> list[Check]:
+    return [
+        Check(_written(finding.name), finding.fault is None, finding.fault or "it agrees with its checksum")
+        for finding in compare_work(out, facts)
+    ]
+
+
+def _written(name: str) -> str:
+    return f"{name} is what the run wrote"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _foreign(layer: str) -> Check:
@@ -100,18 +168,21 @@ def _one_threshold(change: Any, manifest: RunRecord) -> Check:
     return Check("all products are of one threshold", same, detail)
 
 
-def _cog(path: Path) -> Check:
+def _cog(path: Path) -> list[Check]:
     _, errors, warnings = cog_validate(path, strict=True, quiet=True)
     with rasterio.open(path) as source:
         # The validator takes the factor of an overview from the width alone, which cannot be halved for ever.
         narrow = source.width < 2 ** len(source.overviews(1))
     findings = [text for text in (*errors, *warnings) if not (narrow and "ecimation" in text)]
-    return Check(f"{path.name} is a COG", not findings, "; ".join(findings) or "strictly valid")
+    return [Check(f"{path.name} is a COG", not findings, "; ".join(findings) or "strictly valid")]
 
 
 def _hash(path: Path, expected: str) -> Check:
-    same = sha256_file(path) == expected
-    return Check(f"{path.name} is what the run wrote", same, "SHA-256 agrees" if same else "SHA-256 differs")
+    try:
+        same = sha256_file(path) == expected
+    except OSError as error:
+        return Check(_written(path.name), False, f"cannot be read ({error.strerror})")
+    return Check(_written(path.name), same, "SHA-256 agrees" if same else "SHA-256 differs")
 
 
 def _same_grid(change: Any, probability: Any) -> Check:

@@ -6,7 +6,6 @@ in a store.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -16,8 +15,9 @@ from typing import Any, TypeVar
 
 from ussfc.addresses import shown_address
 from ussfc.local_files import UNDECODABLE, undecodable
-from ussfc.pipeline.errors import StoreError
+from ussfc.pipeline.errors import DamagedRecord, StoreError
 from ussfc.pipeline.storage import remote
+from ussfc.pipeline.storage.sealed_json import dumped, sealed, unsealed
 from ussfc.pipeline.storage.uploads import Upload
 
 Result = TypeVar("Result")
@@ -129,6 +129,14 @@ class Folder(ABC):
         """
 
     @abstractmethod
+    def sha256(self, name: str) -> str:
+        """Return the SHA-256 of a file, hexadecimal; it is read once, with bounded memory.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+
+    @abstractmethod
     def touch(self, name: str) -> None:
         """Create an empty file: it is there or not, never half, also where several do so at the same time.
 
@@ -223,7 +231,8 @@ class Folder(ABC):
         """Return the mapping in a JSON file.
 
         Raises:
-            StoreError: it is missing or damaged.
+            DamagedRecord: it is not what was written.
+            StoreError: it is missing or cannot be read.
         """
         content = self.find_json(name)
         if content is None:
@@ -233,22 +242,28 @@ class Folder(ABC):
         return content
 
     def find_json(self, name: str) -> dict[str, Any] | None:
-        """Return the mapping in a JSON file, None where it does not exist.
+        """Return the mapping in a JSON file, compared with its checksum if it has one; None where it does not exist.
 
         Raises:
-            StoreError: it is damaged.
+            DamagedRecord: it is not what was written.
+            StoreError: it cannot be read.
         """
         try:
-            content = json.loads(self.read(name))
-            if not isinstance(content, dict):
-                raise ValueError("it holds no mapping")
+            return unsealed(self.read(name))
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise StoreError(
+            raise DamagedRecord(
                 f"{self / name}: cannot be read ({error}); overwrite it to start over"
             ) from error
-        return content
+
+    def write_record(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a mapping as JSON with its checksum, whole.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        self.write(name, sealed(content))
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a mapping as JSON, whole.
@@ -256,7 +271,7 @@ class Folder(ABC):
         Raises:
             StoreError: it cannot be written.
         """
-        self.write(name, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+        self.write(name, dumped(content))
 
 
 def _checked_address(address: str) -> str:

@@ -77,6 +77,10 @@ class LocalFolder(Folder):
         except OSError as error:
             raise self.store_error(name, "read", error) from error
 
+    def sha256(self, name: str) -> str:
+        with self._store_errors(name, "read"):
+            return sha256_file(self.local / name)
+
     def write(self, name: str, content: bytes) -> None:
         path = self.local / name
         part = path.with_name(path.name + layout.PART_SUFFIX)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -88,6 +89,9 @@ class ObjectFolder(Folder):
             lambda system, path: system.cat_file(path), name, "read", may_be_missing=True
         )
         return content
+
+    def sha256(self, name: str) -> str:
+        return self._request(_digest, name, "read")
 
     def write(self, name: str, content: bytes) -> None:
         self._request(lambda system, path: system.pipe_file(path, content), name, "written")
@@ -209,6 +213,14 @@ class ObjectFolder(Folder):
             if may_be_missing and isinstance(error, FileNotFoundError):
                 raise
             raise self.store_error(name, action, error) from error
+
+
+def _digest(system: Any, path: str) -> str:
+    digest = hashlib.sha256()
+    with system.open(path, "rb", block_size=PART_BYTES, cache_type="readahead") as file:
+        while piece := file.read(PART_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _download(target: Path, system: Any, path: str) -> None:

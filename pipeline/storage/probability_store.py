@@ -6,7 +6,6 @@ The group opens in xarray and rioxarray as a georeferenced array. A tile counts 
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import itertools
 import json
@@ -19,15 +18,14 @@ from typing import Any
 import numpy as np
 import zarr
 from odc.geo.geobox import GeoBox
-from zarr.codecs import ZstdCodec
-from zarr.core.sync import sync
-from zarr.storage import FsspecStore
 
 from ussfc.pipeline.errors import DamagedTiles, StoreError
+from ussfc.pipeline.parallel.ordered_map import in_order
 from ussfc.pipeline.storage import layout, remote
 from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.store_metadata import UNREADABLE, create_group, damaged_metadata, zarr_store
 from ussfc.pipeline.storage.tile_records import TileLedger, TileRecord, checksum
-from ussfc.pipeline.types import NODATA_BYTE, PROBABILITY_STEPS, Box, Index, StoredArray, TileResult
+from ussfc.pipeline.types import Box, Index, StoredArray, TileResult
 
 FORMAT_VERSION = 2
 """Version of the group and its records, a part of the run's key."""
@@ -54,17 +52,22 @@ class ProbabilityStore:
         self.root = Folder.of(root)
 
         def open_array() -> Any:
-            group = _zarr_store(self.root / layout.PROBABILITIES)
+            group = zarr_store(self.root / layout.PROBABILITIES)
             return zarr.open_array(group, path=layout.PROBABILITY_ARRAY, mode="r+", zarr_format=3)
 
         try:
             array = self.root.retry_request(open_array)
-        except (FileNotFoundError, ValueError, KeyError) as error:
+        except FileNotFoundError as error:
             raise StoreError(
                 f"{self.root}: holds no probabilities; run `ussfc infer` or `ussfc run` first"
             ) from error
         except remote.store_exceptions() as error:
             raise self.root.store_error(layout.PROBABILITIES, "opened", error) from error
+        except UNREADABLE as error:
+            raise StoreError(
+                f"{self.root / layout.PROBABILITIES}: its metadata are damaged ({type(error).__name__}); `ussfc run` "
+                "writes them again"
+            ) from error
         run = array.attrs.get("ussfc_run")
         if run is None:
             raise StoreError(f"{self.root}: was written by an older version; overwrite it to start over")
@@ -94,7 +97,7 @@ class ProbabilityStore:
         root.remove(layout.DONE)
         group = root / layout.PROBABILITIES
         try:
-            root.retry_request(lambda: _create_group(_zarr_store(group), grid, dtype, tile_size, run))
+            root.retry_request(lambda: create_group(zarr_store(group), grid, dtype, tile_size, run))
         except remote.store_exceptions() as error:
             raise root.store_error(layout.PROBABILITIES, "written", error) from error
         return cls(root)
@@ -226,13 +229,16 @@ class ProbabilityStore:
         Raises:
             StoreError: the store cannot be read.
         """
-        found = []
-        for index, record in self.known().items():
+
+        def is_damaged(record: TileRecord) -> bool:
             try:
-                self._chunk(record, self._core(index))
+                self._chunk(record, self._core(record.result.index))
             except DamagedTiles:
-                found.append(index)
-        return found
+                return True
+            return False
+
+        answers = in_order(is_damaged, self.known().values(), CHUNKS_AT_ONCE, "ussfc-store")
+        return [record.result.index for record, damaged in answers if damaged]
 
     def forget(self, indices: Iterable[Index]) -> None:
         """Remove the records of tiles, so that they are computed again.
@@ -258,8 +264,7 @@ class ProbabilityStore:
             )
         except remote.store_exceptions() as error:
             raise self.root.store_error(layout.chunk(index), "read", error) from error
-        except (RuntimeError, ValueError):
-            # Errors of the codecs about bytes that are not theirs.
+        except UNREADABLE:
             pixels = np.zeros(0, self.dtype)
         if checksum(pixels) != record.checksum:
             raise DamagedTiles(
@@ -268,65 +273,6 @@ class ProbabilityStore:
                 (index,),
             )
         return pixels
-
-
-def _zarr_store(folder: Folder) -> Any:
-    if folder.local is not None:
-        return folder.local
-    system, path = remote.filesystem(folder.address, asynchronous=True)
-    remote.close_at_exit(system, sync(_running_loop()))
-    return FsspecStore(system, path=path)
-
-
-async def _running_loop() -> asyncio.AbstractEventLoop:
-    return asyncio.get_running_loop()
-
-
-def _create_group(store: Any, grid: GeoBox, dtype: str, tile_size: int, run: str) -> None:
-    group = zarr.open_group(store, mode="w", zarr_format=3)
-    rows, cols = grid.shape
-    coded = dtype == "uint8"
-    attributes: dict[str, Any] = {"long_name": "change probability", "units": "1", "ussfc_run": run}
-    if coded:
-        attributes |= {"scale_factor": 1 / PROBABILITY_STEPS, "add_offset": 0.0, "_FillValue": NODATA_BYTE}
-    if grid.crs is not None:
-        attributes["grid_mapping"] = "spatial_ref"
-    group.create_array(
-        layout.PROBABILITY_ARRAY,
-        shape=(rows, cols),
-        chunks=(min(tile_size, rows), min(tile_size, cols)),
-        dtype=dtype,
-        fill_value=NODATA_BYTE if coded else np.nan,
-        compressors=ZstdCodec(level=3),
-        dimension_names=("y", "x"),
-        attributes=attributes,
-    )
-    _write_coordinates(group, grid)
-
-
-def _write_coordinates(group: Any, grid: GeoBox) -> None:
-    """Write pixel centres and the CRS after the CF conventions (section 5.6), as rioxarray and GDAL read them."""
-    affine = grid.affine
-    rows, cols = grid.shape
-    axes = {
-        "y": affine.f + affine.e * (np.arange(rows) + 0.5),
-        "x": affine.c + affine.a * (np.arange(cols) + 0.5),
-    }
-    geographic = grid.crs is not None and grid.crs.geographic
-    names = {"y": "latitude", "x": "longitude"} if geographic else {
-        "y": "projection_y_coordinate", "x": "projection_x_coordinate"
-    }  # fmt: skip
-    for name, values in axes.items():
-        attributes = {"standard_name": names[name]} if grid.crs is not None else {}
-        array = group.create_array(
-            name, shape=values.shape, dtype="float64", dimension_names=(name,), attributes=attributes
-        )
-        array[:] = values
-    if grid.crs is not None:
-        wkt = grid.crs.to_wkt()
-        transform = " ".join(repr(float(v)) for v in affine.to_gdal())
-        reference = group.create_array("spatial_ref", shape=(), dtype="int64", dimension_names=())
-        reference.attrs.update({"crs_wkt": wkt, "spatial_ref": wkt, "GeoTransform": transform})
 
 
 def run_name(key: Mapping[str, Any]) -> str:
@@ -367,12 +313,14 @@ def start_store(
                 f"{str(root).removesuffix(f'/{layout.WORK}')}: holds another run, different in "
                 f"{', '.join(differing)}; choose another output folder, or overwrite it"
             )
+        # They decide what a chunk is, and have no checksum of their own.
+        damaged_metadata(root, grid, dtype, tile_size, run_name(expected), repair=True)
         return ProbabilityStore(root)
     # First, so that the folder is known as ours whenever we are stopped.
-    root.write_json(layout.RUN_KEY, STARTING)
+    root.write_record(layout.RUN_KEY, STARTING)
     for name in {name.partition("/")[0] for name in root.sizes()} - {layout.RUN_KEY}:
         root.remove(name)
     store = ProbabilityStore.create(root, grid, dtype, tile_size, run_name(expected))
     # Last: a store without its key was not finished, and is created again.
-    root.write_json(layout.RUN_KEY, expected)
+    root.write_record(layout.RUN_KEY, expected)
     return store

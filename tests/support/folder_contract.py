@@ -5,13 +5,14 @@ A class of tests for a kind derives from `FolderContract` and has a fixture `fol
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 from pathlib import Path
 
 import pytest
 
-from ussfc.pipeline.errors import StoreError
+from ussfc.pipeline.errors import DamagedRecord, StoreError
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.object_folder import PART_BYTES
 
@@ -33,6 +34,19 @@ class FolderContract:
         assert folder.read("work/deep/b.bin") == b"twelve bytes"
         assert (folder / "work").size("deep/b.bin") == 12
         assert [folder.exists(name) for name in ("a.json", "work", "work/deep")] == [True] * 3
+
+    def test_a_file_has_its_digest(self, folder: Folder) -> None:
+        folder.write("a.bin", b"abc" * 1000)
+        assert folder.sha256("a.bin") == hashlib.sha256(b"abc" * 1000).hexdigest()
+        with pytest.raises(StoreError, match="absent"):
+            folder.sha256("absent")
+
+    def test_a_changed_record_is_noticed(self, folder: Folder) -> None:
+        folder.write_record("facts.json", {"b": 1})
+        assert folder.find_json("facts.json") == {"b": 1}
+        folder.write("facts.json", folder.read("facts.json").replace(b'"b": 1', b'"b": 3'))
+        with pytest.raises(DamagedRecord, match=r"facts\.json: cannot be read \(it is not what was written"):
+            folder.find_json("facts.json")
 
     def test_a_write_replaces_a_file(self, folder: Folder) -> None:
         folder.write("a.json", b"one")

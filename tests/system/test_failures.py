@@ -242,7 +242,7 @@ def test_product_without_its_record_is_made_again(
 ) -> None:
     """Stopped after the product and before its record: of another threshold, and maybe of the same size."""
     run(*PAIR, tmp_path, config(), computation=COMPUTATION)
-    write = Folder.write_json
+    write = Folder.write_record
 
     def stopped(folder: Folder, name: str, content: Any) -> None:
         if name == "work/products/change.tif.json":
@@ -250,7 +250,7 @@ def test_product_without_its_record_is_made_again(
         write(folder, name, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "write_json", stopped)
+        patch.setattr(Folder, "write_record", stopped)
         with pytest.raises(KeyboardInterrupt):
             run(*PAIR, tmp_path, config("threshold=0.6"), computation=COMPUTATION)
     assert (tmp_path / "change.tif").read_bytes() != expected["change.tif"]

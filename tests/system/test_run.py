@@ -73,7 +73,7 @@ def test_detector_is_recorded(tmp_path: Path) -> None:
     assert manifest.detector == detector.identity
     assert manifest.thresholds == {"mosaic": 0.4, "vectorise": 0.4}
     assert recorded_config(tmp_path / "out")["threshold"] == 0.4
-    assert manifest.dump() == json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))
+    assert manifest.dump() == Folder.of(tmp_path / "out").read_json("run.json")
     checks = validate(tmp_path / "out")
     assert [check.name for check in checks if not check.ok] == []
     assert len(checks) >= 12

@@ -73,7 +73,7 @@ def test_missing_fields_are_named_in_one_line(path: tuple[str, ...]) -> None:
 
 def test_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     folder = Folder.of(tmp_path)
-    folder.write_json("run.json", RECORD)
+    folder.write_record("run.json", RECORD)
     written = (tmp_path / "run.json").read_bytes()
     record = RunRecord.read(folder, "run.json")
     record.write(folder, "run.json")
