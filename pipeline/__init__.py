@@ -9,13 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ussfc.pipeline.api import detect_changes as detect_changes
+    from ussfc.pipeline.api.detect import detect_changes as detect_changes
+    from ussfc.pipeline.api.products import classify as classify
     from ussfc.pipeline.config.load import load_config as load_config
     from ussfc.pipeline.config.schema import RunConfig as RunConfig
     from ussfc.pipeline.errors import ClusterError as ClusterError
     from ussfc.pipeline.errors import ConfigError as ConfigError
     from ussfc.pipeline.errors import GridError as GridError
     from ussfc.pipeline.errors import PipelineError as PipelineError
+    from ussfc.pipeline.errors import PipelineWarning as PipelineWarning
     from ussfc.pipeline.errors import ReadError as ReadError
     from ussfc.pipeline.errors import StoreError as StoreError
     from ussfc.pipeline.errors import TileError as TileError
@@ -27,11 +29,13 @@ _HOME = {
     "ConfigError": "ussfc.pipeline.errors",
     "GridError": "ussfc.pipeline.errors",
     "PipelineError": "ussfc.pipeline.errors",
+    "PipelineWarning": "ussfc.pipeline.errors",
     "ReadError": "ussfc.pipeline.errors",
     "RunConfig": "ussfc.pipeline.config.schema",
     "StoreError": "ussfc.pipeline.errors",
     "TileError": "ussfc.pipeline.errors",
-    "detect_changes": "ussfc.pipeline.api",
+    "classify": "ussfc.pipeline.api.products",
+    "detect_changes": "ussfc.pipeline.api.detect",
     "load_config": "ussfc.pipeline.config.load",
     "plan": "ussfc.pipeline.runs.plan",
     "run": "ussfc.pipeline.runs.run",
@@ -42,10 +46,12 @@ __all__ = [
     "ConfigError",
     "GridError",
     "PipelineError",
+    "PipelineWarning",
     "ReadError",
     "RunConfig",
     "StoreError",
     "TileError",
+    "classify",
     "detect_changes",
     "load_config",
     "plan",

@@ -15,6 +15,10 @@ class PipelineError(Exception):
         super().__init__(*(without_addresses(fact) if isinstance(fact, str) else fact for fact in facts))
 
 
+class PipelineWarning(UserWarning):
+    """A remark on inputs or results that a Python caller should see: what the command line prints as a warning."""
+
+
 class ConfigError(PipelineError):
     """A configuration key or value that cannot be used."""
 

@@ -1,8 +1,8 @@
 """City-scale change detection: two images of any size in, a change raster and polygons out.
 
-``run`` goes from files to products, ``detect_changes`` works on xarray arrays; the network, its weights and the
-detectors made of it are here as well. Public names are imported on first use: ``import ussfc`` and everything around
-model cards work without waiting for torch.
+``run`` goes from files to products; ``detect_changes``, ``classify`` and ``polygons`` work on xarray arrays; the
+network, its weights and the detectors made of it are here as well. Public names are imported on first use: ``import
+ussfc`` and everything around model cards work without waiting for torch.
 
 Importing the package sets ``OMP_WAIT_POLICY=PASSIVE`` in the environment, unless it is set there already.
 """
@@ -36,14 +36,17 @@ if TYPE_CHECKING:
     from ussfc.pipeline import ConfigError as ConfigError
     from ussfc.pipeline import GridError as GridError
     from ussfc.pipeline import PipelineError as PipelineError
+    from ussfc.pipeline import PipelineWarning as PipelineWarning
     from ussfc.pipeline import ReadError as ReadError
     from ussfc.pipeline import RunConfig as RunConfig
     from ussfc.pipeline import StoreError as StoreError
     from ussfc.pipeline import TileError as TileError
+    from ussfc.pipeline import classify as classify
     from ussfc.pipeline import detect_changes as detect_changes
     from ussfc.pipeline import load_config as load_config
     from ussfc.pipeline import plan as plan
     from ussfc.pipeline import run as run
+    from ussfc.pipeline.api.products import polygons as polygons
     from ussfc.spec import ModelSpec as ModelSpec
     from ussfc.spec import find_model as find_model
     from ussfc.spec import list_models as list_models
@@ -58,6 +61,7 @@ _HOME = {
     "ModelError": "ussfc.errors",
     "ModelSpec": "ussfc.spec",
     "PipelineError": "ussfc.pipeline",
+    "PipelineWarning": "ussfc.pipeline",
     "ReadError": "ussfc.pipeline",
     "RunConfig": "ussfc.pipeline",
     "StoreError": "ussfc.pipeline",
@@ -65,6 +69,7 @@ _HOME = {
     "TrainingError": "ussfc.errors",
     "USSFCNet": "ussfc.network",
     "anywhere": "ussfc.engine_selection",
+    "classify": "ussfc.pipeline",
     "detect_changes": "ussfc.pipeline",
     "detector_choices": "ussfc.detector_options",
     "detector_spec": "ussfc.detector_options",
@@ -75,6 +80,7 @@ _HOME = {
     "load_config": "ussfc.pipeline",
     "load_weights": "ussfc.weights",
     "plan": "ussfc.pipeline",
+    "polygons": "ussfc.pipeline.api.products",
     "run": "ussfc.pipeline",
 }
 """Module of every public name."""
@@ -88,6 +94,7 @@ __all__ = [
     "ModelError",
     "ModelSpec",
     "PipelineError",
+    "PipelineWarning",
     "ReadError",
     "RunConfig",
     "StoreError",
@@ -96,6 +103,7 @@ __all__ = [
     "USSFCNet",
     "__version__",
     "anywhere",
+    "classify",
     "detect_changes",
     "detector_choices",
     "detector_spec",
@@ -106,6 +114,7 @@ __all__ = [
     "load_config",
     "load_weights",
     "plan",
+    "polygons",
     "run",
 ]
 

@@ -98,6 +98,7 @@ def load_config(
     flags: Mapping[str, Any] | None = None,
     base: Mapping[str, Any] | None = None,
     cluster: str | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """Load the configuration of a run.
 
@@ -108,6 +109,7 @@ def load_config(
         flags: dotted keys from command line options; None values are left out.
         base: nested mapping instead of the packaged defaults, as an earlier run recorded it.
         cluster: a packaged preset by its name, or a YAML file: goes before ``file``, but decides the kind.
+        values: keys of a Python caller, nested or dotted; they go before all others.
 
     Returns:
         The configuration, validated.
@@ -128,8 +130,30 @@ def load_config(
     for key, value in (flags or {}).items():
         if value is not None:
             _overlay(settings, _flatten(_nest(key, value), "the command line"))
+    for key, value in (values or {}).items():
+        _overlay(settings, _flatten(_nest(str(key), value), "config"))
     _yield_fixed_number(settings, preset)
     return _validate(_of_kind(settings))
+
+
+def as_config(config: RunConfig | Mapping[str, Any] | None) -> RunConfig:
+    """Return the configuration of a Python caller.
+
+    Args:
+        config: from :func:`load_config`, or keys beside the packaged defaults, nested (``{"tiling": {"tile_size":
+            256}}``) or dotted (``{"tiling.tile_size": 256}``); None for the defaults.
+
+    Raises:
+        ConfigError: an unknown key, an unusable value, or something else than a mapping.
+    """
+    if isinstance(config, RunConfig):
+        return config
+    if config is not None and not isinstance(config, Mapping):
+        raise ConfigError(
+            f"config: is a {type(config).__name__}; expected a dict such as {{'tiling.tile_size': 256}}, or what "
+            "load_config() returns"
+        )
+    return load_config(values=config)
 
 
 def _packaged_defaults() -> Mapping[str, Any]:

@@ -20,7 +20,6 @@ from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.polygons.arrays import FlagArray, RealArray
 from ussfc.pipeline.polygons.files import writing
 from ussfc.pipeline.polygons.measure import Features
-from ussfc.pipeline.polygons.pieces import FIXED_POINT
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -196,7 +195,7 @@ def _table(features: Features, schema: pa.Schema) -> pa.Table:
         _column(regions.first, pa.int64()),
         _column(features.area, real, np.isfinite(features.area)),
         _column(features.perimeter, real, np.isfinite(features.perimeter)),
-        _column(regions.total / (regions.pixels * float(FIXED_POINT)), real),
+        _column(regions.mean, real),
         _column(regions.peak, real),
         _column(regions.pixels, pa.int64()),
         _binary(shapely.to_wkb(features.geometry, byte_order=1)),

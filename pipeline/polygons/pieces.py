@@ -46,6 +46,12 @@ class Pieces:
     outlines: list[tuple[shapely.Geometry, ...]]
     """Pixel coordinates, x = column, y = row. Several geometries are still to be united."""
 
+    @property
+    def mean(self) -> RealArray:
+        """Mean probability of each."""
+        mean: RealArray = self.total / (self.pixels * float(FIXED_POINT))
+        return mean
+
     @staticmethod
     def none() -> Pieces:
         """Return no pieces."""

@@ -19,6 +19,15 @@ from ussfc.pipeline.errors import ReadError, StoreError
 from ussfc.pipeline.parallel.backoff import ONCE
 from ussfc.pipeline.reading import sampling
 from ussfc.pipeline.reading.masks import SMALL_INTEGERS, fill_invalid
+from ussfc.pipeline.reading.stacking import (
+    NODATA,
+    SCALES,
+    image_of,
+    nodata_of,
+    one_date,
+    scale_of,
+    spatial_names,
+)
 from ussfc.pipeline.reading.warp import WARP_TOLERANCE, crs_wkt, warp_blocks
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.grid import (
@@ -36,8 +45,8 @@ from ussfc.pipeline.waiting import waiting_for
 KERNEL_MARGIN = 16
 """Source pixels read beyond a warped window, so that no kernel is cut at its border."""
 
-NODATA, SCALES = "ussfc_nodata", "ussfc_scales"
-"""Attributes of a stack of variables: the nodata number and the (scale, offset) of each band."""
+LABELS = ("common_name", "band_name", "name", "title")
+"""Coordinates along the bands that may name them, the best first; others count after these."""
 
 NETCDF_BLOCK = 1 << 20
 """Size of one request for a part of a remote NetCDF, bytes; HDF5 reads here and there."""
@@ -73,26 +82,7 @@ def open_array(uri: str, shown: str, zarr: bool) -> xr.DataArray:
         raise _not_opened(shown, engine, error) from error
     except remote.store_exceptions() as error:
         raise _not_opened(shown, engine, error) from error
-    images = [variable for variable in dataset.data_vars.values() if variable.ndim in (2, 3)]
-    if len(images) == 1:
-        return with_bands(images[0], shown)
-    flat = [variable for variable in images if variable.ndim == 2]
-    if zarr:
-        # A group without consolidated metadata lists its arrays in any order.
-        flat.sort(key=lambda variable: str(variable.name))
-    if not flat or len({variable.shape for variable in flat}) != 1:
-        names = ", ".join(str(name) for name in dataset.data_vars) or "none"
-        raise ReadError(
-            f"{shown}: no image found among the variables ({names}); expected (band, y, x) or several (y, x)"
-        )
-    stacked = xr.concat(flat, dim="band", coords="minimal", compat="override", join="override")
-    stacked.attrs = {
-        "long_name": tuple(str(variable.name) for variable in flat),
-        # Each variable has marks and numbers of its own, which a stack of them would lose.
-        NODATA: tuple(_nodata(variable) for variable in flat),
-        SCALES: tuple(_scale(variable) for variable in flat),
-    }
-    return with_bands(stacked, shown)
+    return with_bands(image_of(dataset, shown, by_name=zarr), shown)
 
 
 def _netcdf_engine(uri: str) -> str:
@@ -133,19 +123,21 @@ def with_bands(array: xr.DataArray, shown: str) -> xr.DataArray:
     """Transpose an array to (band, y, x), whatever its dimensions are called; rows that run north are flipped.
 
     Args:
-        array: two or three dimensions.
+        array: two or three dimensions, and perhaps further ones of length 1, such as the time of one date.
         shown: the array's name in messages.
 
     Raises:
-        ReadError: the array has neither two nor three dimensions.
+        ReadError: the array has neither two nor three dimensions of more than one element.
     """
+    array = one_date(array)
     if array.ndim == 2:
         array = array.expand_dims("band")
     if array.ndim != 3:
-        raise ReadError(f"{shown}: has dimensions {array.dims}; expected (band, y, x) or (y, x)")
-    spatial = array.odc.spatial_dims
-    if spatial is None:
-        spatial = tuple(str(name) for name in array.dims[-2:])
+        raise ReadError(
+            f"{shown}: has dimensions {dict(array.sizes)}; expected (band, y, x) or (y, x), of one date: choose one, "
+            "for example with array.isel(time=0)"
+        )
+    spatial = spatial_names(array)
     (band,) = (name for name in array.dims if name not in spatial)
     array = array.transpose(band, *spatial)
     return array.isel({array.dims[1]: slice(None, None, -1)}) if runs_north(array) else array
@@ -204,12 +196,16 @@ def _chunk_bytes(array: xr.DataArray) -> int:
 def array_labels(array: xr.DataArray) -> tuple[str, ...]:
     """Return the names of the bands of a (band, y, x) array; empty text where there is none.
 
-    They are texts on the coordinate of the bands, else the attribute ``long_name``.
+    They are texts on the coordinate of the bands, or on another one along it (``common_name``, ``band_name``, ...),
+    else the attribute ``long_name``.
     """
-    count = array.shape[0]
-    labels = array.coords[array.dims[0]].values.tolist() if array.dims[0] in array.coords else []
-    if len(labels) == count and all(isinstance(label, str) for label in labels):
-        return tuple(labels)
+    count, band = array.shape[0], array.dims[0]
+    along = {str(name): values for name, values in array.coords.items() if values.dims == (band,)}
+    first = [name for name in (str(band), *LABELS) if name in along]
+    for name in dict.fromkeys([*first, *along]):
+        labels = along[name].values.tolist()
+        if len(labels) == count and all(isinstance(label, str) for label in labels):
+            return tuple(labels)
     names = array.attrs.get("long_name", ())
     names = (names,) if isinstance(names, str) else tuple(str(name) for name in names)
     return names if len(names) == count else ("",) * count
@@ -222,29 +218,13 @@ def array_nodata(array: xr.DataArray) -> tuple[float | None, ...]:
         array: (band, y, x).
     """
     stated = array.attrs.get(NODATA)
-    return tuple(stated) if stated is not None else (_nodata(array),) * array.shape[0]
+    return tuple(stated) if stated is not None else (nodata_of(array),) * array.shape[0]
 
 
 def array_scales(array: xr.DataArray) -> tuple[tuple[float, float], ...]:
     """Return the declared (scale, offset) of each band of a (band, y, x) array; (1, 0) without one."""
     stated = array.attrs.get(SCALES)
-    return tuple(stated) if stated is not None else (_scale(array),) * array.shape[0]
-
-
-def _nodata(array: xr.DataArray) -> float | None:
-    for metadata in (array.attrs, array.encoding):
-        for name in ("_FillValue", "missing_value", "nodata"):
-            if metadata.get(name) is not None:
-                return float(np.asarray(metadata[name]).ravel()[0])
-    return None
-
-
-def _scale(array: xr.DataArray) -> tuple[float, float]:
-    # What xarray has applied already stands in the encoding alone.
-    scale, offset = (
-        array.attrs.get(name, default) for name, default in (("scale_factor", 1), ("add_offset", 0))
-    )
-    return float(np.asarray(scale).ravel()[0]), float(np.asarray(offset).ravel()[0])
+    return tuple(stated) if stated is not None else (scale_of(array),) * array.shape[0]
 
 
 def source_box(geobox: GeoBox, window: GeoBox) -> Box:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,13 +74,13 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
     )
     sources = config.inputs.vrt_sources
     infos = (
-        _declared(_dated(describe_scene(before, sources), config.dates.before), config.before),
-        _declared(_dated(describe_scene(after, sources), config.dates.after), config.after),
+        with_numbers(_dated(describe_scene(before, sources), config.dates.before), config.before),
+        with_numbers(_dated(describe_scene(after, sources), config.dates.after), config.after),
     )
     grid = common_grid(*infos, config.grid.reference, config.grid.crs, config.grid.resolution)
     area = None
     if config.grid.aoi is not None:
-        grid, area = _cut_to_area(grid, config.grid.aoi)
+        grid, area = cut_to_area(grid, config.grid.aoi)
     notices = [note for info in infos for note in info.notes]
     notices += [
         f"{info.uri}: changes of this scene cannot be noticed, since its name leads to no file"
@@ -98,10 +98,8 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
     notices += _order_notices(*infos)
     if grid.crs is None:
         notices.append("neither image has a CRS: the run and its products are in pixel coordinates")
-    notices += _scale_notices(grid, model, resolve_layout(config, model).patch_size)
-    notices += _range_notices(infos, model)
-    for info, recipe in zip(infos, recipes, strict=True):
-        notices += _declaration_notices(info, recipe.bands, model)
+    taken = recipes[0].bands, recipes[1].bands
+    notices += pair_notices(infos, taken, grid, model, resolve_layout(config, model).patch_size)
     return ScenePair(*infos, (recipes[0], recipes[1]), grid, area, model, tuple(notices))
 
 
@@ -121,7 +119,7 @@ def _order_notices(before: SceneInfo, after: SceneInfo) -> list[str]:
     ]
 
 
-def _declared(info: SceneInfo, numbers: NumbersConfig) -> SceneInfo:
+def with_numbers(info: SceneInfo, numbers: NumbersConfig) -> SceneInfo:
     """Return a scene's header with the scale and offset that the configuration states in place of the file's."""
     if numbers.scale is None and numbers.offset is None:
         return info
@@ -136,7 +134,36 @@ def _declared(info: SceneInfo, numbers: NumbersConfig) -> SceneInfo:
     return dataclasses.replace(info, bands=bands)
 
 
-def _cut_to_area(grid: GeoBox, aoi: str) -> tuple[GeoBox, AreaOfInterest]:
+def pair_notices(
+    infos: tuple[SceneInfo, SceneInfo],
+    bands: tuple[tuple[int, ...], tuple[int, ...]],
+    grid: GeoBox,
+    model: ussfc.ModelSpec,
+    patch_size: int,
+) -> list[str]:
+    """Return warnings about two scenes that their headers give reason for.
+
+    Args:
+        infos: headers of before and after.
+        bands: numbers from 1 of the bands that the model takes from each.
+        grid: the common grid.
+        model: the model.
+        patch_size: side of a patch, pixels.
+    """
+    notices = _scale_notices(grid, model, patch_size)
+    notices += _range_notices(infos, model)
+    for info, taken in zip(infos, bands, strict=True):
+        notices += _declaration_notices(info, taken, model)
+    return notices
+
+
+def cut_to_area(grid: GeoBox, aoi: str) -> tuple[GeoBox, AreaOfInterest]:
+    """Return the part of a grid under the bounds of an area of interest, and the area on it.
+
+    Raises:
+        ReadError: the file cannot be read.
+        ConfigError: it lies outside the grid, or covers no pixel.
+    """
     given = read_aoi(aoi)
     area = in_crs_of(grid, given)
     box = Box(0, 0, 0, 0) if area.is_empty else geometry_box(area, grid)
@@ -207,20 +234,31 @@ def scene_mappings(pair: ScenePair) -> tuple[RadiometricMapping, RadiometricMapp
 
 
 def check_numbers(pair: ScenePair, mappings: tuple[RadiometricMapping, RadiometricMapping]) -> list[Finding]:
+    """Return what is wrong with the numbers of both dates; see :func:`check_scenes`."""
+    scenes = [
+        (info.uri, recipe.open) for info, recipe in zip((pair.before, pair.after), pair.recipes, strict=True)
+    ]
+    return check_scenes(pair.model, scenes, mappings)
+
+
+def check_scenes(
+    model: ussfc.ModelSpec,
+    scenes: Sequence[tuple[str, Callable[[], SceneReader]]],
+    mappings: tuple[RadiometricMapping, RadiometricMapping],
+) -> list[Finding]:
     """Return what is wrong with the numbers of both dates, from a sample of each.
 
     Args:
-        pair: the scenes.
-        mappings: their radiometric constants; a model that takes percentiles fits any numbers.
+        model: the model; one that takes percentiles fits any numbers.
+        scenes: name of each date, and a function that opens it on the common grid.
+        mappings: their radiometric constants.
     """
-    if pair.model.radiometry.kind != "range":
+    if model.radiometry.kind != "range":
         return []
     try:
         samples = [
-            DateSample(info.uri, thin(recipe.open().sample(CHECK_PIXELS), CHECK_PIXELS), mapping, key)
-            for info, recipe, mapping, key in zip(
-                (pair.before, pair.after), pair.recipes, mappings, ("before", "after"), strict=True
-            )
+            DateSample(name, thin(opened().sample(CHECK_PIXELS), CHECK_PIXELS), mapping, key)
+            for (name, opened), mapping, key in zip(scenes, mappings, ("before", "after"), strict=True)
         ]
     except ReadError:
         # A damaged block costs the tiles over it and is reported with them; a check must not end the run for it.

@@ -27,6 +27,10 @@ UNREADABLE = (
 """Errors of zarr and its codecs about bytes that are not theirs, depending on the damaged one."""
 
 
+LATER = ("coordinates", "_CRS")
+"""Attributes that groups of earlier versions lack, and are whole without."""
+
+
 def zarr_store(folder: Folder) -> Any:
     """Return a folder as zarr takes it."""
     if folder.local is not None:
@@ -57,7 +61,9 @@ def create_group(store: Any, grid: GeoBox, dtype: str, tile_size: int, run: str)
     if coded:
         attributes |= {"scale_factor": 1 / PROBABILITY_STEPS, "add_offset": 0.0, "_FillValue": NODATA_BYTE}
     if grid.crs is not None:
-        attributes["grid_mapping"] = "spatial_ref"
+        # The first is of CF, as GDAL 3.12 reads it; of the others xarray makes a coordinate, and older GDAL a CRS.
+        attributes |= {"grid_mapping": "spatial_ref", "coordinates": "spatial_ref"}
+        attributes["_CRS"] = {"wkt": grid.crs.to_wkt()}
     group.create_array(
         layout.PROBABILITY_ARRAY,
         shape=(rows, cols),
@@ -136,7 +142,7 @@ def _agrees(group: Folder, expected: Folder, name: str) -> bool:
         return True
     try:
         if name.endswith(".json"):
-            return bool(json.loads(found) == json.loads(like))
+            return bool(_with_later(json.loads(found), json.loads(like)) == json.loads(like))
         array = name.partition("/")[0]
         values, others = (
             np.asarray(zarr.open_array(zarr_store(place), path=array, mode="r")[...])
@@ -145,3 +151,11 @@ def _agrees(group: Folder, expected: Folder, name: str) -> bool:
     except (OSError, *UNREADABLE):
         return False
     return bool(np.array_equal(values, others))
+
+
+def _with_later(found: Any, like: Any) -> Any:
+    """Return metadata with the attributes that an earlier version did not write."""
+    if not isinstance(found, dict) or not isinstance(found.get("attributes"), dict):
+        return found
+    later = {name: value for name, value in like.get("attributes", {}).items() if name in LATER}
+    return found | {"attributes": later | found["attributes"]}

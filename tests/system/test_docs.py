@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import warnings
+from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
 from tests.support.paths import ROOT
-from ussfc import cli
+from tests.support.scenes import write_scene
+from ussfc import PipelineWarning, cli, find_model
 from ussfc.pipeline.terminal import reference
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -26,6 +30,25 @@ def test_commands_in_the_readme_exist() -> None:
     named = set(re.findall(r"^ussfc (\w+)", readme, re.MULTILINE))
     assert named
     assert named <= set(cli.main.list_commands(click.Context(cli.main)))
+
+
+def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no warning, and with the classes of the model's own threshold."""
+    write_scene(tmp_path, "a", (100, 100), side=160)
+    for date in ("before", "after"):
+        (tmp_path / f"a_{date}.tif").rename(tmp_path / f"{date}.tif")
+    monkeypatch.chdir(tmp_path)
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert len(code) == 1
+    found: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the scene .* is smaller than a patch", PipelineWarning)
+        exec(code[0], found)
+    probability = found["probability"]
+    assert probability.shape == (160, 160)
+    assert ((probability >= find_model("ussfc-s2-rgb").threshold) == (found["classes"] == 1)).all()
+    assert found["changed"].shape == (3, 160, 160)
+    assert (found["regions"]["area_m2"] >= 500).all()
 
 
 def test_links_of_the_documents_lead_somewhere() -> None:

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ussfc.pipeline.config.load import documented_keys, load_config
+from ussfc.pipeline.config.load import as_config, documented_keys, load_config
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError
 
@@ -518,3 +518,37 @@ def test_missing_file_is_one_plain_line(tmp_path: Path) -> None:
     file = tmp_path / "no.yaml"
     assert refused(file=file) == f"{file}: cannot be read, no such file; check the path of the configuration"
     assert refused(file=tmp_path) == f"{tmp_path}: cannot be read as YAML (Is a directory)"
+
+
+@pytest.mark.parametrize(
+    "values", [{"tiling.tile_size": 256, "threshold": 0.3}, {"tiling": {"tile_size": 256}, "threshold": 0.3}]
+)
+def test_values_of_a_python_caller_are_nested_or_dotted(values: dict[str, Any]) -> None:
+    config = as_config(values)
+    assert (config.tiling.tile_size, config.threshold) == (256, 0.3)
+    assert as_config(config) is config
+    assert as_config(None) == load_config()
+
+
+@pytest.mark.parametrize(
+    ("text", "formats"),
+    [
+        ("geoparquet", ("parquet",)),
+        ("FGB", ("flatgeobuf",)),
+        ("gpkg, geojson,gpkg", ("gpkg", "geojson")),
+        ("[geopackage, parquet]", ("gpkg", "parquet")),
+    ],
+)
+def test_formats_have_several_names(text: str, formats: tuple[str, ...]) -> None:
+    config = load_config(sets=[f"vector.format={text}"])
+    assert config.vector.format == formats
+    recorded = config.model_dump(mode="json")["vector"]["format"]
+    assert recorded == (formats[0] if len(formats) == 1 else list(formats))
+    assert load_config(flags={"vector.format": recorded}).vector.format == formats
+
+
+@pytest.mark.parametrize("text", ["[]", "''", "shp", "[gpkg, shp]", "3", "null"])
+def test_unknown_formats_are_refused(text: str) -> None:
+    message = refused(sets=[f"vector.format={text}"])
+    assert message.startswith("vector.format = ")
+    assert "geoparquet, gpkg, flatgeobuf, geojson" in message

@@ -15,7 +15,15 @@ from odc.geo.geobox import GeoBox
 from tests.support.images import AFFINE, UTM, assert_same_pixels, expected_window, odd_images
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.reading import describe_scene
-from ussfc.pipeline.reading.array import ArrayReader, array_nodata, describe_array, open_array, with_bands
+from ussfc.pipeline.reading.array import (
+    ArrayReader,
+    array_labels,
+    array_nodata,
+    describe_array,
+    open_array,
+    with_bands,
+)
+from ussfc.pipeline.reading.stacking import image_of
 from ussfc.pipeline.types import Box
 
 GRID = GeoBox((4, 5), AFFINE, UTM)
@@ -55,8 +63,37 @@ def test_bands_come_first_whatever_their_place() -> None:
 
 
 def test_four_dimensions_are_refused() -> None:
-    with pytest.raises(ReadError, match=r"^scene: has dimensions .*expected \(band, y, x\) or \(y, x\)$"):
-        with_bands(array().expand_dims("epoch"), "scene")
+    with pytest.raises(ReadError, match=r"^scene: has dimensions .*'epoch': 2.*expected \(band, y, x\) or"):
+        with_bands(array().expand_dims(epoch=2), "scene")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [({"time": 1}, (2, 4, 5)), ({"time": 1, "member": 1}, (2, 4, 5))],
+)
+def test_dimensions_of_length_one_do_not_count(sizes: dict[str, int], shape: tuple[int, ...]) -> None:
+    plain = array().rename(time="band")
+    assert with_bands(plain.expand_dims(sizes), "scene").shape == shape
+    flat = plain.isel(band=0, drop=True)
+    assert with_bands(flat.expand_dims(sizes), "scene").shape == (1, 4, 5)
+    named = flat.expand_dims(variable=["B04"]).expand_dims(sizes)
+    assert array_labels(with_bands(named, "scene")) == ("B04",)
+
+
+def test_a_coordinate_along_the_bands_names_them() -> None:
+    plain = array(2, long_name=("B08", "B02"))
+    band = plain.dims[0]
+    assert array_labels(plain.assign_coords({"common_name": (band, ["red", "nir"])})) == ("red", "nir")
+    assert array_labels(plain.assign_coords({"other": (band, [0.6, 0.8])})) == ("B08", "B02")
+    assert array_labels(plain.assign_coords({band: ["B04", "B03"]})) == ("B04", "B03")
+
+
+def test_variables_of_one_date_are_bands() -> None:
+    red = array(1)[0].drop_vars("time", errors="ignore").astype("uint8")
+    dataset = xr.Dataset({"B04": red, "B03": red.astype("uint16")}).expand_dims(time=1)
+    found = with_bands(image_of(dataset, "scene", by_name=False), "scene")
+    assert array_labels(found) == ("B04", "B03")
+    assert found.odc.geobox == GRID
 
 
 def test_rows_that_run_north_are_refused() -> None:

@@ -12,6 +12,7 @@ import pytest
 import rioxarray  # noqa: F401 - registers the accessor
 import xarray as xr
 from affine import Affine
+from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
 from ussfc.pipeline.errors import DamagedTiles, StoreError
@@ -71,6 +72,30 @@ def test_xarray_opens_the_store(tmp_path: Path, grid: GeoBox, dtype: str) -> Non
         assert array.rio.transform(recalc=True).almost_equals(grid.affine, 1e-6)
         assert array.rio.encoded_nodata == (255 if dtype == "uint8" else None)
         assert array.attrs["long_name"] == "change probability"
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_group_opens_with_its_crs(tmp_path: Path, old: bool) -> None:
+    """By xarray's defaults; stores of earlier versions lack the attributes, and still continue."""
+    grid = GeoBox((100, 120), Affine(10, 0, 500_000, 0, -10, 5_000_000), "EPSG:32633")
+    store = start_store(tmp_path, {"a": 1}, grid, "uint8", 64, overwrite=False)
+    store.write(Box(0, 0, 64, 64), np.full((64, 64), 127, np.uint8), TileResult((0, 0), 1, 4096))
+    if old:
+        file = tmp_path / "probability.zarr" / "probability" / "zarr.json"
+        content = json.loads(file.read_text("utf-8"))
+        for name in ("coordinates", "_CRS"):
+            del content["attributes"][name]
+        file.write_text(json.dumps(content), "utf-8")
+    again = start_store(tmp_path, {"a": 1}, grid, "uint8", 64, overwrite=False)
+    assert (again.read(Box(0, 0, 64, 64)) == 127).all()
+    with xr.open_zarr(tmp_path / "probability.zarr", consolidated=False) as dataset:
+        probability = dataset["probability"]
+        assert float(probability[0, 0]) == 0.5
+        assert ("spatial_ref" in dataset.data_vars) is old
+        if not old:
+            assert probability.rio.crs == dataset.rio.crs == "EPSG:32633"
+            assert probability.rio.transform() == grid.affine
+            assert CRS(probability.attrs["_CRS"]["wkt"]) == CRS("EPSG:32633")
 
 
 def test_without_a_crs_coordinates_are_pixels(tmp_path: Path) -> None:

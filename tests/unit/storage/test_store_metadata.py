@@ -45,6 +45,18 @@ def test_the_same_in_other_bytes_agrees(work: Folder) -> None:
     assert damaged_metadata(work, *GROUP) == []
 
 
+def test_groups_of_earlier_versions_agree(work: Folder) -> None:
+    name = "probability.zarr/probability/zarr.json"
+    content = json.loads(work.read(name))
+    for attribute in ("coordinates", "_CRS"):
+        del content["attributes"][attribute]
+    work.write(name, json.dumps(content).encode())
+    assert damaged_metadata(work, *GROUP) == []
+    content["attributes"]["_CRS"] = {"wkt": "another"}
+    work.write(name, json.dumps(content).encode())
+    assert damaged_metadata(work, *GROUP) == ["probability/zarr.json"]
+
+
 def test_another_run_or_grid_does_not_agree(work: Folder) -> None:
     assert damaged_metadata(work, GRID, "uint8", 64, "other") == ["probability/zarr.json"]
     assert "x/c/0" in damaged_metadata(work, GRID.pad(1), "uint8", 64, "run")

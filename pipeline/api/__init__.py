@@ -1,0 +1,1 @@
+"""Change detection in Python, on xarray arrays."""

@@ -1,0 +1,153 @@
+"""Change detection in Python, on xarray arrays: lazy, chunked, georeferenced; the numbers of the command line."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+import ussfc
+from ussfc.pipeline.api.coordinates import on_grid_of
+from ussfc.pipeline.api.inputs import ArrayPair, open_arrays
+from ussfc.pipeline.choices import Taper
+from ussfc.pipeline.config.load import as_config
+from ussfc.pipeline.config.schema import RunConfig
+from ussfc.pipeline.errors import PipelineWarning
+from ussfc.pipeline.execution.computers import open_computer
+from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE
+from ussfc.pipeline.pixels import radiometry
+from ussfc.pipeline.pixels.encoding import decode, encode
+from ussfc.pipeline.reading import AreaOfInterest
+from ussfc.pipeline.reading.array import Placement
+from ussfc.pipeline.runs.resolve import resolve_layout
+from ussfc.pipeline.tiling.blending import taper_weights
+from ussfc.pipeline.tiling.lattice import TilePlan
+from ussfc.pipeline.types import DetectorSpec, FloatArray, PixelPair, RadiometricMapping, Tile
+
+
+def detect_changes(
+    before: xr.DataArray | xr.Dataset,
+    after: xr.DataArray | xr.Dataset,
+    model: str | None = None,
+    config: RunConfig | Mapping[str, Any] | None = None,
+    detector: DetectorSpec | None = None,
+) -> xr.DataArray:
+    """Change probability of two georeferenced arrays.
+
+    Before the result is computed a sample of both dates is read, for checks of their numbers and for radiometric
+    percentiles; each chunk then reads just its own window of both dates. The two grids may differ as on the command
+    line. What the command line would warn of is a Python warning of :class:`ussfc.PipelineWarning`.
+
+    Args:
+        before: earlier image, (band, y, x) or (y, x), NumPy or Dask inside, with a CRS that odc-geo or rioxarray
+            finds (or none on both); dimensions of length 1, such as time, do not count. Of a Dataset the variables
+            are the bands. Bands are found by the labels of their coordinate, by the names of the variables, or by
+            the attribute ``long_name``.
+        after: later image, likewise.
+        model: name, card or weights file; by default the configuration's.
+        config: from :func:`ussfc.load_config`, or a dict of keys, nested (``{"tiling": {"tile_size": 256}}``) or
+            dotted (``{"tiling.tile_size": 256}``); the packaged defaults without it. ``compute``, ``cluster``,
+            ``vector``, ``dates`` and ``registration`` do not apply: the dates are compared where they lie.
+        detector: another detector than the model's network, with the same patch size.
+
+    Returns:
+        (y, x) float32 in [0, 1], NaN where either date has no data, in chunks of ``tiling.tile_size``, with
+        dimensions, coordinates, attributes and CRS of the date that ``grid.reference`` names (before), cut to the
+        common part; with those of the new grid where ``grid.crs`` or ``grid.resolution`` asks for one. Values are
+        those of the stored product of a run that moves neither date: with ``output.probability_dtype`` uint8 multiples
+        of 1/254.
+
+    Raises:
+        ReadError, GridError, ConfigError, ussfc.ModelError: as the command line.
+    """
+    settings = as_config(config)
+    card = ussfc.find_model(model or settings.model)
+    layout = resolve_layout(settings, card)
+    spec = detector or ussfc.detector_spec(
+        card,
+        ussfc.DetectorOptions(
+            patch_size=layout.patch_size,
+            ssfc=layout.ssfc,
+            engine=settings.inference.engine,
+            precision=settings.inference.precision,
+            device=settings.inference.device,
+            batch_size=settings.inference.batch_size,
+            streams=1,
+        ),
+    )
+    pair = open_arrays(before, after, settings, card)
+    for notice in pair.notices:
+        warnings.warn(notice, PipelineWarning, stacklevel=2)
+    job = _ChunkJob(pair.mappings, spec, layout.taper, settings.output.probability_dtype, pair.area)
+    shape = pair.grid.shape[0], pair.grid.shape[1]
+    tiles = TilePlan.of(shape, layout.tile_size, spec.patch_size, layout.overlap)
+    own = 0 if settings.grid.reference == "before" else 1
+    result = on_grid_of(
+        _lazy_result(pair, tiles, job), pair.grid, pair.arrays[own], pair.arrays[1 - own], pair.southward[own]
+    )
+    result.name = "change_probability"
+    threshold = card.threshold if settings.threshold is None else settings.threshold
+    result.attrs |= {
+        "long_name": "change probability",
+        "units": "1",
+        "model": card.name,
+        "threshold": threshold,
+        "probability_dtype": settings.output.probability_dtype,
+        "nodata": np.nan,
+    }
+    return result
+
+
+def _lazy_result(pair: ArrayPair, tiles: TilePlan, job: _ChunkJob) -> da.Array:
+    """Return the (rows, cols) probabilities, a chunk a tile."""
+    compute = dask.delayed(_compute_core, pure=False)
+    before, after = pair.readers
+
+    def chunk(index: tuple[int, int]) -> da.Array:
+        tile = tiles.tile(index)
+        lazy = compute(
+            before.block(tile.halo).data,
+            after.block(tile.halo).data,
+            (before.placement(tile.halo), after.placement(tile.halo)),
+            tile,
+            job,
+        )
+        result: da.Array = da.from_delayed(lazy, tiles.core(index).shape, np.float32)
+        return result
+
+    rows, cols = tiles.tiles_shape
+    chunks = [[chunk((row, col)) for col in range(cols)] for row in range(rows)]
+    whole: da.Array = da.block(chunks)
+    return whole
+
+
+@dataclass(frozen=True)
+class _ChunkJob:
+    """Settings that every chunk of a result shares."""
+
+    mappings: tuple[RadiometricMapping, RadiometricMapping]
+    detector: DetectorSpec
+    taper: Taper
+    dtype: str
+    """Type of the stored product whose levels the values have."""
+    area: AreaOfInterest | None
+
+
+def _compute_core(
+    before: Any, after: Any, placements: tuple[Placement, Placement], tile: Tile, job: _ChunkJob
+) -> FloatArray:
+    """Compute one chunk; runs on whatever scheduler computes the array."""
+    images = radiometry.pair(placements[0](before), placements[1](after), job.mappings)
+    spec = job.detector
+    if job.area is not None:
+        images = PixelPair(images.before, images.after, images.valid & job.area.mask(tile.halo))
+    computer = open_computer(PROCESS_CACHE.detector(spec), taper_weights(spec.patch_size, job.taper))
+    probability, _ = computer.blend(tile, images)
+    valid = images.valid[tile.core.within(tile.halo).slices]
+    return decode(encode(probability, valid, np.dtype(job.dtype)))

@@ -1,0 +1,95 @@
+"""The image in a data set of xarray: one variable, or several that are its bands."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import numpy as np
+import odc.geo.xr  # noqa: F401  (registers the .odc accessor)
+import xarray as xr
+
+from ussfc.pipeline.errors import ReadError
+
+NODATA, SCALES = "ussfc_nodata", "ussfc_scales"
+"""Attributes of a stack of variables: the nodata number and the (scale, offset) of each band."""
+
+BAND_NAMES = ("band", "bands", "channel")
+"""Names of the dimension of the bands, which is kept where others of length 1 are not."""
+
+
+def image_of(dataset: xr.Dataset, shown: str, by_name: bool) -> xr.DataArray:
+    """Return the image of a data set, with the attributes of its variable or those of this module.
+
+    A data set with one variable of two or three dimensions is that variable; one with several two-dimensional
+    variables of the same grid has them as bands, whose labels are the variables' names. Dimensions of length 1 do not
+    count.
+
+    Args:
+        dataset: the data set.
+        shown: its name in messages.
+        by_name: order variables by name, where the order in which they are listed means nothing.
+
+    Raises:
+        ReadError: it holds no such variable.
+    """
+    images = [one_date(variable) for variable in dataset.data_vars.values() if variable.ndim >= 2]
+    images = [image for image in images if image.ndim in (2, 3)]
+    if len(images) == 1:
+        return images[0]
+    flat = [image for image in images if image.ndim == 2]
+    if by_name:
+        flat.sort(key=lambda variable: str(variable.name))
+    if not flat or len({variable.shape for variable in flat}) != 1:
+        names = ", ".join(str(name) for name in dataset.data_vars) or "none"
+        raise ReadError(
+            f"{shown}: no image found among the variables ({names}); expected (band, y, x) or several (y, x)"
+        )
+    stacked = xr.concat(flat, dim="band", coords="minimal", compat="override", join="override")
+    stacked.attrs = {
+        "long_name": tuple(str(variable.name) for variable in flat),
+        # Each variable has marks and numbers of its own, which a stack of them would lose.
+        NODATA: tuple(nodata_of(variable) for variable in flat),
+        SCALES: tuple(scale_of(variable) for variable in flat),
+    }
+    return stacked
+
+
+def one_date(array: xr.DataArray) -> xr.DataArray:
+    """Return an array without dimensions of length 1, but for those of rows, columns and bands."""
+    spatial = spatial_names(array)
+    others = [name for name in array.dims if name not in spatial]
+    single = [name for name in others if array.sizes[name] == 1]
+    bands = [name for name in single if _is_of_bands(array, name)]
+    if len(single) == len(others) and bands:
+        single.remove(bands[0])
+    return array.squeeze(single) if single else array
+
+
+def spatial_names(array: xr.DataArray) -> tuple[Hashable, Hashable]:
+    """Return the names of the dimensions of rows and columns: the last two where names do not show it."""
+    found = array.odc.spatial_dims
+    return tuple(found) if found is not None else tuple(array.dims[-2:])  # type: ignore[return-value]
+
+
+def nodata_of(array: xr.DataArray) -> float | None:
+    """Return the number that marks nodata in an array, from attributes or encoding."""
+    for metadata in (array.attrs, array.encoding):
+        for name in ("_FillValue", "missing_value", "nodata"):
+            if metadata.get(name) is not None:
+                return float(np.asarray(metadata[name]).ravel()[0])
+    return None
+
+
+def scale_of(array: xr.DataArray) -> tuple[float, float]:
+    """Return the declared (scale, offset) of an array; (1, 0) without one."""
+    # What xarray has applied already stands in the encoding alone.
+    scale, offset = (
+        array.attrs.get(name, default) for name, default in (("scale_factor", 1), ("add_offset", 0))
+    )
+    return float(np.asarray(scale).ravel()[0]), float(np.asarray(offset).ravel()[0])
+
+
+def _is_of_bands(array: xr.DataArray, name: Hashable) -> bool:
+    """Return True if a dimension is that of bands, by its name or since its labels are texts."""
+    labels = array.coords[name].values.tolist() if name in array.coords else []
+    return str(name).lower() in BAND_NAMES or any(isinstance(label, str) for label in labels)
