@@ -92,6 +92,21 @@ class BandInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ScenePart:
+    """A raster that is a scene, or one of several that lie side by side in it."""
+
+    # Dask logs the arguments of a task that fails.
+    uri: str = field(repr=False)
+    """What GDAL opens: path, address, or the text of a VRT."""
+    shown: str
+    """Name for messages, without credentials."""
+    geobox: GeoBox
+    """Pixel grid, as :attr:`SceneInfo.geobox`."""
+    gains: tuple[tuple[float, float], ...] | None = None
+    """Factor and term of each of its bands, which bring its numbers to those of the first part; None: neither."""
+
+
+@dataclass(frozen=True, slots=True)
 class SceneInfo:
     """One image as its header describes it; no pixel is read for it."""
 
@@ -113,6 +128,10 @@ class SceneInfo:
     """Decoded size of one block of the file, all bands that are decoded with it; 0 where unknown."""
     notes: tuple[str, ...] = ()
     """Remarks for the user on how this image is read (rotated, ground control points, ...)."""
+    product: str | None = None
+    """Kind of scene whose names of bands are certain (``Sentinel-2 L2A``); None: a raster like any other."""
+    parts: tuple[ScenePart, ...] = ()
+    """Rasters that the scene is made of, the first on top; empty where it is one file, opened as it was given."""
 
     def scales(self, bands: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
         """Return the declared (scale, offset) of bands by their numbers from 1."""

@@ -48,27 +48,31 @@ class GridConfig(_Section):
     aoi: str | None = Field(None, description="vector file of polygons; pixels outside are nodata")
 
 
-def _numbers(value: Any) -> Any:
-    """Return band numbers as a list; a text may hold them with commas."""
+def _band_choices(value: Any) -> Any:
+    """Return numbers or names of bands as a list; a text may hold them with commas."""
     if isinstance(value, str):
         value = [part for part in re.split(r"[\s,;]+", value.strip(" []()")) if part]
     if isinstance(value, int):
         value = [value]
     if value is None:
         return None
-    if (
-        not isinstance(value, list | tuple)
-        or not value
-        or not all(str(part).isdigit() and int(part) for part in value)
-    ):
-        raise ValueError("expected band numbers from 1, such as [1,2,3]")
-    return value
+    if not isinstance(value, list | tuple) or not value or not all(map(_is_band, value)):
+        raise ValueError("expected band numbers from 1, such as [1,2,3], or names, such as [B04,B03,B02]")
+    return [int(part) if str(part).isdigit() else part for part in value]
+
+
+def _is_band(choice: Any) -> bool:
+    """Return True for a number from 1, or a name that begins with a letter."""
+    text = str(choice)
+    if isinstance(choice, bool):
+        return False
+    return int(text) > 0 if text.isdigit() else isinstance(choice, str) and bool(re.match("[A-Za-z]", text))
 
 
 Bands = Annotated[
-    tuple[int, ...] | None,
-    BeforeValidator(_numbers),
-    Field(description="band numbers from 1, in the model's order"),
+    tuple[int | str, ...] | None,
+    BeforeValidator(_band_choices),
+    Field(description="numbers from 1 or names of the bands, in the model's order"),
 ]
 
 

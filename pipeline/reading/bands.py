@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ussfc.pipeline.errors import ConfigError, ReadError
 from ussfc.pipeline.types import BandInfo, SceneInfo
@@ -32,13 +32,16 @@ LANDSAT_NAMES = {
 }
 """Common names of Landsat's bands by number; True for Landsat 8 and 9, which have a band 6 of reflectances."""
 
+SENTINEL2_NAMES = {"B02": "blue", "B03": "green", "B04": "red", "B08": "nir"}
+"""Common names of Sentinel-2's bands of 10 m by their own; the 20 m ones share theirs."""
+
 WHOLE_SENSOR = 10
 """Bands from which names that only count them (``Band 1``, ``B2``) mean the numbers of a sensor: Sentinel-2 has 12 or
 13. In a stack of fewer they say no more than the position."""
 
 
 def choose_bands(
-    scene: SceneInfo, expected: Sequence[tuple[str, str | None]], chosen: Sequence[int] | None
+    scene: SceneInfo, expected: Sequence[tuple[str, str | None]], chosen: Sequence[int | str] | None
 ) -> tuple[tuple[int, ...], str | None]:
     """Return the bands of a scene in the order of a model.
 
@@ -49,32 +52,29 @@ def choose_bands(
     Args:
         scene: the scene's header.
         expected: (name, common name) of each band of the model, in its order.
-        chosen: band numbers from 1, or None.
+        chosen: band numbers from 1, or names of bands, or None.
 
     Returns:
         Band numbers from 1, and a notice where they were taken by position.
 
     Raises:
-        ReadError: fewer bands than the model takes.
+        ReadError: fewer bands than the model takes, or none of a name in a product whose names are certain.
         ConfigError: a configured choice of another length or of a band that does not exist.
     """
     numbers = [band.index for band in scene.bands]
     names = ", ".join(name for name, _ in expected)
     if chosen is not None:
-        if len(chosen) != len(expected) or not set(chosen) <= set(numbers):
-            raise ConfigError(
-                f"bands {list(chosen)} for {scene.uri}: the model takes {len(expected)} bands ({names}), "
-                f"the file has {numbers}"
-            )
-        return tuple(chosen), None
+        return _chosen(scene, chosen, expected), None
+    found = _by_name(scene.bands, expected, _named_by(scene)) or _by_color(scene.bands, expected)
+    if found is not None:
+        return found, None
+    if scene.product is not None:
+        raise ReadError(_missing(scene, expected))
     if len(numbers) < len(expected):
         raise ReadError(
             f"{scene.uri}: has {len(numbers)} image band(s) of {scene.dtype}, the model takes {len(expected)} "
-            f"({names}); give a file with all of them, for example of gdalbuildvrt -separate"
+            f"({names}); give a file with all of them, their files with commas between them, or the product's folder"
         )
-    found = _by_name(scene.bands, expected) or _by_color(scene.bands, expected)
-    if found is not None:
-        return found, None
     taken = tuple(numbers[: len(expected)])
     labels = [band.description for band in scene.bands if band.description]
     shown = ", ".join(labels[:6]) + (" ..." if len(labels) > 6 else "")
@@ -94,15 +94,66 @@ def find_band(scene: SceneInfo, common_name: str) -> int | None:
         common_name: of STAC, for example ``nir``.
     """
     expected = [(common_name, common_name)]
-    found = _by_name(scene.bands, expected) or _by_color(scene.bands, expected)
+    found = _by_name(scene.bands, expected, _named_by(scene)) or _by_color(scene.bands, expected)
     return None if found is None else found[0]
 
 
-def _by_name(bands: Sequence[BandInfo], expected: Sequence[tuple[str, str | None]]) -> tuple[int, ...] | None:
-    """Return the bands that names lead to, None unless each is found once."""
+def _chosen(
+    scene: SceneInfo, chosen: Sequence[int | str], expected: Sequence[tuple[str, str | None]]
+) -> tuple[int, ...]:
+    """Return the bands of a configured choice."""
+    names = ", ".join(name for name, _ in expected)
+    numbers = [band.index for band in scene.bands]
+    taken = [choice if isinstance(choice, int) else _named_band(scene, choice) for choice in chosen]
+    if len(taken) != len(expected) or not set(taken) <= set(numbers):
+        listed = ", ".join(band.description for band in scene.bands if band.description)
+        raise ConfigError(
+            f"bands {list(chosen)} for {scene.uri}: the model takes {len(expected)} bands ({names}), "
+            f"the file has {numbers}{f' ({listed})' if listed else ''}"
+        )
+    return tuple(int(index) for index in taken if index is not None)
+
+
+def _named_band(scene: SceneInfo, name: str) -> int | None:
+    """Return the band of a name: as the file has it, else in any spelling or as a colour."""
+    labels = [(band.index, (band.description or "").strip().lower()) for band in scene.bands]
+    return _unique(labels).get(name.lower()) or find_band(scene, name)
+
+
+def _missing(scene: SceneInfo, expected: Sequence[tuple[str, str | None]]) -> str:
+    """Return the message for a product that lacks bands of a model."""
+    lacking = [
+        name
+        for name, common in expected
+        if _by_name(scene.bands, [(name, common)], _named_by(scene)) is None
+        and _by_color(scene.bands, [(name, common)]) is None
+    ]
+    listed = ", ".join(band.description or f"band {band.index}" for band in scene.bands)
+    return (
+        f"{scene.uri}: has no band {', '.join(lacking) or 'of its own for each name'} that the model takes (its bands: "
+        f"{listed}); add the file, or choose others with bands.before and bands.after"
+    )
+
+
+def _named_by(scene: SceneInfo) -> dict[str, str]:
+    """Return the common names of a sensor's own, where they are certain."""
+    return SENTINEL2_NAMES if scene.product is not None else {}
+
+
+def _by_name(
+    bands: Sequence[BandInfo], expected: Sequence[tuple[str, str | None]], sensor: Mapping[str, str]
+) -> tuple[int, ...] | None:
+    """Return the bands that names lead to, None unless each is found once.
+
+    Args:
+        bands: of the file.
+        expected: (name, common name) of each band of the model.
+        sensor: common names of bands that the file calls by numbers.
+    """
     labels = [(band.index, (band.description or "").strip().lower()) for band in bands]
     exact = _unique(labels)
     common = _unique(_common_names(labels))
+    common |= {name: exact[own.lower()] for own, name in sensor.items() if own.lower() in exact}
     counted = {} if _only_count(bands) else _unique([(index, _number(label)) for index, label in labels])
     found = []
     for name, common_name in expected:

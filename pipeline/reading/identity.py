@@ -7,10 +7,11 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
@@ -30,6 +31,12 @@ from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.memory import GDAL_CACHE
 
 ARRAY_SUFFIXES = (".zarr", ".nc", ".nc4", ".netcdf")
+
+VRT_TEXT = "<VRTDataset"
+"""Beginning of the text of a VRT in memory."""
+
+SOURCE_TAGS = ("SourceFilename", "SourceDataset")
+"""Elements of a VRT that hold the name of a file."""
 
 UNKNOWN = "uri:"
 """Beginning of the identity of a scene whose changes cannot be noticed."""
@@ -78,6 +85,8 @@ def scene_identity(uri: str, shown: str) -> tuple[str, int]:
     Raises:
         ReadError: the scene does not exist, access is denied, or the store does not answer.
     """
+    if uri.startswith(VRT_TEXT):
+        return _stack_identity(uri, shown)
     if remote.is_remote(uri):
         found = _zarr_stat(uri, shown) if is_zarr(uri) else stat(uri, shown)
         if found is None:
@@ -96,6 +105,37 @@ def scene_identity(uri: str, shown: str) -> tuple[str, int]:
     # Without secrets: a signature that was renewed makes no other scene.
     text = "|".join(f"{shown_address(name)}={mark}" for name, mark in sorted(members.items()))
     return f"files:{_digest(text)}", path.stat().st_size if path.is_file() and path.suffix != ".vrt" else 0
+
+
+def combined_identity(identities: Sequence[str]) -> str:
+    """Return the identity of rasters that make up one scene from those of each, the first on top."""
+    if len(identities) == 1:
+        return identities[0]
+    start = UNKNOWN if any(identity.startswith(UNKNOWN) for identity in identities) else "files:"
+    return f"{start}{_digest('|'.join(identities))}"
+
+
+def _stack_identity(text: str, shown: str) -> tuple[str, int]:
+    """Identify the text of a VRT by the marks of its files and by what it states about them."""
+    try:
+        # Expat refuses entities that grow without end.
+        elements = list(ElementTree.fromstring(text).iter())  # noqa: S314
+    except ElementTree.ParseError:
+        elements = []
+    marks: dict[str, str] = {}
+    for name in (element.text or "" for element in elements if element.tag in SOURCE_TAGS):
+        place = _place(name)
+        if place is not None and remote.is_remote(place):
+            # Files beside one on a network are not looked for.
+            marks[place] = _mark(place, shown)
+        elif place is not None:
+            marks |= _member_marks(name, shown)
+    if not marks:
+        return UNKNOWN + _digest(shown), 0
+    size = sum(Path(place).stat().st_size for place in marks if os.path.isfile(place))
+    # Without secrets: a signature that was renewed makes no other scene.
+    parts = [f"{shown_address(name)}={mark}" for name, mark in sorted(marks.items())]
+    return f"files:{_digest('|'.join((shown_address(text), *parts)))}", size
 
 
 def _tree_digest(folder: Path) -> str:

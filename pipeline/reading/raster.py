@@ -28,6 +28,12 @@ Result = TypeVar("Result")
 SENTINEL2_UNIT = 10000
 """Number of a reflectance of 1 in Sentinel-2 products."""
 
+DATE_TAG = "ACQUISITIONDATETIME"
+"""GDAL's name of the time of acquisition."""
+
+PRODUCT_TAG = "USSFC_PRODUCT"
+"""Tag with the kind of a scene whose names of bands are certain."""
+
 MOST_SUBDATASETS = 8
 """Datasets of a container that a message lists."""
 
@@ -52,10 +58,7 @@ def describe_raster(uri: str, shown: str, identity: str, size: int, any_kind: bo
 
     def describe(_: Mapping[str, str]) -> SceneInfo:
         with opened_raster(uri, shown) as source:
-            if not any_kind and source.driver in INDIRECT:
-                raise ReadError(
-                    f"{shown}: is a {source.driver}, which its name does not show; name it so, or {REMEDY}"
-                )
+            check_driver(source, shown, any_kind)
             return _scene_info(source, shown, identity, size)
 
     failure = (
@@ -63,6 +66,23 @@ def describe_raster(uri: str, shown: str, identity: str, size: int, any_kind: bo
         "format"
     )
     return retry_gdal(uri, shown, GDAL_CACHE, describe, failure)
+
+
+def check_driver(source: Any, shown: str, any_kind: bool) -> None:
+    """Refuse an open file that leads to others and was not seen to be one before.
+
+    Args:
+        source: the file.
+        shown: its name for messages.
+        any_kind: True: it may be of any kind.
+
+    Raises:
+        ReadError: it is a VRT or the like.
+    """
+    if not any_kind and source.driver in INDIRECT:
+        raise ReadError(
+            f"{shown}: is a {source.driver}, which its name does not show; name it so, or {REMEDY}"
+        )
 
 
 def _scene_info(source: Any, shown: str, identity: str, size: int) -> SceneInfo:
@@ -88,7 +108,7 @@ def _scene_info(source: Any, shown: str, identity: str, size: int) -> SceneInfo:
     geobox, notes = _geobox(source, shown)
     notes += _baseline_notes(tags, bands, shown)
     raw = np.dtype(dtype).itemsize * source.count
-    acquired = tags.get("ACQUISITIONDATETIME") or tags.get("TIFFTAG_DATETIME")
+    acquired = tags.get(DATE_TAG) or tags.get("TIFFTAG_DATETIME")
     return SceneInfo(
         uri=shown,
         geobox=geobox,
@@ -99,6 +119,7 @@ def _scene_info(source: Any, shown: str, identity: str, size: int) -> SceneInfo:
         acquired=acquired or None,
         block_bytes=_block_bytes(source),
         notes=notes,
+        product=tags.get(PRODUCT_TAG),
     )
 
 
@@ -142,7 +163,7 @@ def _no_bands(source: Any, shown: str) -> str:
     more = f" and {len(inner) - MOST_SUBDATASETS} more" if len(inner) > MOST_SUBDATASETS else ""
     return (
         f"{shown}: is a container of {len(inner)} datasets ({', '.join(inner[:MOST_SUBDATASETS])}{more}); give one of "
-        "these names instead, or stack several with gdalbuildvrt -separate"
+        "these names instead"
     )
 
 

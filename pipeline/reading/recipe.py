@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from odc.geo.geobox import GeoBox
@@ -12,12 +12,16 @@ from odc.geo.geobox import GeoBox
 from ussfc.addresses import shown_address
 from ussfc.local_files import UNDECODABLE, undecodable
 from ussfc.pipeline.errors import ReadError
-from ussfc.pipeline.reading.identity import is_array, is_zarr, scene_identity
+from ussfc.pipeline.reading.identity import combined_identity, is_array, is_zarr, scene_identity
+from ussfc.pipeline.reading.mosaic import MosaicReader, merged, placed
 from ussfc.pipeline.reading.raster import RasterReader, describe_raster
 from ussfc.pipeline.reading.vrt import check_sources
+from ussfc.pipeline.reading.sources.bands import BandSet
+from ussfc.pipeline.reading.sources.resolve import resolve_source
+from ussfc.pipeline.reading.sources.stacks import stack
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.memory import GDAL_CACHE
-from ussfc.pipeline.types import SceneInfo, SceneReader
+from ussfc.pipeline.types import SceneInfo, ScenePart, SceneReader
 from ussfc.pipeline.waiting import waiting_for
 
 
@@ -34,6 +38,10 @@ def describe_scene(uri: str, vrt_sources: str = "near") -> SceneInfo:
     if (odd := undecodable(uri)) is not None:
         raise ReadError(f"{odd}: {UNDECODABLE}")
     shown = shown_address(uri)
+    with waiting_for(remote.host_of(uri)):
+        found = resolve_source(uri, vrt_sources == "any")
+    if found is not None:
+        return _describe_parts(found, shown, vrt_sources == "any")
     if (
         not remote.is_remote(uri)
         and not uri.startswith("/vsi")
@@ -50,6 +58,29 @@ def describe_scene(uri: str, vrt_sources: str = "near") -> SceneInfo:
 
             return describe_array(open_array(uri, shown, is_zarr(uri)), shown, identity)
         return describe_raster(uri, shown, identity, size, looked_at)
+
+
+def _describe_parts(found: Sequence[str | BandSet], shown: str, everywhere: bool) -> SceneInfo:
+    """Read the headers of rasters that make up one scene."""
+    infos = []
+    for part in found:
+        looked_at, notes = True, tuple[str, ...]()
+        if isinstance(part, str):
+            uri, name = part, shown_address(part)
+            if is_array(part):
+                raise ReadError(
+                    f"{name}: is read by xarray and cannot be one of several files; give it alone"
+                )
+            looked_at = check_sources(uri, name, everywhere) or everywhere
+        else:
+            uri, name, notes = stack(part, everywhere), part.shown, part.notes
+        with waiting_for(remote.host_of(uri)):
+            identity, size = scene_identity(uri, name)
+            info = describe_raster(uri, name, identity, size, looked_at)
+        own = ScenePart(uri, name, info.geobox)
+        infos.append(replace(info, notes=(*info.notes, *notes), parts=(own,)))
+    identity = combined_identity([info.identity for info in infos])
+    return replace(merged(infos, shown), identity=identity)
 
 
 @dataclass(frozen=True)
@@ -73,6 +104,8 @@ class SceneRecipe:
     labels: tuple[str | None, ...] = ()
     """Names of these bands when the run was planned, None where they have none. A file whose bands are called otherwise
     by then is refused; arrays are opened by name. Empty: any name is accepted."""
+    parts: tuple[ScenePart, ...] = ()
+    """Rasters that the scene is made of, the first on top; empty: ``uri`` is opened as it is."""
 
     def open(self) -> SceneReader:
         """Return a reader on the grid.
@@ -82,13 +115,32 @@ class SceneRecipe:
         """
         shown = shown_address(self.uri)
         self.check_unchanged()
-        if is_array(self.uri):
+        if not self.parts and is_array(self.uri):
             from ussfc.pipeline.reading.array import ArrayReader, array_labels, open_array
 
             array = open_array(self.uri, shown, is_zarr(self.uri))
             bands = self._bands_by_name(array_labels(array), shown)
             return ArrayReader(array, self.grid, bands, self.resampling, shown)
-        return RasterReader(self.uri, shown, self.grid, self.bands, self.resampling, self.block_cache)
+        parts = self.parts or (ScenePart(self.uri, shown, self.grid),)
+        readers = [
+            RasterReader(part.uri, part.shown, self.grid, self.bands, self.resampling, self.block_cache)
+            for part in parts
+        ]
+        if len(readers) == 1:
+            return readers[0]
+        return MosaicReader(
+            [
+                placed(part, reader, self.grid, self.bands)
+                for part, reader in zip(parts, readers, strict=True)
+            ],
+            self.grid.shape,
+            len(self.bands),
+        )
+
+    @property
+    def opened(self) -> tuple[str, ...]:
+        """Return what GDAL or xarray opens."""
+        return tuple(part.uri for part in self.parts) or (self.uri,)
 
     def check_unchanged(self) -> None:
         """Compare the scene with the one that the run was planned for.
@@ -99,8 +151,12 @@ class SceneRecipe:
         shown = shown_address(self.uri)
         if not self.identity:
             return
-        with waiting_for(remote.host_of(self.uri)):
-            found, _ = scene_identity(self.uri, shown)
+        names = [part.shown for part in self.parts] or [shown]
+        marks = []
+        for uri, name in zip(self.opened, names, strict=True):
+            with waiting_for(remote.host_of(uri)):
+                marks.append(scene_identity(uri, name)[0])
+        found = combined_identity(marks)
         if found != self.identity:
             raise ReadError(
                 f"{shown}: has changed since the run began, and tiles of both states would mix; give the same command "
@@ -133,4 +189,11 @@ class SceneRecipe:
             resampling: rasterio's name of the kernel for imagery.
         """
         names = {band.index: band.description for band in info.bands}
-        return cls(uri, grid, bands, resampling, labels=tuple(names[index] for index in bands))
+        return cls(
+            uri,
+            grid,
+            bands,
+            resampling,
+            labels=tuple(names[index] for index in bands),
+            parts=info.parts,
+        )

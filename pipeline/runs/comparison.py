@@ -88,7 +88,7 @@ class Comparison:
             ]
             return [shift for shift in found if shift is not None]
 
-        if any(over_network(recipe.uri) for recipe in self.recipes):
+        if any(over_network(uri) for recipe in self.recipes for uri in recipe.opened):
             threads = max(threads, REQUESTS)
         with ThreadPoolExecutor(threads, "ussfc-registration") as pool:
             windows = choose_windows((rows, cols), 0, count, size)

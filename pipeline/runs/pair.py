@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import re
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from odc.geo.geobox import GeoBox
@@ -28,6 +27,7 @@ from ussfc.pipeline.reading import (
 )
 from ussfc.pipeline.reading.identity import UNKNOWN
 from ussfc.pipeline.reading.sampling import CHECK_PIXELS
+from ussfc.pipeline.reading.sources.resolve import absolute_source
 from ussfc.pipeline.runs.resolve import resolve_layout
 from ussfc.pipeline.storage.remote import host_of
 from ussfc.pipeline.tiling.grid import common_grid, crop, geometry_box, metres_per_pixel
@@ -67,11 +67,7 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
     with waiting_for(host_of(config.model)):
         model = ussfc.find_model(config.model)
     # Workers have working directories of their own, and the run's key must not depend on ours.
-    before, after = (
-        # Path.exists() raises on an address that is longer than a name may be.
-        str(Path(uri).absolute()) if os.path.exists(uri) else uri
-        for uri in (before, after)
-    )
+    before, after = absolute_source(before), absolute_source(after)
     sources = config.inputs.vrt_sources
     infos = (
         with_numbers(_dated(describe_scene(before, sources), config.dates.before), config.before),
@@ -96,6 +92,7 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
         notices += [notice] if notice else []
         recipes.append(SceneRecipe.of(uri, info, grid, bands, config.grid.resampling))
     notices += _order_notices(*infos)
+    notices += _level_notices(*infos)
     if grid.crs is None:
         notices.append("neither image has a CRS: the run and its products are in pixel coordinates")
     taken = recipes[0].bands, recipes[1].bands
@@ -132,6 +129,18 @@ def with_numbers(info: SceneInfo, numbers: NumbersConfig) -> SceneInfo:
         for band in info.bands
     )
     return dataclasses.replace(info, bands=bands)
+
+
+def _level_notices(before: SceneInfo, after: SceneInfo) -> list[str]:
+    """Warn of products of different levels: the haze of the atmosphere is in one of them alone."""
+    levels = [re.search(r"\bL(\d)", info.product or "") for info in (before, after)]
+    if levels[0] is None or levels[1] is None or levels[0][1] == levels[1][1]:
+        return []
+    return [
+        f"{before.uri} is {before.product} and {after.uri} is {after.product}: one holds reflectances at the top "
+        "of the atmosphere, the other at the ground, and the haze between them counts as change; give both "
+        "dates of one level"
+    ]
 
 
 def pair_notices(

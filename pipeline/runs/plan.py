@@ -146,7 +146,7 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
         patches_in_flight=(config.inference.batch_size or 1) * selected.threads,
         network=network,
         local=layout.ssfc == "local",
-        remote=any(over_network(recipe.uri) for recipe in pair.recipes),
+        remote=any(over_network(uri) for recipe in pair.recipes for uri in recipe.opened),
         on_gpu=on_gpu,
         block_bytes=pair.before.block_bytes + pair.after.block_bytes,
     )

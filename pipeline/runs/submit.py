@@ -18,6 +18,7 @@ from ussfc.pipeline.clusters.slurm import LOG_FOLDER, check_shell_word, make_log
 from ussfc.pipeline.config.load import ENV_PREFIX, documented_keys
 from ussfc.pipeline.config.schema import RunConfig, SlurmCluster, size_in_bytes
 from ussfc.pipeline.errors import ConfigError
+from ussfc.pipeline.reading.sources.resolve import absolute_source
 from ussfc.pipeline.runs.plan import check_memory, plan
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.remote import is_remote
@@ -80,7 +81,7 @@ def submit(
             f"cluster.kind {cluster.kind}: `ussfc submit` is for SLURM; choose the cluster slurm, or a file of that "
             "kind"
         )
-    before, after = _absolute(before), _absolute(after)
+    before, after = absolute_source(before), absolute_source(after)
     out = out if is_remote(out) else str(Path(out).absolute())
     check_memory(plan(before, after, config))
     arguments = ["run", before, after, "--out", out, *flags, *_settings(config, cluster)]

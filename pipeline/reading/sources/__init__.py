@@ -1,0 +1,1 @@
+"""Dates as people have them: products of satellites, lists of bands, mosaics, STAC items."""

@@ -1,0 +1,208 @@
+"""Band files as one raster: a VRT in memory with names, scale, offset, nodata and date."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from xml.sax.saxutils import escape, quoteattr
+
+from affine import Affine
+
+from ussfc.addresses import shown_address
+from ussfc.pipeline.errors import ReadError
+from ussfc.pipeline.reading.bands import SENTINEL2_NAMES
+from ussfc.pipeline.reading.opening import opened_raster, retry_gdal
+from ussfc.pipeline.reading.raster import DATE_TAG, PRODUCT_TAG, check_driver
+from ussfc.pipeline.reading.sources.bands import BandFile, BandSet
+from ussfc.pipeline.reading.vrt import check_sources
+from ussfc.pipeline.storage import remote
+from ussfc.pipeline.tiling.memory import GDAL_CACHE
+
+GDAL_TYPES = {
+    "uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16", "uint32": "UInt32", "int32": "Int32",
+    "float32": "Float32", "float64": "Float64",
+}  # fmt: skip
+
+NETWORK_PREFIXES = {"http": "/vsicurl/http://", "https": "/vsicurl/https://", "s3": "/vsis3/", "gs": "/vsigs/",
+                    "az": "/vsiaz/"}  # fmt: skip
+"""GDAL's prefixes by the scheme of an address."""
+
+COLORS = ("red", "green", "blue")
+
+
+@dataclass(frozen=True)
+class Header:
+    """Header of a file, as far as a stack needs it."""
+
+    shape: tuple[int, int]
+    transform: Affine
+    crs: str | None
+    count: int
+    dtypes: tuple[str, ...]
+    nodata: tuple[float | None, ...]
+    scales: tuple[tuple[float, float], ...]
+    block: tuple[int, int]
+    names: tuple[str | None, ...]
+    acquired: str | None
+
+
+def read_header(uri: str, shown: str, everywhere: bool) -> Header:
+    """Read the header of a file.
+
+    Args:
+        uri: path, address, or a name of GDAL's.
+        shown: the same for messages.
+        everywhere: True: a VRT may lead to any file.
+
+    Raises:
+        ReadError: GDAL cannot open it, or it is a VRT that leads elsewhere.
+    """
+    looked_at = check_sources(uri, shown, everywhere) or everywhere
+
+    def read(_: Mapping[str, str]) -> Header:
+        with opened_raster(uri, shown) as source:
+            check_driver(source, shown, looked_at)
+            return _header(source)
+
+    return retry_gdal(
+        uri, shown, GDAL_CACHE, read, "cannot be opened as a raster ({}); check that the file is complete"
+    )
+
+
+def _header(source: Any) -> Header:
+    tags = source.tags()
+    return Header(
+        source.shape,
+        source.transform,
+        None if source.crs is None else source.crs.to_wkt(),
+        source.count,
+        source.dtypes,
+        source.nodatavals,
+        tuple(zip(source.scales, source.offsets, strict=True)),
+        source.block_shapes[0] if source.count else (1, 1),
+        source.descriptions,
+        tags.get(DATE_TAG) or tags.get("TIFFTAG_DATETIME"),
+    )
+
+
+def gdal_name(uri: str) -> str:
+    """Return the name of a file in a VRT.
+
+    Raises:
+        ReadError: GDAL has no name for an address.
+    """
+    if not remote.is_remote(uri):
+        return uri
+    scheme, _, rest = uri.partition("://")
+    prefix = NETWORK_PREFIXES.get(scheme.lower())
+    if prefix is None:
+        raise ReadError(
+            f"{shown_address(uri)}: bands are read from local files, https://, s3://, gs:// or az:// addresses"
+        )
+    return prefix + rest
+
+
+def stack(bands: BandSet, everywhere: bool = False) -> str:
+    """Return the text of a VRT over band files.
+
+    The pixels are those of the file with the smallest ones; coarser bands are repeated. All show the same ground.
+
+    Args:
+        bands: the files.
+        everywhere: True: a VRT among them may lead to any file.
+
+    Raises:
+        ReadError: a file cannot be opened, holds several bands, or lies elsewhere.
+    """
+    headers = [read_header(file.uri, shown_address(file.uri), everywhere) for file in bands.files]
+    first = min(headers, key=lambda header: (abs(header.transform.a), -header.shape[0] * header.shape[1]))
+    for file, header in zip(bands.files, headers, strict=True):
+        _check_place(file, header, first, bands)
+    acquired = bands.acquired or next((header.acquired for header in headers if header.acquired), None)
+    rows, cols = first.shape
+    parts = [
+        f'<VRTDataset rasterXSize="{cols}" rasterYSize="{rows}">',
+        "" if first.crs is None else f"<SRS>{escape(first.crs)}</SRS>",
+    ]
+    if first.transform != Affine.identity():
+        numbers = ", ".join(repr(float(value)) for value in first.transform.to_gdal())
+        parts.append(f"<GeoTransform>{numbers}</GeoTransform>")
+    tags = {DATE_TAG: acquired, PRODUCT_TAG: bands.product}
+    items = "".join(f'<MDI key="{key}">{escape(value)}</MDI>' for key, value in tags.items() if value)
+    parts.append(f"<Metadata>{items}</Metadata>" if items else "")
+    for number, (file, header) in enumerate(zip(bands.files, headers, strict=True), 1):
+        parts.append(_band(number, file, header, first))
+    return "".join((*parts, "</VRTDataset>"))
+
+
+def _check_place(file: BandFile, header: Header, first: Header, bands: BandSet) -> None:
+    shown = shown_address(file.uri)
+    if header.count < file.index:
+        raise ReadError(f"{shown}: has {header.count} bands, {bands.shown} names band {file.index} of it")
+    if (header.crs is None) != (first.crs is None) or (header.crs and header.crs != first.crs):
+        raise ReadError(
+            f"{bands.shown}: its band files are in different coordinate systems ({shown} among them); give the bands "
+            "of one scene, or bring them into one CRS with gdalwarp"
+        )
+    if header.dtypes[file.index - 1] not in GDAL_TYPES:
+        raise ReadError(
+            f"{shown}: holds numbers of type {header.dtypes[file.index - 1]}; give reflectances or grey levels"
+        )
+    # Half a pixel of the coarser file: pixels of 60 m do not divide every scene.
+    tolerance = max(abs(header.transform.a), abs(first.transform.a), abs(header.transform.e))
+    offs = [abs(a - b) for a, b in zip(_bounds(header), _bounds(first), strict=True)]
+    if max(offs) > tolerance:
+        raise ReadError(
+            f"{bands.shown}: its band files show different ground ({shown} lies {max(offs):g} beside, in units of its "
+            "CRS); give the bands of one scene, cut alike"
+        )
+
+
+def _bounds(header: Header) -> tuple[float, float, float, float]:
+    rows, cols = header.shape
+    left, top = header.transform * (0, 0)
+    right, bottom = header.transform * (cols, rows)
+    return left, top, right, bottom
+
+
+def _band(number: int, file: BandFile, header: Header, first: Header) -> str:
+    index = file.index - 1
+    scale, offset = header.scales[index]
+    scale = scale if file.scale is None else file.scale
+    offset = offset if file.offset is None else file.offset
+    nodata = header.nodata[index] if header.nodata[index] is not None else file.nodata
+    label = file.label or header.names[index]
+    rows, cols = header.shape
+    to_first = ~first.transform * header.transform
+    x0, y0 = to_first * (0, 0)
+    x1, y1 = to_first * (cols, rows)
+    block_rows, block_cols = (
+        min(block, length) for block, length in zip(header.block, first.shape, strict=True)
+    )
+    color = _color(label)
+    elements = [
+        f'<VRTRasterBand dataType="{GDAL_TYPES[header.dtypes[index]]}" band="{number}"',
+        f' blockXSize="{block_cols}" blockYSize="{block_rows}">',
+        f"<Description>{escape(label)}</Description>" if label else "",
+        "" if nodata is None else f"<NoDataValue>{nodata!r}</NoDataValue>",
+        f"<ColorInterp>{color}</ColorInterp>" if color else "",
+        f"<Offset>{offset!r}</Offset><Scale>{scale!r}</Scale>" if (scale, offset) != (1, 0) else "",
+        f'<SimpleSource><SourceFilename relativeToVRT="0">{escape(gdal_name(file.uri))}</SourceFilename>',
+        f"<SourceBand>{file.index}</SourceBand>",
+        f'<SrcRect xOff="0" yOff="0" xSize="{cols}" ySize="{rows}"/>',
+        f"<DstRect xOff={_number(x0)} yOff={_number(y0)} xSize={_number(x1 - x0)} ySize={_number(y1 - y0)}/>",
+        "</SimpleSource></VRTRasterBand>",
+    ]
+    return "".join(elements)
+
+
+def _number(value: float) -> str:
+    # A whole number of pixels, but for the rounding of two geotransforms.
+    return quoteattr(repr(round(float(value), 6)))
+
+
+def _color(label: str | None) -> str | None:
+    text = (label or "").lower()
+    name = SENTINEL2_NAMES.get(text.upper(), text)
+    return name.capitalize() if name in COLORS else None
