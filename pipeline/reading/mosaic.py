@@ -123,9 +123,9 @@ def _check_alike(first: SceneInfo, other: SceneInfo, shown: str) -> None:
             f"{shown}: {first.uri} is {first.product or 'no product'} and {other.uri} is "
             f"{other.product or 'no product'}; lay scenes of one kind and level side by side"
         )
-    names = [[(band.description or "").lower() for band in info.bands] for info in (first, other)]
-    if names[0] != names[1]:
-        listed = [", ".join(name or "without a name" for name in found) for found in names]
+    names = [[band.description or "without a name" for band in info.bands] for info in (first, other)]
+    if [name.lower() for name in names[0]] != [name.lower() for name in names[1]]:
+        listed = [", ".join(found) for found in names]
         raise ReadError(
             f"{shown}: {first.uri} has the bands {listed[0]}, {other.uri} {listed[1]}; all must have the same"
         )

@@ -15,10 +15,10 @@ from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.reading.identity import combined_identity, is_array, is_zarr, scene_identity
 from ussfc.pipeline.reading.mosaic import MosaicReader, merged, placed
 from ussfc.pipeline.reading.raster import RasterReader, describe_raster
-from ussfc.pipeline.reading.vrt import check_sources
 from ussfc.pipeline.reading.sources.bands import BandSet
 from ussfc.pipeline.reading.sources.resolve import resolve_source
 from ussfc.pipeline.reading.sources.stacks import stack
+from ussfc.pipeline.reading.vrt import check_sources
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.memory import GDAL_CACHE
 from ussfc.pipeline.types import SceneInfo, ScenePart, SceneReader

@@ -35,6 +35,9 @@ def write_band(
 ) -> Path:
     """Write one band; under a name that ends in .jp2 a lossless JPEG 2000."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not values.size:
+        path.touch()
+        return path
     jpeg = path.suffix == ".jp2"
     place = path.with_suffix(".tmp") if jpeg else path
     profile = {
@@ -81,7 +84,7 @@ def write_safe(
     seed: int = 0,
     size: int = SIZE,
 ) -> Path:
-    """Write a product of Sentinel-2 and return its .SAFE folder.
+    """Write a product of Sentinel-2 and return its .SAFE folder; of size 0 the images are empty files.
 
     Bands of 10 m are numbered from ``seed`` on; an L2A product has B11 and SCL at 20 m and B01 at 60 m too.
     """
@@ -100,8 +103,8 @@ def write_safe(
         write_band(images / "R20m" / f"{start}_B04_20m.jp2", band(seed + 11, size // 2), middle, crs)
         write_band(images / "R60m" / f"{start}_B01_60m.jp2", band(seed + 12, size // 6), coarse, crs)
         write_band(images / "R10m" / f"{start}_AOT_10m.jp2", band(seed + 13, size), affine, crs)
-    write_band(granule / "QI_DATA" / "MSK_CLASSI_B00.jp2", band(14, size // 6))
-    write_band(granule / "QI_DATA" / "MSK_DETFOO_B04.jp2", band(15, size))
+    write_band(granule / "QI_DATA" / "MSK_CLASSI_B00.jp2", band(14, 0))
+    write_band(granule / "QI_DATA" / "MSK_DETFOO_B04.jp2", band(15, 0))
     (safe / f"MTD_MSIL{level}.xml").write_text(product_xml(level, baseline, offset))
     (granule / "MTD_TL.xml").write_text(
         f'<?xml version="1.0"?><n1:Tile xmlns:n1="https://psd-14.example/PSD/Tile.xsd"><n1:General_Info>'
@@ -127,12 +130,12 @@ def landsat_metadata(numbers: range = range(1, 8)) -> dict[str, dict[str, str]]:
     }  # fmt: skip
 
 
-def write_landsat(folder: Path, kind: str | None = "json", seed: int = 0) -> Path:
+def write_landsat(folder: Path, kind: str | None = "json", seed: int = 0, size: int = SIZE) -> Path:
     """Write a scene of Landsat 8 with its metadata as json, txt or xml, or without, and return its folder."""
     for number in range(1, 8):
-        write_band(folder / f"{LANDSAT_NAME}_SR_B{number}.TIF", band(seed + number), nodata=0)
-    write_band(folder / f"{LANDSAT_NAME}_ST_B10.TIF", band(90), nodata=0)
-    write_band(folder / f"{LANDSAT_NAME}_QA_PIXEL.TIF", band(91))
+        write_band(folder / f"{LANDSAT_NAME}_SR_B{number}.TIF", band(seed + number, size), nodata=0)
+    write_band(folder / f"{LANDSAT_NAME}_ST_B10.TIF", band(90, size), nodata=0)
+    write_band(folder / f"{LANDSAT_NAME}_QA_PIXEL.TIF", band(91, size))
     groups = landsat_metadata()
     texts = {
         "json": json.dumps({"LANDSAT_METADATA_FILE": groups}),
@@ -156,18 +159,21 @@ def write_landsat(folder: Path, kind: str | None = "json", seed: int = 0) -> Pat
     return folder
 
 
-def write_item(folder: Path, properties: dict[str, Any] | None = None, seed: int = 0, **raster: Any) -> Path:
+def write_item(
+    folder: Path, properties: dict[str, Any] | None = None, seed: int = 0, size: int = SIZE, **raster: Any
+) -> Path:
     """Write a STAC item of Sentinel-2 with its bands beside it, and return the item.
 
     Args:
         folder: place of the files.
         properties: of the item, beside its date and constellation.
         seed: of the numbers.
+        size: side of the images, pixels; 0: they are empty files.
         raster: fields of ``raster:bands``; none: the item has none.
     """
     assets: dict[str, Any] = {}
     for place, (name, common) in enumerate(zip(BANDS_10M, ("blue", "green", "red", "nir"), strict=True)):
-        write_band(folder / f"{name}.tif", band(seed + place))
+        write_band(folder / f"{name}.tif", band(seed + place, size))
         fields = {"raster:bands": [{"data_type": "uint16", **raster}]} if raster else {}
         assets[common] = {
             "href": f"./{name}.tif", "type": "image/tiff; application=geotiff", "roles": ["data"], "gsd": 10,

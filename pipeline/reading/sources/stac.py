@@ -31,6 +31,9 @@ HEAD_BYTES = 65_536
 ADDRESS = re.compile(r"/items/[^/]+$")
 """End of the address of an item in an API."""
 
+FEATURE = re.compile(rb'"type"\s*:\s*"Feature"')
+"""Kind of an item; a collection of items has another."""
+
 ENDS = (".json", ".geojson")
 
 REFLECTANCES = frozenset(SPELLINGS.values()) - {"pan", "cirrus"}
@@ -54,7 +57,8 @@ def is_item(place: str) -> bool:
     if not place.lower().endswith(ENDS) or not os.path.isfile(place):
         return False
     with open_regular(place) as file:
-        return b'"stac_version"' in file.read(HEAD_BYTES)
+        head = file.read(HEAD_BYTES)
+    return b'"stac_version"' in head and bool(FEATURE.search(head))
 
 
 def item_set(place: str, shown: str) -> BandSet:

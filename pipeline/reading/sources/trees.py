@@ -110,6 +110,7 @@ def local_text(place: Path) -> str:
 def _folder_names(path: str) -> tuple[str, ...]:
     found: list[str] = []
     pending = [(path, "", 0)]
+    within = _is_deep(Path(path).name)
     while pending:
         folder, prefix, depth = pending.pop()
         try:
@@ -123,10 +124,14 @@ def _folder_names(path: str) -> tuple[str, ...]:
             name = f"{prefix}{entry.name}"
             if not entry.is_dir():
                 found.append(name)
-            elif depth < MOST_DEPTH and (prefix or entry.name in DEEP or entry.name.endswith(".SAFE")):
+            elif depth < MOST_DEPTH and (within or prefix or _is_deep(entry.name)):
                 pending.append((entry.path, f"{name}/", depth + 1))
         _bounded(found, path)
     return tuple(sorted(found))
+
+
+def _is_deep(folder: str) -> bool:
+    return folder in DEEP or folder.endswith(".SAFE")
 
 
 def _bounded(names: tuple[str, ...] | list[str], path: str) -> tuple[str, ...]:

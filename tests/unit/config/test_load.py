@@ -165,8 +165,8 @@ def test_a_key_like_no_other_gets_no_hint() -> None:
         "grid.reference=later",
         "grid.resolution=0",
         "grid.resampling=nearest",
-        "bands.before=red",
-        "bands.before=[one]",
+        "bands.before=[red, true]",
+        "bands.before=[-1]",
         "inference.batch_size=0",
         "cluster.kind=magic",
         "cluster.workers=0",
@@ -473,7 +473,7 @@ SLURM = ("cluster.kind=slurm", "cluster.jobs=1", "cluster.memory=16GB")
         ((*SLURM, "cluster.walltime=1:00:00", "cluster.memory=16"), "cluster.memory = 16 from --set cluster.memory=16: "
          "expected a number with its unit, such as 16GB or 16GiB"),
         ((*SLURM, "cluster.walltime=1:00:00", "cluster.queue=a b"), "expected a name of letters"),
-        (("bands.before=red",), "bands.before = 'red' from --set bands.before=red: expected band numbers from 1, such"),
+        (("bands.before=-1",), "bands.before = -1 from --set bands.before=-1: expected band numbers from 1, such"),
         (("bands.after=0,1,2",), "expected band numbers from 1, such as [1,2,3]"),
         (("bands.after={}",), "expected band numbers from 1, such as [1,2,3]"),
         (("dates.before=June",), "expected a date such as 2018-06-30"),
@@ -490,6 +490,11 @@ def test_values_are_expected_in_words(sets: tuple[str, ...], expected: str) -> N
 def test_band_numbers_are_taken_as_people_write_them(text: str) -> None:
     assert load_config(sets=(f"bands.before={text}",)).bands.before == (1, 2, 3)
     assert load_config(sets=("bands.before=2",)).bands.before == (2,)
+
+
+@pytest.mark.parametrize("text", ["B04,B03,B02", "[B04, B03, B02]", "B04 B03 B02"])
+def test_bands_may_be_named(text: str) -> None:
+    assert load_config(sets=(f"bands.before={text}",)).bands.before == ("B04", "B03", "B02")
 
 
 def test_dates_are_taken_as_yaml_reads_them(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from random import Random
 
 import pytest
@@ -12,6 +13,7 @@ from odc.geo.geobox import GeoBox
 from tests.support.images import AFFINE, UTM
 from ussfc.pipeline.errors import ConfigError, ReadError
 from ussfc.pipeline.reading import choose_bands
+from ussfc.pipeline.reading.bands import find_band
 from ussfc.pipeline.types import BandInfo, SceneInfo
 
 RGB = (("B04", "red"), ("B03", "green"), ("B02", "blue"))
@@ -141,3 +143,30 @@ def test_names_that_do_not_decide_are_reported(labels: tuple[str | None, ...]) -
     assert notice is not None
     assert "taken by position as B04, B03, B02" in notice
     assert "bands.before" in notice
+
+
+def test_a_choice_may_name_bands() -> None:
+    assert choose_bands(NAMED, RGB, ("B08", "b3", 1)) == ((4, 2, 1), None)
+    landsat = scene(("blue (SR_B2)", None), ("green (SR_B3)", None), ("nir (SR_B5)", None))
+    assert choose_bands(landsat, RGB, ("nir", "green", "blue")) == ((3, 2, 1), None)
+    with pytest.raises(
+        ConfigError, match=r"bands \['red', 'B03', 'B02'\] .* the file has .*\(B02, B03, B04, B08\)"
+    ):
+        choose_bands(NAMED, RGB, ("red", "B03", "B02"))
+
+
+def product(*names: str) -> SceneInfo:
+    return dataclasses.replace(scene(*((name, None) for name in names)), product="Sentinel-2 L2A")
+
+
+def test_a_product_gives_no_band_by_position() -> None:
+    with pytest.raises(ReadError, match=r"has no band B04 that the model takes \(its bands: B02, B03, B08\)"):
+        choose_bands(product("B02", "B03", "B08"), RGB, None)
+    with pytest.raises(ReadError, match="has no band B04, B03 that the model takes"):
+        choose_bands(product("B02"), RGB, None)
+
+
+def test_a_product_of_sentinel2_has_colours() -> None:
+    colours = (("first", "red"), ("second", "nir"))
+    assert choose_bands(product("B02", "B03", "B04", "B08"), colours, None) == ((3, 4), None)
+    assert find_band(product("B04", "B08"), "nir") == 2

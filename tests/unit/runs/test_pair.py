@@ -1,4 +1,4 @@
-"""Scenes whose numbers are none that a model takes: refused before the network, unless stated or forced."""
+"""Two scenes and their numbers: refused before the network where a model cannot take them, unless stated or forced."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import rasterio
 from affine import Affine
 
+from tests.support.products import band, write_band, write_safe
 from tests.support.scenes import write_toy_model
 from tests.support.stubs import StubRecipe
 from tests.support.textures import texture
@@ -16,6 +17,7 @@ from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.runs.infer import Computation
+from ussfc.pipeline.runs.pair import inspect_pair
 from ussfc.pipeline.runs.run import run
 
 STUB = Computation(StubRecipe(patch_size=32, bands=3))
@@ -91,3 +93,29 @@ def test_stated_numbers_give_the_same_map(
     assert np.abs(images[0] - images[1]).max() <= 1
     assert stated.run != plain.run
     assert stated.warnings == plain.warnings
+
+
+def test_products_bring_their_offsets_and_dates(model: str, tmp_path: Path) -> None:
+    """One image twice: as a product with an offset, and as files of its bands without any."""
+    safe = write_safe(tmp_path)
+    for place, name in enumerate(("B02", "B03", "B04")):
+        plain = np.clip(band(place).astype(int) - 1000, 1, None).astype(np.uint16)
+        write_band(tmp_path / f"T32TQM_20180630T101029_{name}_10m.tif", plain)
+    record = run(
+        str(safe), f"{tmp_path}/*_10m.tif", tmp_path / "out", config(model, "force=true"), computation=STUB
+    )
+    assert record.inputs.before.uri == str(safe)
+    assert record.inputs.before.acquired == "2022-06-30T10:16:32.456Z"
+    assert record.inputs.after.acquired == "2018-06-30T10:10:29Z"
+    assert record.radiometry.before.mapping.high == (4500.0,) * 3
+    assert record.radiometry.after.mapping.high == (3500.0,) * 3
+    assert any("exchange the two images" in warning for warning in record.warnings)
+    assert "VRTDataset" not in (tmp_path / "out/run.json").read_text()
+
+
+def test_products_of_different_levels_are_warned_of(model: str, tmp_path: Path) -> None:
+    before, after = write_safe(tmp_path), write_safe(tmp_path, level="1C", seed=20)
+    notices = inspect_pair(str(before), str(after), config(model)).notices
+    assert any(
+        "is Sentinel-2 L2A and" in notice and "give both dates of one level" in notice for notice in notices
+    )
