@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import struct
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -34,8 +36,8 @@ from ussfc.pipeline.types import NODATA_BYTE, Box, blocks
 BLOCK = 2048
 """Side of the windows that are compared one by one, pixels."""
 
-FAULTS = (*UNREADABLE, *GDAL_ERRORS, OSError, shapely.errors.ShapelyError)
-"""Errors of the libraries that read products, where a file was wrong from the start or a record lacks a part."""
+FAULTS = (*UNREADABLE, *GDAL_ERRORS, EOFError, OSError, shapely.errors.ShapelyError, struct.error)
+"""Errors of the libraries that read products, depending on the damaged bit, and where a record lacks a part."""
 
 RASTERS = (layout.CHANGE, layout.PROBABILITY)
 
@@ -53,7 +55,7 @@ class Check:
 def validate(out: Folder | Path | str) -> list[Check]:
     """Check every product of a run and its work; products in an object store are copied here first, to be read whole.
 
-    A file that is not what the run wrote is listed, and not looked into.
+    A raster that is not what the run wrote is listed, and not looked into; polygons are, as far as they can be read.
 
     Args:
         out: output folder, path or URI.
@@ -85,18 +87,18 @@ def validate(out: Folder | Path | str) -> list[Check]:
 
 def _checks(folder: Path, layers: Sequence[str], manifest: RunRecord) -> list[Check]:
     hashes = {name: _hash(folder / name, record.sha256) for name, record in sorted(manifest.products.items())}
-    whole = {name for name in (*RASTERS, *layers) if name not in hashes or hashes[name].ok}
     checks = list(hashes.values())
+    # GDAL prints, where it cannot raise, what it finds in a damaged file.
+    whole = {name for name in RASTERS if name not in hashes or hashes[name].ok}
     for name in RASTERS:
         if name in whole:
             checks += _guarded(f"{name} is a COG", partial(_cog, folder / name))
     if whole.issuperset(RASTERS):
-        checks += _guarded("rasters agree", partial(_rasters, folder, manifest))
-    for layer in layers:
-        if layer in whole and RASTERS[0] in whole:
-            found = _guarded("polygons agree with the classes", partial(_layer, folder, layer, manifest))
-            prefix = f"{layer}: " if len(layers) > 1 else ""
-            checks += [replace(check, name=f"{prefix}{check.name}") for check in found]
+        checks += _guarded("both rasters can be read", partial(_rasters, folder, manifest))
+    for layer in layers if RASTERS[0] in whole else ():
+        found = _guarded("polygons can be read", partial(_layer, folder, layer, manifest))
+        prefix = f"{layer}: " if len(layers) > 1 else ""
+        checks += [replace(check, name=f"{prefix}{check.name}") for check in found]
     return checks
 
 
@@ -114,7 +116,10 @@ def _layer(folder: Path, layer: str, manifest: RunRecord) -> list[Check]:
 def _guarded(name: str, check: Callable[[], list[Check]]) -> list[Check]:
     """Return the outcome of checks, a failed one where a library cannot read what they look at."""
     try:
-        return check()
+        with warnings.catch_warnings():
+            # Libraries warn of what they then refuse.
+            warnings.simplefilter("ignore")
+            return check()
     except FAULTS as error:
         return [Check(name, False, f"cannot be checked ({type(error).__name__}: {_line(error)})")]
 
