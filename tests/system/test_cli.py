@@ -141,7 +141,7 @@ def test_validate_accepts_and_finds_damage(finished: Path, tmp_path: Path) -> No
     frame.iloc[1:].to_parquet(damaged / "changes.parquet")
     result = ussfc("validate", damaged)
     assert result.exit_code == ExitStatus.INVALID
-    assert "FAILED  polygons cover every changed pixel" in result.output
+    assert "FAILED  changes.parquet is what the run wrote: SHA-256 differs" in result.output
 
 
 @pytest.mark.parametrize(
