@@ -184,6 +184,8 @@ class TileResult:
     """Number of pixels of the core with a probability."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds by step: read, network, blend, write."""
+    masked: tuple[int, int] = (0, 0)
+    """Pixels of the core inside the area of interest that the masks of before and after hide."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from odc.geo.geobox import GeoBox
 import ussfc
 from ussfc.addresses import shown_address
 from ussfc.pipeline.config.schema import RunConfig
-from ussfc.pipeline.errors import ReadError
+from ussfc.pipeline.errors import ConfigError, ReadError
 from ussfc.pipeline.reading import AreaOfInterest, choose_bands
 from ussfc.pipeline.reading.array import ArrayReader, describe_array, runs_north, with_bands
 from ussfc.pipeline.reading.stacking import image_of
@@ -53,6 +53,11 @@ def open_arrays(before: Any, after: Any, config: RunConfig, card: ussfc.ModelSpe
     Raises:
         ReadError, GridError, ConfigError: each names the date and the way out.
     """
+    for date, mask in zip(DATES, (config.masks.before, config.masks.after), strict=True):
+        if mask is not None:
+            raise ConfigError(
+                f"masks.{date}: is for files; make masked pixels of the array NaN or nodata, and leave it out"
+            )
     images = image_array(before, DATES[0]), image_array(after, DATES[1])
     arrays = with_bands(images[0], DATES[0]), with_bands(images[1], DATES[1])
     infos = (

@@ -43,11 +43,16 @@ TAKEN = (layout.COLLECTION, layout.RESULTS_TABLE, layout.RESULTS_PARQUET)
 
 SCENES = {"before": "earlier", "after": "later"}
 COLUMNS = (*SCENES, "name")
-DATES = {"date_before": "dates.before", "date_after": "dates.after"}
+SHORT = {
+    "date_before": "dates.before",
+    "date_after": "dates.after",
+    "mask_before": "masks.before",
+    "mask_after": "masks.after",
+}
 """Columns that are settings under shorter names."""
 
-AREA = "grid.aoi"
-"""Setting that is the address of a file of the pair, and so relative to its list."""
+FILES = ("grid.aoi", "masks.before", "masks.after")
+"""Settings that are addresses of files of the pair, and so relative to its list."""
 
 STAC_PREFIX = "ussfc:"
 """Prefix of the keys among the properties of a STAC item."""
@@ -190,8 +195,8 @@ def _check_header(header: list[str], shown: str) -> None:
 
 def _check_known(columns: Iterable[str], where: str, kind: str) -> None:
     for column in columns:
-        if column not in KNOWN and column not in COLUMNS and column not in DATES:
-            nearest = nearest_key(column, {*KNOWN, *COLUMNS, *DATES})
+        if column not in KNOWN and column not in COLUMNS and column not in SHORT:
+            nearest = nearest_key(column, {*KNOWN, *COLUMNS, *SHORT})
             hint = f"; did you mean {nearest}?" if nearest else "; remove it"
             raise ConfigError(
                 f"{where}: unknown {kind} {_quoted(column)}{hint} (`ussfc config` lists all keys)"
@@ -285,7 +290,7 @@ def _entry(row: _Row, number: int) -> PairEntry:
         for column, value in row.values.items()
         if value is not None
     }
-    given = {DATES.get(column, column): value for column, value in given.items() if value != ""}
+    given = {SHORT.get(column, column): value for column, value in given.items() if value != ""}
     for date, which in SCENES.items():
         if date not in given:
             raise ConfigError(f"{row.where}: {date} is empty; give the path or address of the {which} image")
@@ -309,7 +314,7 @@ def _settings(given: Mapping[str, Any], row: _Row) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for key, raw in given.items():
         value = _value(raw) if isinstance(raw, str) else raw
-        if key == AREA and value is not None:
+        if key in FILES and value is not None:
             # A file may be called 2018, and is found beside the list.
             value = _address(raw if isinstance(raw, str) else value, row.base, f"{row.where}: {key}")
         settings[key] = value

@@ -463,6 +463,47 @@ class VectorConfig(_Section):
     connectivity: Literal[4, 8] = Field(4, description="neighbours of a pixel that belong to its region")
 
 
+def _classes(value: Any) -> Any:
+    """Return numbers of classes as a list; a text may hold them with commas."""
+    if isinstance(value, str):
+        value = [part for part in re.split(r"[\s,;]+", value.strip(" []()")) if part]
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = [value]
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or not value or not all(str(part).isdigit() for part in value):
+        raise ValueError("expected numbers from 0, such as [3,8,9,10]")
+    return value
+
+
+MaskKind = Literal["auto", "scl", "qa_pixel", "udm2", "omnicloudmask", "nonzero"]
+MaskKindKey = Annotated[
+    MaskKind,
+    Field(
+        description="kind of a mask that is a raster; auto: as its name, its bands or its numbers state it"
+    ),
+]
+MaskClasses = Annotated[
+    tuple[int, ...] | None,
+    BeforeValidator(_classes),
+    Field(description="numbers of a raster that are masked; by default those of its kind"),
+]
+
+
+class MasksConfig(_Section):
+    """Pixels that do not show the ground; what is masked on one date is nodata on both."""
+
+    before: str | None = Field(
+        None, description="mask of the before image: a raster or a vector file of polygons, on any grid"
+    )
+    after: str | None = Field(None, description="mask of the after image, likewise")
+    kind_before: MaskKindKey = "auto"
+    kind_after: MaskKindKey = "auto"
+    classes_before: MaskClasses = None
+    classes_after: MaskClasses = None
+    dilation_m: float = Field(0, ge=0, description="distance that masked areas grow by, m")
+
+
 Registration = Literal["off", "check", "correct"]
 """Treatment of a shift between both dates."""
 
@@ -497,6 +538,7 @@ class RunConfig(_Section):
     dates: DatesConfig = DatesConfig()
     before: NumbersConfig = NumbersConfig()
     after: NumbersConfig = NumbersConfig()
+    masks: MasksConfig = MasksConfig()
     tiling: TilingConfig = TilingConfig()
     inference: InferenceConfig = InferenceConfig()
     compute: ComputeConfig = ComputeConfig()

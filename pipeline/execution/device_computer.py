@@ -46,16 +46,21 @@ class DeviceComputer:
     ) -> ComputedTile:
         """Read a tile, have the device compute it, and wait for the result."""
         clock = StepClock()
-        before, after, inside = pair.read(tile.halo)
+        cover = pair.cover(tile)
+        if cover.empty:
+            clock.lap("read")
+            return ComputedTile.empty(tile, cover, clock.seconds)
+        before, after = pair.read(tile.halo, cover)
         clock.lap("read")
         seen = before.valid & after.valid
-        valid = seen if inside is None else seen & inside
+        valid = seen if cover.inside is None else seen & cover.inside
         # As they were read: the device maps them, and has a queue of its own, which the next tile joins while this
         # one is computed.
         images = before.values, after.values
         probability, patches, seconds = self._blend(tile, images, valid, pair.mappings, seen)
         clock.seconds["network"] = round(seconds, 3)
-        return ComputedTile(probability, valid[tile.core.within(tile.halo).slices], patches, clock.seconds)
+        core = valid[tile.core.within(tile.halo).slices]
+        return ComputedTile(probability, core, patches, clock.seconds, cover.masked)
 
     def blend(
         self, tile: Tile, images: PixelPair, stop: threading.Event | None = None

@@ -85,7 +85,11 @@ class HostComputer:
     ) -> ComputedTile:
         """Read a tile, run the network over its patches and blend them."""
         clock = StepClock()
-        images = pair.read_mapped(tile.halo)
+        cover = pair.cover(tile)
+        if cover.empty:
+            clock.lap("read")
+            return ComputedTile.empty(tile, cover, clock.seconds)
+        images = pair.read_mapped(tile.halo, cover)
         clock.lap("read")
         # Patches of two tiles would share the cores, and the later tile delay the earlier.
         with self._turn:
@@ -93,7 +97,7 @@ class HostComputer:
             probability, patches = self.blend(tile, images, stop, report)
             clock.lap("network")
         valid = images.valid[tile.core.within(tile.halo).slices]
-        return ComputedTile(probability, valid, patches, clock.seconds)
+        return ComputedTile(probability, valid, patches, clock.seconds, cover.masked)
 
     def blend(
         self,

@@ -57,7 +57,8 @@ def run_tile(
 ) -> TileResult:
     """Compute a tile of an open run, encode it and write it with its record."""
     computed = run.computer.compute(tile, run.pair, stop, report)
-    result = TileResult(tile.index, computed.patches, int(computed.valid.sum()), computed.seconds)
+    valid = int(computed.valid.sum())
+    result = TileResult(tile.index, computed.patches, valid, computed.seconds, computed.masked)
     stored = encode(computed.probability, computed.valid, run.store.dtype)
     run.store.write(tile.core, stored, result)
     return result

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ussfc.pipeline.execution.tile_job import OpenPair
+import numpy as np
+
+from ussfc.pipeline.execution.tile_job import Cover, OpenPair
 from ussfc.pipeline.types import BoolArray, Box, FloatArray, PixelPair, Tile
 
 
@@ -24,6 +26,14 @@ class ComputedTile:
     """Number of patches that the core is made of."""
     seconds: dict[str, float]
     """Seconds of the steps read and network."""
+    masked: tuple[int, int] = (0, 0)
+    """Pixels of the core that the masks of before and after hide."""
+
+    @classmethod
+    def empty(cls, tile: Tile, cover: Cover, seconds: dict[str, float]) -> ComputedTile:
+        """Return a core without a valid pixel, of which no image was read."""
+        shape = tile.core.shape
+        return cls(np.zeros(shape, np.float32), np.zeros(shape, np.bool_), 0, seconds, cover.masked)
 
 
 class TileComputer(Protocol):

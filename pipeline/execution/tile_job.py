@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from ussfc.pipeline.choices import Taper
 from ussfc.pipeline.pixels.radiometry import pair
 from ussfc.pipeline.storage.folder import Folder
@@ -17,6 +19,7 @@ from ussfc.pipeline.types import (
     Pixels,
     RadiometricMapping,
     SceneReader,
+    Tile,
 )
 
 
@@ -34,6 +37,30 @@ class Area(Protocol):
         """Return a mask of the box, (rows, cols), True inside the area."""
 
 
+class Mask(Protocol):
+    """Pixels of one date that do not show the ground."""
+
+    def masked(self, box: Box) -> BoolArray:
+        """Return the masked pixels of the box, (rows, cols)."""
+
+    def check_unchanged(self) -> None:
+        """Raise ReadError if the file of the mask is not the one that the run was planned for."""
+
+
+@dataclass(frozen=True)
+class Cover:
+    """Pixels of a tile that no image is needed for."""
+
+    inside: BoolArray | None
+    """Mask of the area of interest over the halo, (rows, cols); None without an area."""
+    seen: BoolArray | None
+    """Mask of the pixels that no date's mask hides, over the halo, (rows, cols); None without masks."""
+    masked: tuple[int, int]
+    """Pixels of the core inside the area that the masks of before and after hide."""
+    empty: bool
+    """True where no pixel of the core can be valid."""
+
+
 @dataclass(frozen=True)
 class OpenPair:
     """Two open scenes on their common grid, and the mappings of their pixels."""
@@ -43,17 +70,44 @@ class OpenPair:
     mappings: tuple[RadiometricMapping, RadiometricMapping]
     """Radiometric constants of before and after."""
     area: Area | None = None
+    masks: tuple[Mask | None, Mask | None] = (None, None)
+    """Masks of before and after."""
 
-    def read(self, halo: Box) -> tuple[Pixels, Pixels, BoolArray | None]:
-        """Return both dates over ``halo`` as the sources hold them, and the mask of the area if there is one.
+    def cover(self, tile: Tile) -> Cover:
+        """Return what area and masks leave of a tile; no image is read.
+
+        Raises:
+            ReadError: a mask cannot be read there.
+        """
+        core = tile.core.within(tile.halo).slices
+        inside = None if self.area is None else self.area.mask(tile.halo)
+        left = np.ones(tile.core.shape, np.bool_) if inside is None else inside[core].copy()
+        if not left.any():
+            return Cover(inside, None, (0, 0), empty=True)
+        wanted, seen, counts = left.copy(), None, [0, 0]
+        for date, mask in enumerate(self.masks):
+            if mask is not None:
+                hidden = mask.masked(tile.halo)
+                counts[date] = int((hidden[core] & wanted).sum())
+                seen = ~hidden if seen is None else seen & ~hidden
+        if seen is not None:
+            left &= seen[core]
+        return Cover(inside, seen, (counts[0], counts[1]), empty=not left.any())
+
+    def read(self, halo: Box, cover: Cover | None = None) -> tuple[Pixels, Pixels]:
+        """Return both dates over ``halo`` as the sources hold them; what a mask hides is invalid on both.
 
         Raises:
             ReadError: a source cannot be read there.
         """
         before, after = self.before.read(halo), self.after.read(halo)
-        return before, after, None if self.area is None else self.area.mask(halo)
+        if cover is None or cover.seen is None:
+            return before, after
+        return Pixels(before.values, before.valid & cover.seen), Pixels(
+            after.values, after.valid & cover.seen
+        )
 
-    def read_mapped(self, halo: Box) -> PixelPair:
+    def read_mapped(self, halo: Box, cover: Cover | None = None) -> PixelPair:
         """Return both dates over ``halo`` in the model's input range.
 
         Pixels outside the area of interest are seen by the network but not valid.
@@ -61,9 +115,10 @@ class OpenPair:
         Raises:
             ReadError: a source cannot be read there.
         """
-        before, after, inside = self.read(halo)
-        images = pair(before, after, self.mappings)
-        return images if inside is None else PixelPair(images.before, images.after, images.valid & inside)
+        images = pair(*self.read(halo, cover), self.mappings)
+        if cover is None or cover.inside is None:
+            return images
+        return PixelPair(images.before, images.after, images.valid & cover.inside)
 
 
 @dataclass(frozen=True)
@@ -82,14 +137,19 @@ class TileJob:
     detector: DetectorSpec
     store: Folder
     """The run's ``work`` folder."""
+    masks: tuple[Mask | None, Mask | None] = (None, None)
+    """Masks of before and after."""
 
     def open_pair(self) -> OpenPair:
         """Open both scenes.
 
         Raises:
-            ReadError: one cannot be opened.
+            ReadError: one cannot be opened, or a mask has changed.
         """
-        return OpenPair(self.before.open(), self.after.open(), self.mappings, self.area)
+        for mask in self.masks:
+            if mask is not None:
+                mask.check_unchanged()
+        return OpenPair(self.before.open(), self.after.open(), self.mappings, self.area, self.masks)
 
     def tile_name(self, index: tuple[int, int]) -> str:
         """Return the name of a tile in messages: its index and the bounds of its core, pixels."""

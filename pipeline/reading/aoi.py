@@ -1,4 +1,4 @@
-"""Areas of interest: polygons of any vector file, on the grid."""
+"""Areas of interest and other polygons: of any vector file, on the grid."""
 
 from __future__ import annotations
 
@@ -58,6 +58,20 @@ def read_aoi(path: str) -> Geometry:
     Raises:
         ReadError: the file cannot be read, holds several layers of polygons, or no polygon with an area.
     """
+    geometries, crs = _read_layer(path)
+    return Geometry(polygons_of(geometries, crs, shown_address(path)), crs)
+
+
+def read_polygons(path: str) -> Geometry:
+    """Do as :func:`read_aoi` does, for a file that may be empty: clouds there are none."""
+    geometries, crs = _read_layer(path)
+    if not any(geometry is not None and not geometry.is_empty for geometry in geometries):
+        return Geometry(shapely.Polygon(), crs)
+    return Geometry(polygons_of(geometries, crs, shown_address(path)), crs)
+
+
+def _read_layer(path: str) -> tuple[list[Any], CRS | None]:
+    """Return the shapes of a vector file, and their CRS if it has one."""
     from pyogrio import set_gdal_config_options
     from pyogrio.errors import DataLayerError, DataSourceError
 
@@ -81,8 +95,7 @@ def read_aoi(path: str) -> Geometry:
             f"{shown}: cannot be read as a vector layer ({reason}); give a GeoJSON or GeoPackage"
         ) from error
     crs = None if frames[0].crs is None else CRS(frames[0].crs)
-    geometries = [geometry for frame in frames for geometry in frame.geometry]
-    return Geometry(polygons_of(geometries, crs, shown), crs)
+    return [geometry for frame in frames for geometry in frame.geometry], crs
 
 
 def _frames(source: str | bytes, parquet: bool, shown: str) -> list[Any]:

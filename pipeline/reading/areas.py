@@ -1,4 +1,4 @@
-"""Polygons of an area of interest: from features of any kind, and into the CRS of the grid."""
+"""Polygons of areas of interest and masks: from features of any kind, and into the CRS of the grid."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ def polygons_of(geometries: Iterable[Any], crs: CRS | None, shown: str) -> Any:
     given = [geometry for geometry in geometries if geometry is not None]
     polygons = [part for geometry in given for part in _parts(geometry)]
     if not polygons:
-        raise ReadError(
-            f"{shown}: holds {len(given)} feature(s) but no polygon; the area of interest must be polygons"
-        )
+        raise ReadError(f"{shown}: holds {len(given)} feature(s) but no polygon; expected polygons")
     broken = [index for index, part in enumerate(polygons, 1) if not np.isfinite(_coordinates(part)).all()]
     if broken:
         raise ReadError(
@@ -63,7 +61,7 @@ def polygons_of(geometries: Iterable[Any], crs: CRS | None, shown: str) -> Any:
     union = shapely.union_all(polygons)
     if union.area == 0:
         raise ReadError(
-            f"{shown}: its polygons are empty or have no area; the area of interest must cover something"
+            f"{shown}: its polygons are empty or have no area; expected polygons that cover something"
         )
     return union
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,23 @@ SAMPLE_WINDOW = 256
 """Side of one window of the sample where the file has no overviews, pixels."""
 
 
+def spread_windows(shape: tuple[int, int], most: int = SAMPLE_PIXELS, finer: int = 1) -> list[Box]:
+    """Return windows spread evenly over a grid, row by row.
+
+    Args:
+        shape: (rows, cols) of the grid.
+        most: size of all windows, pixels.
+        finer: factor of their number along each axis.
+    """
+    per_axis = finer * max(1, int(np.sqrt(most)) // SAMPLE_WINDOW)
+    starts = [np.linspace(0, max(0, length - SAMPLE_WINDOW), per_axis).astype(int) for length in shape]
+    return [
+        Box(y, x, min(y + SAMPLE_WINDOW, shape[0]), min(x + SAMPLE_WINDOW, shape[1]))
+        for y in np.unique(starts[0]).tolist()
+        for x in np.unique(starts[1]).tolist()
+    ]
+
+
 def sample_windows(reader: Any, shape: tuple[int, int], most: int = SAMPLE_PIXELS) -> Pixels:
     """Read windows spread evenly over the scene, side by side: a sample without overviews.
 
@@ -26,13 +44,17 @@ def sample_windows(reader: Any, shape: tuple[int, int], most: int = SAMPLE_PIXEL
         shape: (rows, cols) of the grid.
         most: size of the sample, pixels.
     """
-    per_axis = int(np.sqrt(most)) // SAMPLE_WINDOW
-    starts = [np.linspace(0, max(0, length - SAMPLE_WINDOW), per_axis).astype(int) for length in shape]
-    parts = [
-        reader.read(Box(y, x, min(y + SAMPLE_WINDOW, shape[0]), min(x + SAMPLE_WINDOW, shape[1])))
-        for y in np.unique(starts[0]).tolist()
-        for x in np.unique(starts[1]).tolist()
-    ]
+    return read_windows(reader, spread_windows(shape, most))
+
+
+def read_windows(reader: Any, windows: Sequence[Box]) -> Pixels:
+    """Read windows of a scene side by side, at least one.
+
+    Args:
+        reader: a :class:`ussfc.pipeline.types.SceneReader`.
+        windows: parts of the grid.
+    """
+    parts = [reader.read(box) for box in windows]
     bands = parts[0].values.shape[0]
     return Pixels(
         np.concatenate([part.values.reshape(bands, 1, -1) for part in parts], axis=2),

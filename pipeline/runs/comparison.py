@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
     from ussfc.pipeline.pixels.phase_correlation import Window
+    from ussfc.pipeline.reading.date_masks import DateMask
     from ussfc.pipeline.runs.pair import ScenePair
 
 WINDOWS = 100
@@ -45,6 +46,8 @@ class Comparison:
     recipes: tuple[SceneRecipe, SceneRecipe]
     groups: tuple[tuple[int, ...], ...]
     """Places among the bands read; the mean over each group is compared, and all groups speak for the shift."""
+    masks: tuple[DateMask | None, DateMask | None] = (None, None)
+    """Masks of before and after; what either hides is left out."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -55,7 +58,8 @@ class Comparison:
     def moved(self, matrix: tuple[tuple[float, ...], ...]) -> Comparison:
         """Return the comparison whose later date is read elsewhere; see :func:`moved_recipe`."""
         before, after = self.recipes
-        return dataclasses.replace(self, recipes=(before, moved_recipe(after, matrix)))
+        masks = moved_masks(self.masks, before.grid, matrix)
+        return dataclasses.replace(self, recipes=(before, moved_recipe(after, matrix)), masks=masks)
 
     def measure(self, threads: int, most: int = WINDOWS) -> list[WindowShift]:
         """Measure the shift in windows; those without texture or data in both dates are left out.
@@ -77,11 +81,17 @@ class Comparison:
         def measured(window: Window) -> list[WindowShift]:
             box = Box(window.y, window.x, window.y + window.size, window.x + window.size)
             try:
+                valid = np.ones(box.shape, np.bool_)
+                for mask in self.masks:
+                    if mask is not None:
+                        valid &= ~mask.masked(box)
+                if not valid.any():
+                    return []
                 before, after = (reader.read(box) for reader in readers)
             except ReadError:
                 # A damaged block costs the tiles over it and is reported with them.
                 return []
-            valid = _known(before) & _known(after)
+            valid &= _known(before) & _known(after)
             found = [
                 measure_shift(window, _mean(before, group), _mean(after, group), valid)
                 for group in self.groups
@@ -101,15 +111,15 @@ def compare_pair(pair: ScenePair) -> Comparison:
     visible = tuple(place for place, name in enumerate(names) if name in VISIBLE)
     groups = [visible or tuple(range(len(names)))]
     if "nir" in names:
-        return Comparison(pair.recipes, (*groups, (names.index("nir"),)))
+        return Comparison(pair.recipes, (*groups, (names.index("nir"),)), pair.masks)
     before, after = (find_band(info, "nir") for info in (pair.before, pair.after))
     if before is None or after is None:
-        return Comparison(pair.recipes, tuple(groups))
+        return Comparison(pair.recipes, tuple(groups), pair.masks)
     recipes = (
         _with_band(pair.recipes[0], pair.before, before),
         _with_band(pair.recipes[1], pair.after, after),
     )
-    return Comparison(recipes, (*groups, (len(names),)))
+    return Comparison(recipes, (*groups, (len(names),)), pair.masks)
 
 
 def compare_scenes(
@@ -148,6 +158,20 @@ def moved_recipe(recipe: SceneRecipe, matrix: tuple[tuple[float, ...], ...]) -> 
         matrix: (2, 3), takes (row, column, 1) to (row, column), pixels.
     """
     return dataclasses.replace(recipe, grid=moved_grid(recipe.grid, np.array(matrix)))
+
+
+def moved_masks(
+    masks: tuple[DateMask | None, DateMask | None], grid: GeoBox, matrix: tuple[tuple[float, ...], ...]
+) -> tuple[DateMask | None, DateMask | None]:
+    """Return the masks of a pair whose later date is moved: its mask moves with it.
+
+    Args:
+        masks: of before and after.
+        grid: the common grid.
+        matrix: of :func:`moved_recipe`.
+    """
+    before, after = masks
+    return before, after and after.on(moved_grid(grid, np.array(matrix)))
 
 
 def _with_band(recipe: SceneRecipe, info: SceneInfo, band: int) -> SceneRecipe:

@@ -14,6 +14,7 @@ from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import DamagedRecord, ReadError, StoreError, TileError
 from ussfc.pipeline.events import Advanced, Notice, Subscriber, ignore
 from ussfc.pipeline.parallel.backoff import Backoff
+from ussfc.pipeline.reading.date_masks import describe_mask
 from ussfc.pipeline.runs.detector import describe_detector, resolve_detector
 from ussfc.pipeline.runs.headline import headline
 from ussfc.pipeline.runs.manifest import (
@@ -25,12 +26,14 @@ from ussfc.pipeline.runs.manifest import (
     InputRecord,
     InputRecords,
     MappingRecord,
+    MaskRecord,
+    MaskRecords,
     ModelRecord,
     RadiometryRecord,
     RegistrationRecord,
     StageRecord,
 )
-from ussfc.pipeline.runs.pair import check_numbers, scene_mappings
+from ussfc.pipeline.runs.pair import ScenePair, check_numbers, scene_mappings
 from ussfc.pipeline.runs.plan import RunPlan, check_files, check_memory, space_notices
 from ussfc.pipeline.runs.registration import describe as describe_registration
 from ussfc.pipeline.runs.registration import recorded_plan, register_plan
@@ -105,6 +108,9 @@ def infer_locked(
     from ussfc.pipeline.storage.probability_store import run_name
 
     _warn(plan, plan.pair.notices, subscriber)
+    for date, mask in zip(("before", "after"), plan.pair.masks, strict=True):
+        if mask is not None:
+            subscriber(Notice(f"mask of {date}: {describe_mask(mask)}", warning=False))
     for notice in space_notices(plan, out):
         subscriber(Notice(notice))
     check_memory(plan)
@@ -131,9 +137,10 @@ def infer_locked(
         subscriber(Notice(f"computed by {describe_detector(detector)}", warning=False))
         with stage_clock("infer", plan.tiles.tile_count - len(done), pixels, subscriber) as clock:
             failures = _compute(executor, plan, job, done, tally)
-            for recipe in plan.pair.recipes:
+            for source in (*plan.pair.recipes, *plan.pair.masks):
                 # Readers keep their handles: a file that was rewritten meanwhile is noticed here.
-                recipe.check_unchanged()
+                if source is not None:
+                    source.check_unchanged()
     record = _inference_record(plan, run_name(key), detector, radiometry, tally, failures)
     record = record.model_copy(update={"stages": {"infer": StageRecord.of(clock[0], pixels)}})
     record.write(out / layout.WORK, layout.INFERENCE)
@@ -270,6 +277,7 @@ def _tile_job(
         taper=plan.layout.taper,
         detector=detector,
         store=work,
+        masks=plan.pair.masks,
     )
 
 
@@ -281,6 +289,7 @@ class _TileTally:
     patches: int = 0
     valid_pixels: int = 0
     seconds: dict[str, float] = dataclasses.field(default_factory=lambda: {"read": 0.0, "network": 0.0})
+    masked: tuple[int, int] = (0, 0)
 
     @classmethod
     def of(cls, results: Mapping[Index, TileResult]) -> tuple[set[Index], _TileTally]:
@@ -295,6 +304,7 @@ class _TileTally:
         self.tiles += 1
         self.patches += result.patches
         self.valid_pixels += result.valid_pixels
+        self.masked = self.masked[0] + result.masked[0], self.masked[1] + result.masked[1]
         for name in self.seconds:
             self.seconds[name] += result.seconds.get(name, 0.0)
 
@@ -404,7 +414,24 @@ def _inference_record(
         ),
         tile_seconds={name: round(seconds, 3) for name, seconds in tally.seconds.items()},
         stages={},
+        **({} if pair.masks == (None, None) else {"masks": _mask_records(pair, tally)}),
     )
+
+
+def _mask_records(pair: ScenePair, tally: _TileTally) -> MaskRecords:
+    records = {}
+    for date, mask, count in zip(("before", "after"), pair.masks, tally.masked, strict=True):
+        if mask is not None:
+            rule = {} if mask.rule is None else {"classes": mask.rule.classes, "bits": mask.rule.bits}
+            records[date] = MaskRecord(
+                uri=shown_address(mask.uri),
+                identity=mask.identity,
+                kind=mask.kind,
+                **{name: numbers for name, numbers in rule.items() if numbers is not None},
+                dilation_m=mask.distance,
+                masked_pixels=count,
+            )
+    return MaskRecords(**records)
 
 
 def _input_record(info: SceneInfo, bands: tuple[int, ...]) -> InputRecord:
@@ -417,8 +444,9 @@ def _shown_config(config: RunConfig) -> dict[str, Any]:
     """Return the configuration for a record: addresses without credentials, and nothing that a cluster was given."""
     shown = config.model_dump(mode="json", exclude={"cluster"})
     shown["model"] = shown_address(shown["model"])
-    if shown["grid"]["aoi"]:
-        shown["grid"]["aoi"] = shown_address(shown["grid"]["aoi"])
+    for section, name in (("grid", "aoi"), ("masks", "before"), ("masks", "after")):
+        if shown[section][name]:
+            shown[section][name] = shown_address(shown[section][name])
     return shown
 
 

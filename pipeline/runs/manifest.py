@@ -93,6 +93,30 @@ class InputRecord(Record):
     """Time of acquisition as the file states it."""
 
 
+class MaskRecord(Record):
+    """The mask of one date."""
+
+    uri: str
+    """Path or address, without credentials."""
+    identity: str
+    """Fingerprint of the file, or of the polygons."""
+    kind: str
+    classes: tuple[int, ...] | None = None
+    """Numbers that are masked; absent for other kinds."""
+    bits: tuple[int, ...] | None = None
+    """Bits of which any is masked, from 0, likewise."""
+    dilation_m: float
+    masked_pixels: int
+    """Pixels inside the area of interest that it hides."""
+
+
+class MaskRecords(Record):
+    """The masks of a run; a date without one is absent."""
+
+    before: MaskRecord | None = None
+    after: MaskRecord | None = None
+
+
 class InputRecords(Record):
     """Both dates of a run."""
 
@@ -330,6 +354,8 @@ class InferenceRecord(Record):
     """Identity of the network, its engine and its precision."""
     registration: RegistrationRecord | None = None
     """Shift between both dates; absent in records of earlier versions."""
+    masks: MaskRecords | None = None
+    """Masks of the dates; absent where none was given."""
     radiometry: RadiometryRecord
     executor: ExecutorRecord
     projected_memory_bytes: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -25,7 +26,9 @@ from ussfc.pipeline.reading import (
     on_grid,
     read_aoi,
 )
+from ussfc.pipeline.reading.date_masks import DateMask, masked_reader
 from ussfc.pipeline.reading.identity import UNKNOWN
+from ussfc.pipeline.reading.mask_files import MaskChoice, find_mask
 from ussfc.pipeline.reading.sampling import CHECK_PIXELS
 from ussfc.pipeline.reading.sources.resolve import absolute_source
 from ussfc.pipeline.runs.resolve import resolve_layout
@@ -56,6 +59,10 @@ class ScenePair:
     model: ussfc.ModelSpec
     notices: tuple[str, ...]
     """Warnings to show before the run."""
+    masks: tuple[DateMask | None, DateMask | None] = (None, None)
+    """Masks of before and after; what either hides is nodata of both."""
+    mask_block_bytes: int = 0
+    """Decoded size of one block of each mask together, bytes."""
 
 
 def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
@@ -97,7 +104,33 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
         notices.append("neither image has a CRS: the run and its products are in pixel coordinates")
     taken = recipes[0].bands, recipes[1].bands
     notices += pair_notices(infos, taken, grid, model, resolve_layout(config, model).patch_size)
-    return ScenePair(*infos, (recipes[0], recipes[1]), grid, area, model, tuple(notices))
+    masks, mask_notices, block_bytes = _find_masks(config, infos, grid)
+    notices += mask_notices
+    return ScenePair(*infos, (recipes[0], recipes[1]), grid, area, model, tuple(notices), masks, block_bytes)
+
+
+def _find_masks(
+    config: RunConfig, infos: tuple[SceneInfo, SceneInfo], grid: GeoBox
+) -> tuple[tuple[DateMask | None, DateMask | None], list[str], int]:
+    """Return the masks of both dates, warnings, and the size of their blocks, bytes."""
+    given = config.masks
+    found: list[DateMask | None] = []
+    notices: list[str] = []
+    block_bytes = 0
+    for date, info, uri, kind, classes in zip(
+        ("before", "after"), infos, (given.before, given.after), (given.kind_before, given.kind_after),
+        (given.classes_before, given.classes_after), strict=True,
+    ):  # fmt: skip
+        if uri is None:
+            found.append(None)
+            continue
+        uri = absolute_source(uri)
+        choice = MaskChoice(uri, kind, classes, given.dilation_m, date, config.inputs.vrt_sources)
+        mask, notes, size = find_mask(choice, grid, (info.geobox.shape[0], info.geobox.shape[1]))
+        found.append(mask)
+        notices += notes
+        block_bytes += size
+    return (found[0], found[1]), notices, block_bytes
 
 
 def _dated(info: SceneInfo, given: str | None) -> SceneInfo:
@@ -236,16 +269,22 @@ def _scale_notices(grid: GeoBox, model: ussfc.ModelSpec, patch_size: int) -> lis
 def scene_mappings(pair: ScenePair) -> tuple[RadiometricMapping, RadiometricMapping]:
     """Return the radiometric constants of both dates; see :func:`scene_mapping`."""
     before, after = (
-        scene_mapping(pair.model, recipe.open(), info.uri, info.scales(recipe.bands))
+        scene_mapping(pair.model, _masked(pair, recipe), info.uri, info.scales(recipe.bands))
         for info, recipe in zip((pair.before, pair.after), pair.recipes, strict=True)
     )
     return before, after
 
 
+def _masked(pair: ScenePair, recipe: SceneRecipe) -> SceneReader:
+    """Return a reader of a date in which masked pixels are invalid."""
+    return masked_reader(recipe.open(), pair.masks, (pair.grid.shape[0], pair.grid.shape[1]))
+
+
 def check_numbers(pair: ScenePair, mappings: tuple[RadiometricMapping, RadiometricMapping]) -> list[Finding]:
     """Return what is wrong with the numbers of both dates; see :func:`check_scenes`."""
     scenes = [
-        (info.uri, recipe.open) for info, recipe in zip((pair.before, pair.after), pair.recipes, strict=True)
+        (info.uri, functools.partial(_masked, pair, recipe))
+        for info, recipe in zip((pair.before, pair.after), pair.recipes, strict=True)
     ]
     return check_scenes(pair.model, scenes, mappings)
 

@@ -16,6 +16,7 @@ from ussfc.pipeline.config.schema import JobsCluster, RunConfig, size_in_bytes
 from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, StoreError
 from ussfc.pipeline.parallel.memory_limit import available_memory, check_address_space
 from ussfc.pipeline.reading import over_network
+from ussfc.pipeline.reading.date_masks import describe_mask
 from ussfc.pipeline.runs.manifest import RegistrationRecord
 from ussfc.pipeline.runs.pair import ScenePair, inspect_pair
 from ussfc.pipeline.runs.resolve import PatchLayout, resolve_config, resolve_layout
@@ -107,6 +108,11 @@ class RunPlan:
             "threads": self.threads,
             # The card holds the speed of a CPU's core only.
             "seconds_estimate": round(network_pixels / speed, 1) if speed and not self.on_gpu else None,
+            "masks": {
+                date: describe_mask(mask)
+                for date, mask in zip(("before", "after"), self.pair.masks, strict=True)
+                if mask is not None
+            },
             "warnings": list(self.pair.notices),
         }
 
@@ -148,7 +154,8 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
         local=layout.ssfc == "local",
         remote=any(over_network(uri) for recipe in pair.recipes for uri in recipe.opened),
         on_gpu=on_gpu,
-        block_bytes=pair.before.block_bytes + pair.after.block_bytes,
+        block_bytes=_block_bytes(pair),
+        masks=sum(mask is not None for mask in pair.masks),
     )
     memory = project(tiles, work)
     if selected.cluster is not None and not selected.processes:
@@ -158,8 +165,9 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
         dataclasses.replace(recipe, block_cache=memory.block_cache, identity=info.identity)
         for recipe, info in zip(pair.recipes, (pair.before, pair.after), strict=True)
     )
+    first, second = (mask and mask.with_cache(memory.block_cache) for mask in pair.masks)
     return RunPlan(
-        pair=dataclasses.replace(pair, recipes=(before, after)),
+        pair=dataclasses.replace(pair, recipes=(before, after), masks=(first, second)),
         config=config,
         threshold=pair.model.threshold if config.threshold is None else config.threshold,
         layout=layout,
@@ -172,6 +180,11 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
         on_gpu=on_gpu,
         memory=memory,
     )
+
+
+def _block_bytes(pair: ScenePair) -> int:
+    """Return the decoded size of one block of each file together."""
+    return pair.before.block_bytes + pair.after.block_bytes + pair.mask_block_bytes
 
 
 def _raw_bytes(info: SceneInfo) -> int:
@@ -245,8 +258,7 @@ def check_memory(plan: RunPlan) -> None:
     """
     cluster = plan.config.cluster
     if plan.executor in ("serial", *LOCAL_KINDS):
-        block_bytes = plan.pair.before.block_bytes + plan.pair.after.block_bytes
-        check_projection(plan.memory, _allowed_memory(plan.config), block_bytes)
+        check_projection(plan.memory, _allowed_memory(plan.config), _block_bytes(plan.pair))
         # The limit is one of each process, not of their sum.
         check_address_space(max(plan.memory.worker, plan.memory.total - plan.processes * plan.memory.worker))
     elif isinstance(cluster, JobsCluster):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ussfc.pipeline.errors import DamagedRecord
-from ussfc.pipeline.runs.comparison import SIDES, Comparison, compare_pair, moved_recipe
+from ussfc.pipeline.runs.comparison import SIDES, Comparison, compare_pair, moved_masks, moved_recipe
 from ussfc.pipeline.runs.manifest import RegistrationRecord, WindowRecord
-from ussfc.pipeline.runs.run_key import scene_key
+from ussfc.pipeline.runs.run_key import mask_keys, scene_key
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.tiling.grid import grid_record
@@ -156,7 +156,8 @@ def moved_pair(pair: ScenePair, record: RegistrationRecord) -> ScenePair:
     if record.matrix is None:
         return pair
     before, after = pair.recipes
-    return dataclasses.replace(pair, recipes=(before, moved_recipe(after, record.matrix)))
+    masks = moved_masks(pair.masks, pair.grid, record.matrix)
+    return dataclasses.replace(pair, recipes=(before, moved_recipe(after, record.matrix)), masks=masks)
 
 
 def input_digest(pair: ScenePair, mode: Registration) -> str:
@@ -165,7 +166,14 @@ def input_digest(pair: ScenePair, mode: Registration) -> str:
         scene_key(info, recipe.bands)
         for info, recipe in zip((pair.before, pair.after), pair.recipes, strict=True)
     ]
-    decisive = [VERSION, mode, keys, grid_record(pair.grid), pair.recipes[0].resampling]
+    decisive = [
+        VERSION,
+        mode,
+        keys,
+        grid_record(pair.grid),
+        pair.recipes[0].resampling,
+        *mask_keys(pair.masks),
+    ]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 

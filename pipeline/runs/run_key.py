@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from ussfc.addresses import shown_address
+from ussfc.pipeline.reading.date_masks import DateMask, RasterMask
 from ussfc.pipeline.runs.manifest import RegistrationRecord
 from ussfc.pipeline.runs.pair import is_declared
 from ussfc.pipeline.runs.plan import RunPlan
@@ -32,12 +34,28 @@ def run_key(plan: RunPlan, detector: DetectorSpec) -> dict[str, Any]:
         "probability_dtype": plan.config.output.probability_dtype,
         "format": FORMAT_VERSION,
         **_registration_key(plan.registration),
+        **({"masks": masks[0]} if (masks := mask_keys(pair.masks)) else {}),
     }
 
 
 def _registration_key(record: RegistrationRecord | None) -> dict[str, Any]:
     """Return the correction where there is one: a pair that lies well has the key of a run without any."""
     return {"registration": record.matrix} if record is not None and record.matrix is not None else {}
+
+
+def mask_keys(masks: tuple[DateMask | None, DateMask | None]) -> list[Any]:
+    """Return what decides the masks of both dates; nothing without any, so that the key is that of earlier versions."""
+    if masks == (None, None):
+        return []
+    return [[mask and _mask_key(mask) for mask in masks]]
+
+
+def _mask_key(mask: DateMask) -> list[Any]:
+    rule = [] if mask.rule is None else [list(mask.rule.classes or ()), list(mask.rule.bits or ())]
+    # Polygons are known by their shape, wherever they come from.
+    uri = "" if mask.rule is None else shown_address(mask.uri)
+    band = mask.source.band if isinstance(mask.source, RasterMask) else 0
+    return [uri, mask.identity, mask.kind, band, rule, mask.distance]
 
 
 def scene_key(info: SceneInfo, bands: tuple[int, ...]) -> list[Any]:

@@ -28,6 +28,9 @@ CLIENT = BASE_RASTERS + BASE_DASK + FINISHING
 """Bytes of the scheduler and of the writing of products, which share a node with workers. Requested with every job's
 memory, since that may be any node of the allocation."""
 
+FILES = ("grid.aoi", "masks.before", "masks.after")
+"""Settings that are names of files."""
+
 SHEBANG_LENGTH = 127
 """Characters of a script's first line that every kernel reads."""
 
@@ -170,7 +173,7 @@ def _settings(config: RunConfig, cluster: SlurmCluster) -> list[str]:
         if value == attrgetter(key)(defaults):
             continue
         # The name of a packaged model may be that of a folder here as well.
-        if key == "grid.aoi" or (key == "model" and Path(value).suffix):
+        if value is not None and (key in FILES or (key == "model" and Path(value).suffix)):
             value = _absolute(value)
         arguments += ["--set", f"{key}={_as_yaml(value)}"]
     return arguments

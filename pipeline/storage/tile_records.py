@@ -18,7 +18,11 @@ from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.types import Index, StoredArray, TileResult
 
 _NAME = re.compile(r"(\d+)\.(\d+)\.p(\d+)\.v(\d+)\.b(\d+)\.([0-9a-f]{8})((?:\.[a-z]+\d+)*)")
-"""row.column, patches, valid pixels, bytes of the chunk, CRC-32 of its pixels, milliseconds by step."""
+"""row.column, patches, valid pixels, bytes of the chunk, CRC-32 of its pixels, milliseconds by step, and pixels by the
+names of :data:`MASKED`."""
+
+MASKED = ("maskedbefore", "maskedafter")
+"""Names of the counts of masked pixels; a tile without any has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,9 @@ class TileRecord:
         """The record as a file name."""
         result = self.result
         steps = "".join(f".{step}{round(1000 * seconds)}" for step, seconds in sorted(result.seconds.items()))
+        steps += "".join(
+            f".{name}{count}" for name, count in zip(MASKED, result.masked, strict=True) if count
+        )
         return (
             f"{result.index[0]}.{result.index[1]}.p{result.patches}.v{result.valid_pixels}.b{self.size}"
             f".{self.checksum:08x}{steps}"
@@ -48,8 +55,10 @@ class TileRecord:
         if found is None:
             return None
         row, col, patches, valid, size = (int(text) for text in found.groups()[:5])
-        seconds = {step: int(text) / 1000 for step, text in re.findall(r"\.([a-z]+)(\d+)", found[7])}
-        return cls(TileResult((row, col), patches, valid, seconds), size, int(found[6], 16))
+        numbers = {name: int(text) for name, text in re.findall(r"\.([a-z]+)(\d+)", found[7])}
+        masked = numbers.pop(MASKED[0], 0), numbers.pop(MASKED[1], 0)
+        seconds = {step: number / 1000 for step, number in numbers.items()}
+        return cls(TileResult((row, col), patches, valid, seconds, masked), size, int(found[6], 16))
 
 
 class TileLedger:

@@ -35,6 +35,9 @@ class Settings:
     simplify: float | None = None
     aoi: str | None = None
     allow_vrt_sources: bool = False
+    mask_before: str | None = None
+    mask_after: str | None = None
+    mask_dilation: float | None = None
     date_before: str | None = None
     date_after: str | None = None
     engine: str | None = None
@@ -65,6 +68,9 @@ class Settings:
             "vector.simplify_m": self.simplify,
             "grid.aoi": self.aoi,
             "inputs.vrt_sources": "any" if self.allow_vrt_sources else None,
+            "masks.before": self.mask_before,
+            "masks.after": self.mask_after,
+            "masks.dilation_m": self.mask_dilation,
             "dates.before": self.date_before,
             "dates.after": self.date_after,
             "registration": self.registration,
@@ -243,6 +249,13 @@ config_options = grouped(
         is_flag=True,
         help="Let VRTs name files anywhere and on networks, not only near them.",
     ),
+    click.option(
+        "--mask-before",
+        metavar="FILE",
+        help="Clouds of BEFORE: a raster (SCL, QA_PIXEL, UDM2, OmniCloudMask, or 0 and 1) or polygons.",
+    ),
+    click.option("--mask-after", metavar="FILE", help="Clouds of AFTER, likewise."),
+    click.option("--mask-dilation", type=float, metavar="M", help="Let masked areas grow by this, m."),
     click.option("--date-before", metavar="DATE", help="When BEFORE was taken, for the records: 2018-06-30."),
     click.option("--date-after", metavar="DATE", help="When AFTER was taken, likewise."),
     click.option(

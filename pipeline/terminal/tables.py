@@ -51,6 +51,14 @@ def run_lines(record: RunRecord, out: str, seconds: float) -> Iterator[str]:
             f"later date moved by {moved.length_px:.2f} px ({moved.dx:+.2f} in x, {moved.dy:+.2f} in y; "
             f"{moved.agreeing} of {moved.windows} windows agree)"
         )
+    if record.masks is not None:
+        given = {"before": record.masks.before, "after": record.masks.after}
+        hidden = (
+            f"{mask.masked_pixels} ({mask.masked_pixels / counts.pixels:.1%}) of {date}"
+            for date, mask in given.items()
+            if mask is not None
+        )
+        yield f"masked pixels: {', '.join(hidden)}"
     yield f"{counts.pixels / 1e6:.2f} Mpx in {format_duration(seconds)}"
     yield from _places(out, record.products)
 
@@ -150,6 +158,8 @@ def plan_lines(summary: Mapping[str, Any]) -> Iterator[str]:
         ("time", time),
     ):  # fmt: skip
         yield f"{name:>9}  {value}"
+    for date, mask in summary["masks"].items():
+        yield f"     mask  {date}: {mask}"
     for warning in summary["warnings"]:
         yield f"  warning  {warning}"
 

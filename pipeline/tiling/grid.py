@@ -288,19 +288,24 @@ def north_up(affine: Affine) -> bool:
 
 def metres_per_pixel(grid: GeoBox) -> float | None:
     """Return the ground distance of two neighbouring pixels at the grid's centre, metres; None without a CRS."""
+    steps = ground_steps(grid)
+    return None if steps is None else steps[1]
+
+
+def ground_steps(grid: GeoBox) -> tuple[float, float] | None:
+    """Return the ground distance of neighbouring rows and columns at the grid's centre, metres; None without a CRS."""
     if grid.crs is None:
         return None
     rows, cols = grid.shape
-    centre = [grid.affine * (cols / 2 + dx, rows / 2) for dx in (-0.5, 0.5)]
-    geodetic = grid.crs.proj.geodetic_crs
-    if geodetic is None:
+    geodetic, geod = grid.crs.proj.geodetic_crs, grid.crs.proj.get_geod()
+    if geodetic is None or geod is None:
         return None
-    lon, lat = _transform(grid.crs, CRS(geodetic), centre)
-    geod = grid.crs.proj.get_geod()
-    if geod is None:
-        return None
-    _, _, metres = geod.inv(lon[0], lat[0], lon[1], lat[1])
-    return float(metres) if math.isfinite(metres) else None
+    metres = []
+    for dy, dx in ((0.5, 0.0), (0.0, 0.5)):
+        ends = [grid.affine * (cols / 2 + sign * dx, rows / 2 + sign * dy) for sign in (-1, 1)]
+        lon, lat = _transform(grid.crs, CRS(geodetic), ends)
+        metres.append(float(geod.inv(lon[0], lat[0], lon[1], lat[1])[2]))
+    return (metres[0], metres[1]) if all(math.isfinite(step) for step in metres) else None
 
 
 def _transform(

@@ -66,7 +66,9 @@ class Workload:
     on_gpu: bool = False
     """True if the network and its activations are on a GPU."""
     block_bytes: int = 0
-    """Decoded size of one block of each date together: a read of any window decodes whole blocks."""
+    """Decoded size of one block of each file together: a read of any window decodes whole blocks."""
+    masks: int = 0
+    """Masks of the dates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +135,11 @@ def _tile_bytes(plan: TilePlan, work: Workload) -> int:
     core = tile[0] * tile[1]
     # Both dates as they are read, 16 bits a number, and as float32 in the model's range, and the validity. Dates that
     # are read as float32 take 4 bytes a band more in the place of what FRAGMENTATION adds: nothing else comes and goes.
-    reading = halo * (3 * work.bands * 4 + 4)
+    # A mask is read, grown and joined with the other one.
+    reading = halo * (3 * work.bands * 4 + 4 + 3 * work.masks)
     # Weighted sum, weight, mean, and the encoded levels.
     blending = core * 20
-    kept = halo * (2 * work.bands * 4 + 2)
+    kept = halo * (2 * work.bands * 4 + 2 + min(1, work.masks))
     if work.on_gpu:
         # The tile once more in pinned memory, on its way to the device.
         activations = work.threads * halo * 2 * work.bands * 4

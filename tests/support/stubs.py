@@ -196,6 +196,25 @@ class StubArea:
 
 
 @dataclass(frozen=True)
+class StubMask:
+    """A mask of seeded blobs on a grid; of everything where its share is 1."""
+
+    shape: tuple[int, int]
+    seed: int
+    share: float = 0.3
+
+    def masked(self, box: Box) -> BoolArray:
+        """Return the masked pixels of a box."""
+        coarse = np.random.default_rng(self.seed).random((self.shape[0] // 8 + 1, self.shape[1] // 8 + 1))
+        whole = np.kron(coarse < self.share, np.ones((8, 8), np.bool_))
+        result: BoolArray = whole[box.slices]
+        return result
+
+    def check_unchanged(self) -> None:
+        """Accept the mask: nothing can change."""
+
+
+@dataclass(frozen=True)
 class Witness:
     """An area without an edge that leaves a file for every tile whose mask it gives, then takes its time."""
 

@@ -217,3 +217,8 @@ def test_paths_are_refused_with_the_way_out(arrays: Pair, wrap: Any) -> None:
         changes(arrays[0].values, arrays[1])
     with pytest.raises(ReadError, match=r"^before: has dimensions .*'time': 2.*isel\(time=0\)"):
         changes(arrays[0].expand_dims(time=2), arrays[1])
+
+
+def test_masks_are_for_files(arrays: Pair) -> None:
+    with pytest.raises(ConfigError, match=r"masks\.after: is for files; make masked pixels of the array NaN"):
+        changes(*arrays, masks__after="clouds.geojson")

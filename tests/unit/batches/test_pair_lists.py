@@ -159,6 +159,19 @@ def test_a_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
     assert read_pairs(f"file://{table}") == read_pairs(str(table))
 
 
+def test_masks_of_a_pair_are_beside_its_list(tmp_path: Path) -> None:
+    table = tmp_path / "pairs.csv"
+    table.write_text(
+        "before,after,mask_before,masks.after,masks.kind_after\na,b,a_scl.tif,sub/b.gpkg,\nc,d,,/e,scl\n"
+    )
+    first, second = read_pairs(str(table))
+    assert first.settings == {
+        "masks.before": f"{tmp_path}/a_scl.tif",
+        "masks.after": f"{tmp_path}/sub/b.gpkg",
+    }
+    assert second.settings == {"masks.after": "/e", "masks.kind_after": "scl"}
+
+
 def test_relative_list_gives_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pairs.csv").write_text("before,after\na,b\n")
     monkeypatch.chdir(tmp_path)

@@ -254,7 +254,8 @@ def test_relative_paths_are_made_absolute(
     monkeypatch.chdir(place)
     result = ussfc(
         "submit", "a_before.tif", "./a_after.tif", "--out", "somewhere/out", "--model", "toy.yaml", "--aoi",
-        "area.geojson", "--cluster", "slurm", "--dry-run", "--overwrite",
+        "area.geojson", "--mask-after", "area.geojson", "--mask-dilation", "20", "--cluster", "slurm", "--dry-run",
+        "--overwrite",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     monkeypatch.chdir(tmp_path)
@@ -263,6 +264,8 @@ def test_relative_paths_are_made_absolute(
     assert parameters["out"] == str(place / "somewhere" / "out")
     assert parameters["overwrite"] is True
     assert (config.model, config.grid.aoi) == (str(place / "toy.yaml"), str(place / "area.geojson"))
+    assert config.masks.after == config.grid.aoi
+    assert (config.masks.before, config.masks.dilation_m) == (None, 20)
 
 
 def test_the_name_of_a_packaged_model_stays_a_name(

@@ -22,12 +22,19 @@ from ussfc.pipeline.types import TileResult
     seconds=st.dictionaries(st.sampled_from(["read", "network"]), st.integers(0, 10**7)),
     size=st.integers(1, 2**31),
     checksum=st.integers(0, 2**32 - 1),
+    masked=st.tuples(st.integers(0, 2**28), st.integers(0, 2**28)),
 )
 def test_a_record_survives_as_its_name(
-    index: tuple[int, int], patches: int, valid: int, seconds: dict[str, int], size: int, checksum: int
+    index: tuple[int, int],
+    patches: int,
+    valid: int,
+    seconds: dict[str, int],
+    size: int,
+    checksum: int,
+    masked: tuple[int, int],
 ) -> None:
     spent = {step: milliseconds / 1000 for step, milliseconds in seconds.items()}
-    record = TileRecord(TileResult(index, patches, valid, spent), size, checksum)
+    record = TileRecord(TileResult(index, patches, valid, spent, masked), size, checksum)
     assert TileRecord.of(record.name) == record
     assert len(record.name) < 200
 

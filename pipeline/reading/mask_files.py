@@ -1,0 +1,233 @@
+"""Mask files as they are found: raster or polygons, their kind, and their place on the common grid."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from odc.geo.geobox import GeoBox
+
+from ussfc.addresses import shown_address
+from ussfc.pipeline.errors import ConfigError, ReadError
+from ussfc.pipeline.pixels.dilation import reach
+from ussfc.pipeline.reading.aoi import read_polygons
+from ussfc.pipeline.reading.areas import in_crs_of
+from ussfc.pipeline.reading.date_masks import DateMask, PolygonMask, RasterMask
+from ussfc.pipeline.reading.identity import UNKNOWN, is_array
+from ussfc.pipeline.reading.mask_rules import KINDS, PLAIN, MaskRule, band_of, kind_of, rule_of
+from ussfc.pipeline.reading.opening import opened_raster, retry_gdal
+from ussfc.pipeline.reading.recipe import describe_scene
+from ussfc.pipeline.storage import remote
+from ussfc.pipeline.tiling.grid import crs_name, footprint_box, ground_steps
+from ussfc.pipeline.tiling.memory import GDAL_CACHE
+from ussfc.pipeline.types import Box, SceneInfo
+
+VECTORS = (".geojson", ".json", ".gpkg", ".fgb", ".parquet", ".shp", ".kml", ".kmz", ".gml", ".topojson")
+"""Ends of the names of files of polygons."""
+
+MOST_REACH = 1024
+"""Largest distance that a mask grows by, pixels."""
+
+LOOKED_AT = 1024
+"""Side of the part of a mask of unknown kind that is looked at, pixels."""
+
+DISTORTION = 0.01
+"""Difference between ground and projection up to which a pixel has the size that the projection states."""
+
+FEW = 0.995
+"""Share of the grid that a mask covers below which a warning is due."""
+
+
+@dataclass(frozen=True)
+class MaskChoice:
+    """A mask as the configuration has it."""
+
+    uri: str
+    kind: str
+    """``auto``, or a kind of :data:`ussfc.pipeline.reading.mask_rules.KINDS`."""
+    classes: tuple[int, ...] | None
+    distance: float
+    """Distance that masked areas grow by, metres."""
+    date: str
+    """``before`` or ``after``."""
+    vrt_sources: str = "near"
+    """Files that a VRT may name; see :func:`ussfc.pipeline.reading.recipe.describe_scene`."""
+
+    @property
+    def shown(self) -> str:
+        """The file in messages."""
+        return shown_address(self.uri)
+
+
+def find_mask(
+    choice: MaskChoice, grid: GeoBox, scene_shape: tuple[int, int]
+) -> tuple[DateMask, list[str], int]:
+    """Open the header of a mask and find out what it marks.
+
+    Pixels are read only where neither the name nor the bands state the kind of a raster.
+
+    Args:
+        choice: the mask.
+        grid: the common grid.
+        scene_shape: (rows, cols) of the file of its date, which a mask without a CRS must have.
+
+    Returns:
+        The mask; warnings; and the decoded size of a block of its file, bytes.
+
+    Raises:
+        ReadError: the file cannot be read.
+        ConfigError: its kind is not known, or the mask and the grid do not fit.
+    """
+    pixel = _pixel_size(choice, grid)
+    if _is_vector(choice.uri):
+        return _polygon_mask(choice, grid, pixel), [], 0
+    if is_array(choice.uri):
+        raise ReadError(
+            f"{choice.shown}: is a Zarr or NetCDF; give the mask as a raster that GDAL reads, or as polygons"
+        )
+    info = describe_scene(choice.uri, choice.vrt_sources)
+    if len(info.parts) > 1:
+        raise ConfigError(
+            f"{choice.shown}: is made of {len(info.parts)} files; build one mask of them (gdalbuildvrt)"
+        )
+    uri = info.parts[0].uri if info.parts else choice.uri
+    choice = replace(choice, uri=uri)
+    notes = _fit(choice, info, grid, scene_shape)
+    if info.identity.startswith(UNKNOWN):
+        notes.append(
+            f"{choice.shown}: changes of this mask cannot be noticed, since its name leads to no file"
+        )
+    band, rule = _rule(choice, info)
+    source = RasterMask(choice.uri, grid, band, rule, reach(choice.distance, pixel))
+    mask = DateMask(source, choice.uri, info.identity, rule.kind, rule, choice.distance, pixel)
+    return mask, notes, info.block_bytes
+
+
+def _is_vector(uri: str) -> bool:
+    path = urlsplit(uri).path if remote.is_remote(uri) else uri
+    return path.lower().endswith(VECTORS)
+
+
+def _pixel_size(choice: MaskChoice, grid: GeoBox) -> tuple[float, float]:
+    """Return height and width of a pixel, metres; ones where nothing grows."""
+    if not choice.distance:
+        return 1.0, 1.0
+    steps = ground_steps(grid)
+    if steps is None:
+        raise ConfigError(
+            f"masks.dilation_m {choice.distance:g}: the images have no CRS, so nothing is known of metres; leave it out"
+        )
+    nominal = _nominal_size(grid)
+    if nominal and all(abs(a / b - 1) < DISTORTION for a, b in zip(steps, nominal, strict=True)):
+        # 50 m are five pixels of 10 m, though the projection makes them 10.003 m.
+        steps = nominal
+    pixels = max(reach(choice.distance, steps))
+    if pixels > MOST_REACH:
+        raise ConfigError(
+            f"masks.dilation_m {choice.distance:g}: is {pixels} pixels of the grid; at most {MOST_REACH} are possible"
+        )
+    return steps
+
+
+def _nominal_size(grid: GeoBox) -> tuple[float, float] | None:
+    """Return height and width of a pixel by the units of a projected CRS, metres; None for another CRS."""
+    if grid.crs is None or not grid.crs.projected:
+        return None
+    unit = grid.crs.proj.axis_info[0].unit_conversion_factor
+    affine = grid.affine
+    return math.hypot(affine.b, affine.e) * unit, math.hypot(affine.a, affine.d) * unit
+
+
+def _polygon_mask(choice: MaskChoice, grid: GeoBox, pixel: tuple[float, float]) -> DateMask:
+    if choice.kind != "auto" or choice.classes is not None:
+        raise ConfigError(
+            f"masks.kind_{choice.date}, masks.classes_{choice.date}: are for rasters, and {choice.shown} has polygons; "
+            "leave them out"
+        )
+    area = read_polygons(choice.uri)
+    area = area if area.is_empty else in_crs_of(grid, area)
+    wkb = bytes(area.geom.wkb)
+    identity = f"polygons:{hashlib.sha256(wkb).hexdigest()[:16]}"
+    return DateMask(PolygonMask(wkb, grid), choice.uri, identity, "polygons", None, choice.distance, pixel)
+
+
+def _fit(choice: MaskChoice, info: SceneInfo, grid: GeoBox, scene_shape: tuple[int, int]) -> list[str]:
+    """Return a warning where a mask covers a part of the grid alone.
+
+    Raises:
+        ConfigError: it covers nothing of it, or lies nowhere.
+    """
+    if grid.crs is None:
+        if tuple(info.geobox.shape) != tuple(scene_shape):
+            raise ConfigError(
+                f"{choice.shown}: the mask has {info.geobox.shape[1]} x {info.geobox.shape[0]} px and the image "
+                f"{choice.date} {scene_shape[1]} x {scene_shape[0]} px; without a CRS both must have the same size"
+            )
+        return []
+    if info.geobox.crs is None:
+        raise ConfigError(
+            f"{choice.shown}: the mask has no CRS while the images have {crs_name(grid)}; assign one "
+            "(gdal_edit.py -a_srs, -a_ullr)"
+        )
+    box = footprint_box(info.geobox, grid)
+    if not box.pixels:
+        raise ConfigError(
+            f"{choice.shown}: the mask lies outside of the images' overlap; check that it belongs to the image "
+            f"{choice.date}"
+        )
+    share = box.pixels / (grid.shape[0] * grid.shape[1])
+    if share >= FEW:
+        return []
+    return [
+        f"{choice.shown}: the mask covers {share:.0%} of the common grid; pixels beyond it are not masked"
+    ]
+
+
+def _rule(choice: MaskChoice, info: SceneInfo) -> tuple[int, MaskRule]:
+    """Return band and rule of a raster.
+
+    Raises:
+        ConfigError: nothing states what its numbers mean.
+    """
+    kind, key = choice.kind, f"masks.kind_{choice.date}"
+    if kind == "auto":
+        path = urlsplit(choice.uri).path if remote.is_remote(choice.uri) else choice.uri
+        labels = [band.description for band in info.bands if band.description]
+        stated = kind_of([*labels, PurePosixPath(path).name])
+        kind = stated or ("nonzero" if choice.classes is not None or _is_plain(choice, info) else "")
+        if not kind:
+            raise ConfigError(
+                f"{choice.shown}: nothing states what the numbers of this mask mean; set {key} to one of "
+                f"{', '.join(KINDS)}, or masks.classes_{choice.date} to the numbers that are masked"
+            )
+    place = band_of(kind, [band.description for band in info.bands])
+    if place is None:
+        raise ConfigError(
+            f"{choice.shown}: has {len(info.bands)} bands and none is called {kind}; give a raster of one band"
+        )
+    if choice.classes is not None and KINDS[kind].rule.bits is not None:
+        raise ConfigError(f"masks.classes_{choice.date}: {kind} has bits and no classes; leave it out")
+    return info.bands[place - 1].index, rule_of(kind, choice.classes)
+
+
+def _is_plain(choice: MaskChoice, info: SceneInfo) -> bool:
+    """Return whether a raster of one band marks pixels and nothing else, as far as a part in its middle shows."""
+    if len(info.bands) > 1:
+        return False
+    sides = [min(LOOKED_AT, length) for length in info.geobox.shape]
+    first = [(length - side) // 2 for length, side in zip(info.geobox.shape, sides, strict=True)]
+
+    def look(_: Mapping[str, str]) -> Sequence[Any]:
+        with opened_raster(choice.uri, choice.shown) as source:
+            box = Box(first[0], first[1], first[0] + sides[0], first[1] + sides[1])
+            found: Sequence[Any] = np.unique(source.read(1, window=box.slices)).tolist()
+            return found
+
+    failure = "the mask cannot be read ({}); the file is damaged, cut short or out of reach"
+    return set(retry_gdal(choice.uri, choice.shown, GDAL_CACHE, look, failure)) <= PLAIN
