@@ -26,6 +26,7 @@ def run_record() -> Any:
         ),
         thresholds={"mosaic": 0.15, "vectorise": 0.15},
         registration=None,
+        masks=None,
         stages={"infer": SimpleNamespace(seconds=60), "mosaic": SimpleNamespace(seconds=400)},
         products={"change.tif": None, "changes.parquet": None},
     )
@@ -40,6 +41,12 @@ def test_product_paths_are_whole(tmp_path: Path) -> None:
         f"  {out}/change.tif",
         f"  {out}/changes.parquet",
     ]
+
+
+def test_masked_pixels_are_counted_by_date() -> None:
+    record = run_record()
+    record.masks = SimpleNamespace(before=SimpleNamespace(masked_pixels=500_000), after=None)
+    assert "masked pixels: 500000 (25.0%) of before" in tables.run_lines(record, "out", 1)
 
 
 def test_other_thresholds_are_both_named() -> None:
