@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +26,9 @@ from ussfc.pipeline.config.load import documented_keys, nearest_key, plain_fault
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError, ReadError, StoreError
 from ussfc.pipeline.parallel.backoff import Backoff
+from ussfc.pipeline.reading.sources.bands import RASTERS
+from ussfc.pipeline.reading.sources.resolve import split_list
+from ussfc.pipeline.reading.sources.trees import ARCHIVES
 from ussfc.pipeline.storage import layout, remote
 from ussfc.pipeline.storage.remote import PROBE_BACKOFF
 from ussfc.pipeline.waiting import waiting_for
@@ -64,6 +68,9 @@ KINDS = "a CSV, a GeoJSON FeatureCollection, or a STAC Collection or Catalog"
 
 GDAL_NAME = re.compile(r"[A-Z][A-Z0-9_]+:")
 """Start of GDAL's own names, as ``NETCDF:"file":variable``: they are no relative paths."""
+
+LISTED = (*RASTERS, *ARCHIVES, ".safe", ".json", "*")
+"""Ends of names that may stand in a list of files with commas."""
 
 NO_YAML = (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError)
 """Errors of PyYAML: tags on words that they do not fit end in other errors than its own."""
@@ -294,7 +301,7 @@ def _entry(row: _Row, number: int) -> PairEntry:
     for date, which in SCENES.items():
         if date not in given:
             raise ConfigError(f"{row.where}: {date} is empty; give the path or address of the {which} image")
-    before, after = (_address(given.pop(date), row.base, f"{row.where}: {date}") for date in SCENES)
+    before, after = (_scene(given.pop(date), row.base, f"{row.where}: {date}") for date in SCENES)
     name = given.pop("name", f"pair-{number:04d}")
     if isinstance(name, int):
         name = str(name)
@@ -348,6 +355,19 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, int):
         return value.bit_length() <= 64
     return value is None or isinstance(value, str | float)
+
+
+def _scene(text: Any, base: str, where: str) -> str:
+    """Return a scene for use: relative names in a list of files are beside the file ``base``, each by itself."""
+    if not isinstance(text, str) or "," not in text:
+        return _address(text, base, where)
+    whole = _address(text, base, where)
+    if remote.is_remote(whole) or not os.path.exists(whole):
+        parts = split_list(text)
+        # One name may hold commas as well.
+        if len(parts) > 1 and all(part.lower().endswith(LISTED) for part in parts):
+            return ",".join(_address(part, base, where) for part in parts)
+    return whole
 
 
 def _address(text: Any, base: str, where: str) -> str:

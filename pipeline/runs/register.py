@@ -15,6 +15,7 @@ from odc.geo.geobox import GeoBox
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError, StoreError
 from ussfc.pipeline.reading import describe_scene
+from ussfc.pipeline.reading.sources.resolve import absolute_source
 from ussfc.pipeline.runs.comparison import compare_scenes
 from ussfc.pipeline.runs.manifest import RegistrationRecord
 from ussfc.pipeline.runs.registration import register
@@ -33,6 +34,8 @@ class RegisteredScenes:
 
     after: str
     """Path or URI of the later scene."""
+    opened: tuple[str, ...]
+    """What GDAL opens for it."""
     grid: GeoBox
     """Common grid."""
     record: RegistrationRecord
@@ -50,11 +53,13 @@ def register_scenes(before: str, after: str, config: RunConfig, threads: int = 2
     Raises:
         ReadError, GridError: each names the scene.
     """
+    before, after = absolute_source(before), absolute_source(after)
     sources = config.inputs.vrt_sources
     infos = describe_scene(before, sources), describe_scene(after, sources)
     grid = common_grid(*infos, config.grid.reference, config.grid.crs, config.grid.resolution)
     comparison = compare_scenes((before, after), infos, grid, config.grid.resampling)
-    return RegisteredScenes(after, grid, register(comparison, "correct", threads))
+    record = register(comparison, "correct", threads)
+    return RegisteredScenes(infos[1].uri, comparison.recipes[1].opened, grid, record)
 
 
 def write_vectors(found: RegisteredScenes, path: Path) -> None:
@@ -102,9 +107,13 @@ def write_moved(found: RegisteredScenes, path: Path) -> None:
     """
     if found.record.matrix is None:
         raise ConfigError(f"{path}: is not written, since there is no correction ({found.record.state})")
+    if len(found.opened) > 1:
+        raise ConfigError(
+            f"{path}: is not written, since {found.after} is several scenes; make one of them with `ussfc prepare`"
+        )
     matrix = np.array(found.record.matrix)
     try:
-        with rasterio.open(found.after) as source:
+        with rasterio.open(found.opened[0]) as source:
             crs = None if source.crs is None else GeoBox((1, 1), source.transform, source.crs.to_wkt()).crs
             if crs is None or crs != found.grid.crs or not north_up(source.transform):
                 raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +18,12 @@ from ussfc.pipeline.terminal.output import Output
 
 if TYPE_CHECKING:
     from ussfc.pipeline.config.schema import RunConfig
+
+BAND = re.compile(
+    r"[1-9]\d?|(?:SR_)?B\d{1,2}A?|coastal|blue|green|red|nir(?:08|09)?|rededge\d*|swir(?:16|22)|pan",
+    re.IGNORECASE,
+)
+"""Word that is a band's number or name."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
@@ -38,6 +45,8 @@ class Settings:
     mask_before: str | None = None
     mask_after: str | None = None
     mask_dilation: float | None = None
+    before_bands: str | None = None
+    after_bands: str | None = None
     date_before: str | None = None
     date_after: str | None = None
     engine: str | None = None
@@ -71,6 +80,8 @@ class Settings:
             "masks.before": self.mask_before,
             "masks.after": self.mask_after,
             "masks.dilation_m": self.mask_dilation,
+            "bands.before": self.before_bands,
+            "bands.after": self.after_bands,
             "dates.before": self.date_before,
             "dates.after": self.date_after,
             "registration": self.registration,
@@ -138,6 +149,24 @@ class Speeds:
     rounds: int
     seconds: float
     file: Path | None
+
+
+class BandsOption(click.Option):
+    """An option of several words: numbers or names of bands, with commas or blanks between them."""
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Let the option take the words after it that are bands, up to a file or another option."""
+        super().add_to_parser(parser, ctx)
+        own = parser._long_opt[self.opts[0]]
+        process = own.process
+
+        def take(value: str, state: Any) -> None:
+            words = [value]
+            while state.rargs and BAND.fullmatch(state.rargs[0]) and not os.path.exists(state.rargs[0]):
+                words.append(state.rargs.pop(0))
+            process(",".join(words), state)
+
+        own.process = take
 
 
 class LocalPath(click.Path):
@@ -256,6 +285,13 @@ config_options = grouped(
     ),
     click.option("--mask-after", metavar="FILE", help="Clouds of AFTER, likewise."),
     click.option("--mask-dilation", type=float, metavar="M", help="Let masked areas grow by this, m."),
+    click.option(
+        "--before-bands",
+        cls=BandsOption,
+        metavar="R G B [N]",
+        help="Bands of BEFORE in the model's order, by number or name: 3 2 1, or B04 B03 B02.",
+    ),
+    click.option("--after-bands", cls=BandsOption, metavar="R G B [N]", help="Bands of AFTER, likewise."),
     click.option("--date-before", metavar="DATE", help="When BEFORE was taken, for the records: 2018-06-30."),
     click.option("--date-after", metavar="DATE", help="When AFTER was taken, likewise."),
     click.option(

@@ -478,3 +478,12 @@ def test_dates_are_columns_of_their_own(tmp_path: Path) -> None:
     file.write_text("before,after,date_befor\na.tif,b.tif,June\n", "utf-8")
     with pytest.raises(ConfigError, match=r"did you mean date_before\?"):
         read_pairs(str(file))
+
+
+def test_lists_of_files_are_beside_the_list(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text(
+        'before,after\n"a/B04.tif, a/B03.tif","https://x.example/B04.tif,https://x.example/B03.tif"\n'
+    )
+    (entry,) = read_pairs(str(tmp_path / "pairs.csv"))
+    assert entry.before == f"{tmp_path}/a/B04.tif,{tmp_path}/a/B03.tif"
+    assert entry.after == "https://x.example/B04.tif,https://x.example/B03.tif"

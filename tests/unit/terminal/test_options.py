@@ -59,6 +59,50 @@ def test_settings_become_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().load().tiling.tile_size == 256
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--before-bands", "3", "2", "1"], (3, 2, 1)),
+        (["--before-bands", "B04", "b03", "SR_B2", "nir"], ("B04", "b03", "SR_B2", "nir")),
+        (["--before-bands", "4,3,2"], (4, 3, 2)),
+        (["--before-bands=4,3,2"], (4, 3, 2)),
+        (["--before-bands", "city", "2"], ("city", 2)),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_bands_are_words_up_to_the_next_file_or_option(
+    words: list[str], expected: tuple[int | str, ...], first: bool
+) -> None:
+    received: list[object] = []
+
+    @click.command()
+    @options.pair_arguments
+    @options.config_options
+    def command(before: str, after: str, settings: Settings) -> None:
+        received.extend([before, after, settings.load().bands.before, settings.strict])
+
+    names = ["b.tif", "2018"]
+    given = [*words, *names, "--strict"] if first else [*names, *words, "--strict"]
+    result = CliRunner().invoke(command, given, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert received == [*names, expected, True]
+
+
+def test_a_file_is_no_band(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "4").mkdir()
+    received: list[object] = []
+
+    @click.command()
+    @options.pair_arguments
+    @options.config_options
+    def command(before: str, after: str, settings: Settings) -> None:
+        received.extend([before, after, settings.before_bands])
+
+    CliRunner().invoke(command, ["--before-bands", "3", "2", "1", "4", "after.tif"], catch_exceptions=False)
+    assert received == ["4", "after.tif", "3,2,1"]
+
+
 def test_scheduler_chooses_its_kind_of_cluster() -> None:
     cluster = Settings(scheduler="tcp://host:1").load().cluster
     assert (cluster.kind, getattr(cluster, "address", None)) == ("scheduler", "tcp://host:1")
