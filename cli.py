@@ -20,7 +20,7 @@ from ussfc.pipeline.progress import format_duration
 from ussfc.pipeline.terminal import options, tables
 from ussfc.pipeline.terminal.error_reports import Commands, print_traceback, reported_errors
 from ussfc.pipeline.terminal.exit_statuses import ExitStatus
-from ussfc.pipeline.terminal.options import Destination, Scoring, Settings, Speeds, Training
+from ussfc.pipeline.terminal.options import Destination, Preparation, Scoring, Settings, Speeds, Training
 from ussfc.pipeline.terminal.output import Output
 from ussfc.pipeline.terminal.progress import TrainingProgress, follow, follow_batch, progress
 
@@ -185,6 +185,31 @@ def register(
         write_moved(found, vrt)
     written = [path for path in (vectors, vrt) if path is not None]
     output.result(found.record.dump(), tables.registration_lines(found.record, written))
+
+
+@main.command()
+@click.argument("date")
+@options.prepare_options
+@options.output_options
+def prepare(date: str, preparation: Preparation, output: Output) -> None:
+    """Write DATE once as one cloud-optimised GeoTIFF that is read faster, from whatever `ussfc run` takes.
+
+    For JPEG 2000, bands in an archive or on a network, and scenes side by side that are run on more than once. Names,
+    scale, offset, nodata and date stay.
+    """
+    from ussfc.pipeline.runs.prepare import prepare as write_scene
+
+    with progress(output) as subscriber:
+        found = write_scene(
+            date,
+            preparation.path,
+            preparation.bands,
+            preparation.overwrite,
+            subscriber,
+            preparation.allow_vrt_sources,
+        )
+    listed = dataclasses.asdict(found) | {"path": str(found.path)}
+    output.result(listed, tables.prepared_lines(found))
 
 
 @main.command()

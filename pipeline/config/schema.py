@@ -48,7 +48,7 @@ class GridConfig(_Section):
     aoi: str | None = Field(None, description="vector file of polygons; pixels outside are nodata")
 
 
-def _band_choices(value: Any) -> Any:
+def band_choices(value: Any) -> Any:
     """Return numbers or names of bands as a list; a text may hold them with commas."""
     if isinstance(value, str):
         value = [part for part in re.split(r"[\s,;]+", value.strip(" []()")) if part]
@@ -71,7 +71,7 @@ def _is_band(choice: Any) -> bool:
 
 Bands = Annotated[
     tuple[int | str, ...] | None,
-    BeforeValidator(_band_choices),
+    BeforeValidator(band_choices),
     Field(description="numbers from 1 or names of the bands, in the model's order"),
 ]
 

@@ -98,6 +98,25 @@ def find_band(scene: SceneInfo, common_name: str) -> int | None:
     return None if found is None else found[0]
 
 
+def named_bands(scene: SceneInfo, chosen: Sequence[int | str]) -> tuple[int, ...]:
+    """Return the numbers of bands that are chosen by number or name.
+
+    Args:
+        scene: the scene's header.
+        chosen: band numbers from 1, or names in any spelling.
+
+    Raises:
+        ConfigError: the scene has no such band.
+    """
+    numbers = {band.index for band in scene.bands}
+    found = [choice if isinstance(choice, int) else _named_band(scene, choice) for choice in chosen]
+    missing = [choice for choice, index in zip(chosen, found, strict=True) if index not in numbers]
+    if missing:
+        listed = ", ".join(band.description or str(band.index) for band in scene.bands)
+        raise ConfigError(f"band {missing[0]} for {scene.uri}: it has {listed}")
+    return tuple(int(index) for index in found if index is not None)
+
+
 def _chosen(
     scene: SceneInfo, chosen: Sequence[int | str], expected: Sequence[tuple[str, str | None]]
 ) -> tuple[int, ...]:

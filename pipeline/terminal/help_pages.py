@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 GROUPS = {
-    "Run": ("run", "demo", "plan", "batch", "register", "infer"),
+    "Run": ("run", "demo", "plan", "batch", "register", "prepare", "infer"),
     "After a run": ("status", "validate", "threshold", "mosaic", "vectorise", "clean"),
     "Models and training": ("models", "train", "evaluate", "data"),
     "Clusters": ("submit",),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ussfc.addresses import SCHEME, shown_address
-from ussfc.pipeline.errors import StoreError
+from ussfc.pipeline.errors import ConfigError, StoreError
 from ussfc.pipeline.terminal.output import Output
 
 if TYPE_CHECKING:
@@ -105,6 +105,16 @@ class Destination:
     out: str
     overwrite: bool
     fail_fast: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """Argument and options of ``ussfc prepare``."""
+
+    path: Path
+    bands: list[int | str] | None
+    overwrite: bool
+    allow_vrt_sources: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,6 +236,16 @@ def _set_debug(context: click.Context, option: click.Parameter, value: bool) -> 
         context.find_root().obj["debug"] = True
 
 
+def _choices(context: click.Context, option: click.Parameter, value: str | None) -> list[int | str] | None:
+    from ussfc.pipeline.config.schema import band_choices
+
+    try:
+        found: list[int | str] | None = band_choices(value)
+    except ValueError as error:
+        raise ConfigError(f"--bands {value}: {error}") from error
+    return found
+
+
 PACKAGED_TERMS = "The packaged weights are CC BY-NC-SA 4.0: not for commercial use."
 MODEL_HELP = f"Model: a name, a card (yaml) or a weights file. {PACKAGED_TERMS}"
 CONFIG = click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration.")
@@ -340,6 +360,26 @@ def register_options(command: Command) -> Command:
         command = option(command)
     return command
 
+
+prepare_options = grouped(
+    "preparation",
+    Preparation,
+    click.argument("path", type=LocalPath(dir_okay=False), metavar="OUT.tif"),
+    click.option(
+        "--bands",
+        cls=BandsOption,
+        callback=_choices,
+        metavar="B ...",
+        help="Bands by number or name; by default those of the finest pixels.",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace a file that has the name."),
+    click.option(
+        "--allow-vrt-sources",
+        is_flag=True,
+        help="Let VRTs name files anywhere and on networks, not only near them.",
+    ),
+)
+"""Argument and options of `ussfc prepare`."""
 
 raster_options = grouped("settings", Settings, CONFIG, SET, THRESHOLD)
 """Options of `ussfc mosaic`."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ussfc.pipeline.batches.folder_checks import PairStatus
     from ussfc.pipeline.batches.index import PairResult
     from ussfc.pipeline.runs.manifest import Counts, InferenceRecord, RegistrationRecord, RunRecord, RunStatus
+    from ussfc.pipeline.runs.prepare import PreparedScene
     from ussfc.pipeline.runs.validate import Check
     from ussfc.training.data import SplitReport
 
@@ -87,6 +88,15 @@ def _places(out: str, names: Iterator[str] | Mapping[str, Any] | Sequence[str]) 
     folder = shown_address(out).rstrip("/")
     for name in names:
         yield f"  {folder}/{name}"
+
+
+def prepared_lines(scene: PreparedScene) -> Iterator[str]:
+    """Yield what was written of a date."""
+    rows, cols = scene.shape
+    date = f", {scene.acquired}" if scene.acquired else ""
+    yield f"{', '.join(scene.bands)}: {cols} x {rows} px, {scene.crs or 'no CRS'}{date}"
+    yield f"{scene.bytes / 1e6:.1f} MB in {format_duration(scene.seconds)}"
+    yield str(scene.path)
 
 
 def registration_lines(record: RegistrationRecord, written: Sequence[Path]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
 from affine import Affine
@@ -12,12 +13,14 @@ from affine import Affine
 from ussfc.addresses import shown_address
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.reading.bands import SENTINEL2_NAMES
+from ussfc.pipeline.reading.identity import VRT_TEXT
 from ussfc.pipeline.reading.opening import opened_raster, retry_gdal
 from ussfc.pipeline.reading.raster import DATE_TAG, PRODUCT_TAG, check_driver
 from ussfc.pipeline.reading.sources.bands import BandFile, BandSet
 from ussfc.pipeline.reading.vrt import check_sources
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.memory import GDAL_CACHE
+from ussfc.pipeline.types import SceneInfo
 
 GDAL_TYPES = {
     "uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16", "uint32": "UInt32", "int32": "Int32",
@@ -206,3 +209,23 @@ def _color(label: str | None) -> str | None:
     text = (label or "").lower()
     name = SENTINEL2_NAMES.get(text.upper(), text)
     return name.capitalize() if name in COLORS else None
+
+
+def finest_bands(info: SceneInfo) -> tuple[int, ...]:
+    """Return the numbers of the bands that have the pixels of a scene, without those that are repeated in it.
+
+    Args:
+        info: header of the scene; of one that is no stack these are all bands.
+    """
+    text = info.parts[0].uri if info.parts else ""
+    if not text.startswith(VRT_TEXT):
+        return tuple(band.index for band in info.bands)
+    found = []
+    root = ElementTree.fromstring(text)  # noqa: S314 - written by :func:`stack`
+    for band in root.iter("VRTRasterBand"):
+        source, target = band.find(".//SrcRect"), band.find(".//DstRect")
+        assert source is not None
+        assert target is not None
+        if float(source.attrib["xSize"]) == float(target.attrib["xSize"]):
+            found.append(int(band.attrib["band"]))
+    return tuple(found)
