@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from odc.geo.geobox import GeoBox
 from ussfc.addresses import shown_address
 from ussfc.local_files import UNDECODABLE, undecodable
 from ussfc.pipeline.errors import ReadError
-from ussfc.pipeline.reading.identity import combined_identity, is_array, is_zarr, scene_identity
+from ussfc.pipeline.reading.identity import VRT_TEXT, combined_identity, is_array, is_zarr, scene_identity
 from ussfc.pipeline.reading.mosaic import MosaicReader, merged, placed
 from ussfc.pipeline.reading.raster import RasterReader, describe_raster
 from ussfc.pipeline.reading.sources.bands import BandSet
@@ -23,6 +24,9 @@ from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.memory import GDAL_CACHE
 from ussfc.pipeline.types import SceneInfo, ScenePart, SceneReader
 from ussfc.pipeline.waiting import waiting_for
+
+JPEG2000 = re.compile(r"\.(?:jp2|j2k|jpx)(?![a-z0-9])", re.IGNORECASE)
+"""End of the name of a JPEG 2000 file, in the text of a VRT as well."""
 
 
 def describe_scene(uri: str, vrt_sources: str = "near") -> SceneInfo:
@@ -141,6 +145,16 @@ class SceneRecipe:
     def opened(self) -> tuple[str, ...]:
         """Return what GDAL or xarray opens."""
         return tuple(part.uri for part in self.parts) or (self.uri,)
+
+    @property
+    def is_stack(self) -> bool:
+        """Return True if each band is in a file of its own."""
+        return bool(self.parts) and all(part.uri.startswith(VRT_TEXT) for part in self.parts)
+
+    @property
+    def costly(self) -> bool:
+        """Return True if decoding is slow: JPEG 2000 by the names of the files."""
+        return any(JPEG2000.search(uri) for uri in self.opened)
 
     def check_unchanged(self) -> None:
         """Compare the scene with the one that the run was planned for.

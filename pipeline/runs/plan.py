@@ -15,7 +15,7 @@ from ussfc.pipeline.clusters.select import LOCAL_KINDS, REMOTE_KINDS, select_clu
 from ussfc.pipeline.config.schema import JobsCluster, RunConfig, size_in_bytes
 from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, StoreError
 from ussfc.pipeline.parallel.memory_limit import available_memory, check_address_space
-from ussfc.pipeline.reading import over_network
+from ussfc.pipeline.reading import SceneRecipe, over_network
 from ussfc.pipeline.reading.date_masks import describe_mask
 from ussfc.pipeline.runs.manifest import RegistrationRecord
 from ussfc.pipeline.runs.pair import ScenePair, inspect_pair
@@ -146,13 +146,17 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
     selected = select_cluster(config.cluster, tiles.tile_count, on_gpu, ussfc.gpus)
     work = Workload(
         bands=len(pair.model.bands),
-        source_bytes=sum(shape[0] * shape[1] * _raw_bytes(info) for info in (pair.before, pair.after)),
+        source_bytes=sum(
+            shape[0] * shape[1] * _raw_bytes(info, recipe)
+            for info, recipe in zip((pair.before, pair.after), pair.recipes, strict=True)
+        ),
         processes=selected.processes,
         threads=selected.concurrent_tiles,
         patches_in_flight=(config.inference.batch_size or 1) * selected.threads,
         network=network,
         local=layout.ssfc == "local",
         remote=any(over_network(uri) for recipe in pair.recipes for uri in recipe.opened),
+        costly=any(recipe.costly for recipe in pair.recipes),
         on_gpu=on_gpu,
         block_bytes=_block_bytes(pair),
         masks=sum(mask is not None for mask in pair.masks),
@@ -187,9 +191,10 @@ def _block_bytes(pair: ScenePair) -> int:
     return pair.before.block_bytes + pair.after.block_bytes + pair.mask_block_bytes
 
 
-def _raw_bytes(info: SceneInfo) -> int:
-    """Return the bytes of a pixel as it is read, all bands."""
-    return np.dtype(info.dtype).itemsize * len(info.bands)
+def _raw_bytes(info: SceneInfo, recipe: SceneRecipe) -> int:
+    """Return the bytes of a pixel as it is read: all bands of a file, but of a file a band those that are taken."""
+    bands = len(recipe.bands) if recipe.is_stack else len(info.bands)
+    return np.dtype(info.dtype).itemsize * bands
 
 
 def chosen_device(config: RunConfig) -> str:

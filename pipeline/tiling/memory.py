@@ -35,6 +35,8 @@ FETCHED = 64 * MB
 """Compressed blocks of one window of a remote scene, which GDAL keeps until they are decoded."""
 REMOTE_BLOCK = 512
 """Assumed side of the blocks of a remote scene, pixels: the default of writers of cloud optimised files."""
+COSTLY_BLOCK = 1024
+"""Assumed side of blocks that are costly to decode, pixels: that of Sentinel-2's JPEG 2000."""
 ACTIVATION_BYTES_PER_PIXEL = 1100
 """Live feature maps of the network at ratio 0.5 over the pixels of the patches in flight, float32."""
 ACTIVATION_BYTES_LOCAL = 1400
@@ -63,6 +65,8 @@ class Workload:
     """True if the network's SSFC means are local."""
     remote: bool = False
     """True if a scene is read over a network."""
+    costly: bool = False
+    """True if decoding a block costs more than keeping it: JPEG 2000."""
     on_gpu: bool = False
     """True if the network and its activations are on a GPU."""
     block_bytes: int = 0
@@ -83,8 +87,8 @@ class MemoryProjection:
     """GDAL's cache of decoded blocks in each process."""
 
 
-def block_cache(plan: TilePlan, pixel_bytes: float) -> int:
-    """Return the size of GDAL's cache with which the blocks of a remote scene are fetched once in a strip of tiles.
+def block_cache(plan: TilePlan, pixel_bytes: float, block: int = REMOTE_BLOCK) -> int:
+    """Return the size of GDAL's cache with which the blocks of a scene are fetched or decoded once in a strip of tiles.
 
     Tiles overlap by their halos: a row of a strip reads the last blocks of the row above again, and finds them
     when the cache holds a row.
@@ -92,8 +96,9 @@ def block_cache(plan: TilePlan, pixel_bytes: float) -> int:
     Args:
         plan: how the grid is cut; its order of tiles is by strips.
         pixel_bytes: uncompressed bytes of a pixel, all bands of the files of both dates.
+        block: side of a block, pixels.
     """
-    reach = 2 * (plan.patch_size - 1) + REMOTE_BLOCK
+    reach = 2 * (plan.patch_size - 1) + block
     rows = min(plan.shape[0], plan.tile_size) + reach
     cols = min(plan.shape[1], plan.strip_columns * plan.tile_size) + reach
     # A twentieth for what GDAL counts beside the pixels.
@@ -108,8 +113,9 @@ def project(plan: TilePlan, work: Workload) -> MemoryProjection:
         work: the run's other properties.
     """
     allowed = GDAL_CACHE
-    if work.remote:
-        allowed = block_cache(plan, work.source_bytes / (plan.shape[0] * plan.shape[1]))
+    if work.remote or work.costly:
+        block = COSTLY_BLOCK if work.costly else REMOTE_BLOCK
+        allowed = block_cache(plan, work.source_bytes / (plan.shape[0] * plan.shape[1]), block)
     cache = min(allowed, work.source_bytes)
     if work.remote:
         cache += BASE_STORES + work.threads * min(FETCHED, work.source_bytes)

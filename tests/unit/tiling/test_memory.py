@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from ussfc.pipeline.errors import InsufficientMemoryError
 from ussfc.pipeline.tiling.lattice import TilePlan
-from ussfc.pipeline.tiling.memory import MemoryProjection, Workload, check_projection, project
+from ussfc.pipeline.tiling.memory import GDAL_CACHE, MemoryProjection, Workload, check_projection, project
 
 
 def projection(side: int, processes: int = 0) -> MemoryProjection:
@@ -34,3 +36,17 @@ def test_memory_grows_with_the_workers() -> None:
 def test_refusal_names_both_numbers() -> None:
     with pytest.raises(InsufficientMemoryError, match=r"2\.50 GB and may use 1\.00 GB"):
         check_projection(MemoryProjection(10**9, 2_500_000_000), 10**9)
+
+
+def test_costly_blocks_are_kept_for_a_strip_of_tiles() -> None:
+    tiles = TilePlan.of((20_000, 20_000), 2048, 256, 0.125)
+    plain = Workload(
+        bands=3, source_bytes=12 * 20_000**2, processes=0, threads=1, patches_in_flight=2, network=True
+    )
+    costly = dataclasses.replace(plain, costly=True)
+    assert project(tiles, plain).block_cache == GDAL_CACHE
+    # A strip is 4096 px wide: tiles of 2048 px with what is around them, and a block at each end.
+    needed = (2048 + 510 + 1024) * (4096 + 510 + 1024) * 12
+    assert needed < project(tiles, costly).block_cache < 1.2 * needed
+    grown = project(tiles, costly).total - project(tiles, plain).total
+    assert grown == project(tiles, costly).block_cache - GDAL_CACHE

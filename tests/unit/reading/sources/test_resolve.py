@@ -174,3 +174,30 @@ def test_a_folder_of_tiles_is_a_mosaic_by_band(tmp_path: Path) -> None:
     assert tuple(info.geobox.shape) == (120, 240)
     np.testing.assert_array_equal(values[:, :, :120], EXPECTED)
     np.testing.assert_array_equal(values[0, :, 120:], band(12))
+
+
+def test_recipes_know_what_is_costly_and_what_is_in_files_of_its_own(safe: Path, tmp_path: Path) -> None:
+    def recipe(argument: str) -> SceneRecipe:
+        info = describe_scene(argument)
+        return SceneRecipe.of(argument, info, info.geobox, (1,), "cubic")
+
+    plain = str(write_band(tmp_path / "B04.tif", band(0)))
+    assert (recipe(str(safe)).costly, recipe(str(safe)).is_stack) == (True, True)
+    assert (recipe(str(images(safe) / "T32TQM_20220630T101029_B04_10m.jp2")).costly) is True
+    assert (recipe(plain).costly, recipe(plain).is_stack) == (False, False)
+
+
+def test_a_message_names_the_argument_not_the_text_of_a_vrt(tmp_path: Path) -> None:
+    safe = write_safe(tmp_path)
+    info = describe_scene(str(safe))
+    image = images(safe) / "T32TQM_20220630T101029_B04_10m.jp2"
+    recipe = SceneRecipe.of(str(safe), info, info.geobox, (4,), "cubic")
+    image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
+    with pytest.raises(ReadError, match=r"\.SAFE: rows 0\.\.120") as failure:
+        recipe.open().read(Box(0, 0, 120, 120))
+    assert "<VRT" not in str(failure.value)
+    assert "\n" not in str(failure.value)
+    image.unlink()
+    with pytest.raises(ReadError) as failure:
+        SceneRecipe.of(str(safe), info, info.geobox, (4,), "cubic").open().read(Box(0, 0, 120, 120))
+    assert "<VRT" not in str(failure.value)
