@@ -23,7 +23,7 @@ from ussfc.pipeline.reading.sources.bands import (
     is_raster,
 )
 from ussfc.pipeline.reading.sources.stacks import Header, read_header
-from ussfc.pipeline.reading.sources.trees import ARCHIVES, open_tree
+from ussfc.pipeline.reading.sources.trees import ARCHIVES, open_remote_tree, open_tree
 from ussfc.pipeline.storage import remote
 
 MOST_PARTS = 200
@@ -132,12 +132,10 @@ def _products(place: str, everywhere: bool) -> list[Found] | None:
         return None
     if stac.is_item(place):
         return [stac.item_set(place, shown)]
-    if remote.is_remote(place):
-        return None
     name = file_name(place)
     if os.path.isfile(place) and (sentinel2.METADATA.search(name) or landsat.METADATA.search(name)):
         place = str(Path(place).parent)
-    tree = open_tree(place)
+    tree = open_remote_tree(place, shown) if remote.is_remote(place) else open_tree(place)
     if tree is None:
         return None
     product = sentinel2.product_set(tree, shown) or landsat.scene_set(tree, shown)

@@ -18,7 +18,7 @@ from ussfc.pipeline.reading.bands import SPELLINGS
 from ussfc.pipeline.reading.cloud_access import unreachable
 from ussfc.pipeline.reading.sources.bands import BandFile, BandSet
 from ussfc.pipeline.reading.sources.landsat import SURFACE
-from ussfc.pipeline.reading.sources.sentinel2 import BANDS, Facts
+from ussfc.pipeline.reading.sources.sentinel2 import BANDS, OFFSET_SINCE, Facts
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.waiting import waiting_for
 
@@ -44,6 +44,8 @@ BASELINES = ("s2:processing_baseline", "processing:version", "sentinel:processin
 
 APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 """Properties that state that the offset has been taken out of the numbers, whatever ``raster:bands`` say."""
+
+OFFSET_DAY = f"{OFFSET_SINCE[:4]}-{OFFSET_SINCE[4:6]}-{OFFSET_SINCE[6:]}"
 
 NO_STAC = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
 """Errors of pystac beside its own, where a field is missing or of another type."""
@@ -92,7 +94,19 @@ def item_set(place: str, shown: str) -> BandSet:
         files.append(BandFile(href, label, scale, offset, _number(nodata), index))
     when = item.datetime or item.common_metadata.start_datetime
     acquired = when.isoformat().replace("+00:00", "Z") if when else None
-    return BandSet(shown, tuple(files), acquired, _product(item))
+    return BandSet(shown, tuple(files), acquired, _product(item), _notes(item, files, acquired, shown))
+
+
+def _notes(item: Any, files: list[BandFile], acquired: str | None, shown: str) -> tuple[str, ...]:
+    """Return a note on an item that leaves open whether its numbers have the offset of a processing baseline."""
+    names = set(item.properties)
+    settled = names & {*BASELINES, *APPLIED} or any(file.offset for file in files)
+    if not _is_sentinel2(item.properties) or settled or (acquired or OFFSET_DAY) < OFFSET_DAY:
+        return ()
+    return (
+        f"{shown}: is of Sentinel-2 and states neither offset nor processing baseline; from 04.00 on numbers have an "
+        "offset of 1000: set before.offset or after.offset to -1000 if it was not taken out",
+    )
 
 
 def _document(place: str, shown: str) -> Mapping[str, Any]:

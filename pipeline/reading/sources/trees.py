@@ -8,12 +8,15 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from ussfc.addresses import shown_address
 from ussfc.local_files import open_regular
-from ussfc.pipeline.errors import ReadError
+from ussfc.pipeline.errors import ReadError, StoreError
+from ussfc.pipeline.reading.cloud_access import unreachable
 from ussfc.pipeline.storage import remote
+from ussfc.pipeline.waiting import waiting_for
 
 MOST_FILES = 50_000
 """Files of a product; what has more is none."""
@@ -26,6 +29,12 @@ MOST_BYTES = 32 * 1024 * 1024
 
 DEEP = ("GRANULE", "IMG_DATA", "R10m", "R20m", "R60m")
 """Folders of a product of Sentinel-2; another folder is not looked through below its own files."""
+
+LISTED = ("s3", "gs", "az")
+"""Schemes of stores whose folders are listed."""
+
+REMOTE = re.compile(r"/(?:[^/]+\.SAFE|GRANULE|IMG_DATA|R[126]0m|L[COETM]0[45789]_L[12][A-Z]{2}_[^/.]+)$")
+"""End of the address of a product's folder."""
 
 ARCHIVES = (".zip", ".tar")
 
@@ -95,6 +104,43 @@ def open_tree(path: str) -> Tree | None:
         raise ReadError(
             f"{path}: cannot be read as an archive ({reason}); check that its download was complete"
         ) from error
+
+
+def open_remote_tree(uri: str, shown: str) -> Tree | None:
+    """Return the files of a product in an object store; None for an address that is no folder.
+
+    Args:
+        uri: address of a folder: its end names a product, or is a slash.
+        shown: the same for messages.
+
+    Raises:
+        ReadError: the store does not answer, or there are too many files.
+    """
+    scheme, _, rest = uri.partition("://")
+    if scheme.lower() not in LISTED or not (uri.endswith("/") or REMOTE.search(rest)):
+        return None
+    folder = uri.rstrip("/")
+    try:
+        with waiting_for(remote.host_of(uri)):
+            system, path = remote.filesystem(folder)
+            found = remote.retry_request(lambda: list(islice(system.find(path), MOST_FILES + 1)))
+    except StoreError as error:
+        raise ReadError(f"{shown}: cannot be listed ({error})") from error
+    except remote.store_exceptions() as error:
+        raise unreachable(shown, error) from error
+    names = tuple(sorted(str(name).removeprefix(path).lstrip("/") for name in found))
+    if not names:
+        return None
+    return Tree(folder, _bounded(names, shown), folder, lambda name: _fetched(f"{folder}/{name}"))
+
+
+def _fetched(uri: str) -> bytes:
+    try:
+        return remote.fetch(uri, MOST_BYTES)
+    except StoreError as error:
+        raise OSError(str(error)) from error
+    except remote.store_exceptions() as error:
+        raise OSError(remote.describe_error(error)[0]) from error
 
 
 def local_text(place: Path) -> str:

@@ -109,3 +109,20 @@ def test_items_are_known_by_their_names(tmp_path: Path) -> None:
     assert is_item("https://api.example/v1/collections/sentinel-2-l2a/items/S2B_32TQM?token=x")
     assert is_item("s3://archive/item.json")
     assert not is_item("https://store.example/scene.tif")
+
+
+@pytest.mark.parametrize(
+    ("properties", "warned"),
+    [
+        ({}, True),
+        ({"datetime": "2018-06-30T10:16:32Z"}, False),
+        ({"s2:processing_baseline": "05.09"}, False),
+        ({"earthsearch:boa_offset_applied": True}, False),
+        ({"constellation": "landsat"}, False),
+    ],
+)
+def test_an_item_that_leaves_its_offset_open_is_warned_of(
+    tmp_path: Path, properties: dict[str, Any], warned: bool
+) -> None:
+    bands = item_set(str(write_item(tmp_path, properties, size=0)), "item")
+    assert ["neither offset nor processing baseline" in note for note in bands.notes] == [True] * warned
