@@ -15,6 +15,7 @@ from ussfc.pipeline.errors import DamagedRecord, ReadError, StoreError, TileErro
 from ussfc.pipeline.events import Advanced, Notice, Subscriber, ignore
 from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.reading.date_masks import describe_mask
+from ussfc.pipeline.runs.cloud_check import check_clouds, cloud_warnings
 from ussfc.pipeline.runs.detector import describe_detector, resolve_detector
 from ussfc.pipeline.runs.headline import headline
 from ussfc.pipeline.runs.manifest import (
@@ -143,8 +144,26 @@ def infer_locked(
                     source.check_unchanged()
     record = _inference_record(plan, run_name(key), detector, radiometry, tally, failures)
     record = record.model_copy(update={"stages": {"infer": StageRecord.of(clock[0], pixels)}})
+    record = _with_cloud_check(record, plan, store, radiometry, subscriber)
     record.write(out / layout.WORK, layout.INFERENCE)
     return store
+
+
+def _with_cloud_check(
+    record: InferenceRecord,
+    plan: RunPlan,
+    store: ProbabilityStore,
+    radiometry: RadiometryRecord,
+    subscriber: Subscriber,
+) -> InferenceRecord:
+    """Return a record with the share of the change that looks like clouds, and a warning where it is large."""
+    found = check_clouds(plan, store, radiometry)
+    if found is None:
+        return record
+    warnings = cloud_warnings(found)
+    for warning in warnings:
+        subscriber(Notice(warning))
+    return record.model_copy(update={"cloud_like": found, "warnings": (*record.warnings, *warnings)})
 
 
 def _warn(plan: RunPlan, warnings: Iterable[str], subscriber: Subscriber) -> None:

@@ -110,6 +110,22 @@ class MaskRecord(Record):
     """Pixels inside the area of interest that it hides."""
 
 
+class CloudLikeRecord(Record):
+    """Change in a sample of windows that looks like clouds: bright in one date alone, in large pieces."""
+
+    sampled_change: int
+    """Changed pixels of the sample."""
+    before: int
+    """Of these, pixels that are bright in the earlier date alone."""
+    after: int
+    """Likewise in the later one."""
+
+    @property
+    def share(self) -> float:
+        """Share of the sampled change; 0 without any."""
+        return (self.before + self.after) / self.sampled_change if self.sampled_change else 0.0
+
+
 class MaskRecords(Record):
     """The masks of a run; a date without one is absent."""
 
@@ -356,6 +372,8 @@ class InferenceRecord(Record):
     """Shift between both dates; absent in records of earlier versions."""
     masks: MaskRecords | None = None
     """Masks of the dates; absent where none was given."""
+    cloud_like: CloudLikeRecord | None = None
+    """Change at the run's threshold that looks like clouds; absent where it cannot be measured."""
     radiometry: RadiometryRecord
     executor: ExecutorRecord
     projected_memory_bytes: int

@@ -7,6 +7,7 @@ FLAGS = {
     "an output folder": "an --out",
     "or overwrite it": "or replace it with --overwrite",
     "overwrite it to start over": "start over with --overwrite",
+    "give a mask of the clouds": "give a mask of the clouds (--mask-before, --mask-after)",
     "allow it with inputs.vrt_sources=any": "allow it with --allow-vrt-sources",
 }
 """Words of a message, and the same with the flag that does it."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ussfc.pipeline.runs.validate import Check
     from ussfc.training.data import SplitReport
 
+MENTIONED = 0.01
+"""Share of cloud-like change that is printed."""
+
 MOST_SIZES = 4
 """Sizes of pairs up to which each is named."""
 
@@ -60,6 +63,8 @@ def run_lines(record: RunRecord, out: str, seconds: float) -> Iterator[str]:
             if mask is not None
         )
         yield f"masked pixels: {', '.join(hidden)}"
+    if record.cloud_like is not None and record.cloud_like.share >= MENTIONED:
+        yield f"about {record.cloud_like.share:.0%} of the change is bright in one date alone, as clouds are"
     yield f"{counts.pixels / 1e6:.2f} Mpx in {format_duration(seconds)}"
     yield from _places(out, record.products)
 

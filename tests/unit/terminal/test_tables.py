@@ -27,6 +27,7 @@ def run_record() -> Any:
         thresholds={"mosaic": 0.15, "vectorise": 0.15},
         registration=None,
         masks=None,
+        cloud_like=None,
         stages={"infer": SimpleNamespace(seconds=60), "mosaic": SimpleNamespace(seconds=400)},
         products={"change.tif": None, "changes.parquet": None},
     )
