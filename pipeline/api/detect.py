@@ -40,9 +40,9 @@ def detect_changes(
 ) -> xr.DataArray:
     """Change probability of two georeferenced arrays.
 
-    Before the result is computed a sample of both dates is read, for checks of their numbers and for radiometric
-    percentiles; each chunk then reads just its own window of both dates. The two grids may differ as on the command
-    line. What the command line would warn of is a Python warning of :class:`ussfc.PipelineWarning`.
+    Before the result is computed windows of both dates are read, for their registration, for checks of their numbers
+    and for radiometric percentiles; each chunk then reads just its own window of both dates. The two grids may differ
+    as on the command line. What the command line would warn of is a Python warning of :class:`ussfc.PipelineWarning`.
 
     Args:
         before: earlier image, (band, y, x) or (y, x), NumPy or Dask inside, with a CRS that odc-geo or rioxarray
@@ -53,15 +53,14 @@ def detect_changes(
         model: name, card or weights file; by default the configuration's.
         config: from :func:`ussfc.load_config`, or a dict of keys, nested (``{"tiling": {"tile_size": 256}}``) or
             dotted (``{"tiling.tile_size": 256}``); the packaged defaults without it. ``compute``, ``cluster``,
-            ``vector``, ``dates`` and ``registration`` do not apply: the dates are compared where they lie.
+            ``vector`` and ``dates`` do not apply.
         detector: another detector than the model's network, with the same patch size.
 
     Returns:
         (y, x) float32 in [0, 1], NaN where either date has no data, in chunks of ``tiling.tile_size``, with
         dimensions, coordinates, attributes and CRS of the date that ``grid.reference`` names (before), cut to the
         common part; with those of the new grid where ``grid.crs`` or ``grid.resolution`` asks for one. Values are
-        those of the stored product of a run that moves neither date: with ``output.probability_dtype`` uint8 multiples
-        of 1/254.
+        those of the stored product of a run: with ``output.probability_dtype`` uint8 multiples of 1/254.
 
     Raises:
         ReadError, GridError, ConfigError, ussfc.ModelError: as the command line.
@@ -99,6 +98,7 @@ def detect_changes(
         "model": card.name,
         "threshold": threshold,
         "probability_dtype": settings.output.probability_dtype,
+        "registration": pair.registration.state,
         "nodata": np.nan,
     }
     return result

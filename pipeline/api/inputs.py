@@ -16,10 +16,17 @@ from ussfc.pipeline.errors import ConfigError, ReadError
 from ussfc.pipeline.reading import AreaOfInterest, choose_bands
 from ussfc.pipeline.reading.array import ArrayReader, describe_array, runs_north, with_bands
 from ussfc.pipeline.reading.stacking import image_of
+from ussfc.pipeline.runs.comparison import ArrayRecipe, compare_recipes, moved_recipe
+from ussfc.pipeline.runs.manifest import RegistrationRecord
 from ussfc.pipeline.runs.pair import check_scenes, cut_to_area, pair_notices, scene_mapping, with_numbers
+from ussfc.pipeline.runs.registration import register
 from ussfc.pipeline.runs.resolve import resolve_layout
 from ussfc.pipeline.tiling.grid import common_grid
 from ussfc.pipeline.types import RadiometricMapping
+
+THREADS = 1
+"""Windows that are measured at a time. rasterio changes Python's filters of warnings around a warp, which are those of
+all threads: with several, the caller's own would be lost."""
 
 DATES = ("before", "after")
 """Names of the arrays in messages."""
@@ -39,10 +46,12 @@ class ArrayPair:
     area: AreaOfInterest | None
     notices: tuple[str, ...]
     """Warnings for the caller."""
+    registration: RegistrationRecord
+    """Shift between both dates."""
 
 
 def open_arrays(before: Any, after: Any, config: RunConfig, card: ussfc.ModelSpec) -> ArrayPair:
-    """Find the common grid and the bands of two arrays, and check a sample of their numbers.
+    """Find the common grid and the bands of two arrays, register them, and check a sample of their numbers.
 
     Args:
         before: earlier date, see :func:`image_array`.
@@ -70,13 +79,24 @@ def open_arrays(before: Any, after: Any, config: RunConfig, card: ussfc.ModelSpe
         grid, area = cut_to_area(grid, config.grid.aoi)
     notices = [] if grid.crs is not None else _bare_notices(arrays)
     model_bands = [(band.name, band.common_name) for band in card.bands]
-    readers, mappings, taken = [], [], []
-    for array, info, chosen in zip(arrays, infos, (config.bands.before, config.bands.after), strict=True):
+    taken = []
+    for info, chosen in zip(infos, (config.bands.before, config.bands.after), strict=True):
         bands, notice = choose_bands(info, model_bands, chosen)
         notices += [notice] if notice else []
         taken.append(bands)
-        readers.append(ArrayReader(array, grid, bands, config.grid.resampling, info.uri))
-        mappings.append(scene_mapping(card, readers[-1], info.uri, info.scales(bands)))
+    first, second = (
+        ArrayRecipe(array, grid, bands, config.grid.resampling, info.uri)
+        for array, info, bands in zip(arrays, infos, taken, strict=True)
+    )
+    record = register(compare_recipes((first, second), infos, card), config.registration, THREADS)
+    notices += [record.warning] if record.warning else []
+    if record.matrix is not None:
+        second = moved_recipe(second, record.matrix)
+    readers = [first.open(), second.open()]
+    mappings = [
+        scene_mapping(card, reader, info.uri, info.scales(bands))
+        for reader, info, bands in zip(readers, infos, taken, strict=True)
+    ]
     patch_size = resolve_layout(config, card).patch_size
     notices += pair_notices(infos, (taken[0], taken[1]), grid, card, patch_size)
     scenes = [(name, lambda reader=reader: reader) for name, reader in zip(DATES, readers, strict=True)]
@@ -88,7 +108,7 @@ def open_arrays(before: Any, after: Any, config: RunConfig, card: ussfc.ModelSpe
     if config.strict and notices:
         raise ReadError(f"{notices[0]} (strict: a warning ends the computation)")
     southward = not runs_north(images[0]), not runs_north(images[1])
-    return ArrayPair(arrays, southward, (readers[0], readers[1]), both, grid, area, tuple(notices))
+    return ArrayPair(arrays, southward, (readers[0], readers[1]), both, grid, area, tuple(notices), record)
 
 
 def image_array(scene: Any, name: str) -> xr.DataArray:

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import os
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from ussfc.addresses import shown_address
 from ussfc.local_files import check_regular
 from ussfc.pipeline.errors import ReadError, StoreError
+from ussfc.pipeline.quiet import ignored_warnings
 from ussfc.pipeline.reading.cloud_access import (
     GDAL_ERRORS,
     NETWORK_SCHEMES,
@@ -208,8 +208,7 @@ def _member_marks(uri: str, shown: str) -> dict[str, str]:
 
 def _gdal_files(name: str) -> list[str]:
     """Return the files that GDAL names for a dataset; none where it cannot be opened, which is reported later."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with ignored_warnings(NotGeoreferencedWarning):
         try:
             with gdal_environment(name, GDAL_CACHE, {}), rasterio.open(name) as source:
                 return list(source.files)

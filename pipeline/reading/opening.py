@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.parallel.backoff import ONCE, Backoff
+from ussfc.pipeline.quiet import ignored_warnings
 from ussfc.pipeline.reading.cloud_access import (
     GDAL_ERRORS,
     gdal_environment,
@@ -83,9 +83,8 @@ def open_raster(uri: str, shown: str, header: str | None = None, **options: Any)
     """
     last = header
     for _ in range(MOST_OPENS):
-        with warnings.catch_warnings():
-            # A file without georeference is a case of its own that common_grid decides on.
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        # A file without georeference is a case of its own that common_grid decides on.
+        with ignored_warnings(NotGeoreferencedWarning):
             source = rasterio.open(uri, **options)
             if not over_network(uri):
                 return source, ""

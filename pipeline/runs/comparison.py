@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -17,9 +17,12 @@ from ussfc.pipeline.tiling.grid import moved_grid
 from ussfc.pipeline.types import Box, FloatArray, Pixels, SceneInfo
 
 if TYPE_CHECKING:
+    import xarray as xr
     from odc.geo.geobox import GeoBox
 
+    from ussfc import ModelSpec
     from ussfc.pipeline.pixels.phase_correlation import Window
+    from ussfc.pipeline.reading.array import ArrayReader
     from ussfc.pipeline.reading.date_masks import DateMask
     from ussfc.pipeline.runs.pair import ScenePair
 
@@ -40,10 +43,39 @@ REQUESTS = 8
 
 
 @dataclasses.dataclass(frozen=True)
+class ArrayRecipe:
+    """An array of a Python caller on the grid, as :class:`ussfc.pipeline.reading.SceneRecipe` is of a file."""
+
+    array: xr.DataArray
+    """(band, y, x), rows running south."""
+    grid: GeoBox
+    bands: tuple[int, ...]
+    """Band numbers from 1."""
+    resampling: str
+    """rasterio's name of the kernel."""
+    uri: str
+    """Name of the array in messages."""
+
+    @property
+    def opened(self) -> tuple[str, ...]:
+        """Return the files that are opened: none."""
+        return ()
+
+    def open(self) -> ArrayReader:
+        """Return a reader on the grid."""
+        from ussfc.pipeline.reading.array import ArrayReader
+
+        return ArrayReader(self.array, self.grid, self.bands, self.resampling, self.uri)
+
+
+Recipe = TypeVar("Recipe", SceneRecipe, ArrayRecipe)
+
+
+@dataclasses.dataclass(frozen=True)
 class Comparison:
     """Both dates on the common grid, and the bands that are compared."""
 
-    recipes: tuple[SceneRecipe, SceneRecipe]
+    recipes: tuple[SceneRecipe, SceneRecipe] | tuple[ArrayRecipe, ArrayRecipe]
     groups: tuple[tuple[int, ...], ...]
     """Places among the bands read; the mean over each group is compared, and all groups speak for the shift."""
     masks: tuple[DateMask | None, DateMask | None] = (None, None)
@@ -58,8 +90,10 @@ class Comparison:
     def moved(self, matrix: tuple[tuple[float, ...], ...]) -> Comparison:
         """Return the comparison whose later date is read elsewhere; see :func:`moved_recipe`."""
         before, after = self.recipes
+        # Both are of one kind, though the type of the pair leaves it open.
+        moved: Any = (before, moved_recipe(after, matrix))  # type: ignore[type-var]
         masks = moved_masks(self.masks, before.grid, matrix)
-        return dataclasses.replace(self, recipes=(before, moved_recipe(after, matrix)), masks=masks)
+        return dataclasses.replace(self, recipes=moved, masks=masks)
 
     def measure(self, threads: int, most: int = WINDOWS) -> list[WindowShift]:
         """Measure the shift in windows; those without texture or data in both dates are left out.
@@ -100,26 +134,39 @@ class Comparison:
 
         if any(over_network(uri) for recipe in self.recipes for uri in recipe.opened):
             threads = max(threads, REQUESTS)
+        windows = choose_windows((rows, cols), 0, count, size)
+        if threads == 1:
+            return [shift for window in windows for shift in measured(window)]
         with ThreadPoolExecutor(threads, "ussfc-registration") as pool:
-            windows = choose_windows((rows, cols), 0, count, size)
             return [shift for shifts in pool.map(measured, windows) for shift in shifts]
 
 
 def compare_pair(pair: ScenePair) -> Comparison:
-    """Return the comparison of a pair by the bands of its model and, where both dates name one, the near infrared."""
-    names = [band.common_name for band in pair.model.bands]
+    """Return the comparison of a pair by the bands of its model; see :func:`compare_recipes`."""
+    comparison = compare_recipes(pair.recipes, (pair.before, pair.after), pair.model)
+    return dataclasses.replace(comparison, masks=pair.masks)
+
+
+def compare_recipes(
+    recipes: tuple[Recipe, Recipe], infos: tuple[SceneInfo, SceneInfo], model: ModelSpec
+) -> Comparison:
+    """Return the comparison by the bands of a model and, where both dates name one, the near infrared.
+
+    Args:
+        recipes: both dates on the grid, with the bands that the model takes.
+        infos: their headers.
+        model: the model.
+    """
+    names = [band.common_name for band in model.bands]
     visible = tuple(place for place, name in enumerate(names) if name in VISIBLE)
-    groups = [visible or tuple(range(len(names)))]
+    first: tuple[int, ...] = visible or tuple(range(len(names)))
     if "nir" in names:
-        return Comparison(pair.recipes, (*groups, (names.index("nir"),)), pair.masks)
-    before, after = (find_band(info, "nir") for info in (pair.before, pair.after))
+        return Comparison(recipes, (first, (names.index("nir"),)))
+    before, after = (find_band(info, "nir") for info in infos)
     if before is None or after is None:
-        return Comparison(pair.recipes, tuple(groups), pair.masks)
-    recipes = (
-        _with_band(pair.recipes[0], pair.before, before),
-        _with_band(pair.recipes[1], pair.after, after),
-    )
-    return Comparison(recipes, (*groups, (len(names),)), pair.masks)
+        return Comparison(recipes, (first,))
+    extended = _with_band(recipes[0], infos[0], before), _with_band(recipes[1], infos[1], after)
+    return Comparison(extended, (first, (len(names),)))
 
 
 def compare_scenes(
@@ -150,7 +197,7 @@ def compare_scenes(
     return Comparison((before, after), groups)
 
 
-def moved_recipe(recipe: SceneRecipe, matrix: tuple[tuple[float, ...], ...]) -> SceneRecipe:
+def moved_recipe(recipe: Recipe, matrix: tuple[tuple[float, ...], ...]) -> Recipe:
     """Return the recipe of a scene that is read where a matrix takes the pixels of the grid.
 
     Args:
@@ -160,22 +207,10 @@ def moved_recipe(recipe: SceneRecipe, matrix: tuple[tuple[float, ...], ...]) -> 
     return dataclasses.replace(recipe, grid=moved_grid(recipe.grid, np.array(matrix)))
 
 
-def moved_masks(
-    masks: tuple[DateMask | None, DateMask | None], grid: GeoBox, matrix: tuple[tuple[float, ...], ...]
-) -> tuple[DateMask | None, DateMask | None]:
-    """Return the masks of a pair whose later date is moved: its mask moves with it.
-
-    Args:
-        masks: of before and after.
-        grid: the common grid.
-        matrix: of :func:`moved_recipe`.
-    """
-    before, after = masks
-    return before, after and after.on(moved_grid(grid, np.array(matrix)))
-
-
-def _with_band(recipe: SceneRecipe, info: SceneInfo, band: int) -> SceneRecipe:
+def _with_band(recipe: Recipe, info: SceneInfo, band: int) -> Recipe:
     bands = (*recipe.bands, band)
+    if isinstance(recipe, ArrayRecipe):
+        return dataclasses.replace(recipe, bands=bands)
     labels = SceneRecipe.of(recipe.uri, info, recipe.grid, bands, recipe.resampling).labels
     return dataclasses.replace(recipe, bands=bands, labels=labels)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 
 from ussfc.pipeline.errors import GridError
+from ussfc.pipeline.quiet import ignored_warnings
 from ussfc.pipeline.types import Box, SceneInfo
 
 OUTLINE_POINTS = 33
@@ -173,9 +173,8 @@ def warp_crs(geobox: GeoBox) -> str | None:
         return None
     bounds = geobox.boundingbox
     if geobox.crs.geographic and (bounds.right > 180 or bounds.left < -180):
-        with warnings.catch_warnings():
-            # The text is for this warp alone, and no product has it.
-            warnings.simplefilter("ignore", UserWarning)
+        # The text is for this warp alone, and no product has it.
+        with ignored_warnings(UserWarning):
             return f"{geobox.crs.proj.to_proj4()} +lon_wrap={_centre(geobox)[0]:.9g}"
     return str(geobox.crs.to_wkt())
 

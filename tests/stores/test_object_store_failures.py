@@ -46,7 +46,7 @@ WRONG: dict[str, tuple[Callable[[pytest.MonkeyPatch, SeaweedFS], None], str, str
         "s3://{bucket}/out",
         r"absent.*AWS_PROFILE",
     ),
-    "no such scheme": (lambda patch, server: None, "gopher://host/out", r"no file system for it is installed"),
+    "no such scheme": (lambda patch, server: None, "gopher://host/out", r"no run can be kept in such a place"),
 }  # fmt: skip
 """For each mistake: a change of the environment, the address, and a pattern of the message."""
 

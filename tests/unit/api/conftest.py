@@ -19,7 +19,6 @@ SETTINGS = {
     "tiling.patch_size": 32,
     "threshold": 0.1,
     "cluster.kind": "serial",
-    "registration": "off",
 }
 
 
