@@ -14,9 +14,11 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
+from rasterio.errors import NotGeoreferencedWarning
 
 from ussfc.pipeline.errors import ReadError, StoreError
 from ussfc.pipeline.parallel.backoff import ONCE
+from ussfc.pipeline.quiet import ignored_warnings
 from ussfc.pipeline.reading import sampling
 from ussfc.pipeline.reading.masks import SMALL_INTEGERS, fill_invalid
 from ussfc.pipeline.reading.stacking import (
@@ -293,6 +295,11 @@ class Placement:
             inside[target] = valid[part]
 
     def _warp(self, image: Any, valid: Any, result: Any, inside: Any) -> None:
+        # rasterio ignores this warning about its own arrays, which a second thread ends for the first.
+        with ignored_warnings(NotGeoreferencedWarning):
+            self._warp_blocks(image, valid, result, inside)
+
+    def _warp_blocks(self, image: Any, valid: Any, result: Any, inside: Any) -> None:
         # Pixels without data must not enter the kernel of their neighbours.
         masked = np.where(valid, image, np.float32(np.nan))
         for block in warp_blocks(self.box, (self.grid.shape[0], self.grid.shape[1])):

@@ -207,6 +207,20 @@ def moved_recipe(recipe: Recipe, matrix: tuple[tuple[float, ...], ...]) -> Recip
     return dataclasses.replace(recipe, grid=moved_grid(recipe.grid, np.array(matrix)))
 
 
+def moved_masks(
+    masks: tuple[DateMask | None, DateMask | None], grid: GeoBox, matrix: tuple[tuple[float, ...], ...]
+) -> tuple[DateMask | None, DateMask | None]:
+    """Return the masks of a pair whose later date is moved: its mask moves with it.
+
+    Args:
+        masks: of before and after.
+        grid: the common grid.
+        matrix: of :func:`moved_recipe`.
+    """
+    before, after = masks
+    return before, after and after.on(moved_grid(grid, np.array(matrix)))
+
+
 def _with_band(recipe: Recipe, info: SceneInfo, band: int) -> Recipe:
     bands = (*recipe.bands, band)
     if isinstance(recipe, ArrayRecipe):
