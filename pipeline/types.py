@@ -97,7 +97,7 @@ class ScenePart:
 
     # Dask logs the arguments of a task that fails.
     uri: str = field(repr=False)
-    """What GDAL opens: path, address, or the text of a VRT."""
+    """Name that GDAL opens: path, address, or the text of a VRT."""
     shown: str
     """Name for messages, without credentials."""
     geobox: GeoBox

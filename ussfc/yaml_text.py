@@ -29,7 +29,7 @@ def read_yaml(path: str | Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader)
 
     Raises:
         OSError: it cannot be opened, or is a special file.
-        ValueError: it is no YAML, or too large; the message says why in one line.
+        ValueError: it is no YAML, or too large; the message is one line.
     """
     with open_regular(path) as file:
         content = file.read(MOST_BYTES + 1)
@@ -50,7 +50,7 @@ def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
         loader: a safe loader.
 
     Raises:
-        ValueError: it is no YAML; the message says why in one line.
+        ValueError: it is no YAML; the message is one line.
     """
     try:
         return _load(text, loader)

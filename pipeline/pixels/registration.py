@@ -63,7 +63,7 @@ class Shift:
     """
 
     kind: Kind
-    """Which terms there are."""
+    """Terms that there are."""
     dy: tuple[float, ...]
     """Coefficients of the rows, pixels; 1, 3 or 6 of them."""
     dx: tuple[float, ...]

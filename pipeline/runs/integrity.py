@@ -31,7 +31,7 @@ class Finding:
     name: str
     """File or folder, relative to OUT."""
     fault: str | None
-    """What is wrong with it; None: nothing."""
+    """Fault that was found; None: there is none."""
     tiles: tuple[Index, ...] = ()
     """Tiles whose chunks are not what was written."""
 
@@ -107,7 +107,7 @@ def _fault_of(read: Callable[[], object]) -> str | None:
 
 
 def damaged_metadata_of(work: Folder, facts: InferenceRecord, repair: bool = False) -> list[str]:
-    """Return the files of the store of a run, beside its chunks, that are not what its record says.
+    """Return the files of the store of a run, beside its chunks, that differ from its record.
 
     Args:
         work: the run's ``work`` folder.

@@ -116,7 +116,7 @@ class CloudLikeRecord(Record):
     sampled_change: int
     """Changed pixels of the sample."""
     before: int
-    """Of these, pixels that are bright in the earlier date alone."""
+    """Pixels among these that are bright in the earlier date alone."""
     after: int
     """Likewise in the later one."""
 

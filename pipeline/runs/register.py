@@ -35,7 +35,7 @@ class RegisteredScenes:
     after: str
     """Path or URI of the later scene."""
     opened: tuple[str, ...]
-    """What GDAL opens for it."""
+    """Name that GDAL opens for it."""
     grid: GeoBox
     """Common grid."""
     record: RegistrationRecord

@@ -94,7 +94,7 @@ class LocalFolder(Folder):
 
     def append(self, name: str, content: bytes) -> None:
         with self._store_errors(name, "written"):
-            # A link or a pipe that somebody has put in its place in a shared folder is not followed.
+            # A link or a pipe put in its place in a shared folder is not followed.
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
             descriptor = os.open(self.local / name, flags, 0o666)
             with os.fdopen(descriptor, "ab") as file:

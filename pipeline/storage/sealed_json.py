@@ -28,7 +28,7 @@ def unsealed(data: bytes) -> dict[str, Any]:
     """Return the mapping in JSON without its checksum, compared with it; files of earlier versions have none.
 
     Raises:
-        ValueError: it is no JSON, no mapping, or not what was written; the message says which.
+        ValueError: it is no JSON, no mapping, or not what was written; the message names it.
     """
     try:
         content = json.loads(data)

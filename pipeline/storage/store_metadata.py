@@ -105,7 +105,7 @@ def _write_coordinates(group: Any, grid: GeoBox) -> None:
 def damaged_metadata(
     root: Folder, grid: GeoBox, dtype: str, tile_size: int, run: str, repair: bool = False
 ) -> list[str]:
-    """Return the files of the group, beside the chunks of probabilities, that are not what the run's key says.
+    """Return the files of the group, beside the chunks of probabilities, that differ from those of the run's key.
 
     Args:
         root: the run's ``work`` folder.

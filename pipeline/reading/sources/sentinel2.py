@@ -52,7 +52,7 @@ LEVELS_UP = 5
 
 @dataclass(frozen=True)
 class Facts:
-    """What the metadata of a product state."""
+    """Facts that the metadata of a product state."""
 
     level: str | None = None
     """``L1C`` or ``L2A``."""
