@@ -167,7 +167,9 @@ def test_ending_worker_begins_no_other_tile(
     assert len(seen.processes()) == PLAN.tile_count
 
 
-@pytest.mark.parametrize("name", ["ussfc", "torch", "zarr"])
+@pytest.mark.parametrize(
+    "name", ["ussfc", *(pytest.param(n, marks=pytest.mark.soak) for n in ("torch", "zarr"))]
+)
 def test_worker_with_another_version_is_named(programs: Programs, tmp_path: Path, name: str) -> None:
     programs.start_worker(path=distribution(tmp_path / "other", name, "0.0.1"))
     programs.wait_for_workers(1)

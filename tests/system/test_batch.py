@@ -423,7 +423,8 @@ def undisturbed(big: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 @pytest.mark.parametrize(
-    ("how", "at_once", "status"), [(signal.SIGKILL, 1, -9), (signal.SIGINT, 2, ExitStatus.INTERRUPTED)]
+    ("how", "at_once", "status"),
+    [pytest.param(signal.SIGKILL, 1, -9, marks=pytest.mark.soak), (signal.SIGINT, 2, ExitStatus.INTERRUPTED)],
 )
 def test_stopped_batch_is_resumed(
     big: Path,

@@ -143,6 +143,7 @@ def names(record: Any) -> Iterator[str]:
             yield from names(value)
 
 
+@pytest.mark.soak
 def test_result_has_its_documented_fields(command: tuple[Result, dict[str, Any]]) -> None:
     _, record = command
     documented = bench.bench.__doc__
@@ -156,6 +157,7 @@ def test_result_has_its_documented_fields(command: tuple[Result, dict[str, Any]]
     assert set(record["end_to_end"]["ussfc"]["executor"]) == {"name", "processes", "threads"}
 
 
+@pytest.mark.soak
 def test_sampled_numbers_are_of_every_round(command: tuple[Result, dict[str, Any]]) -> None:
     _, record = command
     found = list(sampled(record))
@@ -168,6 +170,7 @@ def test_sampled_numbers_are_of_every_round(command: tuple[Result, dict[str, Any
         assert all(np.isfinite(sample) and sample > 0 for sample in samples)
 
 
+@pytest.mark.soak
 def test_ratios_follow_from_samples(command: tuple[Result, dict[str, Any]]) -> None:
     _, record = command
     for kind in (("torch", "float32"), ("abacus", "float16")):
@@ -194,6 +197,7 @@ def test_ratios_follow_from_samples(command: tuple[Result, dict[str, Any]]) -> N
     )
 
 
+@pytest.mark.soak
 def test_roof_is_the_scarcer_of_two_limits(command: tuple[Result, dict[str, Any]]) -> None:
     roof = command[1]["roof"]
     for precision, bytes_each in (("float32", 4), ("float16", 2), ("bfloat16", 2)):
@@ -206,6 +210,7 @@ def test_roof_is_the_scarcer_of_two_limits(command: tuple[Result, dict[str, Any]
         assert roof["bytes_per_pixel"][precision] == bytes_each * measures.pixel_values(USSFCNet(3, 0.125))
 
 
+@pytest.mark.soak
 def test_deviation_is_the_largest_difference(command: tuple[Result, dict[str, Any]], model: Path) -> None:
     spec = ussfc.find_model(str(model))
     # Named, because the default engine and precision depend on the processor.
@@ -227,11 +232,13 @@ def test_deviation_is_the_largest_difference(command: tuple[Result, dict[str, An
     assert row(record, "abacus", "float16")["largest_deviation"] == pytest.approx(SKEW, abs=1e-6)
 
 
+@pytest.mark.soak
 def test_batch_and_callers_are_the_detectors(command: tuple[Result, dict[str, Any]]) -> None:
     found = row(command[1], "abacus", "float16")
     assert (found["batch"], found["streams"]) == (3, 2)
 
 
+@pytest.mark.soak
 def test_missing_precision_is_reported(command: tuple[Result, dict[str, Any]]) -> None:
     result, record = command
     assert row(record, "abacus", "beads") == {
@@ -243,6 +250,7 @@ def test_missing_precision_is_reported(command: tuple[Result, dict[str, Any]]) -
     assert "abacus beads: not here: no beads on this machine" in result.stdout
 
 
+@pytest.mark.soak
 def test_command_prints_tables(command: tuple[Result, dict[str, Any]]) -> None:
     result, record = command
     assert record["machine"]["processor"] in result.stdout

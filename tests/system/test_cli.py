@@ -147,7 +147,7 @@ def test_validate_accepts_and_finds_damage(finished: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "settings",
     [
-        ("tiling.tile_size=2048", "cluster.kind=serial"),
+        pytest.param(("tiling.tile_size=2048", "cluster.kind=serial"), marks=pytest.mark.soak),
         ("tiling.tile_size=64", "cluster.kind=local", "cluster.workers=2"),
         ("tiling.tile_size=200", "cluster.kind=serial", "cluster.threads=1"),
     ],

@@ -324,7 +324,7 @@ def small(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("own_index", "extras", "expected"),
     [
-        (True, "azure", {"torch-2.0+cpu", "third-1.0"}),
+        pytest.param(True, "azure", {"torch-2.0+cpu", "third-1.0"}, marks=pytest.mark.soak),
         (False, "both", {"torch-2.0", "cudalibraries-1.0", "storage-1.0", "other-1.0"}),
     ],
 )
@@ -367,6 +367,7 @@ def test_wrong_use_of_the_script_leaves_nothing(small: Path, arguments: list[str
     assert not (small / "target").exists()
 
 
+@pytest.mark.soak
 def test_program_is_installed_without_a_download(tmp_path: Path) -> None:
     target = tmp_path / "target"
     venv.create(target, with_pip=True)
