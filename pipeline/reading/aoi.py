@@ -16,11 +16,13 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 from pyproj.exceptions import ProjError
+from rasterio.errors import NotGeoreferencedWarning
 from shapely.errors import ShapelyError
 
 from ussfc.addresses import shown_address, without_secrets
 from ussfc.local_files import check_regular
 from ussfc.pipeline.errors import ReadError, StoreError
+from ussfc.pipeline.quiet import ignored_warnings
 from ussfc.pipeline.reading.areas import holds_polygon, polygons_of
 from ussfc.pipeline.reading.cloud_access import TIMEOUTS, over_network, unreachable
 from ussfc.pipeline.storage import remote
@@ -43,9 +45,11 @@ class AreaOfInterest:
         geometry = shapely.from_wkb(self.wkb)
         if not geometry.intersects(shapely.box(box.x0, box.y0, box.x1, box.y1)):
             return np.zeros(box.shape, bool)
-        inside: BoolArray = rasterio.features.geometry_mask(
-            [geometry], box.shape, Affine.translation(box.x0, box.y0), invert=True
-        )
+        # rasterio ignores this warning about its own arrays, which a second thread ends for the first.
+        with ignored_warnings(NotGeoreferencedWarning):
+            inside: BoolArray = rasterio.features.geometry_mask(
+                [geometry], box.shape, Affine.translation(box.x0, box.y0), invert=True
+            )
         return inside
 
 

@@ -33,7 +33,7 @@ Node = Any
 
 
 @functools.cache
-def _core() -> Any:
+def core() -> Any:
     """Return OpenVINO's core, one for the life of the process.
 
     The CPU plugin gives the thread that loads it a signal stack, and takes the memory away with the last engine. Were
@@ -44,7 +44,7 @@ def _core() -> Any:
 
 def precisions_here() -> tuple[str, ...]:
     """Return the precisions that this processor computes in natively."""
-    offered = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    offered = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return tuple(precision for precision in PRECISIONS["openvino"] if CAPABILITY[precision] in offered)
 
 
@@ -87,7 +87,7 @@ class OpenVINOEngine:
             "INFERENCE_PRECISION_HINT": HINT[precision],
             "ENABLE_CPU_PINNING": False,
         }
-        compiled = _core().compile_model(graph(FoldedUSSFCNet(network), shape), "CPU", options)
+        compiled = core().compile_model(graph(FoldedUSSFCNet(network), shape), "CPU", options)
         self._streams = streams
         self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(streams):

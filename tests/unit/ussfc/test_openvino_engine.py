@@ -117,7 +117,7 @@ def test_precisions_are_those_openvino_lists(
             assert (device, name) == ("CPU", "OPTIMIZATION_CAPABILITIES")
             return capabilities
 
-    monkeypatch.setattr(openvino_engine.openvino, "Core", Core)
+    monkeypatch.setattr(openvino_engine, "core", Core)
     assert precisions_here() == precisions
 
 
