@@ -32,6 +32,10 @@ WINDOWS = 100
 LEAST_WINDOWS = 9
 """Number of windows on the smallest grids, where they overlap."""
 
+LARGE_BLOCKS = 64 * 1024 * 1024
+"""Decoded size of a block of both files, bytes, from which only the least number of windows is read: each decodes a
+whole block, and a file of one strip is one block."""
+
 SIDES = ((1024, 256), (256, 128), (128, 64))
 """Side of a window, pixels, for grids from a shortest side on; smaller grids are not measured."""
 
@@ -78,6 +82,8 @@ class Comparison:
     recipes: tuple[SceneRecipe, SceneRecipe] | tuple[ArrayRecipe, ArrayRecipe]
     groups: tuple[tuple[int, ...], ...]
     """Places among the bands read; the mean over each group is compared, and all groups speak for the shift."""
+    most: int = WINDOWS
+    """Largest number of windows, whatever a measurement asks for."""
     masks: tuple[DateMask | None, DateMask | None] = (None, None)
     """Masks of before and after; what either hides is left out."""
 
@@ -109,7 +115,7 @@ class Comparison:
         size = next((size for least, size in SIDES if min(rows, cols) >= least), None)
         if size is None:
             return []
-        count = min(most, max(LEAST_WINDOWS, rows * cols // size**2))
+        count = min(most, self.most, max(LEAST_WINDOWS, rows * cols // size**2))
         readers = self.recipes[0].open(), self.recipes[1].open()
 
         def measured(window: Window) -> list[WindowShift]:
@@ -144,7 +150,8 @@ class Comparison:
 def compare_pair(pair: ScenePair) -> Comparison:
     """Return the comparison of a pair by the bands of its model; see :func:`compare_recipes`."""
     comparison = compare_recipes(pair.recipes, (pair.before, pair.after), pair.model)
-    return dataclasses.replace(comparison, masks=pair.masks)
+    large = pair.before.block_bytes + pair.after.block_bytes > LARGE_BLOCKS
+    return dataclasses.replace(comparison, most=LEAST_WINDOWS if large else WINDOWS, masks=pair.masks)
 
 
 def compare_recipes(
