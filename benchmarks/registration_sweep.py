@@ -105,7 +105,7 @@ def main() -> None:
                     f1 = 2 * right / max(1, 2 * right + wrong + missed)
                     found = record.registration
                     rows.writerow(
-                        (name, pixels, mode, found.state, found.length_px, found.left_px, round(f1, 4))
+                        (name, pixels, mode, found.state, found.typical_px, found.left_px, round(f1, 4))
                     )
                     file.flush()
     if given.figure is not None:

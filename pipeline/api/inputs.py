@@ -18,7 +18,14 @@ from ussfc.pipeline.reading.array import ArrayReader, describe_array, runs_north
 from ussfc.pipeline.reading.stacking import image_of
 from ussfc.pipeline.runs.comparison import ArrayRecipe, compare_recipes, moved_recipe
 from ussfc.pipeline.runs.manifest import RegistrationRecord
-from ussfc.pipeline.runs.pair import check_scenes, cut_to_area, pair_notices, scene_mapping, with_numbers
+from ussfc.pipeline.runs.pair import (
+    check_scenes,
+    cut_to_area,
+    pair_notices,
+    refuse_fatal,
+    scene_mapping,
+    with_numbers,
+)
 from ussfc.pipeline.runs.registration import register
 from ussfc.pipeline.runs.resolve import resolve_layout
 from ussfc.pipeline.tiling.grid import common_grid
@@ -102,8 +109,7 @@ def open_arrays(before: Any, after: Any, config: RunConfig, card: ussfc.ModelSpe
     scenes = [(name, lambda reader=reader: reader) for name, reader in zip(DATES, readers, strict=True)]
     both = mappings[0], mappings[1]
     findings = check_scenes(card, scenes, both)
-    if not config.force and (fatal := next((found for found in findings if found.fatal), None)):
-        raise ReadError(f"{fatal.text}; or set force to compute all the same")
+    refuse_fatal(findings, config.force)
     notices += [found.text for found in findings]
     if config.strict and notices:
         raise ReadError(f"{notices[0]} (strict: a warning ends the computation)")

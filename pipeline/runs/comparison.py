@@ -82,8 +82,8 @@ class Comparison:
     recipes: tuple[SceneRecipe, SceneRecipe] | tuple[ArrayRecipe, ArrayRecipe]
     groups: tuple[tuple[int, ...], ...]
     """Places among the bands read; the mean over each group is compared, and all groups speak for the shift."""
-    most: int = WINDOWS
-    """Largest number of windows, whatever a measurement asks for."""
+    large_blocks: bool = False
+    """True: each window costs the decoding of a large block, so that few are measured, and not many at a time."""
     masks: tuple[DateMask | None, DateMask | None] = (None, None)
     """Masks of before and after; what either hides is left out."""
 
@@ -115,7 +115,7 @@ class Comparison:
         size = next((size for least, size in SIDES if min(rows, cols) >= least), None)
         if size is None:
             return []
-        count = min(most, self.most, max(LEAST_WINDOWS, rows * cols // size**2))
+        count = LEAST_WINDOWS if self.large_blocks else min(most, max(LEAST_WINDOWS, rows * cols // size**2))
         readers = self.recipes[0].open(), self.recipes[1].open()
 
         def measured(window: Window) -> list[WindowShift]:
@@ -138,7 +138,8 @@ class Comparison:
             ]
             return [shift for shift in found if shift is not None]
 
-        if any(over_network(uri) for recipe in self.recipes for uri in recipe.opened):
+        remote = any(over_network(uri) for recipe in self.recipes for uri in recipe.opened)
+        if remote and not self.large_blocks:
             threads = max(threads, REQUESTS)
         windows = choose_windows((rows, cols), 0, count, size)
         if threads == 1:
@@ -150,8 +151,7 @@ class Comparison:
 def compare_pair(pair: ScenePair) -> Comparison:
     """Return the comparison of a pair by the bands of its model; see :func:`compare_recipes`."""
     comparison = compare_recipes(pair.recipes, (pair.before, pair.after), pair.model)
-    large = pair.before.block_bytes + pair.after.block_bytes > LARGE_BLOCKS
-    return dataclasses.replace(comparison, most=LEAST_WINDOWS if large else WINDOWS, masks=pair.masks)
+    return dataclasses.replace(comparison, masks=pair.masks)
 
 
 def compare_recipes(
@@ -167,13 +167,14 @@ def compare_recipes(
     names = [band.common_name for band in model.bands]
     visible = tuple(place for place, name in enumerate(names) if name in VISIBLE)
     first: tuple[int, ...] = visible or tuple(range(len(names)))
+    large = _have_large_blocks(infos)
     if "nir" in names:
-        return Comparison(recipes, (first, (names.index("nir"),)))
+        return Comparison(recipes, (first, (names.index("nir"),)), large)
     before, after = (find_band(info, "nir") for info in infos)
     if before is None or after is None:
-        return Comparison(recipes, (first,))
+        return Comparison(recipes, (first,), large)
     extended = _with_band(recipes[0], infos[0], before), _with_band(recipes[1], infos[1], after)
-    return Comparison(extended, (first, (len(names),)))
+    return Comparison(extended, (first, (len(names),)), large)
 
 
 def compare_scenes(
@@ -187,21 +188,26 @@ def compare_scenes(
         grid: common grid.
         resampling: rasterio's name of the kernel.
     """
-    shared = [name for name in (*VISIBLE, "nir") if all(find_band(info, name) for info in infos)]
+    numbers = {name: tuple(find_band(info, name) for info in infos) for name in (*VISIBLE, "nir")}
+    shared = {name: (one, other) for name, (one, other) in numbers.items() if one and other}
     if shared:
-        bands = [tuple(int(find_band(info, name) or 0) for name in shared) for info in infos]
-        infrared = [(len(shared) - 1,)] if shared[-1] == "nir" else []
-        visible = [tuple(range(len(shared) - len(infrared)))] if len(shared) > len(infrared) else []
-        groups = (*visible, *infrared)
+        bands = [tuple(each[date] for each in shared.values()) for date in (0, 1)]
+        visible = tuple(place for place, name in enumerate(shared) if name in VISIBLE)
+        infrared = tuple(place for place, name in enumerate(shared) if name not in VISIBLE)
+        groups = tuple(group for group in (visible, infrared) if group)
     else:
         count = min(3, *(len(info.bands) for info in infos))
         bands = [tuple(band.index for band in info.bands[:count]) for info in infos]
         groups = (tuple(range(count)),)
     before, after = (
-        SceneRecipe.of(uri, info, grid, numbers, resampling)
-        for uri, info, numbers in zip(uris, infos, bands, strict=True)
+        SceneRecipe.of(uri, info, grid, taken, resampling)
+        for uri, info, taken in zip(uris, infos, bands, strict=True)
     )
-    return Comparison((before, after), groups)
+    return Comparison((before, after), groups, _have_large_blocks(infos))
+
+
+def _have_large_blocks(infos: tuple[SceneInfo, SceneInfo]) -> bool:
+    return sum(info.block_bytes for info in infos) > LARGE_BLOCKS
 
 
 def moved_recipe(recipe: Recipe, matrix: tuple[tuple[float, ...], ...]) -> Recipe:

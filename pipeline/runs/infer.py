@@ -34,7 +34,7 @@ from ussfc.pipeline.runs.manifest import (
     RegistrationRecord,
     StageRecord,
 )
-from ussfc.pipeline.runs.pair import ScenePair, check_numbers, scene_mappings
+from ussfc.pipeline.runs.pair import ScenePair, check_numbers, refuse_fatal, scene_mappings
 from ussfc.pipeline.runs.plan import RunPlan, check_files, check_memory, space_notices
 from ussfc.pipeline.runs.registration import describe as describe_registration
 from ussfc.pipeline.runs.registration import recorded_plan, register_plan
@@ -271,8 +271,7 @@ def _recorded_radiometry(plan: RunPlan, work: Folder, subscriber: Subscriber) ->
         before, after = scene_mappings(plan.pair)
         recorded = RadiometryRecord(before=MappingRecord.of(before), after=MappingRecord.of(after))
         findings = check_numbers(plan.pair, (before, after))
-        if not plan.config.force and (fatal := next((found for found in findings if found.fatal), None)):
-            raise ReadError(f"{fatal.text}; or set force to run all the same")
+        refuse_fatal(findings, plan.config.force)
         if findings:
             recorded = recorded.model_copy(update={"warnings": tuple(found.text for found in findings)})
         recorded.write(work, layout.RADIOMETRY)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-import numpy as np
 from odc.geo.geobox import GeoBox
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -225,6 +224,8 @@ class RegistrationRecord(Record):
     """Rows from the content in the earlier date to the same content in the later one, at the centre, pixels."""
     dx: float | None = None
     """Columns likewise, pixels."""
+    typical_px: float | None = None
+    """Median length of the shift over the grid, pixels; of a rotation it is not that at the centre."""
     windows: int = 0
     """Windows with texture in common."""
     agreeing: int = 0
@@ -240,11 +241,6 @@ class RegistrationRecord(Record):
     warning: str | None = None
     vectors: tuple[WindowRecord, ...] = ()
     """Windows that were measured; in ``work/registration.json`` alone."""
-
-    @property
-    def length_px(self) -> float | None:
-        """Length of the shift at the centre, pixels."""
-        return None if self.dy is None or self.dx is None else float(np.hypot(self.dy, self.dx))
 
 
 class ExecutorRecord(Record):

@@ -314,6 +314,21 @@ def check_scenes(
     return check_samples(*samples)
 
 
+def refuse_fatal(findings: Sequence[Finding], forced: bool) -> None:
+    """Refuse numbers of which any map would be worthless.
+
+    Args:
+        findings: of :func:`check_scenes`.
+        forced: True: they are for a warning alone.
+
+    Raises:
+        ReadError: there is such a finding.
+    """
+    fatal = next((found for found in findings if found.fatal and not forced), None)
+    if fatal is not None:
+        raise ReadError(f"{fatal.text}; or set force to compute all the same")
+
+
 def scene_mapping(
     model: ussfc.ModelSpec | InputSpec,
     reader: SceneReader,

@@ -39,6 +39,9 @@ LIMIT = 20.0
 NEAR_WHOLE = 0.1
 """Distance from a whole number of pixels within which a translation is rounded: no pixel is then interpolated."""
 
+NOWHERE = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+"""Matrix of a correction that moves nothing."""
+
 CONTROL_WINDOWS = 36
 """Largest number of windows measured once more with a correction."""
 
@@ -77,11 +80,14 @@ def register(
     if typical > LIMIT:
         warning = f"{_described(found)}, more than the {LIMIT:g} px that are corrected; mend its geolocation"
         return record.model_copy(update={"state": "displaced", "warning": warning})
-    if mode == "check":
+    matrix = _rounded(found.shift, comparison)
+    if mode == "check" or matrix == NOWHERE:
         displaced = record.model_copy(update={"state": "displaced"})
-        warning = f"{_described(found)}; registration: correct would move it"
+        remedy = (
+            "registration: correct would move it" if mode == "check" else "less than a pixel without a CRS"
+        )
+        warning = f"{_described(found)}; {remedy}"
         return displaced.model_copy(update={"warning": warning}) if largest > REPORTED else displaced
-    matrix = _rounded(found.shift, plain=comparison.recipes[0].grid.crs is None)
     control = comparison.moved(matrix).measure(threads, CONTROL_WINDOWS)
     left = estimate_registration(control, shape, highest="translation")
     rest = left.shift.length_over(shape)[0]
@@ -95,6 +101,7 @@ def register(
 def _record(found: RegistrationEstimate, mode: Registration, inputs: str) -> RegistrationRecord:
     rows, cols = found.shift.centre
     dy, dx = (float(value) for value in found.shift.shift_at(rows, cols))
+    typical, _ = found.shift.length_over(_shape(found))
     vectors = tuple(
         WindowRecord(
             row=shift.window.y, column=shift.window.x, size=shift.window.size, dy=round(shift.dy, 3),
@@ -104,8 +111,8 @@ def _record(found: RegistrationEstimate, mode: Registration, inputs: str) -> Reg
     )  # fmt: skip
     return RegistrationRecord(
         mode=mode, state="unknown", inputs=inputs, kind=found.shift.kind, dy=round(dy, 3), dx=round(dx, 3),
-        windows=sum(found.used), agreeing=sum(found.inliers), scatter_px=_finite(found.spread_after),
-        error_px=_finite(found.error), vectors=vectors,
+        typical_px=round(typical, 3), windows=sum(found.used), agreeing=sum(found.inliers),
+        scatter_px=_finite(found.spread_after), error_px=_finite(found.error), vectors=vectors,
     )  # fmt: skip
 
 
@@ -135,17 +142,16 @@ def _shape(found: RegistrationEstimate) -> tuple[int, int]:
     return round(2 * rows + 1), round(2 * cols + 1)
 
 
-def _rounded(shift: Shift, plain: bool) -> tuple[tuple[float, ...], ...]:
-    """Return the matrix of a correction, with digits that do not depend on the machine.
-
-    Args:
-        shift: the consensus.
-        plain: whole pixels alone.
-    """
+def _rounded(shift: Shift, comparison: Comparison) -> tuple[tuple[float, ...], ...]:
+    """Return the matrix of a correction, with digits that do not depend on the machine; whole pixels without a CRS."""
     matrix = shift.matrix()
-    whole = np.rint(matrix[:, 2])
-    if plain or (shift.kind == "translation" and np.abs(matrix[:, 2] - whole).max() <= NEAR_WHOLE):
-        matrix = np.column_stack([np.eye(2), whole])
+    centre = np.array(shift.shift_at(*shift.centre), np.float64)
+    whole = np.rint(centre)
+    if comparison.recipes[0].grid.crs is None or (
+        shift.kind == "translation" and np.abs(centre - whole).max() <= NEAR_WHOLE
+    ):
+        # Plus zero: a rounded -0.2 is -0, which a record would show.
+        matrix = np.column_stack([np.eye(2), whole + 0.0])
     return tuple(
         (round(float(row[0]), 9), round(float(row[1]), 9), round(float(row[2]), 3)) for row in matrix
     )
@@ -213,7 +219,7 @@ def describe(record: RegistrationRecord) -> str | None:
     """Return the correction as a line for people; None where nothing was moved."""
     if record.state != "corrected":
         return None
-    shift = f"{record.length_px:.2f} px beside the earlier one ({record.dx:+.2f} in x, {record.dy:+.2f} in y"
+    shift = f"{record.typical_px:.2f} px beside the earlier one ({record.dx:+.2f} in x, {record.dy:+.2f} in y"
     return (
         f"registration: the later date lies {shift}; {record.agreeing} of {record.windows} windows agree) and is "
         f"moved; {record.left_px:.2f} px are left"

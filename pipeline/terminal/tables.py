@@ -52,7 +52,7 @@ def run_lines(record: RunRecord, out: str, seconds: float) -> Iterator[str]:
     if record.registration is not None and record.registration.matrix is not None:
         moved = record.registration
         yield (
-            f"later date moved by {moved.length_px:.2f} px ({moved.dx:+.2f} in x, {moved.dy:+.2f} in y; "
+            f"later date moved by {moved.typical_px:.2f} px ({moved.dx:+.2f} in x, {moved.dy:+.2f} in y; "
             f"{moved.agreeing} of {moved.windows} windows agree)"
         )
     if record.masks is not None:
@@ -108,7 +108,7 @@ def registration_lines(record: RegistrationRecord, written: Sequence[Path]) -> I
     """Yield the shift between two scenes, and the paths of the files written."""
     if record.dy is not None and record.dx is not None:
         shift = f"{record.dx:+.2f} px in x, {record.dy:+.2f} px in y"
-        yield f"{record.state}: {shift} ({record.length_px:.2f} px, {record.kind})"
+        yield f"{record.state}: {shift} ({record.typical_px:.2f} px, {record.kind})"
         yield f"{record.agreeing} of {record.windows} windows agree"
         if record.scatter_px is not None:
             yield f"{record.scatter_px:.2f} px from the consensus in the typical window"

@@ -13,11 +13,12 @@ from affine import Affine
 
 from tests.support.scenes import write_toy_model
 from tests.support.stubs import StubRecipe
-from tests.support.textures import texture
+from tests.support.textures import moved, texture
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.events import Event, Notice, StageStarted
+from ussfc.pipeline.runs import comparison
 from ussfc.pipeline.runs.comparison import compare_pair
 from ussfc.pipeline.runs.infer import Computation
 from ussfc.pipeline.runs.manifest import RegistrationRecord
@@ -63,8 +64,8 @@ def write(
 def displaced(folder: Path, rows: float, cols: float, seed: int = 3) -> tuple[str, str]:
     """Write a scene, and a copy of it whose geotransform lies some pixels beside."""
     image = texture(seed, (SIDE, SIDE), blur=1.5)
-    moved = TRANSFORM * Affine.translation(cols, rows)
-    return write(folder / "before.tif", image), write(folder / "after.tif", image, moved)
+    beside = TRANSFORM * Affine.translation(cols, rows)
+    return write(folder / "before.tif", image), write(folder / "after.tif", image, beside)
 
 
 def registered(pair: ScenePair, mode: str = "correct") -> RegistrationRecord:
@@ -157,6 +158,25 @@ def test_pixel_grids_are_moved_by_whole_pixels(model: str, tmp_path: Path) -> No
     box = Box(10, 10, 200, 200)
     first, second = (recipe.open().read(box).values for recipe in moved_pair(pair, record).recipes)
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("pixels", [0.42, 0.0])
+def test_pixel_grids_stay_below_a_pixel(pixels: float, model: str, tmp_path: Path) -> None:
+    scene = texture(5, (SIDE, SIDE), blur=1.5)
+    before = write(tmp_path / "before.tif", scene, Affine.identity(), None)
+    after = write(tmp_path / "after.tif", moved(scene, 0, pixels), Affine.identity(), None)
+    record = registered(inspect_pair(before, after, config_of(model)))
+    assert (record.matrix, record.warning) == (None, None)
+
+
+def test_large_blocks_are_read_seldom(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = inspect_pair(*displaced(tmp_path, 3, -2), config_of(model))
+    assert not compare_pair(pair).large_blocks
+    monkeypatch.setattr(comparison, "LARGE_BLOCKS", 1)
+    monkeypatch.setattr(comparison, "SIDES", ((64, 64),))
+    assert len(compare_pair(pair).measure(2)) <= comparison.LEAST_WINDOWS
+    assert registered(pair).matrix == ((1, 0, 3), (0, 1, -2))
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(3.0, -2.0), (1.4, 0.6)])
