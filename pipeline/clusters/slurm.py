@@ -256,6 +256,11 @@ def make_log_folder(logs: Path) -> None:
         ) from error
 
 
+def is_shell_word(text: str) -> bool:
+    """Return whether a text that goes into a batch script as it is would be no more than a name there."""
+    return re.fullmatch(r"[A-Za-z0-9_./@%+=:,-]+", text) is not None
+
+
 def check_shell_word(name: str, text: str) -> None:
     """Check that a text which goes into a batch script as it is would be no more than a name there.
 
@@ -266,7 +271,7 @@ def check_shell_word(name: str, text: str) -> None:
     Raises:
         ConfigError: it holds spaces or special characters.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_./@%+=:,-]+", text):
+    if not is_shell_word(text):
         raise ConfigError(
             f"{name} {text!r}: goes into a batch script, and a shell would read it as more than a name; give one "
             "without spaces and special characters"

@@ -13,6 +13,7 @@ from ussfc.pipeline.events import Advanced, Event, Notice, StageFinished, StageS
 from ussfc.pipeline.progress import StageMeter, format_duration, notice_line, timestamp
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.waiting import report_waits
 
 PROGRESS_SECONDS = 60
 """Distance of progress lines, and of writes to an object store, which holds whole objects only."""
@@ -23,7 +24,8 @@ def recorded(out: Folder, subscriber: Subscriber) -> Iterator[Subscriber]:
     """Yield a subscriber that passes everything on and keeps it in ``OUT/run.log``, below what is there.
 
     The first stage opens the log: a folder that is refused before stays as it is, and so does that of a run which is
-    done already. A log that cannot be written ends with a warning, the run goes on.
+    done already. A log that cannot be written ends with a warning, the run goes on. Long waits for other machines are
+    part of it.
 
     Args:
         out: output folder.
@@ -31,7 +33,8 @@ def recorded(out: Folder, subscriber: Subscriber) -> Iterator[Subscriber]:
     """
     log = _RunLog(out, subscriber)
     try:
-        yield log
+        with report_waits(log):
+            yield log
         log.add("ended")
     except BaseException as error:
         reason = without_secrets(" ".join(str(error).split()))

@@ -8,18 +8,21 @@ import os
 import re
 import secrets
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from ussfc.addresses import shown_address
 from ussfc.pipeline.clusters import slurm_commands as slurm
-from ussfc.pipeline.clusters.slurm import LOG_FOLDER, check_shell_word, make_log_folder
+from ussfc.pipeline.clusters.slurm import LOG_FOLDER, check_shell_word, is_shell_word, make_log_folder
 from ussfc.pipeline.config.load import ENV_PREFIX, documented_keys
 from ussfc.pipeline.config.schema import RunConfig, SlurmCluster, size_in_bytes
 from ussfc.pipeline.errors import ConfigError
 from ussfc.pipeline.reading.sources.resolve import absolute_source
 from ussfc.pipeline.runs.plan import check_memory, plan
+from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.remote import is_remote
 from ussfc.pipeline.tiling.memory import BASE_DASK, BASE_RASTERS, FINISHING
@@ -74,7 +77,8 @@ def submit(
         dry_run: write and submit nothing.
 
     Raises:
-        ConfigError: the configuration is for another kind of cluster, or holds what cannot stand in a script.
+        ConfigError: the configuration is for another kind of cluster, or holds what cannot stand in a script, as
+            secrets in addresses.
         ClusterError: sbatch is missing, or the queue rejects the job.
         ReadError, GridError, StoreError, InsufficientMemoryError, ussfc.ModelError: as a run would raise them.
     """
@@ -84,11 +88,12 @@ def submit(
             f"cluster.kind {cluster.kind}: `ussfc submit` is for SLURM; choose the cluster slurm, or a file of that "
             "kind"
         )
+    _refuse_secrets({"BEFORE": before, "AFTER": after, "OUT": out}, config)
     before, after = absolute_source(before), absolute_source(after)
     out = out if is_remote(out) else str(Path(out).absolute())
     check_memory(plan(before, after, config))
     arguments = ["run", before, after, "--out", out, *flags, *_settings(config, cluster)]
-    logs = Path(str(cluster.options.get("log_directory", LOG_FOLDER))).expanduser()
+    logs = _log_folder(out, cluster)
     log = logs / "ussfc-%j.out"
     script = _script(arguments, cluster, log)
     notes: tuple[str, ...] = ()
@@ -104,10 +109,48 @@ def submit(
     slurm.require_command("sbatch")
     make_log_folder(logs)
     file = logs / f"ussfc-{secrets.token_hex(4)}.py"
-    # Addresses of images may hold a signature.
-    file.touch(mode=0o600)
+    # Names of places are the owner's matter.
+    file.touch(mode=0o600, exist_ok=False)
     file.write_text(script, "utf-8")
     return Submission(script, file, slurm.submit_script(file), log, notes)
+
+
+def _refuse_secrets(arguments: Mapping[str, str], config: RunConfig) -> None:
+    """Refuse addresses that hold what may be a secret: a script stays on disk, and SLURM may keep a copy.
+
+    Raises:
+        ConfigError: names the argument or setting, and the way out.
+    """
+    settings = {key: str(attrgetter(key)(config) or "") for key in ("model", *FILES)}
+    for name, address in {**arguments, **settings}.items():
+        shown = shown_address(address)
+        # A scheme in capitals is shown in small letters.
+        if shown.lower() != address.lower():
+            raise ConfigError(
+                f"{name} {shown}: is given with a user, a password or a query (a signature), which would stand in the "
+                "script; give it without and let the environment or a profile hold the credentials (AWS_PROFILE, "
+                "AZURE_STORAGE_SAS_TOKEN, ~/.netrc), or use a copy on disk (`ussfc prepare`)"
+            )
+
+
+def _log_folder(out: str, cluster: SlurmCluster) -> Path:
+    """Return the folder of log and script: in an OUT on disk, else in the home.
+
+    Raises:
+        ConfigError: a link stands in its place in OUT.
+    """
+    given = cluster.options.get("log_directory")
+    inside = Path(out) / layout.SLURM
+    # sbatch takes % for a pattern; other letters would end its directive.
+    usual = is_remote(out) or "%" in out or not is_shell_word(str(inside))
+    if given is not None or usual:
+        return Path(str(given or LOG_FOLDER)).expanduser()
+    if inside.is_symlink():
+        raise ConfigError(
+            f"{inside}: is a link, and the job's log and script go into a folder of this name; remove it, or set "
+            "cluster.options.log_directory"
+        )
+    return inside
 
 
 def _script(arguments: list[str], cluster: SlurmCluster, log: Path) -> str:

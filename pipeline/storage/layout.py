@@ -6,6 +6,7 @@
     OUT/*.tif.aux.xml                                                   statistics beside a raster
     OUT/run.json                                                        the manifest, written last
     OUT/run.log                                                         what happened, line by line with the time
+    OUT/slurm/                                                          scripts and logs of `ussfc submit`
     OUT/work/run_key.json                                               everything that decides a stored byte
     OUT/work/registration.json                                          shift between the dates, window by window
     OUT/work/radiometry.json                                            constants of the radiometric mappings
@@ -43,6 +44,9 @@ MANIFEST = "run.json"
 
 LOG = "run.log"
 """Log of the runs in OUT, each below those before it."""
+
+SLURM = "slurm"
+"""Folder of the scripts and logs of ``ussfc submit``, in a local OUT."""
 
 WORK = "work"
 """Folder of the intermediate results, in OUT."""

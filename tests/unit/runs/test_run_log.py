@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from ussfc.pipeline import waiting
 from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.events import Advanced, Event, Notice, StageFinished, StageStarted
 from ussfc.pipeline.runs import run_log
 from ussfc.pipeline.runs.run_log import recorded
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.waiting import report_waits, waiting_for
 
 EVENTS: tuple[Event, ...] = (
     Notice("no CRS"),
@@ -95,3 +98,16 @@ def test_log_that_cannot_be_written_ends_with_a_warning(tmp_path: Path) -> None:
     passed = log(Folder.of(tmp_path))
     warnings = [event.message for event in passed if isinstance(event, Notice) and event.warning]
     assert [text[:37] for text in warnings] == ["no CRS", "the log ends here, the run goes on: /"]
+
+
+def test_long_waits_are_in_the_log_and_passed_on_once(out: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "WAIT_SECONDS", 0.02)
+    passed: list[Event] = []
+    with report_waits(passed.append), recorded(out, passed.append) as subscriber:
+        # The first scene is opened before the first stage.
+        with waiting_for("https://example.org"):
+            time.sleep(0.2)
+        subscriber(EVENTS[1])
+    notice = Notice("waiting for https://example.org", warning=False)
+    assert passed == [notice, EVENTS[1]]
+    assert lines(out) == ["note: waiting for https://example.org", "infer: begins", "ended"]

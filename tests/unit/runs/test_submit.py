@@ -121,7 +121,7 @@ def test_script_requests_configured_resources(place: Path, tmp_path: Path, logs:
         "--cpus-per-task=4",
         "--mem-per-cpu=1319M",
         "--time=12:30:00",
-        f"--output={logs}/ussfc-%j.out",
+        f"--output={tmp_path}/out/slurm/ussfc-%j.out",
         "--requeue",
         "--open-mode=append",
         "--partition=long",
@@ -202,7 +202,11 @@ def test_no_name_is_more_than_a_name(
     assert config_again.output.scratch == scratch
     # All lines but those of the list of arguments are ours.
     plain = submit(*pair_of(place), "out", config_of(place), dry_run=True).script
-    assert script.partition("main([")[0] == plain.partition("main([")[0]
+    (log,) = (line for line in directives(script) if line.startswith("--output="))
+    assert re.fullmatch(r"[A-Za-z0-9_./@%+=:,-]+", log)
+    heads = [text.partition("main([")[0].splitlines() for text in (script, plain)]
+    ours, others = ([line for line in head if not line.startswith("#SBATCH --output=")] for head in heads)
+    assert ours == others
     assert all(32 <= ord(letter) < 127 for letter in script.replace("\n", ""))
 
 
@@ -359,7 +363,7 @@ def test_dry_run_as_json_has_the_script(place: Path, tmp_path: Path, logs: Path)
     shown = json.loads(submitted(place, tmp_path / "out", "--dry-run", "--json").stdout)
     assert shown["job"] is None
     assert shown["file"] is None
-    assert shown["log"] == str(logs / "ussfc-%j.out")
+    assert shown["log"] == str(tmp_path / "out" / "slurm" / "ussfc-%j.out")
     assert called(shown["script"])[0] == "run"
 
 
@@ -382,3 +386,43 @@ def test_sizes_in_bytes(number: int, power: int, space: str) -> None:
     assert (
         size_in_bytes(f"{number}.5{letter}B") == number * 10 ** (3 * power + 3) + 10 ** (3 * power + 3) // 2
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("BEFORE", "https://example.org/a.tif?X-Amz-Signature=SeCrEt"),
+        ("AFTER", "/vsicurl/https://ursula:SeCrEt@example.org/a.tif"),
+        ("OUT", "s3://KEY:SeCrEt@bucket/out"),
+        ("model", "https://example.org/toy.yaml?sig=SeCrEt"),
+        ("grid.aoi", "https://ursula:SeCrEt@example.org/area.geojson"),
+        ("masks.before", "/vsicurl?userpwd=ursula:SeCrEt&url=https://example.org/a.tif"),
+    ],
+)
+def test_addresses_with_secrets_are_refused(place: Path, tmp_path: Path, name: str, address: str) -> None:
+    """Before anything is read: nothing answers at these addresses."""
+    before, after = pair_of(place)
+    given = {"BEFORE": before, "AFTER": after, "OUT": str(tmp_path / "out"), "model": str(place / "toy.yaml")}
+    given[name] = address
+    sets = {key: value for key, value in given.items() if not key.isupper()}
+    config = load_config(cluster="slurm", flags=sets)
+    with pytest.raises(
+        ConfigError, match=rf"^{re.escape(name)} .*example.org|^OUT s3://bucket/out: "
+    ) as found:
+        submit(given["BEFORE"], given["AFTER"], given["OUT"], config)
+    assert "SeCrEt" not in str(found.value)
+    assert "AWS_PROFILE" in str(found.value)
+
+
+def test_log_and_script_are_in_an_out_on_disk(place: Path, tmp_path: Path, logs: Path) -> None:
+    def log(out: object, **flags: Any) -> Path:
+        return submit(*pair_of(place), str(out), config_of(place, **flags), dry_run=True).log
+
+    assert log(tmp_path / "out") == tmp_path / "out" / "slurm" / "ussfc-%j.out"
+    # Names that no directive of a script can hold, and stores, which SLURM does not know.
+    for out in (tmp_path / "with space", tmp_path / "50%j", "s3://bucket/out"):
+        assert log(out) == logs / "ussfc-%j.out"
+    assert log(tmp_path, cluster__options={"log_directory": "/logs"}) == Path("/logs/ussfc-%j.out")
+    (tmp_path / "slurm").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="slurm: is a link"):
+        log(tmp_path)
