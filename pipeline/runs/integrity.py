@@ -50,13 +50,13 @@ def is_intact(out: Folder, name: str, record: ProductRecord) -> bool:
     return out.size(name) == record.bytes and out.sha256(name) == record.sha256
 
 
-def compare_work(out: Folder, facts: InferenceRecord | None, chunks: bool = True) -> Iterator[Finding]:
+def compare_work(out: Folder, facts: InferenceRecord | None, trust_marks: bool = False) -> Iterator[Finding]:
     """Compare every file in OUT/work that decides a byte; nothing where the work was removed.
 
     Args:
         out: output folder.
         facts: of the run; None where no record of it can be read.
-        chunks: read them all; else their sizes are compared.
+        trust_marks: in an object store, only the chunks are read that were written again since.
 
     Raises:
         StoreError: the folder cannot be read.
@@ -68,7 +68,7 @@ def compare_work(out: Folder, facts: InferenceRecord | None, chunks: bool = True
     if facts is None:
         return
     yield Finding(layout.in_work(layout.PROBABILITIES), _metadata_fault(work, facts))
-    yield _compare_chunks(work, facts, chunks)
+    yield _compare_chunks(work, facts, trust_marks)
 
 
 def _records(work: Folder, facts: InferenceRecord | None) -> Iterator[Finding]:
@@ -135,14 +135,14 @@ def _metadata_fault(work: Folder, facts: InferenceRecord) -> str | None:
     return f"is not what was written: {_listed(damaged)}" if damaged else None
 
 
-def _compare_chunks(work: Folder, facts: InferenceRecord, content: bool) -> Finding:
+def _compare_chunks(work: Folder, facts: InferenceRecord, trust_marks: bool) -> Finding:
     from ussfc.pipeline.storage.probability_store import ProbabilityStore
 
     name = layout.in_work(layout.CHUNKS)
     try:
         store = ProbabilityStore(work)
         missing = facts.counts.tiles - facts.counts.tiles_failed - len(store.known())
-        damaged = store.damaged() if content else []
+        damaged = store.damaged(trust_marks)
     except StoreError as error:
         return Finding(name, str(error))
     faults = [f"lacks chunk or record of {missing} tile(s)"] if missing else []

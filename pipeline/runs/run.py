@@ -137,7 +137,7 @@ def _finished_run(
 def _is_untouched(
     plan: RunPlan, out: Folder, record: RunRecord, detector: DetectorSpec, subscriber: Subscriber
 ) -> bool:
-    """Compare products, records and, on a disk, chunks with their hashes; report what differs."""
+    """Compare products, records and chunks with their hashes, in a store marks of chunks; report what differs."""
     size = sum(product.bytes for product in record.products.values())
     subscriber(Notice(f"comparing {size / 1e6:.1f} MB of products with their hashes", warning=False))
     faults = [
@@ -145,7 +145,7 @@ def _is_untouched(
         for name, product in record.products.items()
         if not is_intact(out, name, product)
     ]
-    for finding in compare_work(out, record, chunks=out.local is not None):
+    for finding in compare_work(out, record, trust_marks=True):
         if finding.fault is not None:
             faults.append(
                 finding.fault if finding.fault.startswith(str(out)) else f"{finding.name} {finding.fault}"

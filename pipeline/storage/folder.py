@@ -23,6 +23,16 @@ from ussfc.pipeline.storage.uploads import Upload
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """A file as its place describes it, without being read."""
+
+    size: int
+    """Size, bytes."""
+    mark: int | None = None
+    """CRC-32 of etag and time of an object: another mark, another write. None on a disk, and where a store has none."""
+
+
 @dataclass(frozen=True)
 class Folder(ABC):
     """A folder of files; small and picklable, the same on every machine that sees the place."""
@@ -86,20 +96,37 @@ class Folder(ABC):
         """
 
     @abstractmethod
-    def size(self, name: str) -> int | None:
-        """Return the bytes of a file, None where it does not exist.
+    def state(self, name: str) -> FileState | None:
+        """Return the state of a file, None where it does not exist.
 
         Raises:
             StoreError: the place cannot be reached.
         """
 
     @abstractmethod
+    def states(self, name: str = "") -> dict[str, FileState]:
+        """Return the state of every file in the folder ``name`` and below it, by its name relative to that.
+
+        Raises:
+            StoreError: the place cannot be reached.
+        """
+
+    def size(self, name: str) -> int | None:
+        """Return the bytes of a file, None where it does not exist.
+
+        Raises:
+            StoreError: the place cannot be reached.
+        """
+        state = self.state(name)
+        return None if state is None else state.size
+
     def sizes(self, name: str = "") -> dict[str, int]:
         """Return the bytes of every file in the folder ``name`` and below it, by its name relative to that.
 
         Raises:
             StoreError: the place cannot be reached.
         """
+        return {name: state.size for name, state in self.states(name).items()}
 
     @abstractmethod
     def read(self, name: str) -> bytes:

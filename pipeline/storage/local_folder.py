@@ -17,7 +17,7 @@ from typing import TypeVar
 from ussfc.local_files import create_file, open_regular
 from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.storage import layout, remote
-from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.folder import FileState, Folder
 from ussfc.pipeline.storage.uploads import Upload
 
 Result = TypeVar("Result")
@@ -61,12 +61,12 @@ class LocalFolder(Folder):
     def exists(self, name: str) -> bool:
         return (self.local / name).exists()
 
-    def size(self, name: str) -> int | None:
+    def state(self, name: str) -> FileState | None:
         path = self.local / name
-        return path.stat().st_size if path.is_file() else None
+        return FileState(path.stat().st_size) if path.is_file() else None
 
-    def sizes(self, name: str = "") -> dict[str, int]:
-        return dict(_files(str(self.local / name), ""))
+    def states(self, name: str = "") -> dict[str, FileState]:
+        return {found: FileState(size) for found, size in _files(str(self.local / name), "")}
 
     def read(self, name: str) -> bytes:
         try:

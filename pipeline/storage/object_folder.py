@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.storage import layout, remote
-from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.folder import FileState, Folder
 from ussfc.pipeline.storage.uploads import Upload, abort_upload, list_uploads
 from ussfc.pipeline.waiting import waiting_for
 
@@ -29,6 +30,12 @@ PARTS_AT_ONCE = 4
 """Parts in flight, each in memory: an upload holds 32 MiB up to files of 75 GB."""
 
 S3_SCHEMES = ("s3", "s3a")
+
+ETAGS = ("ETag", "etag")
+"""Names in fsspec's file systems of the etag of an object."""
+
+TIMES = ("LastModified", "last_modified", "updated")
+"""Names there of the time when an object was written."""
 
 Result = TypeVar("Result")
 
@@ -59,17 +66,17 @@ class ObjectFolder(Folder):
     def exists(self, name: str) -> bool:
         return bool(self._request(lambda system, path: system.exists(path), name, "looked at"))
 
-    def size(self, name: str) -> int | None:
-        def size_of(system: Any, path: str) -> int | None:
+    def state(self, name: str) -> FileState | None:
+        def state_of(system: Any, path: str) -> FileState | None:
             try:
-                return int(system.info(path)["size"])
+                return _state(system.info(path))
             except FileNotFoundError:
                 return None
 
-        return self._request(size_of, name, "looked at")
+        return self._request(state_of, name, "looked at")
 
-    def sizes(self, name: str = "") -> dict[str, int]:
-        def list_files(system: Any, path: str) -> dict[str, int]:
+    def states(self, name: str = "") -> dict[str, FileState]:
+        def list_files(system: Any, path: str) -> dict[str, FileState]:
             try:
                 found = system.find(path, detail=True)
             except FileNotFoundError:
@@ -77,9 +84,7 @@ class ObjectFolder(Folder):
             # memory:// starts its names with a slash, whatever the path did.
             start = len(path.strip("/")) + 1
             return {
-                key.strip("/")[start:]: int(info["size"])
-                for key, info in found.items()
-                if info["type"] == "file"
+                key.strip("/")[start:]: _state(info) for key, info in found.items() if info["type"] == "file"
             }
 
         return self._request(list_files, name, "listed")
@@ -213,6 +218,16 @@ class ObjectFolder(Folder):
             if may_be_missing and isinstance(error, FileNotFoundError):
                 raise
             raise self.store_error(name, action, error) from error
+
+
+def _state(facts: Mapping[str, Any]) -> FileState:
+    """Return the state of an object that a file system describes; a listing and a look at one object agree on it."""
+    etag, time = (next((facts[name] for name in names if facts.get(name)), None) for names in (ETAGS, TIMES))
+    # Some stores quote one of the two, and state fractions of a second in one.
+    if not isinstance(etag, str):
+        return FileState(int(facts["size"]))
+    plain = etag.strip('"')
+    return FileState(int(facts["size"]), zlib.crc32(f"{plain} {str(time)[:19]}".encode()))
 
 
 def _digest(system: Any, path: str) -> str:

@@ -139,13 +139,13 @@ class ProbabilityStore:
         except remote.store_exceptions() as error:
             raise self.root.store_error(layout.PROBABILITIES, "written", error) from error
         # Asked of the store, not of the codec: a chunk that is not there has no size.
-        size = self.root.size(layout.chunk(result.index))
-        if size is None:
+        state = self.root.state(layout.chunk(result.index))
+        if state is None:
             row, col = result.index
             raise StoreError(
                 f"{self.root / layout.PROBABILITIES}: chunk {row}/{col} was written and is not there; check the store"
             )
-        record = TileRecord(result, size, checksum(stored))
+        record = TileRecord(result, state.size, checksum(stored), state.mark)
         self._ledger.add(record)
         if self._records is not None:
             self._records[result.index] = record
@@ -223,12 +223,17 @@ class ProbabilityStore:
             place(touched[0])
         return stored
 
-    def damaged(self) -> list[Index]:
-        """Return the finished tiles whose chunks do not hold the pixels that were recorded; reads everything.
+    def damaged(self, trust_marks: bool = False) -> list[Index]:
+        """Return the finished tiles whose chunks do not hold the pixels that were recorded.
+
+        Args:
+            trust_marks: chunks to which an object store gives the mark that they were written with are not read; on a
+                disk all are.
 
         Raises:
             StoreError: the store cannot be read.
         """
+        records = self.known().values()
 
         def is_damaged(record: TileRecord) -> bool:
             try:
@@ -237,7 +242,12 @@ class ProbabilityStore:
                 return True
             return False
 
-        answers = in_order(is_damaged, self.known().values(), CHUNKS_AT_ONCE, "ussfc-store")
+        answers = in_order(
+            is_damaged,
+            self._ledger.unmarked(records) if trust_marks else records,
+            CHUNKS_AT_ONCE,
+            "ussfc-store",
+        )
         return [record.result.index for record, damaged in answers if damaged]
 
     def forget(self, indices: Iterable[Index]) -> None:

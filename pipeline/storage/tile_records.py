@@ -18,11 +18,14 @@ from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.types import Index, StoredArray, TileResult
 
 _NAME = re.compile(r"(\d+)\.(\d+)\.p(\d+)\.v(\d+)\.b(\d+)\.([0-9a-f]{8})((?:\.[a-z]+\d+)*)")
-"""row.column, patches, valid pixels, bytes of the chunk, CRC-32 of its pixels, milliseconds by step, and pixels by the
-names of :data:`MASKED`."""
+"""row.column, patches, valid pixels, bytes of the chunk, CRC-32 of its pixels, milliseconds by step, pixels by the
+names of :data:`MASKED`, and the number of :data:`MARK`."""
 
 MASKED = ("maskedbefore", "maskedafter")
 """Names of the counts of masked pixels; a tile without any has none."""
+
+MARK = "mark"
+"""Name of the mark of the chunk; there is none on a disk, and in records of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,9 @@ class TileRecord:
     """Size of the chunk as stored, bytes."""
     checksum: int
     """CRC-32 of the pixels, row by row, before compression."""
+    mark: int | None = None
+    """Mark that an object store gave the chunk when it was written, see
+    :class:`ussfc.pipeline.storage.folder.FileState`."""
 
     @property
     def name(self) -> str:
@@ -43,6 +49,7 @@ class TileRecord:
         steps += "".join(
             f".{name}{count}" for name, count in zip(MASKED, result.masked, strict=True) if count
         )
+        steps += "" if self.mark is None else f".{MARK}{self.mark}"
         return (
             f"{result.index[0]}.{result.index[1]}.p{result.patches}.v{result.valid_pixels}.b{self.size}"
             f".{self.checksum:08x}{steps}"
@@ -56,9 +63,10 @@ class TileRecord:
             return None
         row, col, patches, valid, size = (int(text) for text in found.groups()[:5])
         numbers = {name: int(text) for name, text in re.findall(r"\.([a-z]+)(\d+)", found[7])}
+        mark = numbers.pop(MARK, None)
         masked = numbers.pop(MASKED[0], 0), numbers.pop(MASKED[1], 0)
         seconds = {step: number / 1000 for step, number in numbers.items()}
-        return cls(TileResult((row, col), patches, valid, seconds, masked), size, int(found[6], 16))
+        return cls(TileResult((row, col), patches, valid, seconds, masked), size, int(found[6], 16), mark)
 
 
 class TileLedger:
@@ -95,6 +103,21 @@ class TileLedger:
             if chunks.get(f"{row}/{col}") == record.size:
                 found[record.result.index] = record
         return found
+
+    def unmarked(self, records: Iterable[TileRecord]) -> list[TileRecord]:
+        """Return the records whose chunks may have been written again since: they have no mark, or another one.
+
+        Raises:
+            StoreError: the folder cannot be listed.
+        """
+        chunks = self._work.states(layout.CHUNKS)
+
+        def is_marked(record: TileRecord) -> bool:
+            row, col = record.result.index
+            state = chunks.get(f"{row}/{col}")
+            return record.mark is not None and state is not None and state.mark == record.mark
+
+        return [record for record in records if not is_marked(record)]
 
     def remove(self, indices: Iterable[Index]) -> None:
         """Remove the records of tiles.

@@ -20,6 +20,8 @@ from ussfc.pipeline.runs.products import recorded_config, write_manifest
 from ussfc.pipeline.runs.run import run
 from ussfc.pipeline.runs.status import status
 from ussfc.pipeline.runs.validate import validate
+from ussfc.pipeline.storage import layout
+from ussfc.pipeline.storage.folder import Folder
 
 CONFIG = load_config(
     sets=[
@@ -110,6 +112,22 @@ def test_the_same_command_mends_it(out: Path, pair: tuple[str, str]) -> None:
     run(*pair, out, CONFIG, subscriber=events.append, computation=COMPUTATION)
     assert Notice("everything is done already", warning=False) in events
     assert any("comparing" in event.message for event in events if isinstance(event, Notice))
+
+
+def test_a_chunk_in_a_store_is_compared(pair: tuple[str, str]) -> None:
+    out, events = Folder.of("memory://flips/out"), list[Event]()
+    run(*pair, out, CONFIG, computation=COMPUTATION)
+    chunk = f"work/{layout.chunk((0, 1))}"
+    whole = bytearray(out.read(chunk))
+    flipped = whole.copy()
+    flipped[len(whole) // 2] ^= 1
+    out.write(chunk, bytes(flipped))
+    assert [check.name for check in validate(out) if not check.ok] == [
+        f"work/{layout.CHUNKS} is what the run wrote"
+    ]
+    run(*pair, out, CONFIG, subscriber=events.append, computation=COMPUTATION)
+    assert Notice("everything is done already", warning=False) not in events
+    assert out.read(chunk) == bytes(whole)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,20 @@ class FolderContract:
         assert (folder / "work").size("deep/b.bin") == 12
         assert [folder.exists(name) for name in ("a.json", "work", "work/deep")] == [True] * 3
 
+    def test_a_listing_and_a_look_agree(self, folder: Folder) -> None:
+        folder.write("c/0/0", b"one")
+        first = folder.state("c/0/0")
+        assert folder.states("c") == {"0/0": first}
+        folder.write("c/0/0", b"two")
+        second = folder.state("c/0/0")
+        assert first is not None
+        assert second is not None
+        assert folder.states("c") == {"0/0": second}
+        assert second.size == 3
+        assert (first.mark is None) is (second.mark is None)
+        assert first.mark is None or first.mark != second.mark
+        assert (first.mark is not None) is folder.address.startswith(("s3:", "az:"))
+
     def test_a_file_has_its_digest(self, folder: Folder) -> None:
         folder.write("a.bin", b"abc" * 1000)
         assert folder.sha256("a.bin") == hashlib.sha256(b"abc" * 1000).hexdigest()

@@ -23,6 +23,7 @@ from ussfc.pipeline.types import TileResult
     size=st.integers(1, 2**31),
     checksum=st.integers(0, 2**32 - 1),
     masked=st.tuples(st.integers(0, 2**28), st.integers(0, 2**28)),
+    mark=st.none() | st.integers(0, 2**32 - 1),
 )
 def test_a_record_survives_as_its_name(
     index: tuple[int, int],
@@ -32,9 +33,10 @@ def test_a_record_survives_as_its_name(
     size: int,
     checksum: int,
     masked: tuple[int, int],
+    mark: int | None,
 ) -> None:
     spent = {step: milliseconds / 1000 for step, milliseconds in seconds.items()}
-    record = TileRecord(TileResult(index, patches, valid, spent, masked), size, checksum)
+    record = TileRecord(TileResult(index, patches, valid, spent, masked), size, checksum, mark)
     assert TileRecord.of(record.name) == record
     assert len(record.name) < 200
 
