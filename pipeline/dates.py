@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -19,6 +20,24 @@ def moment(text: str | None) -> datetime | None:
         except ValueError:
             return None
     return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed
+
+
+def iso_date(text: str | None) -> str | None:
+    """Return the day of a time as image files and users state it, ``2018-06-30``; None where it is none."""
+    found = moment(text)
+    return None if found is None else found.date().isoformat()
+
+
+def iso_time(text: str | None) -> str | None:
+    """Return a time as ISO 8601 where it is written as in a TIFF; any other text as it is."""
+    found = moment(text) if text and re.match(r"\s*\d+:", text) else None
+    return text if found is None else found.replace(tzinfo=None).isoformat()
+
+
+def tiff_time(text: str | None) -> str | None:
+    """Return a time as TIFF states it, in UTC, midnight where only the day is known; None where it is none."""
+    found = moment(text)
+    return None if found is None else found.astimezone(UTC).strftime("%Y:%m:%d %H:%M:%S")
 
 
 def date_text(value: Any) -> Any:

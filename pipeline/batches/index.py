@@ -13,6 +13,7 @@ from typing import Any
 from ussfc.addresses import shown_address
 from ussfc.pipeline.batches.collection import collection, pair_item
 from ussfc.pipeline.batches.pair_lists import PairEntry
+from ussfc.pipeline.dates import iso_time
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
@@ -110,8 +111,8 @@ def _row(pair: PairEntry, result: PairResult | None) -> dict[str, Any]:
     counts, inputs = result.manifest.counts, result.manifest.inputs
     area = counts.polygon_area_m2
     return row | {
-        "date_before": inputs.before.acquired,
-        "date_after": inputs.after.acquired,
+        "date_before": iso_time(inputs.before.acquired),
+        "date_after": iso_time(inputs.after.acquired),
         "changed_km2": None if area is None else round(area / 1e6, 6),
         "warnings": " | ".join(result.manifest.warnings),
         "state": "complete" if result.manifest.complete else "incomplete",

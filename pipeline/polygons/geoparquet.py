@@ -33,6 +33,12 @@ TYPES: Mapping[int, str] = {
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 """Fields of the bounding box column."""
 
+Dates = tuple[str | None, str | None]
+"""Days of before and after."""
+
+DATES = ("date_before", "date_after")
+"""Columns of these."""
+
 MOST_BYTES = np.iinfo(np.int32).max
 """Most bytes of a column of geometries that is made at once: Arrow counts them in 32 bits."""
 
@@ -55,8 +61,13 @@ class VectorCounts:
 class TableWriter:
     """Writes features and counts them."""
 
-    def __init__(self, file: Path) -> None:
-        """Create the file."""
+    def __init__(self, file: Path, dates: Dates) -> None:
+        """Create the file.
+
+        Args:
+            file: its path.
+            dates: days of before and after, the same for every feature.
+        """
         import pyarrow.parquet as pq
 
         self._schema = table_schema()
@@ -66,9 +77,11 @@ class TableWriter:
             file,
             self._schema,
             compression="zstd",
-            use_dictionary=False,
+            # Of columns that are the same all over, a row costs bits.
+            use_dictionary=list(DATES),
             write_statistics=plain + [f"bbox.{side}" for side in SIDES],
         )
+        self._dates = dates
         self._waiting: list[pa.Table] = []
         self._bounds: list[RealArray] = []
         self._types: set[str] = set()
@@ -85,7 +98,7 @@ class TableWriter:
         self._types.update(TYPES[number] for number in np.unique(shapely.get_type_id(features.geometry)))
         self._pixels += int(features.regions.pixels.sum())
         self._areas.append(features.area)
-        self._waiting.append(_table(features, self._schema))
+        self._waiting.append(_table(features, self._dates, self._schema))
         if sum(map(len, self._waiting)) < ROW_GROUP:
             return
         waiting = pa.concat_tables(self._waiting)
@@ -116,7 +129,9 @@ class TableWriter:
         self._writer.write_table(table.combine_chunks(), row_group_size=ROW_GROUP)
 
 
-def write_table(batches: Iterable[Features], geobox: GeoBox, file: Path, target: Path) -> VectorCounts:
+def write_table(
+    batches: Iterable[Features], geobox: GeoBox, file: Path, target: Path, dates: Dates = (None, None)
+) -> VectorCounts:
     """Write all features; an error of ``batches`` passes as it is.
 
     Args:
@@ -124,6 +139,7 @@ def write_table(batches: Iterable[Features], geobox: GeoBox, file: Path, target:
         geobox: the grid.
         file: the file to write.
         target: the product that errors name.
+        dates: days of before and after, ISO 8601; None where one is not known.
 
     Raises:
         ussfc.pipeline.errors.StoreError: the file cannot be written, or outlines take more than a column holds.
@@ -132,7 +148,7 @@ def write_table(batches: Iterable[Features], geobox: GeoBox, file: Path, target:
     # Before the writer: tracing is under way on its threads while Arrow is imported.
     first = list(itertools.islice(batches, 1))
     with writing(target):
-        writer = TableWriter(file)
+        writer = TableWriter(file, dates)
     with closing(writer):
         for batch in itertools.chain(first, batches):
             with writing(target):
@@ -153,6 +169,7 @@ def table_schema() -> pa.Schema:
             pa.field("mean_probability", pa.float64(), nullable=False),
             pa.field("max_probability", pa.float64(), nullable=False),
             pa.field("pixels", pa.int64(), nullable=False),
+            *(pa.field(name, pa.string()) for name in DATES),
             pa.field("geometry", pa.binary(), nullable=False),
             pa.field(
                 "bbox",
@@ -185,7 +202,7 @@ def geo_metadata(geobox: GeoBox, types: Sequence[str], bounds: Sequence[RealArra
     return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
-def _table(features: Features, schema: pa.Schema) -> pa.Table:
+def _table(features: Features, dates: Dates, schema: pa.Schema) -> pa.Table:
     import pyarrow as pa
 
     regions = features.regions
@@ -198,6 +215,7 @@ def _table(features: Features, schema: pa.Schema) -> pa.Table:
         _column(regions.mean, real),
         _column(regions.peak, real),
         _column(regions.pixels, pa.int64()),
+        *(_repeated(date, len(features.geometry)) for date in dates),
         _binary(shapely.to_wkb(features.geometry, byte_order=1)),
         pa.StructArray.from_arrays(bounds, fields=list(schema.field("bbox").type)),
     ]
@@ -210,6 +228,19 @@ def _column(values: npt.NDArray[Any], kind: pa.DataType, known: FlagArray | None
 
     mask = None if known is None else pa.py_buffer(np.packbits(known, bitorder="little"))
     return pa.Array.from_buffers(kind, len(values), [mask, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _repeated(text: str | None, count: int) -> pa.Array:
+    """Return a text, or null, so many times, by buffers too."""
+    import pyarrow as pa
+
+    if text is None:
+        return pa.nulls(count, pa.string())
+    content = text.encode()
+    offsets = np.arange(count + 1, dtype=np.int32) * np.int32(len(content))
+    return pa.Array.from_buffers(
+        pa.string(), count, [None, pa.py_buffer(offsets), pa.py_buffer(content * count)]
+    )
 
 
 def _binary(values: Sequence[bytes]) -> pa.Array:

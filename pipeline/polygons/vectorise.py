@@ -25,7 +25,7 @@ from ussfc.pipeline.parallel.ordered_map import in_order
 from ussfc.pipeline.polygons.arrays import Connectivity
 from ussfc.pipeline.polygons.convert import convert
 from ussfc.pipeline.polygons.files import discard, sync, writing
-from ussfc.pipeline.polygons.geoparquet import VectorCounts, write_table
+from ussfc.pipeline.polygons.geoparquet import Dates, VectorCounts, write_table
 from ussfc.pipeline.polygons.measure import Ellipsoid, Features, make_features
 from ussfc.pipeline.polygons.regions import trace_regions
 from ussfc.pipeline.types import ProbabilitySource
@@ -41,7 +41,7 @@ MOST_THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class VectorOptions:
-    """Filters and simplification of the polygons."""
+    """Filters and simplification of the polygons, and what all of them have in common."""
 
     min_area_m2: float = 0.0
     """Least area of a region, square metres, after its pieces are united."""
@@ -49,6 +49,8 @@ class VectorOptions:
     """Distance that an outline may move, metres; 0 keeps every corner of every pixel."""
     connectivity: Connectivity = 4
     """Neighbours of a pixel: 8 joins those that touch at a corner only; such a region is a MultiPolygon."""
+    dates: Dates = (None, None)
+    """Days of before and after, ISO 8601; None where one is not known."""
 
 
 def vectorise(
@@ -65,7 +67,8 @@ def vectorise(
     Columns: ``id`` (int64, the row-major index of the region's first pixel on the grid: it stays the same
     over runs, block sizes and filters), ``area_m2`` and ``perimeter_m`` (float64, geodesic, of the region
     before simplification; null where they cannot be known), ``mean_probability`` and ``max_probability``
-    (float64), ``pixels`` (int64). Nodata is inside no polygon.
+    (float64), ``pixels`` (int64), ``date_before`` and ``date_after`` (texts, null where not known). Nodata is inside
+    no polygon.
 
     Args:
         source: (rows, cols) probabilities on ``geobox``.
@@ -90,7 +93,7 @@ def vectorise(
     with writing(first):
         discard(table, *parts.values())
     try:
-        counts = write_table(features, geobox, table, layers.get("parquet", first))
+        counts = write_table(features, geobox, table, layers.get("parquet", first), options.dates)
         for format_, path in layers.items():
             with writing(path):
                 if format_ != "parquet":

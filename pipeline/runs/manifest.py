@@ -330,6 +330,8 @@ class ProductKey(Record):
     """Probability from which a pixel counts as changed; absent where the product has none."""
     vector: dict[str, Any] | None = None
     """Section ``vector`` of the configuration; absent for rasters."""
+    dates: tuple[str | None, str | None] | None = None
+    """Days of before and after; absent for rasters, and for layers of earlier versions, which lack them."""
 
 
 class ProductRecord(Record):

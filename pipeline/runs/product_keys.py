@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ussfc.pipeline.config.schema import RunConfig
+from ussfc.pipeline.dates import iso_date, tiff_time
 from ussfc.pipeline.runs.manifest import InferenceRecord, ProductKey
 from ussfc.pipeline.storage import layout
 
@@ -57,6 +58,7 @@ def layer_keys(
             "threshold": product_threshold(config, facts),
             "vector": options | {"format": format_},
             "versions": versions,
+            "dates": scene_days(facts),
         })
         for format_ in formats
     }  # fmt: skip
@@ -65,6 +67,11 @@ def layer_keys(
 def product_threshold(config: RunConfig, facts: InferenceRecord) -> float:
     """Return the threshold of a configuration; that of the inference where it names none."""
     return float(facts.threshold if config.threshold is None else config.threshold)
+
+
+def scene_days(facts: InferenceRecord) -> tuple[str | None, str | None]:
+    """Return the days of before and after, ISO 8601; None where one is not known."""
+    return iso_date(facts.inputs.before.acquired), iso_date(facts.inputs.after.acquired)
 
 
 def product_tags(facts: InferenceRecord) -> dict[str, str]:
@@ -78,6 +85,9 @@ def product_tags(facts: InferenceRecord) -> dict[str, str]:
         tags[f"USSFC_{date}"] = Path(scene.uri).name
         if scene.acquired:
             tags[f"USSFC_{date}_ACQUIRED"] = scene.acquired
+    taken = tiff_time(facts.inputs.after.acquired)
+    if taken is not None:
+        tags["TIFFTAG_DATETIME"] = taken
     registration = facts.registration
     if registration is not None and registration.matrix is not None:
         tags["USSFC_AFTER_MOVED_PX"] = f"{registration.dx:+.2f} {registration.dy:+.2f}"

@@ -34,6 +34,7 @@ from ussfc.pipeline.runs.product_keys import (
     product_tags,
     product_threshold,
     raster_keys,
+    scene_days,
 )
 from ussfc.pipeline.runs.run_log import recorded
 from ussfc.pipeline.runs.stages import scratch_folder, stage_clock
@@ -163,7 +164,7 @@ def write_polygons(out: Folder, config: RunConfig, subscriber: Subscriber, again
     from ussfc.pipeline.polygons import vectorise as vector
 
     store, facts = _finished_inference(out)
-    options = vector.VectorOptions(**config.vector.model_dump(exclude={"format"}))
+    options = vector.VectorOptions(**config.vector.model_dump(exclude={"format"}), dates=scene_days(facts))
     threshold = product_threshold(config, facts)
     asked = layer_keys(facts, store.content(), config, config.vector.format)
     keys = asked | layer_keys(facts, store.content(), config, layers_in(out))

@@ -91,3 +91,16 @@ def test_geojson_without_a_reference_keeps_coordinates(tmp_path: Path) -> None:
     path = tmp_path / LAYERS["geojson"]
     vectorise(ArraySource(mask(np.eye(3))), grid((3, 3), None), 0.5, VectorOptions(), {"geojson": path})
     assert pyogrio.read_dataframe(path).total_bounds.tolist() == [500_000, 4_999_970, 500_030, 5_000_000]
+
+
+@pytest.mark.parametrize("dates", [("2018-06-30", "2022-07-01"), ("2018-06-30", None), (None, None)])
+def test_dates_are_columns_of_every_format(tmp_path: Path, dates: tuple[str | None, str | None]) -> None:
+    layers = {format_: tmp_path / name for format_, name in LAYERS.items()}
+    options = VectorOptions(dates=dates)
+    counts = vectorise(ArraySource(mask(np.eye(9))), grid((9, 9)), 0.5, options, layers)
+    assert counts.polygons == 9
+    for format_, path in layers.items():
+        frame = geopandas.read_parquet(path) if format_ == "parquet" else pyogrio.read_dataframe(path)
+        for name, date in zip(("date_before", "date_after"), dates, strict=True):
+            known = [str(value)[:10] for value in frame[name].dropna()]
+            assert known == (9 * [date] if date else [])

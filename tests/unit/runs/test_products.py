@@ -224,3 +224,30 @@ def test_polygons_over_the_180th_meridian_pass(pair: tuple[str, str], tmp_path: 
     run(*moved, tmp_path / "out", load_config(sets=sets), computation=COMPUTATION)
     assert layers(tmp_path / "out") == {"changes.geojson", "changes.parquet"}
     assert failures(tmp_path / "out") == []
+
+
+def test_dates_are_in_every_product(pair: tuple[str, str], out: Path) -> None:
+    """A folder of an earlier version lacks them, is valid, and gets them by the next command, without the network."""
+    for name in ("changes.parquet", "change.tif"):
+        file = out / "work" / "products" / f"{name}.json"
+        record = json.loads(file.read_text("utf-8"))
+        del record["checksum"]
+        record["key"].pop("dates", None)
+        file.write_text(json.dumps(record), "utf-8")
+    assert failures(out) == []
+    dates = ["dates.before=2018-06-30", "dates.after=2022-07-01T12:15:00+02:00"]
+    events: list[Event] = []
+    config = load_config(sets=[*SETS, *dates, "vector.format=[geoparquet, geojson]"])
+    run(*pair, out, config, False, events.append, COMPUTATION)
+    assert (
+        next(event.total for event in events if isinstance(event, StageStarted) and event.stage == "infer")
+        == 0
+    )
+    for name in ("changes.parquet", "changes.geojson"):
+        frame = polygons(out / name)
+        assert {str(day)[:10] for day in frame["date_before"]} == {"2018-06-30"}
+        assert {str(day)[:10] for day in frame["date_after"]} == {"2022-07-01"}
+    for name in ("change.tif", "probability.tif"):
+        with rasterio.open(out / name) as raster:
+            assert raster.tags()["TIFFTAG_DATETIME"] == "2022:07:01 10:15:00"
+    assert failures(out) == []
