@@ -208,7 +208,8 @@ def prepare(date: str, preparation: Preparation, output: Output) -> None:
             subscriber,
             preparation.allow_vrt_sources,
         )
-    listed = dataclasses.asdict(found) | {"path": str(found.path)}
+    paths = {"path": str(found.path), "mask": found.mask and str(found.mask)}
+    listed = dataclasses.asdict(found) | paths
     output.result(listed, tables.prepared_lines(found))
 
 

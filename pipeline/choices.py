@@ -13,4 +13,7 @@ Engine = Literal["auto", "openvino", "torch", "triton"]
 VectorFormat = Literal["parquet", "gpkg", "flatgeobuf", "geojson"]
 """File format of the polygons."""
 
+NO_MASK = "none"
+"""Word in the place of a mask's file: the one that comes with the scene is left out as well."""
+
 TAPERS: tuple[str, ...] = get_args(Taper)

@@ -92,6 +92,17 @@ class BandInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class SceneMask:
+    """A raster that a product has beside its bands, of pixels that do not show the ground."""
+
+    # Dask logs the arguments of a task that fails.
+    uri: str = field(repr=False)
+    """Path, address, or a name of GDAL's for a file in an archive."""
+    kind: str
+    """Kind of the mask, of :data:`ussfc.pipeline.reading.mask_rules.KINDS`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScenePart:
     """A raster that is a scene, or one of several that lie side by side in it."""
 
@@ -104,6 +115,8 @@ class ScenePart:
     """Pixel grid, as :attr:`SceneInfo.geobox`."""
     gains: tuple[tuple[float, float], ...] | None = None
     """Factor and term of each of its bands, which bring its numbers to those of the first part; None: neither."""
+    mask: SceneMask | None = None
+    """Mask that its product has; None: it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +145,8 @@ class SceneInfo:
     """Kind of scene whose names of bands are certain (``Sentinel-2 L2A``); None: a raster like any other."""
     parts: tuple[ScenePart, ...] = ()
     """Rasters that the scene is made of, the first on top; empty where it is one file, opened as it was given."""
+    mask: SceneMask | None = None
+    """Mask beside a file that was made of a product; those of a scene's parts are theirs."""
 
     def scales(self, bands: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
         """Return the declared (scale, offset) of bands by their numbers from 1."""

@@ -11,6 +11,7 @@ from odc.geo.geobox import GeoBox
 
 import ussfc
 from ussfc.addresses import shown_address
+from ussfc.pipeline.choices import NO_MASK
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError, ReadError
 from ussfc.pipeline.reading import AreaOfInterest, choose_bands
@@ -70,7 +71,7 @@ def open_arrays(before: Any, after: Any, config: RunConfig, card: ussfc.ModelSpe
         ReadError, GridError, ConfigError: each names the date and the way out.
     """
     for date, mask in zip(DATES, (config.masks.before, config.masks.after), strict=True):
-        if mask is not None:
+        if mask not in (None, NO_MASK):
             raise ConfigError(
                 f"masks.{date}: is for files; make masked pixels of the array NaN or nodata, and leave it out"
             )

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from ussfc.addresses import shown_address, without_secrets
 from ussfc.local_files import open_regular
+from ussfc.pipeline.choices import NO_MASK
 from ussfc.pipeline.config.load import documented_keys, nearest_key, plain_fault
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError, ReadError, StoreError
@@ -321,7 +322,7 @@ def _settings(given: Mapping[str, Any], row: _Row) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for key, raw in given.items():
         value = _value(raw) if isinstance(raw, str) else raw
-        if key in FILES and value is not None:
+        if key in FILES and value is not None and raw != NO_MASK:
             # A file may be called 2018, and is found beside the list.
             value = _address(raw if isinstance(raw, str) else value, row.base, f"{row.where}: {key}")
         settings[key] = value

@@ -494,7 +494,11 @@ class MasksConfig(_Section):
     """Pixels that do not show the ground; what is masked on one date is nodata on both."""
 
     before: str | None = Field(
-        None, description="mask of the before image: a raster or a vector file of polygons, on any grid"
+        None,
+        description=(
+            "mask of the before image: a raster or a vector file of polygons, on any grid; by default that of a "
+            "product which has one; none: no mask"
+        ),
     )
     after: str | None = Field(None, description="mask of the after image, likewise")
     kind_before: MaskKindKey = "auto"

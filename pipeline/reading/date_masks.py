@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Protocol
 
@@ -22,7 +21,7 @@ from ussfc.addresses import shown_address
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.pixels.dilation import dilate, reach
 from ussfc.pipeline.reading.aoi import on_grid
-from ussfc.pipeline.reading.identity import scene_identity
+from ussfc.pipeline.reading.identity import combined_identity, scene_identity
 from ussfc.pipeline.reading.mask_rules import MaskRule
 from ussfc.pipeline.reading.opening import opened_raster, retry_gdal
 from ussfc.pipeline.reading.sampling import SAMPLE_PIXELS, read_windows, spread_windows
@@ -30,7 +29,7 @@ from ussfc.pipeline.reading.warp import WARP_TOLERANCE, crs_wkt, warp_blocks
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.grid import near_longitudes, warp_crs
 from ussfc.pipeline.tiling.memory import GDAL_CACHE
-from ussfc.pipeline.types import BoolArray, Box, Pixels, SceneReader
+from ussfc.pipeline.types import BoolArray, Box, Pixels, SceneReader, SourceArray
 from ussfc.pipeline.waiting import waiting_for
 
 FINER = (1, 4)
@@ -44,6 +43,10 @@ class MaskSource(Protocol):
     def grid(self) -> GeoBox:
         """Grid that boxes are counted on."""
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Rasters that are read; none where the mask travels with the plan."""
+
     def read(self, box: Box) -> BoolArray:
         """Return the masked pixels of a box, (rows, cols); it may reach beyond the grid."""
 
@@ -55,6 +58,7 @@ class PolygonMask:
     wkb: bytes = field(repr=False)
     """Their union in the CRS of the grid."""
     grid: GeoBox
+    files: tuple[str, ...] = ()
 
     def read(self, box: Box) -> BoolArray:
         """Return the pixels whose centre lies inside a polygon."""
@@ -77,15 +81,29 @@ class RasterMask:
     block_cache: int = GDAL_CACHE
     """GDAL's cache of decoded blocks in the process that reads, bytes."""
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The file."""
+        return (self.uri,)
+
     def read(self, box: Box) -> BoolArray:
         """Return the pixels whose number hides the ground.
 
         Raises:
             ReadError: the file cannot be read there.
         """
+        values, covered = self.numbers(box)
+        return self.rule.masked(values) & covered
+
+    def numbers(self, box: Box) -> tuple[SourceArray, BoolArray]:
+        """Return the numbers of a box and the pixels that the file covers, (rows, cols) each.
+
+        Raises:
+            ReadError: the file cannot be read there.
+        """
         shown = shown_address(self.uri)
 
-        def read(_: Mapping[str, str]) -> BoolArray:
+        def read(_: Mapping[str, str]) -> tuple[SourceArray, BoolArray]:
             # Opened for each tile: a mask is small, and no handle outlives an error.
             with opened_raster(self.uri, shown) as source:
                 return (
@@ -96,32 +114,74 @@ class RasterMask:
         with waiting_for(remote.host_of(self.uri)):
             return retry_gdal(self.uri, shown, self.block_cache, read, failure)
 
-    def _read_plain(self, source: Any, box: Box) -> BoolArray:
+    def _read_plain(self, source: Any, box: Box) -> tuple[SourceArray, BoolArray]:
         rows, cols = round(self.grid.affine.f), round(self.grid.affine.c)
         asked = Box(box.y0 + rows, box.x0 + cols, box.y1 + rows, box.x1 + cols)
         common = asked.intersect(Box(0, 0, *source.shape))
-        masked = np.zeros(box.shape, bool)
+        values, covered = np.zeros(box.shape, source.dtypes[self.band - 1]), np.zeros(box.shape, bool)
         if common.pixels:
             window = Window(common.x0, common.y0, common.shape[1], common.shape[0])
-            masked[common.within(asked).slices] = self.rule.masked(source.read(self.band, window=window))
-        return masked
+            place = common.within(asked).slices
+            values[place], covered[place] = source.read(self.band, window=window), True
+        return values, covered
 
-    def _read_warped(self, source: Any, box: Box) -> BoolArray:
+    def _read_warped(self, source: Any, box: Box) -> tuple[SourceArray, BoolArray]:
         rows, cols = self.margin
         shape = self.grid.shape[0] + 2 * rows, self.grid.shape[1] + 2 * cols
         wide = GeoBox(shape, self.grid.affine * Affine.translation(-cols, -rows), self.grid.crs)
         asked = Box(box.y0 + rows, box.x0 + cols, box.y1 + rows, box.x1 + cols)
-        masked = np.zeros(box.shape, bool)
+        values, covered = np.zeros(box.shape, source.dtypes[self.band - 1]), np.zeros(box.shape, bool)
         with ExitStack() as stack:
             view = _warped(source, wide, stack)
             alpha = view.colorinterp.index(ColorInterp.alpha) + 1
             for block in warp_blocks(asked, shape):
                 window = Window(block.x0, block.y0, block.shape[1], block.shape[0])
                 common = block.intersect(asked)
-                values, covered = view.read(self.band, window=window), view.read(alpha, window=window) > 0
-                hidden = self.rule.masked(values) & covered
-                masked[common.within(asked).slices] = hidden[common.within(block).slices]
-        return masked
+                found, place = common.within(block).slices, common.within(asked).slices
+                values[place] = view.read(self.band, window=window)[found]
+                covered[place] = view.read(alpha, window=window)[found] > 0
+        return values, covered
+
+
+@dataclass(frozen=True)
+class LayeredMask:
+    """Masks of scenes that lie side by side: a pixel has that of the first scene which saw it."""
+
+    parts: tuple[RasterMask, ...]
+    """Masks of the scenes, the first on top."""
+    grid: GeoBox
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files of all scenes."""
+        return tuple(part.uri for part in self.parts)
+
+    def read(self, box: Box) -> BoolArray:
+        """Return the pixels whose number hides the ground.
+
+        Raises:
+            ReadError: a file cannot be read there.
+        """
+        values, covered = self.numbers(box)
+        return self.parts[0].rule.masked(values) & covered
+
+    def numbers(self, box: Box) -> tuple[SourceArray, BoolArray]:
+        """Return the numbers of a box and the pixels that a file covers, (rows, cols) each.
+
+        Raises:
+            ReadError: a file cannot be read there.
+        """
+        values, covered = replace(self.parts[0], grid=self.grid).numbers(box)
+        left = ~covered | self.parts[0].rule.missing(values)
+        for part in self.parts[1:]:
+            if not left.any():
+                break
+            others, there = replace(part, grid=self.grid).numbers(box)
+            taken = left & there
+            values[taken] = others[taken]
+            covered |= there
+            left &= ~there | part.rule.missing(others)
+        return values, covered
 
 
 def _warped(source: Any, grid: GeoBox, stack: ExitStack) -> Any:
@@ -167,6 +227,8 @@ class DateMask:
     """Distance that masked areas grow by, metres."""
     pixel: tuple[float, float] = (1.0, 1.0)
     """Height and width of a pixel of the grid, metres."""
+    own: bool = False
+    """True: found with the scene, not given."""
 
     def masked(self, box: Box) -> BoolArray:
         """Return the pixels that are masked, (rows, cols); the same whatever box they are read with.
@@ -186,13 +248,17 @@ class DateMask:
 
     def on(self, grid: GeoBox) -> DateMask:
         """Return the mask on another grid of the same size, as that of a date that is read elsewhere."""
-        return dataclasses.replace(self, source=dataclasses.replace(self.source, grid=grid))  # type: ignore[type-var]
+        return replace(self, source=replace(self.source, grid=grid))  # type: ignore[type-var]
 
     def with_cache(self, block_cache: int) -> DateMask:
         """Return the mask with another cache of GDAL's where it is a raster."""
-        if not isinstance(self.source, RasterMask):
-            return self
-        return dataclasses.replace(self, source=dataclasses.replace(self.source, block_cache=block_cache))
+        source = self.source
+        if isinstance(source, RasterMask):
+            return replace(self, source=replace(source, block_cache=block_cache))
+        if isinstance(source, LayeredMask):
+            parts = tuple(replace(part, block_cache=block_cache) for part in source.parts)
+            return replace(self, source=replace(source, parts=parts))
+        return self
 
     def check_unchanged(self) -> None:
         """Compare the file with the one that the run was planned for; polygons travel with the plan.
@@ -200,12 +266,13 @@ class DateMask:
         Raises:
             ReadError: it has changed.
         """
-        if not isinstance(self.source, RasterMask):
+        if not self.source.files:
             return
-        shown = shown_address(self.uri)
-        with waiting_for(remote.host_of(self.uri)):
-            found, _ = scene_identity(self.uri, shown)
-        if found != self.identity:
+        shown, marks = shown_address(self.uri), []
+        for uri in self.source.files:
+            with waiting_for(remote.host_of(uri)):
+                marks.append(scene_identity(uri, shown_address(uri))[0])
+        if combined_identity(marks) != self.identity:
             raise ReadError(
                 f"{shown}: the mask has changed since the run began, and tiles of both states would mix; give the same "
                 "command again once it is whole"
@@ -272,4 +339,6 @@ def describe_mask(mask: DateMask) -> str:
         parts.append(f"masked: bits {', '.join(map(str, mask.rule.bits))}")
     if mask.distance:
         parts.append(f"grown by {mask.distance:g} m")
+    if mask.own:
+        parts.append("found with the scene")
     return f"{shown_address(mask.uri)} ({'; '.join(parts)})"

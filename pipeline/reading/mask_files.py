@@ -18,15 +18,15 @@ from ussfc.pipeline.errors import ConfigError, ReadError
 from ussfc.pipeline.pixels.dilation import reach
 from ussfc.pipeline.reading.aoi import read_polygons
 from ussfc.pipeline.reading.areas import in_crs_of
-from ussfc.pipeline.reading.date_masks import DateMask, PolygonMask, RasterMask
-from ussfc.pipeline.reading.identity import UNKNOWN, is_array
+from ussfc.pipeline.reading.date_masks import DateMask, LayeredMask, PolygonMask, RasterMask
+from ussfc.pipeline.reading.identity import UNKNOWN, combined_identity, is_array
 from ussfc.pipeline.reading.mask_rules import KINDS, PLAIN, MaskRule, band_of, kind_of, rule_of
 from ussfc.pipeline.reading.opening import opened_raster, retry_gdal
 from ussfc.pipeline.reading.recipe import describe_scene
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.grid import crs_name, footprint_box, ground_steps
 from ussfc.pipeline.tiling.memory import GDAL_CACHE
-from ussfc.pipeline.types import Box, SceneInfo
+from ussfc.pipeline.types import Box, SceneInfo, SceneMask, ScenePart
 
 VECTORS = (".geojson", ".json", ".gpkg", ".fgb", ".parquet", ".shp", ".kml", ".kmz", ".gml", ".topojson")
 """Ends of the names of files of polygons."""
@@ -49,13 +49,14 @@ class MaskChoice:
     """A mask as the configuration has it."""
 
     uri: str
+    """Path or address; empty: the one that the product has."""
     kind: str
     """``auto``, or a kind of :data:`ussfc.pipeline.reading.mask_rules.KINDS`."""
     classes: tuple[int, ...] | None
     distance: float
     """Distance that masked areas grow by, metres."""
     date: str
-    """``before`` or ``after``."""
+    """``before`` or ``after``; empty: neither."""
     vrt_sources: str = "near"
     """Files that a VRT may name; see :func:`ussfc.pipeline.reading.recipe.describe_scene`."""
 
@@ -107,6 +108,58 @@ def find_mask(
     source = RasterMask(choice.uri, grid, band, rule, reach(choice.distance, pixel))
     mask = DateMask(source, choice.uri, info.identity, rule.kind, rule, choice.distance, pixel)
     return mask, notes, info.block_bytes
+
+
+def own_mask(choice: MaskChoice, info: SceneInfo, grid: GeoBox) -> tuple[DateMask | None, list[str], int]:
+    """Open the mask that the product of a date has beside its bands.
+
+    Args:
+        choice: what the configuration has for masks of this date; it names no file.
+        info: header of the date.
+        grid: the common grid.
+
+    Returns:
+        As :func:`find_mask` does; no mask where the products have none.
+
+    Raises:
+        ReadError, ConfigError: a file cannot be used; the message names the way to do without.
+    """
+    parts = info.parts or (ScenePart(info.uri, info.uri, info.geobox, mask=info.mask),)
+    found = [(part.mask, part) for part in parts if part.mask is not None]
+    if not found:
+        return None, [], 0
+    if len(found) < len(parts):
+        bare = next(part.shown for part in parts if part.mask is None)
+        way = f"; give masks.{choice.date}" if choice.date else ""
+        note = f"{bare}: has no mask of clouds while other scenes of its date have one, so that none is used{way}"
+        return None, [note], 0
+    # A scene beside others covers a part of the grid alone, as its bands do.
+    opened = [_open_own(choice, own, part, grid) for own, part in found]
+    masks, sizes = [mask for mask, _ in opened], [size for _, size in opened]
+    first = replace(masks[0], own=True)
+    if len(masks) == 1:
+        return first, [], sizes[0]
+    sources = tuple(mask.source for mask in masks if isinstance(mask.source, RasterMask))
+    layered = replace(
+        first,
+        source=LayeredMask(sources, grid),
+        uri=",".join(mask.uri for mask in masks),
+        identity=combined_identity([mask.identity for mask in masks]),
+    )
+    return layered, [], max(sizes)
+
+
+def _open_own(choice: MaskChoice, own: SceneMask, part: ScenePart, grid: GeoBox) -> tuple[DateMask, int]:
+    """Return the mask of one scene, and the decoded size of a block of its file, bytes."""
+    kind = own.kind if choice.kind == "auto" else choice.kind
+    try:
+        mask, _, size = find_mask(
+            replace(choice, uri=own.uri, kind=kind), grid, (part.geobox.shape[0], part.geobox.shape[1])
+        )
+    except (ReadError, ConfigError) as error:
+        way = f"masks.{choice.date}=none does without" if choice.date else "get the product again"
+        raise type(error)(f"{error}; it is the mask of clouds of {part.shown}; {way}") from error
+    return mask, size
 
 
 def _is_vector(uri: str) -> bool:

@@ -35,6 +35,18 @@ class MaskRule:
             return np.asarray((_whole(values) & sum(1 << bit for bit in self.bits)) != 0)
         return np.asarray(values != 0)
 
+    def missing(self, values: SourceArray) -> BoolArray:
+        """Return the pixels that the sensor did not see, where the kind has a number for them.
+
+        Args:
+            values: (rows, cols), any type.
+        """
+        if self.kind == "scl":
+            return np.asarray(values == 0)
+        if self.kind == "qa_pixel":
+            return np.asarray((_whole(values) & 1) != 0)
+        return np.zeros(values.shape, np.bool_)
+
 
 def _whole(values: SourceArray) -> npt.NDArray[np.integer]:
     """Return numbers whose bits can be looked at."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 from affine import Affine
@@ -17,11 +21,13 @@ from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.reading import sampling
 from ussfc.pipeline.reading.cloud_access import GDAL_ERRORS
 from ussfc.pipeline.reading.handles import RasterHandles
+from ussfc.pipeline.reading.mask_rules import kind_of
 from ussfc.pipeline.reading.opening import open_raster, opened_raster, retry_gdal
 from ussfc.pipeline.reading.vrt import REMEDY
+from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.grid import north_up
 from ussfc.pipeline.tiling.memory import GDAL_CACHE
-from ussfc.pipeline.types import BandInfo, Box, Pixels, SceneInfo
+from ussfc.pipeline.types import BandInfo, Box, Pixels, SceneInfo, SceneMask
 
 Result = TypeVar("Result")
 
@@ -30,6 +36,9 @@ SENTINEL2_UNIT = 10000
 
 DATE_TAG = "ACQUISITIONDATETIME"
 """GDAL's name of the time of acquisition."""
+
+MASK_TAG = "USSFC_MASK"
+"""Tag with the name of the file beside it that holds the mask of a scene."""
 
 PRODUCT_TAG = "USSFC_PRODUCT"
 """Tag with the kind of a scene whose names of bands are certain."""
@@ -59,7 +68,8 @@ def describe_raster(uri: str, shown: str, identity: str, size: int, any_kind: bo
     def describe(_: Mapping[str, str]) -> SceneInfo:
         with opened_raster(uri, shown) as source:
             check_driver(source, shown, any_kind)
-            return _scene_info(source, shown, identity, size)
+            info = _scene_info(source, shown, identity, size)
+            return _with_mask(info, uri, source.tags().get(MASK_TAG))
 
     failure = (
         "cannot be opened as a raster ({}); check the path, that the file is complete and that GDAL knows its "
@@ -121,6 +131,22 @@ def _scene_info(source: Any, shown: str, identity: str, size: int) -> SceneInfo:
         notes=notes,
         product=tags.get(PRODUCT_TAG),
     )
+
+
+def _with_mask(info: SceneInfo, uri: str, name: str | None) -> SceneInfo:
+    """Return a header with the mask beside a file that names one."""
+    kind = kind_of([name]) if name and "/" not in name else None
+    if kind is None or name is None:
+        return info
+    if remote.is_remote(uri):
+        parts = urlsplit(uri)
+        place = urlunsplit(parts._replace(path=str(PurePosixPath(parts.path).with_name(name))))
+    else:
+        place = str(Path(uri).with_name(name))
+        if not uri.startswith("/vsi") and not os.path.exists(place):
+            note = f"{info.uri}: its mask of clouds, {name}, is not beside it; none is used"
+            return replace(info, notes=(*info.notes, note))
+    return replace(info, mask=SceneMask(place, kind))
 
 
 def _scale(source: Any, index: int, tags: Mapping[str, str]) -> tuple[float, float]:

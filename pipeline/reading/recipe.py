@@ -68,7 +68,7 @@ def _describe_parts(found: Sequence[str | BandSet], shown: str, everywhere: bool
     """Read the headers of rasters that make up one scene."""
     infos = []
     for part in found:
-        looked_at, notes = True, tuple[str, ...]()
+        looked_at, notes, mask = True, tuple[str, ...](), None
         if isinstance(part, str):
             uri, name = part, shown_address(part)
             if is_array(part):
@@ -77,11 +77,11 @@ def _describe_parts(found: Sequence[str | BandSet], shown: str, everywhere: bool
                 )
             looked_at = check_sources(uri, name, everywhere) or everywhere
         else:
-            uri, name, notes = stack(part, everywhere), part.shown, part.notes
+            uri, name, notes, mask = stack(part, everywhere), part.shown, part.notes, part.mask
         with waiting_for(remote.host_of(uri)):
             identity, size = scene_identity(uri, name)
             info = describe_raster(uri, name, identity, size, looked_at)
-        own = ScenePart(uri, name, info.geobox)
+        own = ScenePart(uri, name, info.geobox, mask=mask or info.mask)
         infos.append(replace(info, notes=(*info.notes, *notes), parts=(own,)))
     identity = combined_identity([info.identity for info in infos])
     return replace(merged(infos, shown), identity=identity)

@@ -111,7 +111,8 @@ def infer_locked(
     _warn(plan, plan.pair.notices, subscriber)
     for date, mask in zip(("before", "after"), plan.pair.masks, strict=True):
         if mask is not None:
-            subscriber(Notice(f"mask of {date}: {describe_mask(mask)}", warning=False))
+            without = f"; masks.{date}=none does without" if mask.own else ""
+            subscriber(Notice(f"mask of {date}: {describe_mask(mask)}{without}", warning=False))
     for notice in space_notices(plan, out):
         subscriber(Notice(notice))
     check_memory(plan)

@@ -12,6 +12,7 @@ from odc.geo.geobox import GeoBox
 
 import ussfc
 from ussfc.addresses import shown_address
+from ussfc.pipeline.choices import NO_MASK
 from ussfc.pipeline.config.schema import NumbersConfig, RunConfig
 from ussfc.pipeline.dates import moment
 from ussfc.pipeline.errors import ConfigError, ReadError
@@ -28,7 +29,7 @@ from ussfc.pipeline.reading import (
 )
 from ussfc.pipeline.reading.date_masks import DateMask, masked_reader
 from ussfc.pipeline.reading.identity import UNKNOWN
-from ussfc.pipeline.reading.mask_files import MaskChoice, find_mask
+from ussfc.pipeline.reading.mask_files import MaskChoice, find_mask, own_mask
 from ussfc.pipeline.reading.sampling import CHECK_PIXELS
 from ussfc.pipeline.reading.sources.resolve import absolute_source
 from ussfc.pipeline.runs.resolve import resolve_layout
@@ -121,12 +122,16 @@ def _find_masks(
         ("before", "after"), infos, (given.before, given.after), (given.kind_before, given.kind_after),
         (given.classes_before, given.classes_after), strict=True,
     ):  # fmt: skip
-        if uri is None:
+        if uri == NO_MASK:
             found.append(None)
             continue
-        uri = absolute_source(uri)
-        choice = MaskChoice(uri, kind, classes, given.dilation_m, date, config.inputs.vrt_sources)
-        mask, notes, size = find_mask(choice, grid, (info.geobox.shape[0], info.geobox.shape[1]))
+        choice = MaskChoice(uri or "", kind, classes, given.dilation_m, date, config.inputs.vrt_sources)
+        mask: DateMask | None
+        if uri is None:
+            mask, notes, size = own_mask(choice, info, grid)
+        else:
+            choice = dataclasses.replace(choice, uri=absolute_source(uri))
+            mask, notes, size = find_mask(choice, grid, (info.geobox.shape[0], info.geobox.shape[1]))
         found.append(mask)
         notices += notes
         block_bytes += size

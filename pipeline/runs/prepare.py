@@ -11,18 +11,21 @@ from typing import Any
 import numpy as np
 import rasterio
 import rasterio.shutil
+from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
 
 from ussfc.addresses import shown_address
 from ussfc.pipeline.errors import ConfigError, StoreError
-from ussfc.pipeline.events import Advanced, Subscriber
+from ussfc.pipeline.events import Advanced, Notice, Subscriber
 from ussfc.pipeline.parallel.ordered_map import in_order
 from ussfc.pipeline.reading import SceneRecipe, describe_scene
 from ussfc.pipeline.reading.bands import named_bands
 from ussfc.pipeline.reading.cloud_access import GDAL_ERRORS
+from ussfc.pipeline.reading.date_masks import DateMask, LayeredMask, RasterMask
+from ussfc.pipeline.reading.mask_files import MaskChoice, own_mask
 from ussfc.pipeline.reading.masks import SMALL_INTEGERS
 from ussfc.pipeline.reading.opening import opened_raster, retry_gdal
-from ussfc.pipeline.reading.raster import DATE_TAG, PRODUCT_TAG
+from ussfc.pipeline.reading.raster import DATE_TAG, MASK_TAG, PRODUCT_TAG
 from ussfc.pipeline.reading.sources.resolve import absolute_source
 from ussfc.pipeline.reading.sources.stacks import finest_bands
 from ussfc.pipeline.runs.stages import stage_clock
@@ -51,6 +54,8 @@ class PreparedScene:
     shape: tuple[int, int]
     """Rows, columns."""
     crs: str | None
+    mask: Path | None
+    """Mask of clouds beside it; None: the scene has none."""
     acquired: str | None
     bytes: int
     """Size of the file."""
@@ -85,27 +90,34 @@ def prepare(
         raise ConfigError(f"{path}: expected a name that ends in .tif")
     if path.exists() and not overwrite:
         raise StoreError(f"{path}: exists; choose another name, or overwrite it")
-    source = absolute_source(scene)
-    info = describe_scene(source, "any" if everywhere else "near")
+    source, sources = absolute_source(scene), "any" if everywhere else "near"
+    info = describe_scene(source, sources)
     numbers = finest_bands(info) if bands is None else named_bands(info, bands)
-    raw, cog = (path.with_name(f"{path.name}{end}") for end in (".part", ".cog.part"))
+    mask, notes = _mask_of(info, sources)
+    beside = path.with_name(f"{path.stem}_{mask.kind.upper()}.tif") if mask else None
+    if beside is not None and beside.exists() and not overwrite:
+        raise StoreError(f"{beside}: exists; choose another name, or overwrite it")
+    for note in (*info.notes, *notes):
+        subscriber(Notice(note))
+    raw, cog, marks = (path.with_name(f"{path.name}{end}") for end in (".part", ".cog.part", ".mask.part"))
     rows, cols = info.geobox.shape
     try:
         with stage_clock(
             "prepare", -(-rows // READ_SIZE) * -(-cols // READ_SIZE), rows * cols, subscriber
         ) as clock:
-            _write(source, info, numbers, raw, subscriber)
-            # Overviews come with the copy.
-            rasterio.shutil.copy(
-                raw, cog, driver="COG", COMPRESS="DEFLATE", PREDICTOR="YES", BLOCKSIZE=str(BLOCK),
-                BIGTIFF="IF_SAFER", NUM_THREADS="ALL_CPUS", OVERVIEW_RESAMPLING="AVERAGE",
-            )  # fmt: skip
+            if mask is not None and beside is not None:
+                _write_mask(mask, info.geobox, raw)
+                _make_cog(raw, marks, "NEAREST")
+            _write(source, info, numbers, raw, subscriber, beside)
+            _make_cog(raw, cog, "AVERAGE")
+            if beside is not None:
+                os.replace(marks, beside)
             os.replace(cog, path)
     except (OSError, *GDAL_ERRORS) as error:
         reason = getattr(error, "strerror", None) or error.__cause__ or error
         raise StoreError(f"{path}: cannot be written ({reason})") from error
     finally:
-        for place in (raw, cog):
+        for place in (raw, cog, marks):
             place.unlink(missing_ok=True)
     names = {band.index: band.description or f"band {band.index}" for band in info.bands}
     return PreparedScene(
@@ -114,14 +126,53 @@ def prepare(
         tuple(names[number] for number in numbers),
         (rows, cols),
         crs_name(info.geobox),
+        beside,
         info.acquired,
         path.stat().st_size,
         clock[0],
     )
 
 
+def _mask_of(info: SceneInfo, sources: str) -> tuple[DateMask | None, list[str]]:
+    """Return the mask that a date comes with, and warnings."""
+    found, notes, _ = own_mask(MaskChoice("", "auto", None, 0, "", sources), info, info.geobox)
+    return found, notes
+
+
+def _make_cog(raw: Path, cog: Path, resampling: str) -> None:
+    """Copy a file to a cloud-optimised one; overviews come with the copy."""
+    rasterio.shutil.copy(
+        raw, cog, driver="COG", COMPRESS="DEFLATE", PREDICTOR="YES", BLOCKSIZE=str(BLOCK),
+        BIGTIFF="IF_SAFER", NUM_THREADS="ALL_CPUS", OVERVIEW_RESAMPLING=resampling,
+    )  # fmt: skip
+
+
+def _profile(grid: GeoBox, **kind: Any) -> dict[str, Any]:
+    rows, cols = grid.shape
+    crs = None if grid.crs is None else grid.crs.to_wkt()
+    return {
+        "driver": "GTiff", "height": rows, "width": cols, "crs": crs, "transform": grid.affine, "tiled": True,
+        "blockxsize": BLOCK, "blockysize": BLOCK, "bigtiff": "IF_SAFER", "interleave": "band", **kind,
+    }  # fmt: skip
+
+
+def _write_mask(mask: DateMask, grid: GeoBox, path: Path) -> None:
+    """Write the numbers of a mask as a plain tiled file, window by window."""
+    assert isinstance(mask.source, RasterMask | LayeredMask)
+    rows, cols = grid.shape
+    dtype = mask.source.numbers(Box(0, 0, 1, 1))[0].dtype
+    with rasterio.open(path, "w", **_profile(grid, count=1, dtype=dtype)) as target:
+        for box in blocks((rows, cols), READ_SIZE):
+            target.write(mask.source.numbers(box)[0], 1, window=box.slices)
+
+
 def _write(
-    source: str, info: SceneInfo, numbers: tuple[int, ...], path: Path, subscriber: Subscriber
+    source: str,
+    info: SceneInfo,
+    numbers: tuple[int, ...],
+    path: Path,
+    subscriber: Subscriber,
+    mask: Path | None,
 ) -> None:
     """Write a plain tiled file, window by window."""
     recipe = SceneRecipe.of(source, info, info.geobox, numbers, "cubic")
@@ -129,19 +180,14 @@ def _write(
     nodata = _common_nodata(recipe)
     scaled = any(part.gains is not None for part in info.parts)
     dtype = np.dtype(info.dtype if info.dtype in SMALL_INTEGERS and not scaled else "float32")
-    crs = None if info.geobox.crs is None else info.geobox.crs.to_wkt()
     rows, cols = info.geobox.shape
-    profile = {
-        "driver": "GTiff", "height": rows, "width": cols, "count": len(numbers), "dtype": dtype, "crs": crs,
-        "transform": info.geobox.affine, "nodata": nodata, "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK,
-        "bigtiff": "IF_SAFER", "interleave": "band",
-    }  # fmt: skip
+    profile = _profile(info.geobox, count=len(numbers), dtype=dtype, nodata=nodata)
     chosen = {band.index: band for band in info.bands}
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "w", **profile) as target:
         target.descriptions = tuple(chosen[number].description or "" for number in numbers)
         target.scales = tuple(chosen[number].scale for number in numbers)
         target.offsets = tuple(chosen[number].offset for number in numbers)
-        tags = {DATE_TAG: info.acquired, PRODUCT_TAG: info.product}
+        tags = {DATE_TAG: info.acquired, PRODUCT_TAG: info.product, MASK_TAG: mask and mask.name}
         target.update_tags(**{key: value for key, value in tags.items() if value})
         windows: Iterable[Box] = blocks((rows, cols), READ_SIZE)
         for box, pixels in in_order(reader.read, windows, os.cpu_count() or 1, "ussfc-prepare"):

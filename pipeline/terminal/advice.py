@@ -8,6 +8,8 @@ FLAGS = {
     "or overwrite it": "or replace it with --overwrite",
     "overwrite it to start over": "start over with --overwrite",
     "give a mask of the clouds": "give a mask of the clouds (--mask-before, --mask-after)",
+    "masks.before=none": "--mask-before none",
+    "masks.after=none": "--mask-after none",
     "allow it with inputs.vrt_sources=any": "allow it with --allow-vrt-sources",
 }
 """Words of a message, and the same with the flag that does it."""

@@ -103,7 +103,7 @@ def _sigterm_raises() -> Iterator[None]:
 
 def _print_notice(event: Event) -> None:
     if isinstance(event, Notice):
-        click.echo(log_line(notice_line(event)), err=True)
+        click.echo(log_line(with_flags(notice_line(event))), err=True)
 
 
 @contextmanager

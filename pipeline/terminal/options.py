@@ -301,7 +301,8 @@ config_options = grouped(
     click.option(
         "--mask-before",
         metavar="FILE",
-        help="Clouds of BEFORE: a raster (SCL, QA_PIXEL, UDM2, OmniCloudMask, or 0 and 1) or polygons.",
+        help="Clouds of BEFORE: a raster (SCL, QA_PIXEL, UDM2, OmniCloudMask, or 0 and 1) or polygons; by default "
+        "the product's own; none: no mask.",
     ),
     click.option("--mask-after", metavar="FILE", help="Clouds of AFTER, likewise."),
     click.option("--mask-dilation", type=float, metavar="M", help="Let masked areas grow by this, m."),

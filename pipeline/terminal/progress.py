@@ -12,6 +12,7 @@ import click
 
 from ussfc.pipeline.events import Advanced, Event, StageFinished, StageStarted, Subscriber, ignore
 from ussfc.pipeline.progress import StageMeter, format_duration, notice_line
+from ussfc.pipeline.terminal.advice import with_flags
 from ussfc.pipeline.terminal.output import Output, log_line
 from ussfc.pipeline.waiting import report_waits
 
@@ -61,7 +62,7 @@ class ProgressLines:
             if self._output.verbose or event.seconds >= PLAIN_SECONDS:
                 self._output.log(f"{event.stage}: done in {format_duration(event.seconds)}")
         else:
-            self._output.log(notice_line(event))
+            self._output.log(with_flags(notice_line(event)))
 
     def _advance(self, event: Advanced) -> None:
         if self._meter is None:
@@ -111,7 +112,9 @@ def _bar() -> Iterator[Subscriber]:
                 meter.finish()
                 bar.update(tasks[event.stage], completed=meter.done, units=meter.units, left="")
             else:
-                bar.console.print(notice_line(event), markup=False, highlight=False, soft_wrap=True)
+                bar.console.print(
+                    with_flags(notice_line(event)), markup=False, highlight=False, soft_wrap=True
+                )
 
         yield subscriber
 

@@ -101,6 +101,8 @@ def prepared_lines(scene: PreparedScene) -> Iterator[str]:
     date = f", {scene.acquired}" if scene.acquired else ""
     yield f"{', '.join(scene.bands)}: {cols} x {rows} px, {scene.crs or 'no CRS'}{date}"
     yield f"{scene.bytes / 1e6:.1f} MB in {format_duration(scene.seconds)}"
+    if scene.mask is not None:
+        yield f"{scene.mask}: its mask of clouds"
     yield str(scene.path)
 
 

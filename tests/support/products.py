@@ -83,10 +83,12 @@ def write_safe(
     crs: str = CRS,
     seed: int = 0,
     size: int = SIZE,
+    scl: npt.NDArray[np.uint8] | None = None,
 ) -> Path:
     """Write a product of Sentinel-2 and return its .SAFE folder; of size 0 the images are empty files.
 
-    Bands of 10 m are numbered from ``seed`` on; an L2A product has B11 and SCL at 20 m and B01 at 60 m too.
+    Bands of 10 m are numbered from ``seed`` on; an L2A product has B11 and SCL at 20 m and B01 at 60 m too. The classes
+    are vegetation everywhere unless ``scl`` holds others.
     """
     number = baseline.replace(".", "")
     safe = folder / f"S2B_MSIL{level}_20220630T101029_N{number}_R022_{tile}_20220630T140000.SAFE"
@@ -98,8 +100,9 @@ def write_safe(
         write_band(at / f"{start}_{name}{end}.jp2", band(seed + place, size), affine, crs)
     if level == "2A":
         middle, coarse = affine * Affine.scale(2), affine * Affine.scale(6)
-        for name in ("B11", "SCL"):
-            write_band(images / "R20m" / f"{start}_{name}_20m.jp2", band(seed + 10, size // 2), middle, crs)
+        write_band(images / "R20m" / f"{start}_B11_20m.jp2", band(seed + 10, size // 2), middle, crs)
+        ground = np.full((size // 2, size // 2), 4, np.uint8)
+        write_band(images / "R20m" / f"{start}_SCL_20m.jp2", ground if scl is None else scl, middle, crs)
         write_band(images / "R20m" / f"{start}_B04_20m.jp2", band(seed + 11, size // 2), middle, crs)
         write_band(images / "R60m" / f"{start}_B01_60m.jp2", band(seed + 12, size // 6), coarse, crs)
         write_band(images / "R10m" / f"{start}_AOT_10m.jp2", band(seed + 13, size), affine, crs)
@@ -135,7 +138,8 @@ def write_landsat(folder: Path, kind: str | None = "json", seed: int = 0, size: 
     for number in range(1, 8):
         write_band(folder / f"{LANDSAT_NAME}_SR_B{number}.TIF", band(seed + number, size), nodata=0)
     write_band(folder / f"{LANDSAT_NAME}_ST_B10.TIF", band(90, size), nodata=0)
-    write_band(folder / f"{LANDSAT_NAME}_QA_PIXEL.TIF", band(91, size))
+    # Clear land.
+    write_band(folder / f"{LANDSAT_NAME}_QA_PIXEL.TIF", np.full((size, size), 21824, np.uint16))
     groups = landsat_metadata()
     texts = {
         "json": json.dumps({"LANDSAT_METADATA_FILE": groups}),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 from click.testing import CliRunner, Result
 
 from tests.support import products
@@ -21,6 +22,8 @@ from ussfc.pipeline.runs.infer import Computation
 from ussfc.pipeline.runs.run import run
 
 SIDE = 240
+CLOUD = np.s_[20:60, 100:180]
+"""Part of the earlier date that its classes take for a cloud."""
 
 
 def ussfc(*args: object) -> Result:
@@ -33,9 +36,13 @@ def dates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dates")
     for date, seed, baseline, offset in (("before", 1, "02.14", None), ("after", 2, "05.09", -1000)):
         safe = write_safe(folder / date, baseline=baseline, offset=offset, size=0, seed=seed)
+        scl = np.full((SIDE // 2, SIDE // 2), 4, np.uint8)
+        if date == "before":
+            scl[CLOUD[0].start // 2 : CLOUD[0].stop // 2, CLOUD[1].start // 2 : CLOUD[1].stop // 2] = 9
         images = next((safe / "GRANULE").iterdir()) / "IMG_DATA"
         for image in images.rglob("*.jp2"):
             image.unlink()
+        write_band(images / "R20m/T32TQM_20220630T101029_SCL_20m.jp2", scl, products.PLACE * Affine.scale(2))
         for place, name in enumerate(BANDS_10M):
             numbers = texture(seed, (SIDE, SIDE)) * (1 + 0.1 * place) * 0.4 + 900 - (offset or 0)
             write_band(images / f"R10m/T32TQM_20220630T101029_{name}_10m.jp2", numbers.astype(np.uint16))
@@ -64,12 +71,18 @@ def test_every_form_gives_the_same_map(dates: Path, tmp_path: Path) -> None:
     stub = Computation(StubRecipe(patch_size=32, bands=3))
     maps = []
     images = next((before / "GRANULE").iterdir()) / "IMG_DATA/R10m"
+    hidden = np.zeros((SIDE, SIDE), bool)
+    hidden[CLOUD] = True
     for form in (before, images, f"{images}/*_B0*", tmp_path / "before.tif"):
         out = tmp_path / f"out{len(maps)}"
         record = run(str(form), str(dates / "after"), out, config, computation=stub)
         assert record.inputs.before.acquired == "2022-06-30T10:16:32.456Z"
+        assert record.masks is not None
+        assert record.masks.before is not None
+        assert (record.masks.before.kind, record.masks.before.masked_pixels) == ("scl", hidden.sum())
         with rasterio.open(out / "probability.tif") as file:
             maps.append(file.read(1))
+        np.testing.assert_array_equal(maps[-1] == 255, hidden)
     for other in maps[1:]:
         np.testing.assert_array_equal(other, maps[0])
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from ussfc.pipeline.reading.bands import SPELLINGS
 from ussfc.pipeline.storage import remote
+from ussfc.pipeline.types import SceneMask
 
 RASTERS = (".jp2", ".j2k", ".tif", ".tiff", ".vrt", ".img", ".png", ".jpg", ".jpeg")
 """Ends of the names of rasters that are taken from a folder."""
@@ -54,6 +55,8 @@ class BandSet:
     """Kind of scene, ``Sentinel-2 L2A``; None: the names of the bands are not certain."""
     notes: tuple[str, ...] = ()
     """Remarks for the user."""
+    mask: SceneMask | None = None
+    """Mask that the product has beside its bands; None: none was found."""
 
 
 def file_name(uri: str) -> str:

@@ -6,18 +6,23 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from xml.etree import ElementTree
 
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.reading.bands import LANDSAT_NAMES
 from ussfc.pipeline.reading.sources.bands import BandFile, BandSet, band_label, file_name
 from ussfc.pipeline.reading.sources.trees import Tree, files_above, local_text
+from ussfc.pipeline.types import SceneMask
 
 METADATA = re.compile(r"_MTL\.(json|txt|xml)$", re.IGNORECASE)
 """Metadata of a scene; products hold the same in three formats."""
 
 BAND = re.compile(r"(?:^|/)(L[COETM]0[45789]_(?!.*_ST_B)[^/]+?)_(?:SR_)?B(\d{1,2})\.tiff?$", re.IGNORECASE)
 """Image of a band."""
+
+QUALITY = r"_QA_PIXEL\.tiff?$"
+"""Image of clouds, their shadows and snow, after the name of the scene."""
 
 NAMED = re.compile(
     r"^L[COETM]0([45789])_L(1|2)[A-Z]{2}_\d{6}_(\d{4})(\d{2})(\d{2})_\d{8}_(\d{2})_", re.IGNORECASE
@@ -53,7 +58,9 @@ def scene_set(tree: Tree, shown: str) -> BandSet | None:
         )
     groups = _groups(metadata[0], tree.text(metadata[0]), shown) if metadata else {}
     files = [(str(band_label(name)[0]), tree.gdal_name(name)) for _, name in found]
-    return _band_set(sorted(files), groups, shown)
+    bands = _band_set(sorted(files), groups, shown)
+    quality = [name for name in tree.names if re.search(re.escape(scenes[0]) + QUALITY, name, re.IGNORECASE)]
+    return _masked(bands, [tree.gdal_name(name) for name in quality])
 
 
 def listed_set(files: Sequence[tuple[str, str]], shown: str) -> BandSet | None:
@@ -76,10 +83,16 @@ def listed_set(files: Sequence[tuple[str, str]], shown: str) -> BandSet | None:
     scene = file_name(matches[0][1])
     beside = files_above(files[0][1], re.compile(rf"^{re.escape(scene)}{METADATA.pattern}", re.IGNORECASE), 0)
     groups = _groups(beside[0].name, local_text(beside[0]), shown) if beside else {}
-    return _band_set(files, groups, shown)
+    quality = files_above(files[0][1], re.compile(f"^{re.escape(scene)}{QUALITY}", re.IGNORECASE), 0)
+    return _masked(_band_set(files, groups, shown), [str(path) for path in quality])
 
 
-def _band_set(files: Sequence[tuple[str, str]], groups: Groups, shown: str) -> BandSet | None:
+def _masked(bands: BandSet, quality: Sequence[str]) -> BandSet:
+    """Return a scene with its image of clouds as its mask, where it has one."""
+    return replace(bands, mask=SceneMask(quality[0], "qa_pixel")) if quality else bands
+
+
+def _band_set(files: Sequence[tuple[str, str]], groups: Groups, shown: str) -> BandSet:
     surface = [(label, uri) for label, uri in files if label.startswith("SR_")]
     named = NAMED.search(file_name(files[0][1]))
     attributes = groups.get("IMAGE_ATTRIBUTES", {})

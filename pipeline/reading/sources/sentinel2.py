@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.reading.sources.bands import BandFile, BandSet, band_label, file_name
 from ussfc.pipeline.reading.sources.trees import Tree, files_above, local_text
+from ussfc.pipeline.storage import remote
+from ussfc.pipeline.types import SceneMask
 
 METADATA = re.compile(r"(?:^|/)MTD_MSIL(1C|2A)\.xml$")
 """Metadata of a product."""
@@ -21,6 +24,14 @@ BAND = re.compile(
     r"(?:^|/)(?!MSK_)[^/]*_B(?:0[1-9]|1[0-2]|8A)(?:_(10|20|60)m)?\.(?:jp2|tiff?)$", re.IGNORECASE
 )
 """Image of a band; masks in QI_DATA have such names as well."""
+
+CLASSES = re.compile(
+    r"(?:^|/)(?!MSK_)(?:[^/]*_)?SCL(?:_(20|60)m)?(?:_[^/_]*)?\.(?:jp2|tiff?)$", re.IGNORECASE
+)
+"""Image of the scene's classes, with clouds and their shadows among them."""
+
+SIZES = re.compile(r"R[126]0m$")
+"""Folder of the bands of one pixel size."""
 
 FILE = re.compile(r"(?:^|_)T\d{2}[A-Z]{3}(?:_(\d{8})T(\d{6}))?_B[01]\d|_B8A", re.IGNORECASE)
 """Name of the file of a band: ``T32TQM_20180630T101029_B04_10m``, before 2016 ``..._T32TQM_B04``."""
@@ -101,13 +112,17 @@ def product_set(tree: Tree, shown: str) -> BandSet | None:
             f"{shown}: holds metadata of Sentinel-2 but no image of a band; get the product again"
         )
     finest = _finest(bands)
+    classes = [name for name in tree.names if CLASSES.search(name) and "QI_DATA" not in name]
+    classes = [tree.gdal_name(name) for name in classes if IMAGES.split(name)[0] == granules[0]]
     tiles = [name for name in tree.names if TILE.search(name)]
     if metadata or tiles:
         facts = _facts([(name, tree.text(name)) for name in (*metadata, *tiles)], shown)
         names = [tree.path, *tree.names[:1]]
     else:
         facts, names = _facts_above(tree.gdal_name(bands[0]), shown), [tree.path]
-    return _band_set([(label, tree.gdal_name(name)) for label, name in finest], _named(facts, names), shown)
+    files = [(label, tree.gdal_name(name)) for label, name in finest]
+    mask = _mask_among(classes or _beside(files[0][1]))
+    return replace(_band_set(files, _named(facts, names), shown), mask=mask)
 
 
 def listed_set(files: Sequence[tuple[str, str]], shown: str) -> BandSet | None:
@@ -126,7 +141,33 @@ def listed_set(files: Sequence[tuple[str, str]], shown: str) -> BandSet | None:
     if not all(FILE.search(file_name(uri)) for _, uri in files):
         return None
     first = files[0][1]
-    return _band_set(files, _named(_facts_above(first, shown), [first]), shown)
+    found = _band_set(files, _named(_facts_above(first, shown), [first]), shown)
+    return replace(found, mask=_mask_among(_beside(first)))
+
+
+def _beside(uri: str) -> list[str]:
+    """Return images of the scene's classes beside a local band, in folders of other pixel sizes as well."""
+    if remote.is_remote(uri) or uri.startswith("/vsi"):
+        return []
+    folder, start = Path(uri).parent, re.split(r"B[01]\d|B8A", file_name(uri))[0]
+    places = (
+        [folder] if not SIZES.match(folder.name) else [folder.parent / f"R{size}0m" for size in (1, 2, 6)]
+    )
+    return [
+        str(path)
+        for place in places
+        if place.is_dir()
+        for path in sorted(place.iterdir())
+        if path.name.startswith(f"{start}SCL") and CLASSES.search(path.name) and path.is_file()
+    ]
+
+
+def _mask_among(names: Sequence[str]) -> SceneMask | None:
+    """Return the finest image of the scene's classes as a mask; None without any."""
+    if not names:
+        return None
+    sizes = [(int(match[1] or 0), name) for name in names if (match := CLASSES.search(name))]
+    return SceneMask(min(sizes)[1], "scl")
 
 
 def _finest(names: Iterable[str]) -> list[tuple[str, str]]:

@@ -9,17 +9,19 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from ussfc.addresses import DRIVER, shown_address, without_secrets
 from ussfc.local_files import open_regular
 from ussfc.pipeline.errors import ReadError, StoreError
 from ussfc.pipeline.reading.bands import SPELLINGS
 from ussfc.pipeline.reading.cloud_access import unreachable
-from ussfc.pipeline.reading.sources.bands import BandFile, BandSet
+from ussfc.pipeline.reading.mask_rules import kind_of
+from ussfc.pipeline.reading.sources.bands import BandFile, BandSet, file_name, is_raster
 from ussfc.pipeline.reading.sources.landsat import SURFACE
 from ussfc.pipeline.reading.sources.sentinel2 import BANDS, OFFSET_SINCE, Facts
 from ussfc.pipeline.storage import remote
+from ussfc.pipeline.types import SceneMask
 from ussfc.pipeline.waiting import waiting_for
 
 MOST_BYTES = 16 * 1024 * 1024
@@ -35,6 +37,9 @@ FEATURE = re.compile(rb'"type"\s*:\s*"Feature"')
 """Kind of an item; a collection of items has another."""
 
 ENDS = (".json", ".geojson")
+
+MASKS = ("scl", "qa_pixel", "udm2", "omnicloudmask")
+"""Kinds of masks among the assets, the one that is taken first."""
 
 REFLECTANCES = frozenset(SPELLINGS.values()) - {"pan", "cirrus"}
 """Common names of bands of reflectance."""
@@ -94,7 +99,21 @@ def item_set(place: str, shown: str) -> BandSet:
         files.append(BandFile(href, label, scale, offset, _number(nodata), index))
     when = item.datetime or item.common_metadata.start_datetime
     acquired = when.isoformat().replace("+00:00", "Z") if when else None
-    return BandSet(shown, tuple(files), acquired, _product(item), _notes(item, files, acquired, shown))
+    notes = _notes(item, files, acquired, shown)
+    return BandSet(shown, tuple(files), acquired, _product(item), notes, _mask(item, place, shown))
+
+
+def _mask(item: Any, place: str, shown: str) -> SceneMask | None:
+    """Return the mask among the assets of an item, by its key or file; None where there is none."""
+    found = []
+    for key, asset in item.assets.items():
+        kind = kind_of([key, file_name(asset.href)])
+        if kind is not None and is_raster(file_name(asset.href)) and "thumbnail" not in (asset.roles or ()):
+            found.append((MASKS.index(kind), _rank(key, asset), asset.href, kind))
+    if not found:
+        return None
+    _, _, href, kind = min(found)
+    return SceneMask(_address(href, place, shown), kind)
 
 
 def _notes(item: Any, files: list[BandFile], acquired: str | None, shown: str) -> tuple[str, ...]:
@@ -231,16 +250,23 @@ def _product(item: Any) -> str:
 
 def _address(href: str, place: str, shown: str) -> str:
     """Return the path or address of an asset; relative ones are beside the item."""
+    if href.lower().startswith("file:") and not remote.is_remote(place):
+        return _existing(urlsplit(href).path)
     if remote.is_remote(href):
-        return href.removeprefix("file://") if not remote.is_remote(place) else href
+        return href
     if href.startswith(("/vsi", "<", "{")) or DRIVER.match(href):
         raise ReadError(f"{shown}: asset {shown_address(href)[:80]!r} is neither a path nor an address")
     if not remote.is_remote(place):
-        return str(Path(place).absolute().parent / href)
+        return _existing(str(Path(place).absolute().parent / href))
     if place.lower().startswith("http"):
-        return urljoin(place, href)
+        return urljoin(place, href.replace(" ", "%20"))
     scheme, _, rest = place.partition("://")
     return f"{scheme}://{posixpath.normpath(posixpath.join(posixpath.dirname(rest), href.lstrip('/')))}"
+
+
+def _existing(path: str) -> str:
+    """Return the path of a local asset: as it stands, or with what an address has to escape written out."""
+    return path if os.path.exists(path) else unquote(path)
 
 
 def _first(*values: Any) -> Any:
