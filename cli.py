@@ -25,7 +25,10 @@ from ussfc.pipeline.terminal.output import Output
 from ussfc.pipeline.terminal.progress import TrainingProgress, follow, follow_batch, progress
 
 if TYPE_CHECKING:
-    from ussfc.pipeline.runs.manifest import InferenceRecord
+    from ussfc.pipeline.batches.index import PairResult
+    from ussfc.pipeline.events import Subscriber
+    from ussfc.pipeline.runs.manifest import InferenceRecord, RunRecord
+    from ussfc.pipeline.storage.folder import Folder
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -54,6 +57,7 @@ def run(before: str, after: str, destination: Destination, settings: Settings, o
     Given again after any stop, it continues with what is missing. Tiles that keep failing are nodata in the
     products and listed in run.json; the exit status is then 8, and the same command tries them again.
     """
+    from ussfc.pipeline.batches.upkeep import refresh_pair
     from ussfc.pipeline.runs.infer import Computation
     from ussfc.pipeline.runs.run import run as run_pipeline
 
@@ -61,6 +65,7 @@ def run(before: str, after: str, destination: Destination, settings: Settings, o
     config = settings.load()
     with progress(output) as subscriber:
         record = run_pipeline(before, after, out, config, destination.overwrite, subscriber, computation)
+    refresh_pair(out, record)
     lines = tables.run_lines(record, out, output.elapsed)
     output.result(record.dump(), lines, sort_keys=True)
     _exit_if_incomplete(record, output)
@@ -126,6 +131,10 @@ def batch(
         results = run_batch(
             entries, out, settings.load, destination.overwrite, subscriber, computation, at_once
         )
+    _show_batch(results, out, output)
+
+
+def _show_batch(results: list[PairResult], out: str, output: Output) -> None:
     listed = [result.dump() for result in results]
     output.result(listed, tables.batch_lines(results, out), sort_keys=True)
     for result in results:
@@ -247,6 +256,8 @@ def _exit_if_incomplete(record: InferenceRecord, output: Output) -> None:
 def threshold(out: str, settings: Settings, output: Output) -> None:
     """Bring change.tif and the polygons of OUT to another THRESHOLD, 0 to 1; the network does not run.
 
+    OUT is the folder of a run, or of a batch: then of all its pairs.
+
     Formats, smallest area and simplification stay as they are there, unless options change them.
     """
     _finish("threshold", out, settings, output)
@@ -257,7 +268,7 @@ def threshold(out: str, settings: Settings, output: Output) -> None:
 @options.raster_options
 @options.output_options
 def mosaic(out: str, settings: Settings, output: Output) -> None:
-    """Write the rasters of OUT again from its probabilities, with another compression for example.
+    """Write the rasters of OUT, a run or a batch, again from its probabilities, with another compression for example.
 
     With another threshold the polygons follow.
     """
@@ -269,7 +280,7 @@ def mosaic(out: str, settings: Settings, output: Output) -> None:
 @options.polygon_options
 @options.output_options
 def vectorise(out: str, settings: Settings, output: Output) -> None:
-    """Write the polygons of OUT again from its probabilities, in another format or with a smallest area.
+    """Write the polygons of OUT, a run or a batch, again from its probabilities, in another format for example.
 
     Formats that are there stay and follow; with another threshold change.tif follows as well.
     """
@@ -277,15 +288,26 @@ def vectorise(out: str, settings: Settings, output: Output) -> None:
 
 
 def _finish(stage: str, out: str, settings: Settings, output: Output) -> None:
+    from ussfc.pipeline.batches.folder_checks import is_batch
+    from ussfc.pipeline.batches.upkeep import finish_pairs, refresh_pair
     from ussfc.pipeline.runs import products
 
-    config = settings.load(base=products.recorded_config(out))
+    stages = {
+        "threshold": products.write_products, "mosaic": products.mosaic, "vectorise": products.vectorise,
+    }  # fmt: skip
+
+    def finish(folder: Folder | str, subscriber: Subscriber) -> RunRecord:
+        stages[stage](folder, settings.load(base=products.recorded_config(folder)), subscriber)
+        return products.write_manifest(folder)
+
+    if is_batch(out):
+        with progress(output) as subscriber:
+            results = finish_pairs(out, stage, finish, subscriber)
+        _show_batch(results, out, output)
+        return
     with progress(output) as subscriber:
-        stages = {
-            "threshold": products.write_products, "mosaic": products.mosaic, "vectorise": products.vectorise,
-        }  # fmt: skip
-        stages[stage](out, config, subscriber)
-    record = products.write_manifest(out)
+        record = finish(out, subscriber)
+    refresh_pair(out, record)
     lines = tables.run_lines(record, out, output.elapsed)
     output.result(record.dump(), lines, sort_keys=True)
     _exit_if_incomplete(record, output)
@@ -364,13 +386,15 @@ def status(out: str, following: bool, output: Output) -> None:
 @click.option("-n", "--dry-run", is_flag=True, help="List, remove nothing.")
 @options.json_option("Print the names as JSON.")
 def clean(out: str, dry_run: bool, output: Output) -> None:
-    """Remove what stopped runs left in OUT: unfinished uploads, which cost storage, and files written aside.
+    """Remove what stopped runs left in OUT, a run or a batch: unfinished uploads, and files written aside.
 
-    Not while a run is going on there. What is done stays.
+    Unfinished uploads cost storage. Not while a run is going on there. What is done stays.
     """
+    from ussfc.pipeline.batches.folder_checks import is_batch
+    from ussfc.pipeline.batches.upkeep import clean_batch
     from ussfc.pipeline.runs.status import clean as clean_folder
 
-    found = clean_folder(out, dry_run)
+    found = clean_batch(out, dry_run) if is_batch(out) else clean_folder(out, dry_run)
     output.result(found, tables.clean_lines(found, dry_run))
 
 
