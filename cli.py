@@ -25,10 +25,7 @@ from ussfc.pipeline.terminal.output import Output
 from ussfc.pipeline.terminal.progress import TrainingProgress, follow, follow_batch, progress
 
 if TYPE_CHECKING:
-    from ussfc.pipeline.batches.index import PairResult
-    from ussfc.pipeline.events import Subscriber
-    from ussfc.pipeline.runs.manifest import InferenceRecord, RunRecord
-    from ussfc.pipeline.storage.folder import Folder
+    from ussfc.pipeline.runs.manifest import InferenceRecord
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,15 +54,16 @@ def run(before: str, after: str, destination: Destination, settings: Settings, o
     Given again after any stop, it continues with what is missing. Tiles that keep failing are nodata in the
     products and listed in run.json; the exit status is then 8, and the same command tries them again.
     """
-    from ussfc.pipeline.batches.upkeep import refresh_pair
+    from ussfc.pipeline.report.write import conclude
     from ussfc.pipeline.runs.infer import Computation
     from ussfc.pipeline.runs.run import run as run_pipeline
 
     out, computation = destination.out, Computation(fail_fast=destination.fail_fast)
     config = settings.load()
     with progress(output) as subscriber:
-        record = run_pipeline(before, after, out, config, destination.overwrite, subscriber, computation)
-    refresh_pair(out, record)
+        record = run_pipeline(
+            before, after, out, config, destination.overwrite, subscriber, computation, conclude
+        )
     lines = tables.run_lines(record, out, output.elapsed)
     output.result(record.dump(), lines, sort_keys=True)
     _exit_if_incomplete(record, output)
@@ -131,10 +129,6 @@ def batch(
         results = run_batch(
             entries, out, settings.load, destination.overwrite, subscriber, computation, at_once
         )
-    _show_batch(results, out, output)
-
-
-def _show_batch(results: list[PairResult], out: str, output: Output) -> None:
     listed = [result.dump() for result in results]
     output.result(listed, tables.batch_lines(results, out), sort_keys=True)
     for result in results:
@@ -152,12 +146,13 @@ def demo(out: str, output: Output) -> None:
 
     The packaged weights that it runs are under CC BY-NC-SA 4.0: not for commercial use.
     """
+    from ussfc.pipeline.report.write import conclude
     from ussfc.pipeline.runs.run import run as run_pipeline
 
     with resources.as_file(resources.files("ussfc.configs").joinpath("demo")) as folder:
         before, after = (str(folder / f"beirut_{date}.tif") for date in ("before", "after"))
         with progress(output) as subscriber:
-            record = run_pipeline(before, after, out, Settings().load(), False, subscriber)
+            record = run_pipeline(before, after, out, Settings().load(), False, subscriber, conclude=conclude)
     source = (
         "Contains modified Copernicus Sentinel data 2015-2018. `ussfc models show` prints the model's card."
     )
@@ -256,8 +251,6 @@ def _exit_if_incomplete(record: InferenceRecord, output: Output) -> None:
 def threshold(out: str, settings: Settings, output: Output) -> None:
     """Bring change.tif and the polygons of OUT to another THRESHOLD, 0 to 1; the network does not run.
 
-    OUT is the folder of a run, or of a batch: then of all its pairs.
-
     Formats, smallest area and simplification stay as they are there, unless options change them.
     """
     _finish("threshold", out, settings, output)
@@ -268,7 +261,7 @@ def threshold(out: str, settings: Settings, output: Output) -> None:
 @options.raster_options
 @options.output_options
 def mosaic(out: str, settings: Settings, output: Output) -> None:
-    """Write the rasters of OUT, a run or a batch, again from its probabilities, with another compression for example.
+    """Write the rasters of OUT again from its probabilities, with another compression for example.
 
     With another threshold the polygons follow.
     """
@@ -280,7 +273,7 @@ def mosaic(out: str, settings: Settings, output: Output) -> None:
 @options.polygon_options
 @options.output_options
 def vectorise(out: str, settings: Settings, output: Output) -> None:
-    """Write the polygons of OUT, a run or a batch, again from its probabilities, in another format for example.
+    """Write the polygons of OUT again from its probabilities, in another format or with a smallest area.
 
     Formats that are there stay and follow; with another threshold change.tif follows as well.
     """
@@ -288,29 +281,38 @@ def vectorise(out: str, settings: Settings, output: Output) -> None:
 
 
 def _finish(stage: str, out: str, settings: Settings, output: Output) -> None:
-    from ussfc.pipeline.batches.folder_checks import is_batch
-    from ussfc.pipeline.batches.upkeep import finish_pairs, refresh_pair
+    from ussfc.pipeline.report.write import conclude
     from ussfc.pipeline.runs import products
 
-    stages = {
-        "threshold": products.write_products, "mosaic": products.mosaic, "vectorise": products.vectorise,
-    }  # fmt: skip
-
-    def finish(folder: Folder | str, subscriber: Subscriber) -> RunRecord:
-        stages[stage](folder, settings.load(base=products.recorded_config(folder)), subscriber)
-        return products.write_manifest(folder)
-
-    if is_batch(out):
-        with progress(output) as subscriber:
-            results = finish_pairs(out, stage, finish, subscriber)
-        _show_batch(results, out, output)
-        return
+    config = settings.load(base=products.recorded_config(out))
     with progress(output) as subscriber:
-        record = finish(out, subscriber)
-    refresh_pair(out, record)
+        stages = {
+            "threshold": products.write_products, "mosaic": products.mosaic, "vectorise": products.vectorise,
+        }  # fmt: skip
+        stages[stage](out, config, subscriber)
+        record = products.write_manifest(out)
+        if config.output.report:
+            conclude(out, subscriber)
     lines = tables.run_lines(record, out, output.elapsed)
     output.result(record.dump(), lines, sort_keys=True)
     _exit_if_incomplete(record, output)
+
+
+@main.command()
+@options.OUT
+@options.output_options
+def report(out: str, output: Output) -> None:
+    """Write report.html and preview.png of OUT: both dates, change, largest polygons, and what speaks against it.
+
+    `ussfc run` does so at its end. One file without any part elsewhere, below 3 MB for every scene.
+    """
+    from ussfc.pipeline.report.write import write_report
+    from ussfc.pipeline.storage import layout
+
+    with progress(output) as subscriber:
+        written = write_report(out, subscriber)
+    paths = [f"{shown_address(out).rstrip('/')}/{name}" for name in (layout.REPORT, layout.PREVIEW)]
+    output.result({"written": written, "files": paths}, paths)
 
 
 @main.command()
@@ -386,15 +388,13 @@ def status(out: str, following: bool, output: Output) -> None:
 @click.option("-n", "--dry-run", is_flag=True, help="List, remove nothing.")
 @options.json_option("Print the names as JSON.")
 def clean(out: str, dry_run: bool, output: Output) -> None:
-    """Remove what stopped runs left in OUT, a run or a batch: unfinished uploads, and files written aside.
+    """Remove what stopped runs left in OUT: unfinished uploads, which cost storage, and files written aside.
 
-    Unfinished uploads cost storage. Not while a run is going on there. What is done stays.
+    Not while a run is going on there. What is done stays.
     """
-    from ussfc.pipeline.batches.folder_checks import is_batch
-    from ussfc.pipeline.batches.upkeep import clean_batch
     from ussfc.pipeline.runs.status import clean as clean_folder
 
-    found = clean_batch(out, dry_run) if is_batch(out) else clean_folder(out, dry_run)
+    found = clean_folder(out, dry_run)
     output.result(found, tables.clean_lines(found, dry_run))
 
 

@@ -19,6 +19,7 @@ from ussfc.pipeline.errors import ClusterError, ConfigError, PipelineError
 from ussfc.pipeline.events import Advanced, Event, Notice, StageFinished, StageStarted, Subscriber, ignore
 from ussfc.pipeline.execution.dask_executor import DaskExecutor
 from ussfc.pipeline.execution.executor import Executor
+from ussfc.pipeline.report.write import conclude
 from ussfc.pipeline.runs.infer import Computation, executor_for
 from ussfc.pipeline.runs.plan import RunPlan
 from ussfc.pipeline.runs.run import run
@@ -86,7 +87,9 @@ def run_batch(
         def run_pair(pair: PairEntry, own: RunConfig) -> PairResult:
             named = _NamedSubscriber(pair.name, subscriber, stop)
             try:
-                record = run(pair.before, pair.after, out / pair.name, own, overwrite, named, pooled)
+                record = run(
+                    pair.before, pair.after, out / pair.name, own, overwrite, named, pooled, conclude
+                )
             except ClusterError:
                 raise
             except (PipelineError, ModelError) as error:

@@ -425,6 +425,7 @@ class OutputConfig(_Section):
         description="local folder for files on their way to an object store; by default the system's own",
     )
     keep_work: bool = Field(True, description="keep OUT/work, which mosaic and vectorise read")
+    report: bool = Field(True, description="write report.html and preview.png at the end of a run")
 
 
 FORMATS: dict[str, VectorFormat] = {

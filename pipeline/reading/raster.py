@@ -278,20 +278,31 @@ class RasterReader:
         if rows * cols <= most:
             return self.read(Box(0, 0, rows, cols))
         shrink = int(np.ceil(np.sqrt(rows * cols / most)))
+        return self.overview(self._grid.zoom_out(shrink), shrink) or sampling.sample_windows(
+            self, (rows, cols), most
+        )
 
-        def sample(handles: RasterHandles) -> Pixels | None:
+    def overview(self, coarse: GeoBox, shrink: float) -> Pixels | None:
+        """Read the scene on a coarser grid, from overviews; None where the file has none that is fine enough.
+
+        Args:
+            coarse: the grid to read on.
+            shrink: side of its pixels, pixels of the common grid.
+
+        Raises:
+            ReadError: the file cannot be read.
+        """
+
+        def read(handles: RasterHandles) -> Pixels | None:
             factors = handles.source.overviews(self._bands[0])
             levels = [level for level, factor in enumerate(factors) if factor <= shrink]
             if not levels:
                 return None
-            coarse = self._grid.zoom_out(shrink)
             with opened_raster(self._uri, self._shown, OVERVIEW_LEVEL=levels[-1]) as source:
                 overview = RasterHandles(source, coarse, self._bands, self._resampling)
                 return overview.read(Box(0, 0, *coarse.shape))
 
-        return self._with_handles(sample, "its overviews") or sampling.sample_windows(
-            self, (rows, cols), most
-        )
+        return self._with_handles(read, "its overviews")
 
     def _with_handles(self, request: Callable[[RasterHandles], Result], what: str) -> Result:
         def attempt(options: Mapping[str, str]) -> Result:

@@ -5,6 +5,7 @@ A stage reads only the files that the one before it wrote under OUT/work, so tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ussfc.pipeline.config.schema import RunConfig
@@ -17,7 +18,7 @@ from ussfc.pipeline.runs.headline import headline
 from ussfc.pipeline.runs.infer import Computation, infer_locked
 from ussfc.pipeline.runs.integrity import Finding, compare_work, damaged_metadata_of, is_intact
 from ussfc.pipeline.runs.manifest import RunRecord
-from ussfc.pipeline.runs.pair import inspect_pair
+from ussfc.pipeline.runs.pair import ScenePair, inspect_pair
 from ussfc.pipeline.runs.plan import RunPlan, plan_pair
 from ussfc.pipeline.runs.product_keys import layer_keys, raster_keys
 from ussfc.pipeline.runs.products import layers_in, write_manifest, write_polygons, write_rasters
@@ -28,6 +29,9 @@ from ussfc.pipeline.runs.stages import left_absent
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.types import DetectorSpec
+
+Conclusion = Callable[[Folder, Subscriber, ScenePair], None]
+"""Last step of a run, given its folder, who receives notices, and its scenes as they were read."""
 
 ROUNDS = 3
 """Times that tiles found damaged in the store are computed again before the disk is blamed."""
@@ -41,6 +45,7 @@ def run(
     overwrite: bool = False,
     subscriber: Subscriber = ignore,
     computation: Computation = Computation(),  # noqa: B008 - frozen
+    conclude: Conclusion | None = None,
 ) -> RunRecord:
     """Go the whole way: plan, infer, mosaic, vectorise, record.
 
@@ -54,6 +59,8 @@ def run(
         overwrite: replace another run in ``out``.
         subscriber: receives the events.
         computation: how the tiles are computed.
+        conclude: makes what needs the finished run, such as
+            :func:`ussfc.pipeline.report.write.conclude`; left out where ``output.report`` is off.
 
     Returns:
         The content of ``run.json``; ``complete`` is False where tiles kept failing.
@@ -76,6 +83,8 @@ def run(
                 if record is None:
                     infer_locked(plan, out, overwrite, recording, computation)
                     _make_products(plan, out, recording, computation)
+                    # With what inference measured: the later date where it lies.
+                    plan = recorded_plan(plan, out)
                 else:
                     recording(Notice("everything is done already", warning=False))
         if record is None:
@@ -83,6 +92,8 @@ def run(
             counts = record.counts
             for warning in check_map(counts.changed_share, counts.classified_pixels, bool(record.warnings)):
                 recording(Notice(warning))
+        if conclude is not None and plan.config.output.report:
+            conclude(out, recording, plan.pair)
     if not plan.config.output.keep_work and record.complete:
         out.remove(layout.WORK)
     return record

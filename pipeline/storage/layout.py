@@ -5,6 +5,7 @@
     OUT/change.tif  probability.tif  changes.parquet (.gpkg, ...)       products
     OUT/*.tif.aux.xml                                                   statistics beside a raster
     OUT/run.json                                                        the manifest, written last
+    OUT/report.html  preview.png                                        page about the run, and a picture of its change
     OUT/run.log                                                         what happened, line by line with the time
     OUT/slurm/                                                          scripts and logs of `ussfc submit`
     OUT/work/run_key.json                                               everything that decides a stored byte
@@ -41,6 +42,12 @@ PRODUCTS = (CHANGE, PROBABILITY, *LAYERS.values())
 
 MANIFEST = "run.json"
 """Record of a finished run, in OUT; written last."""
+
+REPORT = "report.html"
+"""Page about a finished run, in OUT."""
+
+PREVIEW = "preview.png"
+"""Picture of its change, in OUT."""
 
 LOG = "run.log"
 """Log of the runs in OUT, each below those before it."""

@@ -6,7 +6,7 @@ import click
 
 GROUPS = {
     "Run": ("run", "demo", "plan", "batch", "register", "prepare", "infer"),
-    "After a run": ("status", "validate", "threshold", "mosaic", "vectorise", "clean"),
+    "After a run": ("report", "status", "validate", "threshold", "mosaic", "vectorise", "clean"),
     "Models and training": ("models", "train", "evaluate", "data"),
     "Clusters": ("submit",),
     "This machine": ("bench", "config"),

@@ -56,6 +56,7 @@ class Settings:
     registration: str | None = None
     strict: bool | None = None
     force: bool | None = None
+    report: bool | None = None
 
     def load(self, own: Mapping[str, Any] | None = None, base: dict[str, Any] | None = None) -> RunConfig:
         """Return the configuration of files, environment and options.
@@ -87,6 +88,7 @@ class Settings:
             "registration": self.registration,
             "strict": self.strict,
             "force": self.force,
+            "output.report": self.report,
             "cluster.address": self.scheduler,
             "inference.engine": self.engine,
             "inference.precision": self.precision,
@@ -327,6 +329,7 @@ config_options = grouped(
         default=None,
         help="Run even if the scenes hold no numbers that the model takes.",
     ),
+    click.option("--no-report", "report", flag_value=False, default=None, help="Write no report.html."),
     click.option(
         "--engine", metavar="NAME", help="Library that runs the network: auto, openvino, torch or triton."
     ),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ussfc.pipeline.progress import format_duration
+from ussfc.pipeline.storage import layout
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +67,12 @@ def run_lines(record: RunRecord, out: str, seconds: float) -> Iterator[str]:
     if record.cloud_like is not None and record.cloud_like.share >= MENTIONED:
         yield f"about {record.cloud_like.share:.0%} of the change is bright in one date alone, as clouds are"
     yield f"{counts.pixels / 1e6:.2f} Mpx in {format_duration(seconds)}"
-    yield from _places(out, record.products)
+    yield from _places(out, (*record.products, *_pages(record)))
+
+
+def _pages(record: RunRecord) -> tuple[str, ...]:
+    """Return the page about a run, where it has one."""
+    return (layout.REPORT,) if record.config.get("output", {}).get("report") else ()
 
 
 def _outcome(counts: Counts, thresholds: Mapping[str, float]) -> Iterator[str]:

@@ -30,6 +30,7 @@ def run_record() -> Any:
         cloud_like=None,
         stages={"infer": SimpleNamespace(seconds=60), "mosaic": SimpleNamespace(seconds=400)},
         products={"change.tif": None, "changes.parquet": None},
+        config={"output": {"report": True}},
     )
 
 
@@ -41,6 +42,7 @@ def test_product_paths_are_whole(tmp_path: Path) -> None:
         "2.00 Mpx in 3.0 min",
         f"  {out}/change.tif",
         f"  {out}/changes.parquet",
+        f"  {out}/report.html",
     ]
 
 

@@ -1,0 +1,232 @@
+"""``report.html`` and ``preview.png`` of a run."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import pyogrio
+from PIL import Image
+
+import ussfc
+from ussfc.pipeline.config.load import load_config
+from ussfc.pipeline.errors import ConfigError, DamagedRecord, GridError, ReadError, StoreError
+from ussfc.pipeline.events import Notice, Subscriber, ignore
+from ussfc.pipeline.report.changes import ChangeSummary, summarise
+from ussfc.pipeline.report.overviews import ChangeOverview, DateViews, read_change, read_dates
+from ussfc.pipeline.report.page import Pictures, Report, render
+from ussfc.pipeline.report.pictures import (
+    EMPTY_COLOR,
+    color_bands,
+    colored,
+    data_address,
+    png,
+    stretch_ends,
+    tinted,
+    webp,
+)
+from ussfc.pipeline.report.thumbnails import Presentation, Thumbnail, make_thumbnails, unchecked
+from ussfc.pipeline.runs.manifest import RegistrationRecord, RunRecord
+from ussfc.pipeline.runs.pair import ScenePair, inspect_pair
+from ussfc.pipeline.runs.registration import moved_pair
+from ussfc.pipeline.storage import layout
+from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.types import ByteArray, RadiometricMapping
+
+SIDES = (1280, 960, 640, 400)
+"""Longest sides of the pictures of a whole scene, pixels; a smaller one where the page would grow too large."""
+
+MOST_BYTES = 2_400_000
+"""Size of all pictures of a whole scene as text, bytes: with thumbnails and the rest a page stays below 3 MB."""
+
+PREVIEW_SIDE = 800
+"""Longest side of ``preview.png``, pixels."""
+
+MARK = '<meta name="ussfc-run" content="{}">'
+"""Line of a page that names the state of the run that it was made from."""
+
+MOST_POLYGON_BYTES = 2_000_000_000
+"""Layer in an object store beyond which its polygons are not copied here to be counted."""
+
+
+@dataclass(frozen=True)
+class _Overview:
+    """Overviews that fit a page."""
+
+    change: ChangeOverview
+    probability: bytes
+    views: DateViews | None
+    dates: tuple[ByteArray, ByteArray] | None
+    encoded: tuple[bytes, bytes] | None
+    absent: str
+
+
+def write_report(out: Folder | str, subscriber: Subscriber = ignore, pair: ScenePair | None = None) -> bool:
+    """Write ``report.html`` and ``preview.png`` from the files of a run; a page of the same state stays.
+
+    Both dates are read where they lie; where they cannot be, the page says why and shows the rest.
+
+    Args:
+        out: output folder, path or URI.
+        subscriber: receives notices.
+        pair: the scenes of the run as it read them; None: they are opened again, as ``run.json`` names them.
+
+    Returns:
+        False where the page was there already.
+
+    Raises:
+        StoreError: no finished run in OUT, or the page cannot be written.
+        ReadError: a raster of the run cannot be read.
+    """
+    out = Folder.of(out)
+    out.ping()
+    record = RunRecord.read(out, layout.MANIFEST)
+    digest = hashlib.sha256(out.read(layout.MANIFEST)).hexdigest()
+    if _is_current(out, digest):
+        return False
+    missing = [name for name in (layout.CHANGE, layout.PROBABILITY) if name not in record.products]
+    if missing:
+        raise StoreError(
+            f"{out}: has no {missing[0]} yet; run `ussfc mosaic` on the folder, then `ussfc report`"
+        )
+    page, preview = _make(out, record, digest, pair)
+    out.write(layout.PREVIEW, preview)
+    out.write(layout.REPORT, page.encode())
+    return True
+
+
+def conclude(out: Folder | str, subscriber: Subscriber = ignore, pair: ScenePair | None = None) -> None:
+    """Do as :func:`write_report`, at the end of a run that a page must not spoil: what prevents it is a notice."""
+    try:
+        write_report(out, subscriber, pair)
+    except (ReadError, StoreError) as error:
+        subscriber(Notice(f"no {layout.REPORT}: {error}"))
+
+
+def _is_current(out: Folder, digest: str) -> bool:
+    with suppress(FileNotFoundError):
+        return MARK.format(digest).encode() in out.read(layout.REPORT) and out.exists(layout.PREVIEW)
+    return False
+
+
+def _make(out: Folder, record: RunRecord, digest: str, pair: ScenePair | None) -> tuple[str, bytes]:
+    model, absent = None, ""
+    try:
+        pair = pair or _recorded_pair(record)
+        model = pair.model
+    except (ReadError, GridError, ConfigError, ussfc.ModelError) as error:
+        absent = str(error)
+        with suppress(ussfc.ModelError):
+            model = ussfc.find_model(record.model.name)
+    found = _overview(out, record, pair, absent)
+    changes, layer = _polygons(out, record)
+    thumbnails: list[Thumbnail] = []
+    if pair is not None and found.views is not None and changes is not None:
+        presentation = Presentation(_mappings(record), _bands(pair), stretch_ends(found.views, _bands(pair)))
+        # GeoJSON has coordinates of its own.
+        crs = "OGC:CRS84" if layer == layout.LAYERS["geojson"] else None
+        thumbnails = make_thumbnails(out, unchecked(pair.recipes), changes.largest, crs, presentation)
+    dates = None if found.encoded is None else Pictures(*map(data_address, found.encoded))
+    report = Report(
+        record=_with_vectors(out, record),
+        digest=digest,
+        model=model,
+        overview=found.change,
+        probability=data_address(found.probability),
+        dates=dates,
+        absent=found.absent,
+        changes=changes,
+        thumbnails=thumbnails,
+    )
+    return render(report), _preview(found)
+
+
+def _recorded_pair(record: RunRecord) -> ScenePair:
+    """Open the scenes that a record names.
+
+    Raises:
+        ReadError: they cannot be opened, or have changed since.
+    """
+    config = load_config(base=record.config)
+    pair = inspect_pair(record.inputs.before.uri, record.inputs.after.uri, config)
+    for now, then in ((pair.before, record.inputs.before), (pair.after, record.inputs.after)):
+        if now.identity != then.identity:
+            raise ReadError(f"{then.uri}: has changed since the run")
+    return pair if record.registration is None else moved_pair(pair, record.registration)
+
+
+def _mappings(record: RunRecord) -> tuple[RadiometricMapping, RadiometricMapping]:
+    return record.radiometry.before.mapping, record.radiometry.after.mapping
+
+
+def _bands(pair: ScenePair) -> tuple[int, int, int]:
+    return color_bands([band.common_name for band in pair.model.bands])
+
+
+def _overview(out: Folder, record: RunRecord, pair: ScenePair | None, absent: str) -> _Overview:
+    """Return overviews of the largest side whose pictures fit a page."""
+    for side in SIDES:
+        change = read_change(out, record.grid.shape, side)
+        probability = webp(change.probability, lossless=True)
+        views, dates, encoded = None, None, None
+        if pair is not None:
+            try:
+                shape = (change.probability.shape[0], change.probability.shape[1])
+                views = read_dates(unchecked(pair.recipes), _mappings(record), shape, change.shrink)
+            except ReadError as error:
+                absent = str(error)
+            else:
+                absent = "" if views else (
+                    "an image of this size has no overviews; `gdaladdo` adds them, `ussfc prepare` writes a copy with "
+                    "them"
+                )  # fmt: skip
+        if views is not None and pair is not None:
+            bands = _bands(pair)
+            ends = stretch_ends(views, bands)
+            before = colored(views.before, views.valid[0], bands, ends)
+            after = colored(views.after, views.valid[1], bands, ends)
+            dates, encoded = (before, after), (webp(before), webp(after))
+        size = sum(map(len, (probability, *(encoded or ())))) * 4 / 3
+        if size <= MOST_BYTES:
+            break
+    return _Overview(change, probability, views, dates, encoded, absent)
+
+
+def _polygons(out: Folder, record: RunRecord) -> tuple[ChangeSummary | None, str]:
+    """Return the polygons and the layer that they were read from; None where there is none, or it cannot be read."""
+    layers = [name for name in layout.LAYERS.values() if name in record.products]
+    if not layers or (out.local is None and record.products[layers[0]].bytes > MOST_POLYGON_BYTES):
+        return None, ""
+    try:
+        with out.local_copies([layers[0]]) as folder:
+            return summarise(folder, layers[0]), layers[0]
+    except (OSError, ValueError, pyogrio.errors.DataSourceError) as error:
+        line = " ".join(str(error).split())
+        raise ReadError(
+            f"{out / layers[0]}: cannot be read ({line}); run `ussfc validate` on the folder"
+        ) from error
+
+
+def _with_vectors(out: Folder, record: RunRecord) -> RunRecord:
+    """Return a record with the windows of its registration, which OUT/work holds."""
+    with suppress(DamagedRecord):
+        found = RegistrationRecord.find(out / layout.WORK, layout.REGISTRATION)
+        if found is not None and record.registration is not None:
+            registration = record.registration.model_copy(update={"vectors": found.vectors})
+            return record.model_copy(update={"registration": registration})
+    return record
+
+
+def _preview(found: _Overview) -> bytes:
+    """Return the later date with the change on it, PNG; change on grey where the dates cannot be read."""
+    classes = found.change.classes
+    if found.dates is not None:
+        picture = tinted(found.dates[1], classes == 1)
+    else:
+        grey = np.where(classes == 255, EMPTY_COLOR[0], 96).astype(np.uint8)
+        picture = tinted(np.repeat(grey[..., None], 3, axis=2), classes == 1, opacity=1)
+    image = Image.fromarray(picture)
+    image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    return png(image)
