@@ -19,6 +19,7 @@ from ussfc.pipeline.reading.array import ArrayReader, describe_array, runs_north
 from ussfc.pipeline.reading.stacking import image_of
 from ussfc.pipeline.runs.comparison import ArrayRecipe, compare_recipes, moved_recipe
 from ussfc.pipeline.runs.manifest import RegistrationRecord
+from ussfc.pipeline.runs.normalisation import matched_mappings, normalise_readers
 from ussfc.pipeline.runs.pair import (
     check_scenes,
     cut_to_area,
@@ -105,10 +106,15 @@ def open_arrays(before: Any, after: Any, config: RunConfig, card: ussfc.ModelSpe
         scene_mapping(card, reader, info.uri, info.scales(bands))
         for reader, info, bands in zip(readers, infos, taken, strict=True)
     ]
+    both = mappings[0], mappings[1]
     patch_size = resolve_layout(config, card).patch_size
     notices += pair_notices(infos, (taken[0], taken[1]), grid, card, patch_size)
+    if config.radiometry == "match":
+        names = tuple(band.name for band in card.bands)
+        lines = normalise_readers((readers[0], readers[1]), (grid.shape[0], grid.shape[1]), names, THREADS)
+        notices += [lines.warning] if lines.warning else []
+        both = matched_mappings(both, lines)
     scenes = [(name, lambda reader=reader: reader) for name, reader in zip(DATES, readers, strict=True)]
-    both = mappings[0], mappings[1]
     findings = check_scenes(card, scenes, both)
     refuse_fatal(findings, config.force)
     notices += [found.text for found in findings]

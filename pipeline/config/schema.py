@@ -533,6 +533,11 @@ class RunConfig(_Section):
     registration: Annotated[Registration, BeforeValidator(_word_of_bool)] = Field(
         "correct", description="shift between the dates: off, check (warn of it) or correct (take it out)"
     )
+    radiometry: Literal["model", "match"] = Field(
+        "model",
+        description="numbers of the later date: as the model's range takes them, or matched to the earlier date's by "
+        "ground that did not change",
+    )
     strict: bool = Field(False, description="warnings about the inputs end the run before the network")
     force: bool = Field(
         False, description="run even if the numbers of the scenes are none that the model takes"

@@ -125,8 +125,8 @@ def _check_shift(before: DateSample, after: DateSample) -> list[Finding]:
     brighter = after if shifts[0] > 0 else before
     text = (
         f"all bands are brighter than on the other date by {numbers:.0f} numbers or more; if one date has an offset "
-        f"(Sentinel-2 from baseline 04.00 on: {brighter.key}.offset=-1000), state it, or unchanged ground will count "
-        "as change"
+        f"(Sentinel-2 from baseline 04.00 on: {brighter.key}.offset=-1000), state it, or set "
+        "radiometry=match; unchanged ground will count as change"
     )
     return [Finding(f"{brighter.name}: {text}")]
 

@@ -34,6 +34,8 @@ from ussfc.pipeline.runs.manifest import (
     RegistrationRecord,
     StageRecord,
 )
+from ussfc.pipeline.runs.normalisation import describe as describe_normalisation
+from ussfc.pipeline.runs.normalisation import matched_mappings, normalise_pair
 from ussfc.pipeline.runs.pair import ScenePair, check_numbers, refuse_fatal, scene_mappings
 from ussfc.pipeline.runs.plan import RunPlan, check_files, check_memory, space_notices
 from ussfc.pipeline.runs.registration import describe as describe_registration
@@ -129,6 +131,8 @@ def infer_locked(
         with stage_clock("radiometry", 2, 0, subscriber):
             radiometry = _recorded_radiometry(plan, out / layout.WORK, subscriber)
         _warn(plan, radiometry.warnings, subscriber)
+        if radiometry.normalisation and (line := describe_normalisation(radiometry.normalisation)):
+            subscriber(Notice(line, warning=False))
         done, tally = _TileTally.of(store.done())
         job = _tile_job(plan, run_name(key), detector, radiometry, out / layout.WORK)
         # Speed and time left are of this process's own work, not of an earlier one's.
@@ -269,12 +273,21 @@ def _recorded_radiometry(plan: RunPlan, work: Folder, subscriber: Subscriber) ->
         subscriber(Notice(f"{work / layout.RADIOMETRY}: is not what was written, and is made again"))
         recorded = None
     if recorded is None:
-        before, after = scene_mappings(plan.pair)
-        recorded = RadiometryRecord(before=MappingRecord.of(before), after=MappingRecord.of(after))
+        match = plan.config.radiometry == "match"
+        lines = normalise_pair(plan.pair, plan.threads) if match else None
+        before, after = matched_mappings(scene_mappings(plan.pair), lines)
+        recorded = RadiometryRecord(
+            before=MappingRecord.of(before),
+            after=MappingRecord.of(after),
+            **({} if lines is None else {"normalisation": lines}),
+        )
         findings = check_numbers(plan.pair, (before, after))
         refuse_fatal(findings, plan.config.force)
-        if findings:
-            recorded = recorded.model_copy(update={"warnings": tuple(found.text for found in findings)})
+        warnings = [found.text for found in findings]
+        if lines is not None and lines.warning:
+            warnings.insert(0, lines.warning)
+        if warnings:
+            recorded = recorded.model_copy(update={"warnings": tuple(warnings)})
         recorded.write(work, layout.RADIOMETRY)
     return recorded
 
@@ -420,7 +433,7 @@ def _inference_record(
         threshold=plan.threshold,
         detector=detector.identity,
         registration=registration,
-        radiometry=RadiometryRecord(before=radiometry.before, after=radiometry.after),
+        radiometry=RadiometryRecord(**radiometry.model_dump(exclude={"warnings"}, exclude_unset=True)),
         executor=ExecutorRecord(name=plan.executor, processes=plan.processes, threads=plan.threads),
         projected_memory_bytes=plan.memory.total,
         warnings=(*pair.notices, *registration_warnings, *radiometry.warnings),

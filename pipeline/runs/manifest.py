@@ -184,11 +184,29 @@ class MappingRecord(Record):
         return RadiometricMapping(self.low, self.high)
 
 
+class NormalisationRecord(Record):
+    """Lines that bring the later date to the numbers of the earlier one, by ground that looks unchanged."""
+
+    gain: tuple[float, ...] | None = None
+    """Factor of each band of the later date; absent where the dates could not be matched, like the next one."""
+    offset: tuple[float, ...] | None = None
+    """Term that is added after it, in numbers of the earlier date."""
+    correlation: tuple[float, ...]
+    """Of both dates over the ground that looks unchanged, of each band."""
+    unchanged: int
+    """Squares of the sample that look unchanged: the sum of their probabilities."""
+    sampled: int
+    """Squares of the sample, of 2 x 2 pixels."""
+    warning: str | None = None
+
+
 class RadiometryRecord(Record):
     """Radiometric constants of a run."""
 
     before: MappingRecord
     after: MappingRecord
+    normalisation: NormalisationRecord | None = None
+    """Absent with ``radiometry: model``."""
     warnings: tuple[str, ...] = ()
     """Findings in a sample of both dates; absent where there are none."""
 

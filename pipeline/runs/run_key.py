@@ -8,6 +8,7 @@ from typing import Any
 from ussfc.addresses import shown_address
 from ussfc.pipeline.reading.date_masks import DateMask, RasterMask
 from ussfc.pipeline.runs.manifest import RegistrationRecord
+from ussfc.pipeline.runs.normalisation import VERSION as MATCH_VERSION
 from ussfc.pipeline.runs.pair import is_declared
 from ussfc.pipeline.runs.plan import RunPlan
 from ussfc.pipeline.storage.probability_store import FORMAT_VERSION
@@ -28,7 +29,10 @@ def run_key(plan: RunPlan, detector: DetectorSpec) -> dict[str, Any]:
         "grid": grid_record(pair.grid),
         "aoi": hashlib.sha256(pair.area.wkb).hexdigest() if pair.area else None,
         "resampling": plan.config.grid.resampling,
-        "radiometry": pair.model.radiometry.model_dump(mode="json", exclude={"reflectance"}),
+        "radiometry": {
+            **pair.model.radiometry.model_dump(mode="json", exclude={"reflectance"}),
+            **({"match": MATCH_VERSION} if plan.config.radiometry == "match" else {}),
+        },
         "tiling": [tiles.tile_size, tiles.patch_size, tiles.stride, layout.taper],
         "model": detector.identity,
         "probability_dtype": plan.config.output.probability_dtype,

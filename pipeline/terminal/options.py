@@ -54,6 +54,7 @@ class Settings:
     cluster: str | None = None
     scheduler: str | None = None
     registration: str | None = None
+    radiometry: str | None = None
     strict: bool | None = None
     force: bool | None = None
     report: bool | None = None
@@ -86,6 +87,7 @@ class Settings:
             "dates.before": self.date_before,
             "dates.after": self.date_after,
             "registration": self.registration,
+            "radiometry": self.radiometry,
             "strict": self.strict,
             "force": self.force,
             "output.report": self.report,
@@ -321,6 +323,11 @@ config_options = grouped(
         "--registration",
         metavar="MODE",
         help="Shift between the dates: off, check (warn of it) or correct (take it out, the default).",
+    ),
+    click.option(
+        "--radiometry",
+        metavar="MODE",
+        help="Numbers of AFTER: model (by the model's range, the default) or match (to those of BEFORE).",
     ),
     click.option("--strict", is_flag=True, default=None, help="Let a warning about the inputs end the run."),
     click.option(

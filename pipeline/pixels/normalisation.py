@@ -1,0 +1,171 @@
+"""Normalisation of the later date to the earlier one, by ground that did not change between them.
+
+Pixels are weighed by iteratively reweighted multivariate alteration detection (IR-MAD; Canty and Nielsen 2008,
+doi:10.1016/j.rse.2007.07.013), which does not depend on the gains and offsets that are sought. A band's line is the
+reduced major axis of the weighed pixels: unlike a regression of one date on the other it does not flatten with noise,
+and swapped dates give the inverse line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import integrate, linalg, stats
+
+from ussfc.pipeline.types import BoolArray, FloatArray
+
+DoubleArray = npt.NDArray[np.float64]
+
+ITERATIONS = 30
+"""Most often that the weights are found again from the pixels that they favour."""
+
+CONVERGED = 1e-3
+"""Largest change of a canonical correlation at which the weights stand."""
+
+LEAST_PIXELS = 1000
+"""Least sum of weights, pixels, that a line is fitted to."""
+
+LEAST_CORRELATION = 0.6
+"""Least correlation of a band over the weighed pixels: below it both dates have no line in common."""
+
+
+@dataclass(frozen=True, slots=True)
+class BandLine:
+    """Line that brings a band of the later date to the numbers of the earlier one: gain times number plus offset."""
+
+    gain: float
+    """Above 0."""
+    offset: float
+    """In numbers of the earlier date."""
+    correlation: float
+    """Of both dates over the weighed pixels, -1 to 1; 0 where a band is constant."""
+    sure: bool
+    """False: the pixels show no line, and gain and offset are 1 and 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """Lines of all bands."""
+
+    lines: tuple[BandLine, ...]
+    weight: float
+    """Sum of the weights, pixels: ground that looks unchanged."""
+    pixels: int
+    """Valid pixels of the sample."""
+
+    @property
+    def sure(self) -> bool:
+        """True if every band has a line."""
+        return all(line.sure for line in self.lines)
+
+
+def normalise(before: FloatArray, after: FloatArray, valid: BoolArray) -> Normalisation:
+    """Return the lines that bring the later date to the numbers of the earlier one.
+
+    Args:
+        before: (bands, pixels) numbers of any unit.
+        after: (bands, pixels) numbers of the same ground, of any unit.
+        valid: (pixels,), True where both dates show the ground.
+
+    Returns:
+        A line for each band. Gains and offsets of either date lead to the same normalised numbers.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if before.shape != after.shape or before.shape[1:] != valid.shape:
+        raise ValueError(
+            f"arrays of {before.shape}, {after.shape} and {valid.shape} pixels do not belong together"
+        )
+    known = valid & np.isfinite(before).all(axis=0) & np.isfinite(after).all(axis=0)
+    x, y = before[:, known].astype(np.float64), after[:, known].astype(np.float64)
+    weights = no_change_weights(x, y)
+    total = float(weights.sum())
+    lines = tuple(
+        _line(one, other, weights) if total >= LEAST_PIXELS else BandLine(1.0, 0.0, 0.0, False)
+        for one, other in zip(x, y, strict=True)
+    )
+    return Normalisation(lines, total, x.shape[1])
+
+
+def no_change_weights(before: DoubleArray, after: DoubleArray) -> DoubleArray:
+    """Return the probability of no change of each pixel, by IR-MAD.
+
+    The p-value of a pixel as its weight would let the variance of unchanged ground shrink at every turn, until a
+    thousandth of the pixels is left. The variance is scaled so that Gaussian differences keep theirs.
+
+    Args:
+        before: (bands, pixels).
+        after: (bands, pixels).
+
+    Returns:
+        (pixels,) in [0, 1]; ones where both dates are equal, zeros without a band that varies in both.
+    """
+    varied = (
+        [band for band in range(len(before)) if np.ptp(before[band]) > 0 and np.ptp(after[band]) > 0]
+        if before.shape[1]
+        else []
+    )
+    if not varied:
+        return np.zeros(before.shape[1])
+    x, y = _standardised(before[varied]), _standardised(after[varied])
+    weights, last = np.ones(x.shape[1]), np.zeros(len(varied))
+    kept = kept_variance(len(varied))
+    for turn in range(ITERATIONS):
+        variates, correlations = _alterations(x, y, weights)
+        variance = np.average(variates**2, axis=1, weights=weights)
+        if turn:
+            variance /= kept
+        # Copies differ by rounding alone, which is no change.
+        variance = np.maximum(variance, 1e-12)
+        weights = stats.chi2.sf((variates**2 / variance[:, None]).sum(axis=0), len(varied))
+        if weights.sum() < LEAST_PIXELS or np.abs(correlations - last).max() < CONVERGED:
+            break
+        last = correlations
+    return weights
+
+
+def kept_variance(bands: int) -> float:
+    """Return the share of the variance that Gaussian differences keep when each is weighed by its p-value."""
+    found, _ = integrate.quad(lambda value: stats.chi2.sf(value, bands) ** 2, 0, np.inf)
+    return float(found) / bands
+
+
+def _standardised(values: DoubleArray) -> DoubleArray:
+    middle = np.median(values, axis=1, keepdims=True)
+    result: DoubleArray = (values - middle) / values.std(axis=1, keepdims=True)
+    return result
+
+
+def _alterations(x: DoubleArray, y: DoubleArray, weights: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
+    """Return the differences of the canonical variates, (bands, pixels), and their correlations."""
+    bands = len(x)
+    both = np.concatenate([x, y])
+    both = both - np.average(both, axis=1, weights=weights)[:, None]
+    covariance = (both * weights) @ both.T / weights.sum()
+    # Bands that are copies of each other would leave it without an inverse.
+    covariance += 1e-9 * np.diag(np.diag(covariance))
+    roots = [
+        linalg.cholesky(covariance[part, part], lower=True) for part in (slice(bands), slice(bands, None))
+    ]
+    cross = linalg.solve_triangular(roots[0], covariance[:bands, bands:], lower=True)
+    cross = linalg.solve_triangular(roots[1], cross.T, lower=True).T
+    left, correlations, right = linalg.svd(cross)
+    first = linalg.solve_triangular(roots[0], both[:bands], lower=True)
+    second = linalg.solve_triangular(roots[1], both[bands:], lower=True)
+    return left.T @ first - right @ second, correlations
+
+
+def _line(before: DoubleArray, after: DoubleArray, weights: DoubleArray) -> BandLine:
+    means = [float(np.average(values, weights=weights)) for values in (before, after)]
+    rest = before - means[0], after - means[1]
+    spreads = [float(np.sqrt(np.average(values**2, weights=weights))) for values in rest]
+    if min(spreads) <= 1e-9 * max(1e-30, *(abs(mean) for mean in means)):
+        return BandLine(1.0, 0.0, 0.0, False)
+    correlation = float(np.average(rest[0] * rest[1], weights=weights)) / (spreads[0] * spreads[1])
+    if correlation < LEAST_CORRELATION:
+        return BandLine(1.0, 0.0, correlation, False)
+    gain = spreads[0] / spreads[1]
+    return BandLine(gain, means[0] - gain * means[1], correlation, True)
