@@ -10,7 +10,7 @@ import dataclasses
 import sys
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -25,7 +25,10 @@ from ussfc.pipeline.terminal.output import Output
 from ussfc.pipeline.terminal.progress import TrainingProgress, follow, follow_batch, progress
 
 if TYPE_CHECKING:
-    from ussfc.pipeline.runs.manifest import InferenceRecord
+    from ussfc.pipeline.batches.index import PairResult
+    from ussfc.pipeline.events import Subscriber
+    from ussfc.pipeline.runs.manifest import InferenceRecord, RunRecord
+    from ussfc.pipeline.storage.folder import Folder
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -54,6 +57,7 @@ def run(before: str, after: str, destination: Destination, settings: Settings, o
     Given again after any stop, it continues with what is missing. Tiles that keep failing are nodata in the
     products and listed in run.json; the exit status is then 8, and the same command tries them again.
     """
+    from ussfc.pipeline.batches.upkeep import refresh_pair
     from ussfc.pipeline.report.write import conclude
     from ussfc.pipeline.runs.infer import Computation
     from ussfc.pipeline.runs.run import run as run_pipeline
@@ -64,6 +68,7 @@ def run(before: str, after: str, destination: Destination, settings: Settings, o
         record = run_pipeline(
             before, after, out, config, destination.overwrite, subscriber, computation, conclude
         )
+    refresh_pair(out, record)
     lines = tables.run_lines(record, out, output.elapsed)
     output.result(record.dump(), lines, sort_keys=True)
     _exit_if_incomplete(record, output)
@@ -129,6 +134,10 @@ def batch(
         results = run_batch(
             entries, out, settings.load, destination.overwrite, subscriber, computation, at_once
         )
+    _show_batch(results, out, output)
+
+
+def _show_batch(results: list[PairResult], out: str, output: Output) -> None:
     listed = [result.dump() for result in results]
     output.result(listed, tables.batch_lines(results, out), sort_keys=True)
     for result in results:
@@ -251,6 +260,8 @@ def _exit_if_incomplete(record: InferenceRecord, output: Output) -> None:
 def threshold(out: str, settings: Settings, output: Output) -> None:
     """Bring change.tif and the polygons of OUT to another THRESHOLD, 0 to 1; the network does not run.
 
+    OUT is the folder of a run, or of a batch: then of all its pairs.
+
     Formats, smallest area and simplification stay as they are there, unless options change them.
     """
     _finish("threshold", out, settings, output)
@@ -261,7 +272,7 @@ def threshold(out: str, settings: Settings, output: Output) -> None:
 @options.raster_options
 @options.output_options
 def mosaic(out: str, settings: Settings, output: Output) -> None:
-    """Write the rasters of OUT again from its probabilities, with another compression for example.
+    """Write the rasters of OUT, a run or a batch, again from its probabilities, with another compression for example.
 
     With another threshold the polygons follow.
     """
@@ -273,7 +284,7 @@ def mosaic(out: str, settings: Settings, output: Output) -> None:
 @options.polygon_options
 @options.output_options
 def vectorise(out: str, settings: Settings, output: Output) -> None:
-    """Write the polygons of OUT again from its probabilities, in another format or with a smallest area.
+    """Write the polygons of OUT, a run or a batch, again from its probabilities, in another format for example.
 
     Formats that are there stay and follow; with another threshold change.tif follows as well.
     """
@@ -281,18 +292,31 @@ def vectorise(out: str, settings: Settings, output: Output) -> None:
 
 
 def _finish(stage: str, out: str, settings: Settings, output: Output) -> None:
+    from ussfc.pipeline.batches.folder_checks import is_batch
+    from ussfc.pipeline.batches.upkeep import finish_pairs, refresh_pair
     from ussfc.pipeline.report.write import conclude
     from ussfc.pipeline.runs import products
 
-    config = settings.load(base=products.recorded_config(out))
-    with progress(output) as subscriber:
-        stages = {
-            "threshold": products.write_products, "mosaic": products.mosaic, "vectorise": products.vectorise,
-        }  # fmt: skip
-        stages[stage](out, config, subscriber)
-        record = products.write_manifest(out)
+    stages = {
+        "threshold": products.write_products, "mosaic": products.mosaic, "vectorise": products.vectorise,
+    }  # fmt: skip
+
+    def finish(folder: Folder | str, subscriber: Subscriber) -> RunRecord:
+        config = settings.load(base=products.recorded_config(folder))
+        stages[stage](folder, config, subscriber)
+        found = products.write_manifest(folder)
         if config.output.report:
-            conclude(out, subscriber)
+            conclude(folder, subscriber)
+        return found
+
+    if is_batch(out):
+        with progress(output) as subscriber:
+            results = finish_pairs(out, stage, finish, subscriber)
+        _show_batch(results, out, output)
+        return
+    with progress(output) as subscriber:
+        record = finish(out, subscriber)
+    refresh_pair(out, record)
     lines = tables.run_lines(record, out, output.elapsed)
     output.result(record.dump(), lines, sort_keys=True)
     _exit_if_incomplete(record, output)
@@ -322,37 +346,16 @@ def validate(out: str, output: Output) -> None:
     """Check the products of OUT, a run or a batch: COGs, classes, polygons, hashes, each against the others."""
     from ussfc.pipeline.batches.folder_checks import is_batch
     from ussfc.pipeline.runs.validate import validate as validate_products
+    from ussfc.pipeline.terminal.pair_checks import validate_pairs
 
     if is_batch(out):
-        _validate_batch(out, output)
+        validate_pairs(out, output)
         return
     checks = validate_products(out)
     listed = [{"check": check.name, "ok": check.ok, "detail": check.detail} for check in checks]
     output.result(listed, tables.check_lines(checks))
     if not all(check.ok for check in checks):
         sys.exit(ExitStatus.INVALID)
-
-
-def _validate_batch(out: str, output: Output) -> None:
-    from ussfc.pipeline.batches.folder_checks import validate_batch
-
-    listed: list[dict[str, Any]] = []
-    for name, found in validate_batch(out):
-        checks = [] if isinstance(found, str) else found
-        listed.append({
-            "name": name,
-            "ok": bool(checks) and all(check.ok for check in checks),
-            "checks": [{"check": check.name, "ok": check.ok, "detail": check.detail} for check in checks],
-            "error": found if isinstance(found, str) else None,
-        })  # fmt: skip
-        if not output.as_json:
-            output.lines(tables.pair_check_lines(name, found))
-    if output.as_json:
-        output.json(listed)
-    if any(pair["checks"] and not pair["ok"] for pair in listed):
-        sys.exit(ExitStatus.INVALID)
-    if not all(pair["ok"] for pair in listed):
-        sys.exit(ExitStatus.INCOMPLETE)
 
 
 @main.command()
@@ -388,13 +391,15 @@ def status(out: str, following: bool, output: Output) -> None:
 @click.option("-n", "--dry-run", is_flag=True, help="List, remove nothing.")
 @options.json_option("Print the names as JSON.")
 def clean(out: str, dry_run: bool, output: Output) -> None:
-    """Remove what stopped runs left in OUT: unfinished uploads, which cost storage, and files written aside.
+    """Remove what stopped runs left in OUT, a run or a batch: unfinished uploads, and files written aside.
 
-    Not while a run is going on there. What is done stays.
+    Unfinished uploads cost storage. Not while a run is going on there. What is done stays.
     """
+    from ussfc.pipeline.batches.folder_checks import is_batch
+    from ussfc.pipeline.batches.upkeep import clean_batch
     from ussfc.pipeline.runs.status import clean as clean_folder
 
-    found = clean_folder(out, dry_run)
+    found = clean_batch(out, dry_run) if is_batch(out) else clean_folder(out, dry_run)
     output.result(found, tables.clean_lines(found, dry_run))
 
 

@@ -70,7 +70,7 @@ def batch_status(out: Folder | Path | str) -> list[PairStatus]:
         StoreError: a record is damaged, or the folder cannot be reached.
     """
     out = Folder.of(out)
-    return [_pair_status(out / name, name, error) for name, error in _listed(out)]
+    return [_pair_status(out / name, name, error) for name, error in _errors(out)]
 
 
 def worst_state(pairs: list[PairStatus]) -> str:
@@ -85,7 +85,7 @@ def validate_batch(out: Folder | Path | str) -> Iterator[tuple[str, list[Check] 
         out: folder of a batch, path or URI.
     """
     out = Folder.of(out)
-    for name, error in _listed(out):
+    for name, error in _errors(out):
         if not (out / name).exists(layout.MANIFEST):
             yield name, error or "not finished yet"
             continue
@@ -106,16 +106,21 @@ def _pair_status(folder: Folder, name: str, error: str | None) -> PairStatus:
     return PairStatus(name, found.state, share, record.warnings, error)
 
 
-def _listed(out: Folder) -> list[tuple[str, str | None]]:
-    """Return name and error of each pair in the table.
+def _errors(out: Folder) -> list[tuple[str, str | None]]:
+    return [(row["name"], row["error"] or None) for row in read_table(out)]
+
+
+def read_table(out: Folder) -> list[dict[str, str]]:
+    """Return ``name``, ``before``, ``after`` and ``error``, empty without one, of each pair in the table of a batch.
 
     Raises:
         StoreError: it is no table of a batch.
     """
     try:
         text = out.read(layout.RESULTS_TABLE).decode("utf-8")
-        rows = [(row["name"], row["error"] or None) for row in csv.DictReader(io.StringIO(text))]
-        if not all(NAME.fullmatch(name or "") for name, _ in rows):
+        columns = ("name", "before", "after", "error")
+        rows = [{name: row[name] or "" for name in columns} for row in csv.DictReader(io.StringIO(text))]
+        if not all(NAME.fullmatch(row["name"]) for row in rows):
             raise ValueError("a name cannot be a folder's")
     except (ValueError, KeyError, csv.Error) as error:
         raise StoreError(

@@ -69,16 +69,7 @@ class BatchIndex:
         self._items.pop(result.name, None)
         if result.manifest is None:
             return
-        folder = self._out / result.name
-        made = pair_item(result.name, result.manifest, datetime.now(UTC).replace(microsecond=0))
-        # As it comes back from its file: coordinates are tuples, which JSON does not know.
-        item = json.loads(json.dumps(made))
-        earlier = folder.find_json(layout.ITEM)
-        if earlier is not None and _without_time(earlier) == _without_time(item):
-            item = earlier
-        else:
-            folder.write_json(layout.ITEM, item)
-        self._items[result.name] = item
+        self._items[result.name] = renew_item(self._out / result.name, result.name, result.manifest)
 
     def results(self) -> list[PairResult]:
         """Return the results in the order of the list."""
@@ -93,6 +84,24 @@ class BatchIndex:
         self._out.write(layout.RESULTS_TABLE, text.getvalue().encode())
         items = [self._items[pair.name] for pair in self._pairs if pair.name in self._items]
         self._out.write_json(layout.COLLECTION, collection("Change between pairs of scenes", items))
+
+
+def renew_item(folder: Folder, name: str, manifest: RunRecord) -> dict[str, Any]:
+    """Write the STAC item of a pair, unless it differs in the time of its writing alone; return the one there is.
+
+    Args:
+        folder: of the pair.
+        name: of the pair.
+        manifest: its ``run.json``.
+    """
+    made = pair_item(name, manifest, datetime.now(UTC).replace(microsecond=0))
+    # As it comes back from its file: coordinates are tuples, which JSON does not know.
+    item: dict[str, Any] = json.loads(json.dumps(made))
+    earlier = folder.find_json(layout.ITEM)
+    if earlier is not None and _without_time(earlier) == _without_time(item):
+        return earlier
+    folder.write_json(layout.ITEM, item)
+    return item
 
 
 def _without_time(item: Mapping[str, Any]) -> dict[str, Any]:
