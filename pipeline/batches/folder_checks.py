@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ussfc.pipeline.batches.pair_lists import NAME
-from ussfc.pipeline.errors import StoreError
+from ussfc.pipeline.errors import DamagedRecord, StoreError
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.runs.status import status
 from ussfc.pipeline.runs.validate import Check, validate
@@ -67,7 +67,7 @@ def batch_status(out: Folder | Path | str) -> list[PairStatus]:
         out: folder of a batch, path or URI.
 
     Raises:
-        StoreError: a record is damaged, or the folder cannot be reached.
+        StoreError: the folder cannot be reached, or its table is damaged.
     """
     out = Folder.of(out)
     return [_pair_status(out / name, name, error) for name, error in _errors(out)]
@@ -98,8 +98,11 @@ def validate_batch(out: Folder | Path | str) -> Iterator[tuple[str, list[Check] 
 def _pair_status(folder: Folder, name: str, error: str | None) -> PairStatus:
     if error is not None and not folder.exists(layout.MANIFEST):
         return PairStatus(name, "failed", None, (), error)
-    found = status(folder, waiting=True)
-    record = RunRecord.find(folder, layout.MANIFEST)
+    try:
+        found = status(folder, waiting=True)
+        record = RunRecord.find(folder, layout.MANIFEST)
+    except DamagedRecord as damage:
+        return PairStatus(name, "failed", None, (), str(damage))
     if record is None:
         return PairStatus(name, found.state, None, (), error)
     share = round(record.counts.changed_share, 6) if record.counts.classified_pixels else None

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +15,7 @@ from ussfc.addresses import shown_address
 from ussfc.pipeline.batches.collection import collection, pair_item
 from ussfc.pipeline.batches.pair_lists import PairEntry
 from ussfc.pipeline.dates import iso_time
+from ussfc.pipeline.errors import DamagedRecord
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
@@ -57,11 +59,13 @@ class BatchIndex:
         self._results: dict[str, PairResult] = {}
         self._items: dict[str, dict[str, Any]] = {}
         for pair in pairs:
-            record = RunRecord.find(out / pair.name, layout.MANIFEST)
-            item = (out / pair.name).find_json(layout.ITEM) if record and record.products else None
-            if item is not None:
+            record, folder = None, out / pair.name
+            # Its run makes it again.
+            with suppress(DamagedRecord):
+                record = RunRecord.find(folder, layout.MANIFEST)
+            if record is not None and record.products and folder.exists(layout.ITEM):
                 self._results[pair.name] = PairResult(pair.name, record, None)
-                self._items[pair.name] = item
+                self._items[pair.name], _ = _item_of(folder, pair.name, record)
 
     def add(self, result: PairResult) -> None:
         """Add a pair that has ended."""
@@ -94,19 +98,30 @@ def renew_item(folder: Folder, name: str, manifest: RunRecord) -> dict[str, Any]
         name: of the pair.
         manifest: its ``run.json``.
     """
-    made = pair_item(name, manifest, datetime.now(UTC).replace(microsecond=0))
+    item, is_new = _item_of(folder, name, manifest)
+    if is_new:
+        folder.write_json(layout.ITEM, item)
+    return item
+
+
+def _item_of(folder: Folder, name: str, record: RunRecord) -> tuple[dict[str, Any], bool]:
+    """Return the item of a pair, and whether it differs from that in its folder in more than the time."""
+    made = pair_item(name, record, datetime.now(UTC).replace(microsecond=0))
     # As it comes back from its file: coordinates are tuples, which JSON does not know.
     item: dict[str, Any] = json.loads(json.dumps(made))
-    earlier = folder.find_json(layout.ITEM)
-    if earlier is not None and _without_time(earlier) == _without_time(item):
-        return earlier
-    folder.write_json(layout.ITEM, item)
-    return item
+    with suppress(DamagedRecord):
+        earlier = folder.find_json(layout.ITEM)
+        if earlier is not None and _without_time(earlier) == _without_time(item):
+            return earlier, False
+    return item, True
 
 
 def _without_time(item: Mapping[str, Any]) -> dict[str, Any]:
     """Return an item without the moment of its writing."""
-    properties = {key: value for key, value in item["properties"].items() if key != "datetime"}
+    found = item.get("properties")
+    properties = (
+        {key: value for key, value in found.items() if key != "datetime"} if isinstance(found, dict) else {}
+    )
     return {**item, "properties": properties}
 
 

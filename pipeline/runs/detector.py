@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -43,21 +43,48 @@ def resolve_detector(
     """
     if detector is not None:
         return detector
-    inference = plan.config.inference
-    chosen = inference.model_dump(include={"engine", "precision"}) | {"device": chosen_device(plan.config)}
+    chosen = _configured(plan)
     recorded = ussfc.detector_choices(begun or "")
     if all(chosen[name] in ("auto", value) for name, value in recorded.items()):
         chosen |= recorded
     return ussfc.detector_spec(
         plan.model,
-        ussfc.DetectorOptions(
-            patch_size=plan.layout.patch_size,
-            ssfc=plan.layout.ssfc,
-            batch_size=inference.batch_size,
-            streams=plan.threads,
-            **chosen,
-        ),
+        _options(plan, chosen),
         choose=partial(_choose_for_workers, plan, ask) if plan.executor in REMOTE_KINDS else None,
+    )
+
+
+def possible_detectors(plan: RunPlan, detector: DetectorSpec | None) -> tuple[DetectorSpec, ...]:
+    """Return every detector that a run of a plan may have begun with; nothing is measured.
+
+    Args:
+        plan: of the run.
+        detector: another detector than the model's network.
+    """
+    if detector is not None:
+        return (detector,)
+    found: list[NetworkSpec] = []
+
+    def keep(specs: Sequence[NetworkSpec]) -> NetworkSpec:
+        found.extend(specs)
+        return specs[0]
+
+    only = ussfc.detector_spec(plan.model, _options(plan, _configured(plan)), choose=keep)
+    return tuple(found) or (only,)
+
+
+def _configured(plan: RunPlan) -> dict[str, str]:
+    named = plan.config.inference.model_dump(include={"engine", "precision"})
+    return named | {"device": chosen_device(plan.config)}
+
+
+def _options(plan: RunPlan, chosen: Mapping[str, str]) -> ussfc.DetectorOptions:
+    return ussfc.DetectorOptions(
+        patch_size=plan.layout.patch_size,
+        ssfc=plan.layout.ssfc,
+        batch_size=plan.config.inference.batch_size,
+        streams=plan.threads,
+        **chosen,
     )
 
 

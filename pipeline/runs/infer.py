@@ -18,6 +18,7 @@ from ussfc.pipeline.reading.date_masks import describe_mask
 from ussfc.pipeline.runs.cloud_check import check_clouds, cloud_warnings
 from ussfc.pipeline.runs.detector import describe_detector, resolve_detector
 from ussfc.pipeline.runs.headline import headline
+from ussfc.pipeline.runs.key_repair import repair_key
 from ussfc.pipeline.runs.manifest import (
     Counts,
     ExecutorRecord,
@@ -121,6 +122,8 @@ def infer_locked(
     check_files(plan, out)
     refuse_foreign_files(out, overwrite)
     plan = _registered(plan if overwrite else recorded_plan(plan, out), subscriber)
+    if not overwrite:
+        repair_key(plan, out / layout.WORK, computation.detector, subscriber)
     with ExitStack() as stack:
         executor = _LazyExecutor(plan, out, subscriber, computation, stack)
         detector = _resolve_detector(plan, out, overwrite, computation, executor)
@@ -268,7 +271,7 @@ def _recorded_radiometry(plan: RunPlan, work: Folder, subscriber: Subscriber) ->
         ReadError: the numbers of a scene are none that the model takes, and the run is not forced.
     """
     try:
-        recorded = RadiometryRecord.find(work, layout.RADIOMETRY)
+        recorded = RadiometryRecord.find(work, layout.RADIOMETRY, sealed=True)
     except DamagedRecord:
         subscriber(Notice(f"{work / layout.RADIOMETRY}: is not what was written, and is made again"))
         recorded = None

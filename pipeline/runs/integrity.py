@@ -20,6 +20,9 @@ from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.types import Index
 
+MISSING = "is missing"
+"""Fault of a record that is not there."""
+
 MOST_NAMED = 5
 """Files or tiles that a finding names."""
 
@@ -101,7 +104,7 @@ def _key_fault(work: Folder, facts: InferenceRecord | None) -> str | None:
 
 def _fault_of(read: Callable[[], object]) -> str | None:
     try:
-        return None if read() is not None else "is missing"
+        return None if read() is not None else MISSING
     except DamagedRecord as error:
         return str(error)
 

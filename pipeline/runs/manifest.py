@@ -36,24 +36,29 @@ class Record(BaseModel):
         out.write_record(name, self.dump())
 
     @classmethod
-    def read(cls, out: Folder, name: str) -> Self:
-        """Read a record.
+    def read(cls, out: Folder, name: str, sealed: bool = False) -> Self:
+        """Read a record; see :meth:`find`.
 
         Raises:
             DamagedRecord: the file is damaged or lacks a field.
             StoreError: it is missing or cannot be read.
         """
-        return cls.parse(out.read_json(name), f"{out / name}")
+        return cls.parse(out.read_json(name, sealed), f"{out / name}")
 
     @classmethod
-    def find(cls, out: Folder, name: str) -> Self | None:
+    def find(cls, out: Folder, name: str, sealed: bool = False) -> Self | None:
         """Read a record; None where there is no such file.
+
+        Args:
+            out: folder.
+            name: of the file.
+            sealed: refuse one without a checksum: bytes are decided by it.
 
         Raises:
             DamagedRecord: the file is damaged or lacks a field.
             StoreError: it cannot be read.
         """
-        content = out.find_json(name)
+        content = out.find_json(name, sealed)
         return None if content is None else cls.parse(content, f"{out / name}")
 
     @classmethod

@@ -270,7 +270,7 @@ def _product_records(out: Folder) -> dict[str, ProductFileRecord]:
 
 def _product_record(out: Folder, name: str) -> ProductFileRecord | None:
     try:
-        return ProductFileRecord.find(out, layout.in_work(layout.product_record(name)))
+        return ProductFileRecord.find(out, layout.in_work(layout.product_record(name)), sealed=True)
     except DamagedRecord:
         # As if it were not there: the product is made again.
         return None
@@ -287,7 +287,7 @@ def write_manifest(out: Folder | Path | str, peak_memory: int | None = None) -> 
         The record as it was written.
     """
     out = Folder.of(out)
-    inference = InferenceRecord.read(out, layout.in_work(layout.INFERENCE))
+    inference = InferenceRecord.read(out, layout.in_work(layout.INFERENCE), sealed=True)
     if peak_memory is not None:
         inference = inference.model_copy(update={"peak_memory_bytes": peak_memory})
         inference.write(out, layout.in_work(layout.INFERENCE))
@@ -333,7 +333,7 @@ def read_inference(out: Folder | Path | str) -> InferenceRecord:
     name = layout.in_work(layout.INFERENCE)
     if not out.exists(name) and out.exists(layout.in_work(layout.RUN_KEY)):
         raise StoreError(f"{out}: tiles are not all computed yet; run `ussfc infer` or `ussfc run` again")
-    return InferenceRecord.read(out, name)
+    return InferenceRecord.read(out, name, sealed=True)
 
 
 def recorded_config(out: Folder | Path | str) -> dict[str, Any]:

@@ -208,9 +208,13 @@ def recorded_plan(plan: RunPlan, out: Folder) -> RunPlan:
     digest = input_digest(plan.pair, plan.config.registration)
     record = None
     with suppress(DamagedRecord):
-        record = RegistrationRecord.find(out / layout.WORK, layout.REGISTRATION)
+        record = RegistrationRecord.find(out / layout.WORK, layout.REGISTRATION, sealed=True)
     with suppress(DamagedRecord):
-        if record is None and (manifest := out.find_json(layout.MANIFEST)) and manifest.get("registration"):
+        if (
+            record is None
+            and (manifest := out.find_json(layout.MANIFEST, sealed=True))
+            and manifest.get("registration")
+        ):
             record = RegistrationRecord.parse(manifest["registration"], f"{out / layout.MANIFEST}")
     return plan if record is None or record.inputs != digest else with_record(plan, record)
 

@@ -120,7 +120,7 @@ def _finished_run(
     from ussfc.pipeline.storage.probability_store import run_name
 
     try:
-        record = RunRecord.find(out, layout.MANIFEST)
+        record = RunRecord.find(out, layout.MANIFEST, sealed=True)
     except DamagedRecord:
         subscriber(Notice(f"{out / layout.MANIFEST}: is not what was written, and is made again"))
         return None

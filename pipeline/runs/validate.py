@@ -25,7 +25,7 @@ from rio_cogeo.cogeo import cog_validate
 from ussfc.pipeline.errors import DamagedRecord, StoreError
 from ussfc.pipeline.pixels.encoding import classify
 from ussfc.pipeline.reading.cloud_access import GDAL_ERRORS
-from ussfc.pipeline.runs.integrity import compare_work
+from ussfc.pipeline.runs.integrity import MISSING, compare_work
 from ussfc.pipeline.runs.manifest import InferenceRecord, ProductFileRecord, RunRecord
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
@@ -61,12 +61,14 @@ def validate(out: Folder | Path | str) -> list[Check]:
         out: output folder, path or URI.
 
     Raises:
-        StoreError: no ``run.json``, or a product is missing.
+        StoreError: no ``run.json`` and nothing that is damaged, or a product is missing.
     """
     out = Folder.of(out)
     out.ping()
     try:
-        manifest = RunRecord.read(out, layout.MANIFEST)
+        manifest = RunRecord.find(out, layout.MANIFEST)
+        if manifest is None:
+            return _unfinished(out)
     except DamagedRecord as error:
         return [Check(_written(layout.MANIFEST), False, _line(error)), *_without_manifest(out)]
     checks = [Check(_written(layout.MANIFEST), True, "it agrees with its checksum")]
@@ -124,8 +126,22 @@ def _guarded(name: str, check: Callable[[], list[Check]]) -> list[Check]:
         return [Check(name, False, f"cannot be checked ({type(error).__name__}: {_line(error)})")]
 
 
+def _unfinished(out: Folder) -> list[Check]:
+    """Return what is damaged in a folder without a ``run.json``.
+
+    Raises:
+        StoreError: nothing is, and there is nothing to check.
+    """
+    damaged = [check for check in _without_manifest(out) if not check.ok and check.detail != MISSING]
+    if not damaged:
+        raise StoreError(
+            f"{out / layout.MANIFEST}: not found; this folder holds no run of ussfc, or one that `ussfc run` completes"
+        )
+    return [Check(_written(layout.MANIFEST), False, MISSING), *damaged]
+
+
 def _without_manifest(out: Folder) -> list[Check]:
-    """Compare what can be compared where ``run.json`` is damaged: each product with its own record."""
+    """Compare what can be compared where there is no good ``run.json``: each product with its own record."""
     records = {}
     for name in layout.PRODUCTS:
         with suppress(DamagedRecord):

@@ -254,34 +254,39 @@ class Folder(ABC):
             error: its cause.
         """
 
-    def read_json(self, name: str) -> dict[str, Any]:
-        """Return the mapping in a JSON file.
+    def read_json(self, name: str, sealed: bool = False) -> dict[str, Any]:
+        """Return the mapping in a JSON file, see :meth:`find_json`.
 
         Raises:
             DamagedRecord: it is not what was written.
             StoreError: it is missing or cannot be read.
         """
-        content = self.find_json(name)
+        content = self.find_json(name, sealed)
         if content is None:
             raise StoreError(
                 f"{self / name}: not found; this folder holds no run of ussfc (or its work was removed)"
             )
         return content
 
-    def find_json(self, name: str) -> dict[str, Any] | None:
+    def find_json(self, name: str, sealed: bool = False) -> dict[str, Any] | None:
         """Return the mapping in a JSON file, compared with its checksum if it has one; None where it does not exist.
+
+        Args:
+            name: of the file.
+            sealed: refuse one without a checksum: bytes are decided by it.
 
         Raises:
             DamagedRecord: it is not what was written.
             StoreError: it cannot be read.
         """
         try:
-            return unsealed(self.read(name))
+            return unsealed(self.read(name), sealed)
         except FileNotFoundError:
             return None
         except ValueError as error:
             raise DamagedRecord(
-                f"{self / name}: cannot be read ({error}); overwrite it to start over"
+                f"{self / name}: cannot be read ({error}); the same `ussfc run` makes it again, or overwrite it to "
+                "start over"
             ) from error
 
     def write_record(self, name: str, content: Mapping[str, Any]) -> None:

@@ -24,8 +24,12 @@ def sealed(content: Mapping[str, Any]) -> bytes:
     return dumped({**content, CHECKSUM: ALGORITHM + hashlib.sha256(dumped(content)).hexdigest()})
 
 
-def unsealed(data: bytes) -> dict[str, Any]:
-    """Return the mapping in JSON without its checksum, compared with it; files of earlier versions have none.
+def unsealed(data: bytes, required: bool = False) -> dict[str, Any]:
+    """Return the mapping in JSON without its checksum, compared with it.
+
+    Args:
+        data: the file.
+        required: refuse a file without a checksum, as earlier versions wrote it.
 
     Raises:
         ValueError: it is no JSON, no mapping, or not what was written; the message names it.
@@ -37,6 +41,8 @@ def unsealed(data: bytes) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("it holds no mapping")
     stated = content.pop(CHECKSUM, None)
+    if stated is None and required:
+        raise ValueError("it has no checksum")
     if stated is None:
         # The key itself may be what changed.
         damaged = any(isinstance(value, str) and value.startswith(ALGORITHM) for value in content.values())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +15,7 @@ from tests.support.city import TALLY
 from tests.support.scenes import write_scene
 from tests.support.stubs import StubRecipe
 from ussfc.pipeline.config.load import load_config
-from ussfc.pipeline.errors import PipelineError
+from ussfc.pipeline.errors import PipelineError, StoreError
 from ussfc.pipeline.events import Event, Notice
 from ussfc.pipeline.runs.infer import Computation
 from ussfc.pipeline.runs.products import recorded_config, write_manifest
@@ -23,12 +25,11 @@ from ussfc.pipeline.runs.validate import validate
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 
-CONFIG = load_config(
-    sets=[
-        "tiling.tile_size=64", "tiling.patch_size=32", "threshold=0.3", "cluster.kind=serial",
-        "vector.format=[geoparquet, gpkg]",
-    ]
-)  # fmt: skip
+SETS = [
+    "tiling.tile_size=64", "tiling.patch_size=32", "threshold=0.3", "cluster.kind=serial",
+    "vector.format=[geoparquet, gpkg]",
+]  # fmt: skip
+CONFIG = load_config(sets=SETS)
 COMPUTATION = Computation(StubRecipe(32, 4, 1, 3))
 FLIPS = 2
 """Flips of each file."""
@@ -112,6 +113,82 @@ def test_the_same_command_mends_it(out: Path, pair: tuple[str, str]) -> None:
     run(*pair, out, CONFIG, subscriber=events.append, computation=COMPUTATION)
     assert Notice("everything is done already", warning=False) in events
     assert any("comparing" in event.message for event in events if isinstance(event, Notice))
+
+
+def truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def unsealed(file: Path) -> None:
+    """Change numbers, and take the checksum away."""
+    record = json.loads(file.read_bytes())
+    del record["checksum"]
+    file.write_text(re.sub(r"[12]", "3", json.dumps(record)))
+
+
+def no_json(file: Path) -> None:
+    file.write_text("null")
+
+
+HARMS = {
+    "truncated": truncated,
+    "unsealed": unsealed,
+    "no json": no_json,
+    "flipped": lambda file: flip(file, random.Random(3)),
+}
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "truncated",
+        "unsealed",
+        *(pytest.param(harm, marks=pytest.mark.soak) for harm in ("no json", "flipped")),
+    ],
+)
+def test_a_damaged_record_of_an_unfinished_run_is_made_again(
+    harm: str, out: Path, pair: tuple[str, str]
+) -> None:
+    expected = content(out)
+    for file in sorted((out / "work").rglob("*.json")):
+        if "probability.zarr" in file.parts:
+            continue
+        (out / "run.json").unlink()
+        HARMS[harm](file)
+        if harm != "unsealed":
+            failed = {check.name for check in validate(out) if not check.ok}
+            assert f"{file.relative_to(out)} is what the run wrote" in failed
+        events: list[Event] = []
+        run(*pair, out, CONFIG, subscriber=events.append, computation=COMPUTATION)
+        notices = [event.message for event in events if isinstance(event, Notice)]
+        assert "resuming: 4 of 4 tiles are done" in notices, file.name
+        assert [check.name for check in validate(out) if not check.ok] == [], file.name
+        assert content(out) == expected, file.name
+
+
+def test_a_damaged_key_is_refused_to_another_run(out: Path, pair: tuple[str, str]) -> None:
+    (out / "run.json").unlink()
+    key = out / "work" / "run_key.json"
+    truncated(key)
+    with pytest.raises(StoreError, match=r"run_key\.json: .*the same `ussfc run` makes it again"):
+        status(out)
+    other = load_config(sets=[*SETS, "grid.resampling=average"])
+    with pytest.raises(StoreError, match="4 finished tiles beside it are of other inputs"):
+        run(*pair, out, other, computation=COMPUTATION)
+    key.unlink()
+    with pytest.raises(StoreError, match="is missing, and the 4 finished tiles"):
+        run(*pair, out, other, computation=COMPUTATION)
+    run(*pair, out, CONFIG, computation=COMPUTATION)
+    assert status(out).state == "complete"
+
+
+def test_a_damaged_key_without_a_tile_starts_over(out: Path, pair: tuple[str, str]) -> None:
+    expected = content(out)
+    (out / "run.json").unlink()
+    shutil.rmtree(out / "work" / "done")
+    truncated(out / "work" / "run_key.json")
+    run(*pair, out, CONFIG, computation=COMPUTATION)
+    assert content(out) == expected
 
 
 def test_a_chunk_in_a_store_is_compared(pair: tuple[str, str]) -> None:
