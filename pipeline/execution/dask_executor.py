@@ -30,8 +30,15 @@ from ussfc.pipeline.execution.connection import (
 from ussfc.pipeline.execution.errors import SchedulerLostError, WorkersLostError
 from ussfc.pipeline.execution.executor import TILE_BACKOFF, handle_failure
 from ussfc.pipeline.execution.tile_job import TileJob
+from ussfc.pipeline.execution.tile_parts import TileParts
 from ussfc.pipeline.execution.worker_pool import STOPPED, PendingTask, TaskSizer, TileBatcher, WorkerPool
-from ussfc.pipeline.execution.worker_tasks import NotTried, TaskReport, compute_tiles, versions
+from ussfc.pipeline.execution.worker_tasks import (
+    PROGRESS_TOPIC,
+    NotTried,
+    TaskReport,
+    compute_tiles,
+    versions,
+)
 from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.parallel.schedule import Schedule
 from ussfc.pipeline.types import Index, TileFailure, TileResult
@@ -40,6 +47,10 @@ Answer = TypeVar("Answer")
 
 RECONNECT_BACKOFF = Backoff(attempts=8, first=2, factor=2, longest=60)
 """Attempts to reach a lost scheduler, beginning with a wait; they count from the start once it has delivered a tile."""
+
+PROGRESS_SECONDS, MOST_EVENTS = 1.0, 50
+"""Least distance of the events with which a worker shows how much of its tile is computed, and the largest number of
+such events a second from all workers together: a scheduler manages hundreds of messages."""
 
 
 class DaskExecutor:
@@ -107,10 +118,10 @@ class DaskExecutor:
     ) -> None:
         """Compute all tiles; see :class:`ussfc.pipeline.execution.executor.Executor`."""
         if self._started is not None:
-            self._run(self._started, job, indices, on_result, on_failure)
+            self._run(self._started, job, indices, on_result, on_failure, on_pixels)
             return
         with self._cluster.start(self._scratch) as started:
-            self._run(started, job, indices, on_result, on_failure)
+            self._run(started, job, indices, on_result, on_failure, on_pixels)
 
     def _run(
         self,
@@ -119,7 +130,9 @@ class DaskExecutor:
         indices: Iterable[Index],
         on_result: Callable[[TileResult], None],
         on_failure: Callable[[TileFailure], None],
+        on_pixels: Callable[[int], None] | None,
     ) -> None:
+        parts = TileParts(job, on_pixels)
         schedule = Schedule(indices, self._backoff)
 
         def compute(client: Any, note_progress: Callable[[], None]) -> None:
@@ -131,9 +144,13 @@ class DaskExecutor:
             if not self._cluster.is_local:
                 pool.wait_for_workers()
                 check_workers(client, self._cluster.name, job)
-            _TaskLoop(client, pool, job, schedule, deliver, on_failure).run(self._cluster.worker_count)
+            _TaskLoop(client, pool, job, schedule, parts, deliver, on_failure).run(self._cluster.worker_count)
 
-        self._with_client(started, compute, schedule.recall)
+        def recall() -> None:
+            schedule.recall()
+            parts.forget_all()
+
+        self._with_client(started, compute, recall)
 
     def _pool(self, client: Any, started: Started) -> WorkerPool:
         return WorkerPool(client, self._cluster, started, self._subscriber, self._stop)
@@ -195,6 +212,7 @@ class _TaskLoop:
         pool: WorkerPool,
         job: TileJob,
         schedule: Schedule,
+        parts: TileParts,
         on_result: Callable[[TileResult], None],
         on_failure: Callable[[TileFailure], None],
     ) -> None:
@@ -202,6 +220,7 @@ class _TaskLoop:
         self._pool = pool
         self._job = job
         self._schedule = schedule
+        self._parts = parts
         self._on_result = on_result
         self._on_failure = on_failure
         self._running: dict[Any, PendingTask] = {}
@@ -215,10 +234,14 @@ class _TaskLoop:
             bands: number of bands that the tiles are walked in, one a worker; 0 or 1: one after the other.
         """
         plan = self._job.plan
+        if self._parts.wanted:
+            with detect_loss(self._client):
+                self._client.subscribe_topic(PROGRESS_TOPIC, self._take_progress)
         batcher = TileBatcher(self._schedule, lambda index: plan.tile_band(index, bands) if bands > 1 else 0)
         while True:
             if self._pool.refresh():
                 self._take_back_orphans()
+                self._parts.report(index for task in self._running.values() for index in task.indices)
             if not self._running:
                 self._pool.retire()
             patience = min(self._pool.patience, self._hand_out(batcher, bands))
@@ -230,6 +253,12 @@ class _TaskLoop:
                 continue
             if future in self._running:  # else it was taken back
                 self._collect(future)
+
+    def _take_progress(self, event: tuple[float, Any]) -> None:
+        """Keep the share of a tile that a worker sent; this is called in the client's own thread."""
+        _, (key, row, column, share) = event
+        if key == self._job.key:
+            self._parts.reporter((row, column))(share)
 
     def _take_back_orphans(self) -> None:
         """Take back the tasks that Dask will never run.
@@ -247,6 +276,7 @@ class _TaskLoop:
             task = self._running.pop(lost[key])
             lost[key].cancel()
             for index in task.indices:
+                self._parts.forget(index)
                 self._schedule.back(index)
 
     def _hand_out(self, batcher: TileBatcher, bands: int) -> float:
@@ -263,11 +293,22 @@ class _TaskLoop:
             where = {"workers": [address], "allow_other_workers": True} if address else {}
             with detect_loss(self._client):
                 future = self._client.submit(
-                    compute_tiles, self._job, versions(), indices, pure=False, **where
+                    compute_tiles,
+                    self._job,
+                    versions(),
+                    indices,
+                    self._progress_seconds(),
+                    pure=False,
+                    **where,
                 )
                 future.add_done_callback(self._ended.put)
             self._running[future] = PendingTask(indices, address)
         return math.inf
+
+    def _progress_seconds(self) -> float | None:
+        if not self._parts.wanted:
+            return None
+        return max(PROGRESS_SECONDS, self._pool.threads / MOST_EVENTS)
 
     def _collect(self, future: Any) -> None:
         """Take the outcome of each tile of a task that ended."""
@@ -276,6 +317,7 @@ class _TaskLoop:
             outcomes = self._outcomes(future, indices)
             future.release()
         for index, outcome in zip(indices, outcomes, strict=True):
+            self._parts.forget(index)
             if isinstance(outcome, TileResult):
                 self._schedule.done(index)
                 self._on_result(outcome)

@@ -37,8 +37,8 @@ class Executor(Protocol):
             on_result: receives every computed tile.
             on_failure: receives every tile that kept failing. An error that either function raises ends the run and
                 passes as it is.
-            on_pixels: receives, where this process computes, the pixels of unfinished tiles that were computed since
-                its last call; they are taken back, as a negative number, when their tile ends.
+            on_pixels: receives the pixels of unfinished tiles that were computed since its last call; they are taken
+                back, as a negative number, when their tile ends.
 
         Raises:
             StoreError: the store could not be used, again and again.

@@ -8,13 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from typing import TypeVar
 
 from ussfc.pipeline.errors import StoreError, TileError
 from ussfc.pipeline.execution.executor import TILE_BACKOFF, handle_failure
 from ussfc.pipeline.execution.tile import compute_tile
 from ussfc.pipeline.execution.tile_job import TileJob
+from ussfc.pipeline.execution.tile_parts import TileParts
 from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE, WorkerCache
 from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.parallel.schedule import Schedule
@@ -58,7 +58,7 @@ class SerialExecutor:
         schedule = Schedule(indices, self._backoff)
         stop = threading.Event()
         under_way: dict[Future[TileResult], Index] = {}
-        parts = _TileParts(job, on_pixels)
+        parts = TileParts(job, on_pixels)
         with ThreadPoolExecutor(self._concurrent_tiles, "ussfc-tile") as threads:
             try:
                 while True:
@@ -74,7 +74,7 @@ class SerialExecutor:
                         continue
                     patience = schedule.due_in() if len(under_way) < self._concurrent_tiles else math.inf
                     completed = _completed(under_way, min(patience, REPORT_SECONDS))
-                    parts.report()
+                    parts.report(under_way.values())
                     for future in completed:
                         index = under_way.pop(future)
                         parts.forget(index)
@@ -92,38 +92,6 @@ class SerialExecutor:
     def ask(self, function: Callable[..., Answer], *args: object) -> list[Answer]:
         """Return the answer of the one worker, which is this process."""
         return [function(*args)]
-
-
-class _TileParts:
-    """Computed pixels of unfinished tiles: their threads state shares, the executor's own thread reports the sum."""
-
-    def __init__(self, job: TileJob, on_pixels: Callable[[int], None] | None) -> None:
-        self._job = job
-        self._on_pixels = on_pixels
-        self._shares: dict[Index, float] = {}
-        self._reported: dict[Index, int] = {}
-
-    def reporter(self, index: Index) -> Callable[[float], None]:
-        """Return the function that takes the share of a tile, from any thread."""
-        return partial(self._shares.__setitem__, index)
-
-    def report(self) -> None:
-        """Report what was computed since the last time."""
-        added = 0
-        for index, share in list(self._shares.items()):
-            pixels = int(share * self._job.plan.core(index).pixels)
-            added += pixels - self._reported.get(index, 0)
-            self._reported[index] = pixels
-        self._send(added)
-
-    def forget(self, index: Index) -> None:
-        """Take back what was reported of a tile that has ended, well or not."""
-        self._shares.pop(index, None)
-        self._send(-self._reported.pop(index, 0))
-
-    def _send(self, pixels: int) -> None:
-        if pixels and self._on_pixels is not None:
-            self._on_pixels(pixels)
 
 
 def _completed(futures: Iterable[Future[TileResult]], patience: float) -> Iterable[Future[TileResult]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -24,6 +26,10 @@ from ussfc.pipeline.types import Index, TileResult
 ENDING_FACTOR, ENDING_SECONDS = 1.5, 2.0
 """Margin of a worker whose time is limited, as a factor of its longest tile so far and as seconds: it begins no tile
 unless its time lasts for that."""
+
+PROGRESS_TOPIC = "ussfc-progress"
+"""Dask's topic of the events that workers send while they compute a tile: key of the run, row and column of the tile,
+and its share that is computed."""
 
 VERSIONS = ("ussfc", "torch", "zarr")
 """Distributions of which everything that takes part must have the same version: they move bytes, or write them."""
@@ -50,13 +56,36 @@ class TaskReport:
     """Seconds of a tile, on average; 0: none was computed."""
 
 
-def compute_tiles(job: TileJob, expected: dict[str, str], indices: Sequence[Index]) -> TaskReport:
+class Pace:
+    """The moments at which a process sends progress, whatever the number of its threads and tasks."""
+
+    def __init__(self) -> None:
+        """Be due at once."""
+        self._next = -math.inf
+
+    def due(self, seconds: float) -> bool:
+        """Return whether so many seconds have passed since this was last true."""
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + seconds
+        return True
+
+
+PROCESS_PACE = Pace()
+"""The pace of this process."""
+
+
+def compute_tiles(
+    job: TileJob, expected: dict[str, str], indices: Sequence[Index], progress_seconds: float | None = None
+) -> TaskReport:
     """Compute tiles on a worker, one after the other.
 
     Args:
         job: the run.
         expected: versions that this worker must have, see :func:`versions`.
         indices: the tiles.
+        progress_seconds: distance of the events that show the client how much of a tile is computed; None: none.
     """
     from distributed import get_worker
 
@@ -75,10 +104,27 @@ def compute_tiles(job: TileJob, expected: dict[str, str], indices: Sequence[Inde
             return TaskReport(worker.address, (*outcomes, *rest), ending=True)
         try:
             with cache.tile_in_hand():
-                outcomes.append(compute_tile(job, index, cache=cache))
+                send = _progress_sender(worker, job.key, index, progress_seconds)
+                outcomes.append(compute_tile(job, index, cache=cache, report=send))
         except (TileError, StoreError) as error:
             outcomes.append(error)
     return TaskReport(worker.address, tuple(outcomes), seconds=(time.monotonic() - start) / len(outcomes))
+
+
+def _progress_sender(
+    worker: Any, key: str, index: Index, seconds: float | None, pace: Pace = PROCESS_PACE
+) -> Callable[[float], None] | None:
+    """Return a function that sends the share of a tile to the client, but not too often; None: none is wanted."""
+    if seconds is None:
+        return None
+
+    def send(share: float) -> None:
+        if pace.due(seconds):
+            # A worker that is closing has no loop any more: its tile may still end well.
+            with suppress(RuntimeError):
+                worker.log_event(PROGRESS_TOPIC, [key, *index, share])
+
+    return send
 
 
 def check_worker(job: TileJob, probe: str, token: str) -> str | None:

@@ -18,7 +18,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from tests.support.clusters import Programs, task_states, wait_until
-from tests.support.stubs import Killing, StubRecipe, Transient, damaged, store_bytes, stub_job
+from tests.support.stubs import Killing, SlowRecipe, StubRecipe, Transient, damaged, store_bytes, stub_job
 from tests.support.tile_runs import (
     BACKOFF,
     LUCKY,
@@ -183,6 +183,31 @@ def test_tile_that_keeps_failing_is_listed(executor: Executor, tmp_path: Path) -
     assert sorted(store.done()) == indices_of(results) == LUCKY
     executor.run(stub_job(store, PLAN, f"healthy-{tmp_path}"), [UNLUCKY], results.append, unwanted)
     assert store_bytes(job.store) == expected
+
+
+def test_parts_of_a_tile_come_from_workers(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first patch on; they are taken back when their tile ends, and no thread but the run's own has them."""
+    monkeypatch.setattr(worker_pool, "REFRESH_SECONDS", 0.02)
+    monkeypatch.setattr(dask_executor, "PROGRESS_SECONDS", 0.02)
+    parts: list[int] = []
+    threads: set[threading.Thread] = set()
+
+    def on_pixels(pixels: int) -> None:
+        threads.add(threading.current_thread())
+        parts.append(pixels)
+
+    job = job_in(tmp_path / "work", detector=SlowRecipe(batch_size=1, seconds=0.05))
+    results: list[TileResult] = []
+    executor = DaskExecutor(SchedulerAt(address), tmp_path / "scratch", ONCE)
+    executor.run(job, [(1, 1)], results.append, unwanted, on_pixels)
+    whole = PLAN.core((1, 1)).pixels
+    assert indices_of(results) == [(1, 1)]
+    assert len(parts) > 2
+    assert 0 < parts[0] < whole
+    assert sum(parts[:-1]) == -parts[-1] <= whole
+    assert threads == {threading.current_thread()}
 
 
 @both_kinds

@@ -80,6 +80,24 @@ class StubRecipe:
         return StubDetector(self.patch_size, self.batch_size, self.streams, self.bands)
 
 
+@dataclass(frozen=True)
+class SlowRecipe(StubRecipe):
+    """Builds a detector that takes a while for each call."""
+
+    seconds: float = 0.02
+
+    def build(self) -> StubDetector:
+        """Return the detector."""
+        seconds = self.seconds
+
+        class Slow(StubDetector):
+            def predict(self, before: FloatArray, after: FloatArray) -> FloatArray:
+                time.sleep(seconds)
+                return super().predict(before, after)
+
+        return Slow(self.patch_size, self.batch_size)
+
+
 def damaged(error: type[Exception] = ReadError) -> None:
     """Fail as a file with a hole does."""
     raise error("stub.tif: block is damaged")

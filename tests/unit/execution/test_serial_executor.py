@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.stubs import StubArea, StubDetector, StubRecipe, StubScene, damaged, store_bytes
+from tests.support.stubs import (
+    SlowRecipe,
+    StubArea,
+    StubDetector,
+    StubRecipe,
+    StubScene,
+    damaged,
+    store_bytes,
+)
 from tests.support.tile_runs import (
     BACKOFF,
     LUCKY,
@@ -218,19 +226,6 @@ def test_due_tile_does_not_wait_for_a_slow_one(tmp_path: Path) -> None:
     assert indices_of(results) == [UNLUCKY, long]
 
 
-@dataclass(frozen=True)
-class SlowRecipe(StubRecipe):
-    """Builds a detector that takes a moment for each call."""
-
-    def build(self) -> StubDetector:
-        class Slow(StubDetector):
-            def predict(self, before: FloatArray, after: FloatArray) -> FloatArray:
-                time.sleep(0.02)
-                return super().predict(before, after)
-
-        return Slow(self.patch_size, 1)
-
-
 def test_parts_of_a_tile_are_reported_and_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serial_executor, "REPORT_SECONDS", 0.005)
     results: list[TileResult] = []
@@ -241,7 +236,7 @@ def test_parts_of_a_tile_are_reported_and_taken_back(tmp_path: Path, monkeypatch
         threads.add(threading.current_thread())
         parts.append(pixels)
 
-    job = job_in(tmp_path, detector=SlowRecipe())
+    job = job_in(tmp_path, detector=SlowRecipe(batch_size=1))
     SerialExecutor(ONCE).run(job, [(1, 1)], results.append, unwanted, on_pixels)
     whole = PLAN.core((1, 1)).pixels
     assert len(parts) > 2
