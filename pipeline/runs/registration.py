@@ -69,8 +69,43 @@ def register(
     shape = comparison.shape
     if min(shape) < SIDES[-1][0]:
         return RegistrationRecord(mode=mode, state="too small", inputs=inputs)
+    windows = comparison.measure(threads)
     # A quadratic field is no affine grid to read on.
-    found = estimate_registration(comparison.measure(threads), shape, highest="affine")
+    found = estimate_registration(windows, shape, highest="affine")
+    record = _decided(found, comparison, mode, threads, inputs)
+    bend = _bend(found, estimate_registration(windows, shape))
+    if bend <= REPORTED:
+        return record
+    # Windows of a field that bends much agree on no affine one; that they agree on the bend makes them one place.
+    state = "displaced" if record.state == "unknown" else record.state
+    warning = (
+        f"the later date is bent against the earlier one: a shift or rotation leaves up to {bend:.1f} px in places; "
+        "mend its geolocation (orthorectify it again)"
+    )
+    if record.warning and record.state != "unknown":
+        warning = f"{record.warning}; {warning}"
+    return record.model_copy(update={"state": state, "warning": warning})
+
+
+def _bend(found: RegistrationEstimate, bent: RegistrationEstimate) -> float:
+    """Return the largest distance between a consensus and a quadratic one, at windows that agree on that, pixels."""
+    if bent.shift.kind != "quadratic" or not bent.sure:
+        return 0.0
+    agreeing = [
+        shift.window.centre for shift, agrees in zip(bent.windows, bent.inliers, strict=True) if agrees
+    ]
+    rows, cols = np.array(agreeing).T
+    fields = [np.array(each.shift.shift_at(rows, cols)) for each in (found, bent)]
+    return float(np.hypot(*(fields[0] - fields[1])).max())
+
+
+def _decided(
+    found: RegistrationEstimate, comparison: Comparison, mode: Registration, threads: int, inputs: str
+) -> RegistrationRecord:
+    """Return the record of a consensus, with the correction where there is to be one."""
+    from ussfc.pipeline.pixels.registration import estimate_registration
+
+    shape = comparison.shape
     record = _record(found, mode, inputs)
     typical, largest = found.shift.length_over(shape)
     if not found.sure:

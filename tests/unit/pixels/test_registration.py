@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -199,20 +200,78 @@ class TestShift:
         assert typical == most == 5
 
 
+def seen_later(
+    before: FloatArray, length: float, direction: float, degrees: float, seed: int
+) -> tuple[FloatArray, npt.NDArray[np.float64]]:
+    """Return a scene on a later date: moved, turned about its middle, noisy, of another season, a fifth under clouds.
+
+    Args:
+        before: (side, side).
+        length: of the shift, pixels.
+        direction: of the shift from the columns' axis, radians.
+        degrees: of the rotation.
+        seed: of noise, season and clouds.
+
+    Returns:
+        The later date, and the (2, 3) matrix that takes (y, x, 1) in ``before`` to (y, x) in it.
+    """
+    side, angle = before.shape[0], np.deg2rad(degrees)
+    middle = (side - 1) / 2
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    shift = length * np.array([np.sin(direction), np.cos(direction)])
+    matrix = np.column_stack([turn, middle - turn @ (middle, middle) + shift])
+    back = np.linalg.inv(turn)
+    after = ndimage.affine_transform(before, back, -back @ matrix[:, 2], order=3, mode="reflect")
+    rng = np.random.default_rng(seed)
+    fields = ndimage.zoom(rng.uniform(0.5, 1.5, (9, 9)), -(-side // 9) + 1, order=1)[:side, :side]
+    after = 300 + 0.7 * after * fields + 60 * rng.standard_normal(after.shape)
+    cloud = ndimage.gaussian_filter(rng.standard_normal(after.shape), 40)
+    after = np.where(cloud > np.quantile(cloud, 0.8), 6000 + 500 * cloud, after).astype(np.float32)
+    return after, matrix
+
+
+def displacement_error(found: Shift, matrix: npt.NDArray[np.float64], side: int) -> float:
+    """Return the median distance of an estimate from a matrix over an image, pixels."""
+    places = np.mgrid[0 : side : side // 8, 0 : side : side // 8].astype(float).reshape(2, -1)
+    there = matrix @ np.concatenate([places, np.ones((1, places.shape[1]))])
+    return float(np.median(np.hypot(*(places + found.shift_at(*places) - there))))
+
+
 class TestImages:
-    @pytest.mark.parametrize(("dy", "dx"), [(0, 0), (0.25, -0.5), (-2.4, 7.7), (12.3, -15.8)])
-    def test_shift_with_noise_season_and_cloud(self, dy: float, dx: float) -> None:
-        rng = np.random.default_rng(3)
-        before = texture(20, (512, 512))
-        after = moved(before, dy, dx)
-        fields = ndimage.zoom(rng.uniform(0.5, 1.5, (9, 9)), 57, order=1)[:512, :512]
-        after = 300 + 0.7 * after * fields + 60 * rng.standard_normal(after.shape)
-        cloud = ndimage.gaussian_filter(rng.standard_normal(after.shape), 40)
-        after = np.where(cloud > np.quantile(cloud, 0.8), 6000 + 500 * cloud, after).astype(np.float32)
+    @settings(max_examples=4, deadline=None)
+    @given(st.floats(0.25, 20), st.floats(0, 2 * np.pi), st.floats(-0.1, 0.1), seeds)
+    def test_shift_and_rotation_with_noise_season_and_cloud(
+        self, length: float, direction: float, degrees: float, seed: int
+    ) -> None:
+        side = 512
+        before = texture(seed, (side, side))
+        after, matrix = seen_later(before, length, direction, degrees, seed)
         found = estimate_images(before, after)
         assert found.sure
-        y, x = found.shift.shift_at(256, 256)
-        assert np.hypot(y - dy, x - dx) <= 0.1
+        assert displacement_error(found.shift, matrix, side) <= 0.1
+        # A correction of the wrong sign would double the shift instead.
+        assert displacement_error(found.shift, np.eye(2, 3), side) == pytest.approx(length, abs=0.5)
+
+    @settings(max_examples=4, deadline=None)
+    @given(seeds, st.floats(0, 2 * np.pi))
+    def test_towers_that_lean_one_way_do_not_bend_the_field(self, seed: int, direction: float) -> None:
+        side = 512
+        rng = np.random.default_rng(seed)
+        before = texture(seed, (side, side))
+        after = moved(before, 0.6, -0.4)
+        lean = np.array([np.sin(direction), np.cos(direction)])
+        for _ in range(80):
+            # Most stand in the middle of the city; roofs are drawn as they are seen, by height beside their feet.
+            y, x = np.clip(rng.normal(side / 2, side / 10, 2), 20, side - 40).astype(int)
+            rows, cols = rng.integers(6, 16, 2)
+            there = np.rint((y + 0.6, x - 0.4) + rng.gamma(2, 1.5) * lean).astype(int)
+            roof = rng.normal(2200, 300, (rows, cols))
+            before[y : y + rows, x : x + cols] = roof
+            after[there[0] : there[0] + rows, there[1] : there[1] + cols] = roof
+        found = estimate_images(before, after)
+        assert found.sure
+        assert found.shift.kind == "translation"
+        assert np.hypot(found.shift.dy[0] - 0.6, found.shift.dx[0] + 0.4) <= 0.1
 
     def test_a_small_rotation_is_found(self) -> None:
         before = texture(21, (640, 640))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import rasterio
 import rioxarray  # noqa: F401  (registers the .rio accessor)
 import xarray as xr
 from affine import Affine
+from scipy import ndimage
 
 from tests.support.scenes import write_toy_model
 from tests.support.stubs import StubRecipe
@@ -131,6 +133,34 @@ def test_shift_beyond_the_limit_is_reported(model: str, tmp_path: Path) -> None:
     assert "31.0" in record.warning
 
 
+def bent(folder: Path, pixels: float, seed: int = 3) -> tuple[str, str]:
+    """Write a scene, and a copy of it bent like a bow: by so many pixels from the middle to the left and right edge."""
+    side = 2 * SIDE
+    image = texture(seed, (side, side), blur=1.5)
+    rows, cols = np.mgrid[0:side, 0:side].astype(float)
+    across = 2 * cols / (side - 1) - 1
+    after = ndimage.map_coordinates(image, (rows - pixels * across**2, cols), order=3, mode="reflect")
+    return write(folder / "before.tif", image), write(folder / "after.tif", after)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "state", "warned"),
+    [(0.3, "aligned", False), (2.0, "corrected", True), (6.0, "displaced", True)],
+)
+def test_what_bends_is_reported(
+    pixels: float, state: str, warned: bool, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "SIDES", ((128, 64),))
+    record = registered(inspect_pair(*bent(tmp_path, pixels), config_of(model)))
+    assert record.state == state
+    assert (record.warning is not None) == warned
+    if record.warning:
+        assert re.search(
+            r"bent against the earlier one: a shift or rotation leaves up to [1-6]\.", record.warning
+        )
+        assert "different places" not in record.warning
+
+
 def test_different_places_are_reported(model: str, tmp_path: Path) -> None:
     before = write(tmp_path / "before.tif", texture(1, (SIDE, SIDE)))
     after = write(tmp_path / "after.tif", texture(2, (SIDE, SIDE)))
@@ -245,6 +275,16 @@ class TestRuns:
         assert off.registration.state == "off"
         assert on.run != off.run
         assert on.products["probability.tif"].sha256 != off.products["probability.tif"].sha256
+
+    def test_pair_that_lies_well_has_the_bytes_of_a_run_without(self, model: str, tmp_path: Path) -> None:
+        pair = displaced(tmp_path, 0, 0)
+        on = run(*pair, tmp_path / "on", config_of(model), computation=STUB)
+        run(*pair, tmp_path / "off", config_of(model, "registration=off"), computation=STUB)
+        assert on.registration is not None
+        assert on.registration.state == "aligned"
+        for name in ("probability.tif", "change.tif"):
+            first, second = ((tmp_path / out / name).read_bytes() for out in ("on", "off"))
+            assert first == second
 
     def test_strict_ends_a_run_with_a_warning(self, model: str, tmp_path: Path) -> None:
         pair = displaced(tmp_path, 2, 0)
