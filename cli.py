@@ -17,7 +17,7 @@ import click
 from ussfc.addresses import shown_address
 from ussfc.pipeline.parallel.memory_limit import check_address_space
 from ussfc.pipeline.progress import format_duration
-from ussfc.pipeline.terminal import options, tables
+from ussfc.pipeline.terminal import assessment_commands, options, tables
 from ussfc.pipeline.terminal.error_reports import Commands, print_traceback, reported_errors
 from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 from ussfc.pipeline.terminal.options import Destination, Preparation, Scoring, Settings, Speeds, Training
@@ -401,6 +401,10 @@ def clean(out: str, dry_run: bool, output: Output) -> None:
 
     found = clean_batch(out, dry_run) if is_batch(out) else clean_folder(out, dry_run)
     output.result(found, tables.clean_lines(found, dry_run))
+
+
+main.add_command(assessment_commands.sample)
+main.add_command(assessment_commands.assess)
 
 
 @main.command()

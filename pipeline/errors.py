@@ -55,6 +55,10 @@ class InsufficientMemoryError(PipelineError):
     """The projected peak does not fit into the memory that the run may use."""
 
 
+class SampleError(PipelineError):
+    """A labelled sample that does not belong to the map, or from which nothing can be estimated."""
+
+
 class ClusterError(PipelineError):
     """The Dask scheduler or its workers cannot be used."""
 

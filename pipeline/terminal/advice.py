@@ -7,6 +7,8 @@ FLAGS = {
     "an output folder": "an --out",
     "or overwrite it": "or replace it with --overwrite",
     "overwrite it to start over": "start over with --overwrite",
+    "choose another folder for the sample": "choose another folder with --to",
+    "a number of points and a standard error: give": "--n and --target-se: give",
     "give a mask of the clouds": "give a mask of the clouds (--mask-before, --mask-after)",
     "masks.before=none": "--mask-before none",
     "masks.after=none": "--mask-after none",

@@ -1,0 +1,1 @@
+"""Accuracy of a map and area with its error, from a labelled sample."""
