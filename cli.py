@@ -17,7 +17,7 @@ import click
 from ussfc.addresses import shown_address
 from ussfc.pipeline.parallel.memory_limit import check_address_space
 from ussfc.pipeline.progress import format_duration
-from ussfc.pipeline.terminal import assessment_commands, options, tables
+from ussfc.pipeline.terminal import assessment_commands, model_commands, options, tables
 from ussfc.pipeline.terminal.error_reports import Commands, print_traceback, reported_errors
 from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 from ussfc.pipeline.terminal.options import Destination, Preparation, Scoring, Settings, Speeds, Training
@@ -405,6 +405,7 @@ def clean(out: str, dry_run: bool, output: Output) -> None:
 
 main.add_command(assessment_commands.sample)
 main.add_command(assessment_commands.assess)
+main.add_command(model_commands.models)
 
 
 @main.command()
@@ -500,45 +501,6 @@ def check_data(kind: str, folder: Path, output: Output) -> None:
 
 def _names(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
-
-
-@main.group()
-def models() -> None:
-    """Models that come with the package."""
-
-
-@models.command("list")
-def list_models() -> None:
-    """List the packaged models."""
-    import ussfc
-
-    for name in ussfc.list_models():
-        spec = ussfc.find_model(name)
-        licence = spec.licence.weights if spec.licence else "no licence stated"
-        click.echo(f"{name}  {spec.title} [{licence}]")
-
-
-@models.command("show")
-@click.argument("name", default="ussfc-s2-rgb")
-@options.json_option("Print card and costs as JSON.")
-def show_model(name: str, output: Output) -> None:
-    """Print the card of a model, and what its network costs: parameters, multiply-accumulates, time here."""
-    import yaml
-
-    import ussfc
-    from ussfc.efficiency import efficiency, latency
-
-    check_address_space()
-    spec = ussfc.find_model(name)
-    card = spec.model_dump(mode="json", exclude_none=True)
-    card["weights"]["uri"] = shown_address(spec.weights.uri)
-    if not output.as_json:
-        click.echo(yaml.safe_dump(card, sort_keys=False, width=110).rstrip())
-    network = ussfc.load_weights(spec.weights_path(), sha256=spec.weights.sha256)
-    counts = efficiency(network)
-    seconds = latency(network, counts.patch_size)
-    costs = {**dataclasses.asdict(counts), "latency_s": round(seconds, 4)}
-    output.result({**card, "efficiency": costs}, tables.cost_lines(counts, seconds))
 
 
 @main.command()
