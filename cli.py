@@ -14,10 +14,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ussfc.addresses import shown_address
 from ussfc.pipeline.parallel.memory_limit import check_address_space
 from ussfc.pipeline.progress import format_duration
-from ussfc.pipeline.terminal import assessment_commands, model_commands, options, tables
+from ussfc.pipeline.terminal import (
+    assessment_commands,
+    model_commands,
+    options,
+    report_commands,
+    tables,
+)
 from ussfc.pipeline.terminal.error_reports import Commands, print_traceback, reported_errors
 from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 from ussfc.pipeline.terminal.options import Destination, Preparation, Scoring, Settings, Speeds, Training
@@ -322,21 +327,8 @@ def _finish(stage: str, out: str, settings: Settings, output: Output) -> None:
     _exit_if_incomplete(record, output)
 
 
-@main.command()
-@options.OUT
-@options.output_options
-def report(out: str, output: Output) -> None:
-    """Write report.html and preview.png of OUT: both dates, change, largest polygons, and what speaks against it.
-
-    `ussfc run` does so at its end. One file without any part elsewhere, below 3 MB for every scene.
-    """
-    from ussfc.pipeline.report.write import write_report
-    from ussfc.pipeline.storage import layout
-
-    with progress(output) as subscriber:
-        written = write_report(out, subscriber)
-    paths = [f"{shown_address(out).rstrip('/')}/{name}" for name in (layout.REPORT, layout.PREVIEW)]
-    output.result({"written": written, "files": paths}, paths)
+main.add_command(report_commands.report)
+main.add_command(report_commands.view)
 
 
 @main.command()

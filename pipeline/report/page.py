@@ -73,7 +73,7 @@ def render(report: Report) -> str:
         script=_text("report.js"),
         figures=facts.figures(record, largest),
         warnings=facts.warnings_of(record),
-        view=_view(report),
+        view=view_numbers(record, report.overview),
         rows=shape[0],
         columns=shape[1],
         curve=_curve(report),
@@ -103,18 +103,17 @@ def _text(name: str) -> Markup:
     return Markup(file.read_text(encoding="utf-8"))  # noqa: S704 - a file of this package
 
 
-def _view(report: Report) -> dict[str, object]:
-    """Return the numbers that the page's script needs."""
-    area = facts.pixel_area(report.record)
-    level = report.overview.level
+def view_numbers(record: RunRecord, overview: ChangeOverview) -> dict[str, object]:
+    """Return the numbers that the scripts of a page and of a map count with, as JSON values."""
+    area = facts.pixel_area(record)
     return {
-        "least": _least_level(report.record.threshold),
-        "histogram": report.overview.histogram.tolist(),
-        "pixel_m2": None if area is None else area * level**2,
+        "least": _least_level(record.threshold),
+        "histogram": overview.histogram.tolist(),
+        "pixel_m2": None if area is None else area * overview.level**2,
         "steps": PROBABILITY_STEPS,
         "nodata": NODATA_BYTE,
-        "color": CHANGE_COLOR,
-        "exact": level == 1,
+        "color": list(CHANGE_COLOR),
+        "exact": overview.level == 1,
     }
 
 

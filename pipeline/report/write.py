@@ -114,7 +114,7 @@ def _is_current(out: Folder, digest: str) -> bool:
 def _make(out: Folder, record: RunRecord, digest: str, pair: ScenePair | None) -> tuple[str, bytes]:
     model, absent = None, ""
     try:
-        pair = pair or _recorded_pair(record)
+        pair = pair or recorded_pair(record)
         model = pair.model
     except (ReadError, GridError, ConfigError, ussfc.ModelError) as error:
         absent = str(error)
@@ -124,7 +124,9 @@ def _make(out: Folder, record: RunRecord, digest: str, pair: ScenePair | None) -
     changes, layer = _polygons(out, record)
     thumbnails: list[Thumbnail] = []
     if pair is not None and found.views is not None and changes is not None:
-        presentation = Presentation(_mappings(record), _bands(pair), stretch_ends(found.views, _bands(pair)))
+        presentation = Presentation(
+            mappings_of(record), color_places(pair), stretch_ends(found.views, color_places(pair))
+        )
         # GeoJSON has coordinates of its own.
         crs = "OGC:CRS84" if layer == layout.LAYERS["geojson"] else None
         thumbnails = make_thumbnails(out, unchecked(pair.recipes), changes.largest, crs, presentation)
@@ -143,7 +145,7 @@ def _make(out: Folder, record: RunRecord, digest: str, pair: ScenePair | None) -
     return render(report), _preview(found)
 
 
-def _recorded_pair(record: RunRecord) -> ScenePair:
+def recorded_pair(record: RunRecord) -> ScenePair:
     """Open the scenes that a record names.
 
     Raises:
@@ -157,11 +159,13 @@ def _recorded_pair(record: RunRecord) -> ScenePair:
     return pair if record.registration is None else moved_pair(pair, record.registration)
 
 
-def _mappings(record: RunRecord) -> tuple[RadiometricMapping, RadiometricMapping]:
+def mappings_of(record: RunRecord) -> tuple[RadiometricMapping, RadiometricMapping]:
+    """Return the radiometric constants of both dates."""
     return record.radiometry.before.mapping, record.radiometry.after.mapping
 
 
-def _bands(pair: ScenePair) -> tuple[int, int, int]:
+def color_places(pair: ScenePair) -> tuple[int, int, int]:
+    """Return the places of red, green and blue among the bands of a pair's model."""
     return color_bands([band.common_name for band in pair.model.bands])
 
 
@@ -174,7 +178,7 @@ def _overview(out: Folder, record: RunRecord, pair: ScenePair | None, absent: st
         if pair is not None:
             try:
                 shape = (change.probability.shape[0], change.probability.shape[1])
-                views = read_dates(unchecked(pair.recipes), _mappings(record), shape, change.shrink)
+                views = read_dates(unchecked(pair.recipes), mappings_of(record), shape, change.shrink)
             except ReadError as error:
                 absent = str(error)
             else:
@@ -183,7 +187,7 @@ def _overview(out: Folder, record: RunRecord, pair: ScenePair | None, absent: st
                     "them"
                 )  # fmt: skip
         if views is not None and pair is not None:
-            bands = _bands(pair)
+            bands = color_places(pair)
             ends = stretch_ends(views, bands)
             before = colored(views.before, views.valid[0], bands, ends)
             after = colored(views.after, views.valid[1], bands, ends)
