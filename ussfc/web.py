@@ -85,14 +85,19 @@ def status_of(error: OSError) -> int | None:
     return cause.code if isinstance(cause, urllib.error.HTTPError) else None
 
 
-def fetch(url: str, most: int) -> bytes:
+def fetch(url: str, most: int, headers: Mapping[str, str] | None = None) -> bytes:
     """Return the content of a file, or one byte more than ``most`` of a larger one.
+
+    Args:
+        url: http or https.
+        most: number of bytes.
+        headers: of the request.
 
     Raises:
         OSError: as :func:`answer` does, or the server is too slow or stops before the end.
     """
     content, begun = bytearray(), time.monotonic()
-    with answer(url) as found:
+    with answer(url, headers=headers) as found:
         while len(content) <= most and (piece := found.read1(min(PIECE, most + 1 - len(content)))):
             content += piece
             seconds = time.monotonic() - begun

@@ -6,14 +6,17 @@ import os
 import posixpath
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qs
 from xml.etree import ElementTree
 
 from ussfc.addresses import DRIVER, shown_address
 from ussfc.local_files import check_regular, open_regular
 from ussfc.pipeline.errors import ReadError, StoreError
+from ussfc.pipeline.reading.archives import archived_head
 from ussfc.pipeline.reading.cloud_access import NETWORK_NAME, stored_at, unreachable
 from ussfc.pipeline.storage import remote
 
@@ -31,8 +34,17 @@ REMEDY = "allow it with inputs.vrt_sources=any if you trust the file"
 CONTAINER = re.compile(r"^/vsi(?:(?:zip|tar|gzip|7z|rar)/\{?|subfile/[^,]*,)")
 """Start of the name of a file in an archive, or of a part of a file."""
 
-SERVICES = (b"<GDAL_WMS", b"<GDAL_WMTS", b"<WMS_", b"<WCS_GDAL", b'"stac_version"')
+SERVICES = (b"<GDAL_WMS", b"<GDALTileIndexDataset", b"<GDAL_WMTS", b"<WMS_", b"<WCS_GDAL", b'"stac_version"')
 """Beginnings of files that stand for an address on the web."""
+
+MRF_REFERENCES = (b"<CachedSource", b"<DataFile", b"<IndexFile")
+"""Elements by which an MRF, which describes itself in XML, leads to other files."""
+
+STREAMING = re.compile(r"^/(vsi[a-z0-9]+)_streaming/")
+"""Start of GDAL's names of files on a network that are read from their beginning."""
+
+REQUESTS = 16
+"""Files on a network whose beginnings are asked for at a time."""
 
 INDEXES = (".gti.gpkg", ".gti.fgb", ".gti.parquet", ".gti")
 """Ends of names of tables of files that GDAL opens as one raster."""
@@ -73,7 +85,7 @@ def check_sources(uri: str, shown: str, everywhere: bool) -> bool:
     Raises:
         ReadError: names the source and the way out.
     """
-    pending = list(_read(_within_name(uri), shown))
+    pending = _read(_within_name(uri), shown, everywhere)
     found, seen = bool(pending), set[str]()
     while pending:
         vrt = pending.pop()
@@ -82,18 +94,20 @@ def check_sources(uri: str, shown: str, everywhere: bool) -> bool:
                 f"{vrt.shown}: stands for files or addresses that cannot be looked at beforehand (a map service, an "
                 f"index, or a VRT within another file); unpack it, or {REMEDY}"
             )
+        places = []
         for name, relative in _names(vrt):
             place = _resolved(name, relative, vrt)
             if place in seen:
                 continue
             seen.add(place)
+            places.append(place)
             if not everywhere:
                 _check_place(place, vrt, relative and bool(BESIDE.match(name)))
             if not _is_remote(place):
                 _check_kind(place, vrt)
-            pending += _read(place, shown)
             if len(seen) > MOST_SOURCES:
                 raise ReadError(f"{shown}: leads to more than {MOST_SOURCES} files; build larger ones")
+        pending += _read_all(places, shown, everywhere)
     return found or uri.startswith("vrt://")
 
 
@@ -102,30 +116,81 @@ def _within_name(uri: str) -> str:
     return uri.removeprefix("vrt://").partition("?")[0] if uri.startswith("vrt://") else uri
 
 
-def _read(place: str, scene: str) -> Iterator[_Vrt]:
-    """Yield the VRT at a place, if there is one.
+def _read_all(places: Sequence[str], scene: str, everywhere: bool) -> list[_Vrt]:
+    """Return the VRTs among places; those on a network are asked several at a time."""
+    if not any(stored_at(place) for place in places):
+        return [found for place in places for found in _read(place, scene, everywhere)]
+    with ThreadPoolExecutor(REQUESTS, "ussfc-vrt") as pool:
+        lists = pool.map(lambda place: _read(place, scene, everywhere), places)
+        return [found for some in lists for found in some]
+
+
+def _read(place: str, scene: str, everywhere: bool) -> list[_Vrt]:
+    """Return the VRT at a place, if there is one.
+
+    Args:
+        place: path, URI, GDAL's name of a file, or the text of a VRT.
+        scene: the scene for messages.
+        everywhere: True: on a network, only files whose names are those of VRTs are looked at.
 
     Raises:
         ReadError: it cannot be read.
     """
     shown = shown_address(place)
     if place.lstrip().startswith("<"):
-        yield _Vrt(scene, place, str(Path.cwd()))
-    elif (address := stored_at(place)) is not None:
-        plain = re.split("[?#]", address, maxsplit=1)[0]
-        if plain.lower().endswith(".vrt"):
-            yield _Vrt(shown, _fetched(address, shown), plain.rpartition("/")[0])
-    elif place.startswith("/vsi") or "+" in place.partition("://")[0]:
-        if place.lower().endswith(".vrt"):
-            yield _Vrt(shown, None, "/")
-    elif os.path.isfile(place):
-        with open_regular(place) as file:
-            head = file.read(HEAD_BYTES)
-            base = str(Path(place).absolute().parent)
-            if b"<VRTDataset" in head:
-                yield _Vrt(shown, _text(head + file.read(MOST_BYTES), shown), base)
-            elif any(mark in head for mark in SERVICES) or place.lower().endswith(INDEXES):
-                yield _Vrt(shown, None, base)
+        return [_Vrt(scene, place, str(Path.cwd()))]
+    if (address := _address_of(place)) is not None:
+        return _read_remote(address, shown, everywhere)
+    if place.startswith("/vsi") or "+" in place.partition("://")[0]:
+        is_vrt = place.lower().endswith(".vrt") or _kind_of(archived_head(place, HEAD_BYTES)) is not None
+        return [_Vrt(shown, None, "/")] if is_vrt else []
+    if not os.path.isfile(place):
+        return []
+    with open_regular(place) as file:
+        head = file.read(HEAD_BYTES)
+        base = str(Path(place).absolute().parent)
+        if _kind_of(head) == "vrt":
+            return [_Vrt(shown, _text(head + file.read(MOST_BYTES), shown), base)]
+        if _kind_of(head) or place.lower().endswith(INDEXES):
+            return [_Vrt(shown, None, base)]
+    return []
+
+
+def _read_remote(address: str, shown: str, everywhere: bool) -> list[_Vrt]:
+    plain = re.split("[?#]", address, maxsplit=1)[0]
+    base = plain.rpartition("/")[0]
+    kind = "vrt" if plain.lower().endswith(".vrt") else None
+    if kind is None and not everywhere and not plain.lower().rstrip("/").endswith(".zarr"):
+        # A name proves nothing: GDAL goes by the content, and asks for the sources as it opens it.
+        kind = _kind_of(_fetched_head(address, shown))
+    if kind is None:
+        return []
+    return [_Vrt(shown, _fetched(address, shown) if kind == "vrt" else None, base)]
+
+
+def _address_of(place: str) -> str | None:
+    """Return the address of a file on a network, by any of GDAL's names for one."""
+    if place.startswith("/vsicurl?"):
+        return next(iter(parse_qs(place.partition("?")[2]).get("url", ())), None)
+    return stored_at(STREAMING.sub(r"/\1/", place, count=1))
+
+
+def _kind_of(head: bytes) -> str | None:
+    """Return ``vrt``, ``service`` for another description of files or addresses, or None by the start of a file."""
+    if b"<VRTDataset" in head:
+        return "vrt"
+    referring = b"<MRF_META" in head and any(mark in head for mark in MRF_REFERENCES)
+    return "service" if referring or any(mark in head for mark in SERVICES) else None
+
+
+def _fetched_head(address: str, shown: str) -> bytes:
+    try:
+        return remote.fetch_head(address, HEAD_BYTES)
+    except (StoreError, FileNotFoundError, PermissionError):
+        # The opening reports it; of a source that is absent GDAL makes nodata.
+        return b""
+    except remote.store_exceptions() as error:
+        raise unreachable(shown, error) from error
 
 
 def _fetched(address: str, shown: str) -> str:

@@ -269,6 +269,31 @@ def fetch(uri: str, most: int, backoff: Backoff | None = None) -> bytes:
     return retry_request(request, backoff)
 
 
+def fetch_head(uri: str, size: int) -> bytes:
+    """Return the first bytes of a file by one request, repeated while its place is out; all of a smaller one.
+
+    Raises:
+        StoreError: no file system is installed for the scheme.
+        OSError: or another of :func:`store_exceptions`: as of :func:`stat`.
+    """
+
+    def request() -> bytes:
+        try:
+            if web.is_web(uri):
+                # A server that knows no ranges sends the whole, of which no more is taken.
+                return web.fetch(uri, size - 1, {"Range": f"bytes=0-{size - 1}"})
+            system, path = filesystem(uri)
+            content: bytes = system.cat_file(path, start=0, end=size)
+            return content
+        except OSError as error:
+            # An empty file has no such range.
+            if "416" in str(error) or "InvalidRange" in str(error):
+                return b""
+            raise
+
+    return retry_request(request)
+
+
 def options(scheme: str) -> dict[str, Any]:
     """Return the options of fsspec for a scheme; nothing secret is among them."""
     # A listing that is kept would hide the files that other processes write.

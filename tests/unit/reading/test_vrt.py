@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import tarfile
 import time
 import zipfile
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import rasterio
@@ -183,6 +186,11 @@ def test_folders_of_everything_are_not_beside_or_around(place: Path, monkeypatch
         ),
         ("a.json", '{"type": "FeatureCollection", "stac_version": "1.0.0", "features": []}'),
         ("a.gti.fgb", "anything"),
+        (
+            "a.tif",
+            "<GDALTileIndexDataset><IndexDataset>http://127.0.0.1:9/a</IndexDataset></GDALTileIndexDataset>",
+        ),
+        ("b.tif", "<MRF_META><CachedSource><Source>http://127.0.0.1:9/</Source></CachedSource></MRF_META>"),
     ],
 )
 def test_other_files_that_lead_elsewhere_are_refused(place: Path, name: str, text: str) -> None:
@@ -192,12 +200,33 @@ def test_other_files_that_lead_elsewhere_are_refused(place: Path, name: str, tex
             describe_scene(scene)
 
 
-def test_a_vrt_in_an_archive_is_refused(place: Path) -> None:
-    vrt(place / "stranger/m.vrt", "a.tif")
-    with zipfile.ZipFile(place / "stranger/a.zip", "w") as archive:
-        archive.write(place / "stranger/m.vrt", "m.vrt")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/vsizip/{folder}/a.zip/m.vrt", "/vsizip/{folder}/a.zip/sub/m.tif", "/vsizip/{{{folder}/a.zip}}/m.vrt",
+        "/vsizip/{folder}/one.zip", "/vsitar/{folder}/a.tar.gz/m.tif", "/vsigzip/{folder}/m.tif.gz",
+        "/vsizip//{folder}/a.zip/absent.vrt",
+    ],
+)  # fmt: skip
+def test_a_vrt_in_an_archive_is_refused(place: Path, name: str) -> None:
+    """Also under the name of another kind of file: before GDAL asks for its sources."""
+    folder = place / "stranger"
+    text = Path(vrt(folder / "m.vrt", "/vsicurl/http://127.0.0.1:9/a.tif", relative=False)).read_bytes()
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive, zipfile.ZipFile(folder / "one.zip", "w") as one:
+        archive.writestr("m.vrt", text)
+        archive.writestr("sub/m.tif", text)
+        one.writestr("m.tif", text)
+    with tarfile.open(folder / "a.tar.gz", "w:gz") as tar:
+        tar.add(folder / "m.vrt", "m.tif")
+    (folder / "m.tif.gz").write_bytes(gzip.compress(text))
     with pytest.raises(ReadError, match="cannot be looked at beforehand"):
-        describe_scene(f"/vsizip/{place}/stranger/a.zip/m.vrt")
+        describe_scene(name.format(folder=folder))
+
+
+def test_a_raster_in_an_archive_is_taken(place: Path) -> None:
+    with zipfile.ZipFile(place / "stranger/a.zip", "w") as archive:
+        archive.write(place / "work/a.tif", "a.tif")
+    assert describe_scene(f"/vsizip/{place}/stranger/a.zip/a.tif").bands
 
 
 @pytest.mark.parametrize(
@@ -222,18 +251,35 @@ def test_a_remote_vrt_stays_in_its_folder(place: Path) -> None:
         assert check_sources(f"memory://vrts/{name}.vrt", name, everywhere=True)
 
 
-def test_a_vrt_on_a_server_under_another_name_is_refused(place: Path) -> None:
-    vrt(place / "city/tiles/evil.tif", "a.tif")
+def test_a_vrt_on_a_server_is_one_under_any_name(place: Path) -> None:
+    """Known by its first bytes, also among the sources of another one."""
+    vrt(place / "city/tiles/evil.tif", "/vsicurl/http://127.0.0.1:9/a.tif", relative=False)
+    vrt(place / "city/tiles/outer.vrt", "a.tif", "evil.tif")
+    (place / "city/tiles/empty.tif").touch()
     with locked_server(place / "city/tiles") as host:
-        with pytest.raises(ReadError, match="is a VRT, which its name does not show"):
-            describe_scene(f"http://{LOGIN}@{host}/evil.tif")
+        url = f"http://{LOGIN}@{host}"
+        for name in (f"{url}/evil.tif", f"/vsicurl/{url}/evil.tif", f"{url}/outer.vrt"):
+            with pytest.raises(ReadError, match=r"leads to .*, which is not in its folder"):
+                describe_scene(name)
+        streamed = f"/vsicurl?url={quote(f'{url}/evil.tif', safe='')}"
+        with pytest.raises(ReadError, match="which is not in its folder"):
+            check_sources(streamed, "evil", everywhere=False)
         vrt(place / "city/tiles/good.vrt", "a.tif")
-        assert describe_scene(f"http://{LOGIN}@{host}/good.vrt").bands
+        assert describe_scene(f"{url}/good.vrt").bands
+        assert not check_sources(f"{url}/a.tif", "a.tif", everywhere=False)
+        assert not check_sources(f"{url}/absent.tif", "absent.tif", everywhere=False)
+        assert not check_sources(f"{url}/empty.tif", "empty.tif", everywhere=False)
+
+
+def test_a_vrt_in_a_store_is_one_under_any_name(place: Path) -> None:
+    store = MemoryFileSystem()
+    store.pipe("/vrts/evil.tif", Path(vrt(place / "work/m.vrt", "/etc/passwd", relative=False)).read_bytes())
+    with pytest.raises(ReadError, match="is not in its folder"):
+        check_sources("memory://vrts/evil.tif", "evil", everywhere=False)
 
 
 def test_other_rasters_are_no_vrts(place: Path) -> None:
     assert not check_sources(str(place / "work/a.tif"), "a.tif", everywhere=False)
-    assert not check_sources("https://host/a.tif", "a.tif", everywhere=False)
     assert check_sources("vrt://a.tif?bands=1", "a.tif", everywhere=False)
     with rasterio.open(place / "work/a.tif") as source:
         assert source.driver == "GTiff"
