@@ -20,6 +20,7 @@ from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.events import Event, Notice, StageStarted
+from ussfc.pipeline.pixels.registration import MIN_WINDOWS
 from ussfc.pipeline.runs import comparison
 from ussfc.pipeline.runs.comparison import compare_pair
 from ussfc.pipeline.runs.infer import Computation
@@ -156,9 +157,18 @@ def test_what_bends_is_reported(
     assert (record.warning is not None) == warned
     if record.warning:
         assert re.search(
-            r"bent against the earlier one: a shift or rotation leaves up to [1-6]\.", record.warning
+            r"leaves up to [1-6]\.. px in places: it is bent against the earlier one", record.warning
         )
         assert "different places" not in record.warning
+
+
+def test_what_bends_is_reported_where_windows_are_few(model: str, tmp_path: Path) -> None:
+    pair = inspect_pair(*bent(tmp_path, 3.0), config_of(model))
+    record = registered(pair)
+    assert record.windows < MIN_WINDOWS["quadratic"]
+    assert record.state == "corrected"
+    assert record.warning is not None
+    assert "bent against the earlier one" in record.warning
 
 
 def test_different_places_are_reported(model: str, tmp_path: Path) -> None:
