@@ -135,7 +135,7 @@ def _check_points(path: Path, points: geopandas.GeoDataFrame, record: SampleReco
             f"{grid.crs.proj.name}; give the sample without reprojecting it"
         )
     for column in ("row", "col", "id"):
-        if not np.issubdtype(points[column].dtype, np.integer):
+        if points[column].dtype.kind not in "iu":
             raise SampleError(f"{path}: the column {column} holds other than whole numbers; {remedy}")
     if sample_files.digest(points) != record.points:
         raise SampleError(f"{path}: {', '.join(sample_files.FIXED)} are not those that were drawn; {remedy}")

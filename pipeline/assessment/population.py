@@ -104,7 +104,7 @@ class ChangeMap:
         rows, cols = (-(-length // side) for length in self.grid.shape)
         boxes = list(blocks((rows, cols), max(STEP, WINDOW // side // STEP * STEP)))
         pixels = self.grid.shape[0] * self.grid.shape[1]
-        stage = "sample"
+        stage = "map"
         with stage_clock(stage, len(boxes), pixels, subscriber):
             for box in boxes:
                 yield box, self._units(box)
@@ -142,12 +142,7 @@ class ChangeMap:
 
     def _read(self, box: Box) -> ByteArray:
         window = Window(box.x0, box.y0, box.shape[1], box.shape[0])
-        try:
-            classes: ByteArray = self._source.read(1, window=window)
-        except GDAL_ERRORS as error:
-            raise ReadError(
-                f"{self._source.name}: cannot be read ({error}); `ussfc validate` on the folder looks at all of it"
-            ) from error
+        classes: ByteArray = _read(self._source, window)
         return classes
 
     def _pixel_areas(self, box: Box) -> RealArray:
@@ -215,11 +210,20 @@ def probabilities(path: Path, rows: IntArray, cols: IntArray, side: int) -> Real
         for position in np.lexsort((cols, rows)):
             y, x = int(rows[position]) * side, int(cols[position]) * side
             window = Window(x, y, min(side, source.width - x), min(side, source.height - y))
-            values = source.read(1, window=window).astype(float).ravel()
+            values = _read(source, window).astype(float).ravel()
             valid = values != NODATA_BYTE if byte else np.isfinite(values)
             if valid.any():
                 found[position] = values[valid].mean() / (PROBABILITY_STEPS if byte else 1)
     return found
+
+
+def _read(source: Any, window: Window) -> Any:
+    try:
+        return source.read(1, window=window)
+    except GDAL_ERRORS as error:
+        raise ReadError(
+            f"{source.name}: cannot be read ({error.__cause__ or error}); `ussfc validate` on the folder checks it all"
+        ) from error
 
 
 @contextmanager

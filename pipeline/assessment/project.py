@@ -70,7 +70,7 @@ def write_project(
             "sample: fill in reference",
             source + sample_files.POINTS,
             together(
-                markers_by("reference", labels, size=3.0),
+                markers_by("reference", labels, size=5.0),
                 choices("reference", (CLASSES[1], CLASSES[0], UNCLEAR)),
             ),
             "Point",

@@ -30,6 +30,7 @@ from ussfc.pipeline.errors import ConfigError, SampleError, StoreError
 from ussfc.pipeline.events import Notice, Subscriber, ignore
 from ussfc.pipeline.polygons.measure import Ellipsoid
 from ussfc.pipeline.runs.manifest import RunRecord
+from ussfc.pipeline.runs.stages import left_absent
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 
@@ -140,6 +141,11 @@ def draw_sample(
     folder = to or sample_folder(out)
     sample_files.refuse_existing(folder)
     manifest = read_manifest(out)
+    if not manifest.complete:
+        left = len(manifest.failed_tiles)
+        subscriber(
+            Notice(f"{out}: {left} tiles of the run failed; they are nodata, and no part of what is sampled")
+        )
     design = UnitDesign(request.side, request.buffer, request.strata)
     with out.local_copies((layout.CHANGE, layout.PROBABILITY)) as rasters:
         with open_map(rasters / layout.CHANGE, manifest.grid.geobox, design) as source:
@@ -157,11 +163,11 @@ def draw_sample(
         chance = probabilities(rasters / layout.PROBABILITY, rows["row"], rows["col"], request.side)
     points = _frame(rows, stratum, chance, record)
     record = record.model_copy(update={"points": sample_files.digest(points)})
-    target = Folder.of(folder)
-    target.prepare()
     shapes = outlines(manifest.grid.geobox, rows["row"], rows["col"], request.side)
-    sample_files.write_points(points, shapes, record, folder)
-    record.write(target, sample_files.RECORD)
+    target = Folder.of(folder)
+    with left_absent(target):
+        target.prepare()
+        sample_files.write_sample(points, shapes, record, folder)
     write_project(folder, out, manifest, points.total_bounds, subscriber)
     files = (sample_files.GPKG, sample_files.PARQUET, sample_files.RECORD, sample_files.PROJECT)
     return DrawnSample(folder, record, files)

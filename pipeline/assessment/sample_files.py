@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ussfc.pipeline.errors import ReadError, StoreError
-from ussfc.pipeline.polygons.files import write_error
+from ussfc.pipeline.polygons.files import sync, write_error
 from ussfc.pipeline.quiet import ignored_warnings
 from ussfc.pipeline.runs.manifest import GridRecord, Record
 from ussfc.pipeline.storage.folder import Folder
@@ -104,22 +105,23 @@ class SampleRecord(Record):
 
 def digest(frame: pd.DataFrame) -> str:
     """Return a digest of the columns that are not to be edited."""
-    rows = sorted(zip(*(frame[name].tolist() for name in FIXED), strict=True))
+    rows = zip(*(frame[name].tolist() for name in FIXED), strict=True)
     # Some formats keep fewer digits of a size.
-    text = "\n".join(
+    lines = sorted(
         " ".join(f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row) for row in rows
     )
+    text = "\n".join(lines)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_points(points: geopandas.GeoDataFrame, outlines: Any, record: SampleRecord, to: Path) -> None:
-    """Write the points as GeoPackage and GeoParquet, each with the record in its metadata.
+def write_sample(points: geopandas.GeoDataFrame, outlines: Any, record: SampleRecord, to: Path) -> None:
+    """Write the points as GeoPackage and GeoParquet, each with the record in its metadata, and the record.
 
     Args:
         points: a row each.
         outlines: (points,) outlines of the units.
         record: of the sample.
-        to: folder of the sample.
+        to: folder of the sample; a file appears there when it is complete, the record last.
 
     Raises:
         StoreError: a file cannot be written.
@@ -129,18 +131,30 @@ def write_points(points: geopandas.GeoDataFrame, outlines: Any, record: SampleRe
 
     text = json.dumps(record.dump())
     shapes = points[["id"]].set_geometry(outlines, crs=points.crs)
-    path = to / GPKG
     try:
-        with ignored_warnings(UserWarning):
+        with tempfile.TemporaryDirectory(prefix=".ussfc-", dir=to) as made:
+            part = Path(made)
             # A grid without a reference system is what the user has; it is not news.
-            pyogrio.write_dataframe(points, path, layer=POINTS, layer_metadata={METADATA: text})
-            pyogrio.write_dataframe(shapes, path, layer=OUTLINES)
-        points.to_parquet(to / PARQUET)
-        table = pq.read_table(to / PARQUET)
-        metadata = {**(table.schema.metadata or {}), METADATA.encode(): text.encode()}
-        pq.write_table(table.replace_schema_metadata(metadata), to / PARQUET)
+            with ignored_warnings(UserWarning):
+                pyogrio.write_dataframe(
+                    points,
+                    part / GPKG,
+                    layer=POINTS,
+                    layer_metadata={METADATA: text},
+                    # Later versions are news to the GDAL of QGIS 3.22.
+                    dataset_options={"VERSION": "1.2"},
+                )
+                pyogrio.write_dataframe(shapes, part / GPKG, layer=OUTLINES)
+            points.to_parquet(part / PARQUET)
+            table = pq.read_table(part / PARQUET)
+            metadata = {**(table.schema.metadata or {}), METADATA.encode(): text.encode()}
+            pq.write_table(table.replace_schema_metadata(metadata), part / PARQUET)
+            for name in (GPKG, PARQUET):
+                sync(part / name)
+                (part / name).replace(to / name)
     except (OSError, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-        raise write_error(path, error) from error
+        raise write_error(to / GPKG, error) from error
+    record.write(Folder.of(to), RECORD)
 
 
 def read_points(path: Path) -> tuple[geopandas.GeoDataFrame, SampleRecord]:
@@ -159,6 +173,8 @@ def read_points(path: Path) -> tuple[geopandas.GeoDataFrame, SampleRecord]:
         frame, text = _parquet(path) if path.suffix == ".parquet" else _vector(path)
     except _unreadable() as error:
         raise ReadError(f"{path}: cannot be read as points ({_line(error)})") from error
+    if "geometry" not in frame.columns:
+        raise ReadError(f"{path}: holds no points; join its labels to those of {GPKG} by id, and give that")
     record = SampleRecord.find(Folder.of(path.parent), RECORD) if text is None else _parse(text, path)
     if record is None:
         raise ReadError(

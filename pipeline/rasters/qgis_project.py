@@ -74,14 +74,18 @@ def project_xml(
     listed = SubElement(root, "projectlayers")
     for number, layer in enumerate(layers):
         _map_layer(listed, number, layer, grid)
-    paths = SubElement(SubElement(root, "properties"), "Paths")
-    SubElement(paths, "Absolute", type="bool").text = "false"
+    properties = SubElement(root, "properties")
+    SubElement(SubElement(properties, "Paths"), "Absolute", type="bool").text = "false"
+    # Else the reference system of the project is not looked at.
+    enabled = SubElement(SubElement(properties, "SpatialRefSys"), "ProjectionsEnabled", type="int")
+    enabled.text = "0" if grid.crs is None else "1"
     indent(root, " ")
     return (DOCTYPE + tostring(root, "unicode") + "\n").encode()
 
 
 def _identity(number: int) -> str:
-    return f"layer_{number}"
+    # QGIS takes no identity of ten characters or fewer, and then finds no layer of the tree.
+    return f"ussfc_layer_{number:03d}"
 
 
 def _provider(layer: Layer) -> str:
@@ -208,10 +212,11 @@ def markers_by(field: str, colors: Mapping[str, tuple[Color, str]], size: float)
                 render="true",
             )
             values = {
-                "name": "cross2",
-                "color": _rgba(color),
+                "name": "circle",
+                # Hollow: what is under the point is what matters.
+                "color": "0,0,0,0",
                 "outline_color": _rgba(color),
-                "outline_width": "0.5",
+                "outline_width": "0.6",
                 "outline_width_unit": "MM",
                 "size": str(size),
                 "size_unit": "MM",

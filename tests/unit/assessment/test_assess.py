@@ -205,6 +205,12 @@ def _no_reference(path: Path) -> Path:
     return path
 
 
+def _table(path: Path) -> Path:
+    points = pyogrio.read_dataframe(path, layer="sample")
+    points.drop(columns="geometry").to_csv(path.with_suffix(".csv"))
+    return path.with_suffix(".csv")
+
+
 def _written(path: Path, name: str, content: bytes) -> Path:
     path.with_name(name).write_bytes(content)
     return path.with_name(name)
@@ -217,6 +223,7 @@ def _written(path: Path, name: str, content: bytes) -> Path:
         (lambda path: path.parent, ReadError, "labelled: not found"),
         (lambda path: _written(path, "a.gpkg", b"text"), ReadError, "a.gpkg: cannot be read as points"),
         (lambda path: _written(path, "a.parquet", b"text"), ReadError, "a.parquet: cannot be read as points"),
+        (_table, ReadError, "sample.csv: holds no points; join its labels to those of sample.gpkg by id"),
         (_sidecar_lost, ReadError, "export.fgb: is no sample of ussfc"),
         (_sidecar_damaged, DamagedRecord, "sample.json: cannot be read"),
         (_no_reference, ReadError, r"lacks the column\(s\) reference"),

@@ -18,7 +18,7 @@ import shapely
 from ussfc.pipeline.assessment.population import UnitDesign, centres, open_map
 from ussfc.pipeline.assessment.sample import SampleRequest, draw_sample
 from ussfc.pipeline.assessment.sample_files import SampleRecord, read_points
-from ussfc.pipeline.errors import ConfigError, PipelineError, ReadError, StoreError
+from ussfc.pipeline.errors import ConfigError, PipelineError, ReadError, SampleError, StoreError
 from ussfc.pipeline.events import ignore
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.storage.folder import Folder
@@ -181,6 +181,45 @@ def test_labels_are_never_overwritten(finished: Path, labelled: Path) -> None:
     assert labelled.read_bytes() == before
 
 
+def _without_pixels(out: Path) -> None:
+    """Write a map of nodata in the place of another one."""
+    with rasterio.open(out / "change.tif") as source:
+        profile, values = source.profile, np.full(source.shape, 255, np.uint8)
+    (out / "change.tif").unlink()
+    with rasterio.open(out / "change.tif", "w", **profile) as file:
+        file.write(values, 1)
+    _recorded(out)
+
+
+def _cut(out: Path) -> None:
+    with rasterio.open(out / "change.tif") as source:
+        profile = source.profile | {"height": 100}
+        values = source.read(1)[:100]
+    (out / "change.tif").unlink()
+    with rasterio.open(out / "change.tif", "w", **profile) as file:
+        file.write(values, 1)
+    _recorded(out)
+
+
+def _holed(out: Path) -> None:
+    with rasterio.open(out / "change.tif") as source:
+        start = int(source.get_tag_item("BLOCK_OFFSET_0_0", "TIFF", bidx=1))
+    with (out / "change.tif").open("r+b") as file:
+        file.seek(start)
+        file.write(bytes(100))
+
+
+def _recorded(out: Path) -> None:
+    content = json.loads((out / "run.json").read_text("utf-8"))
+    content.pop("checksum")
+    content["products"]["change.tif"]["bytes"] = (out / "change.tif").stat().st_size
+    (out / "run.json").write_text(json.dumps(content), "utf-8")
+
+
+def _blank(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
@@ -188,6 +227,9 @@ def test_labels_are_never_overwritten(finished: Path, labelled: Path) -> None:
         (lambda out: (out / "change.tif").unlink(), StoreError, "change.tif: missing; run `ussfc mosaic`"),
         (lambda out: (out / "change.tif").write_bytes(b"II*"), StoreError, "is not what the run wrote"),
         (lambda out: _blank(out / "change.tif"), ReadError, "change.tif: cannot be opened"),
+        (_holed, ReadError, "change.tif: cannot be read"),
+        (_cut, ReadError, "change.tif: has 100 x 150 px, run.json 150 x 150; `ussfc mosaic`"),
+        (_without_pixels, SampleError, "change.tif: has no valid pixel"),
     ],
 )
 def test_folders_without_a_whole_map_are_refused(
@@ -199,10 +241,6 @@ def test_folders_without_a_whole_map_are_refused(
     with pytest.raises(error, match=message):
         draw_sample(out, SampleRequest())
     assert not (tmp_path / "out-sample").exists()
-
-
-def _blank(path: Path) -> None:
-    path.write_bytes(bytes(path.stat().st_size))
 
 
 def test_run_in_a_store_is_sampled_into_a_local_folder(

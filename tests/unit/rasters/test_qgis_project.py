@@ -50,7 +50,9 @@ def test_layers_are_listed_in_order_and_found() -> None:
     assert [node.findtext("datasource") for node in maps] == [layer.source for layer in LAYERS]
     assert [node.get("providerKey") for node in tree] == ["ogr", "ogr", "gdal", "gdal", "gdal"]
     assert [node.get("checked") for node in tree].count("Qt::Unchecked") == 1
+    assert all(len(str(node.get("id"))) > 10 for node in tree)
     assert root.findtext("properties/Paths/Absolute") == "false"
+    assert root.findtext("properties/SpatialRefSys/ProjectionsEnabled") == "1"
 
 
 def test_every_layer_and_the_map_have_the_reference_system_of_the_grid() -> None:
