@@ -76,6 +76,10 @@ def open_arrays(before: Any, after: Any, config: RunConfig, card: ussfc.ModelSpe
             raise ConfigError(
                 f"masks.{date}: is for files; make masked pixels of the array NaN or nodata, and leave it out"
             )
+    if config.masks.clouds != "off":
+        raise ConfigError(
+            "masks.clouds: is for files; make clouds NaN or nodata in the array, and leave it out"
+        )
     images = image_array(before, DATES[0]), image_array(after, DATES[1])
     arrays = with_bands(images[0], DATES[0]), with_bands(images[1], DATES[1])
     infos = (

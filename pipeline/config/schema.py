@@ -477,6 +477,11 @@ def _classes(value: Any) -> Any:
     return value
 
 
+def _word_of_bool(value: Any) -> Any:
+    """Return ``off`` for False: YAML takes the word for it."""
+    return "off" if value is False else value
+
+
 MaskKind = Literal["auto", "scl", "qa_pixel", "udm2", "omnicloudmask", "nonzero"]
 MaskKindKey = Annotated[
     MaskKind,
@@ -507,15 +512,17 @@ class MasksConfig(_Section):
     classes_before: MaskClasses = None
     classes_after: MaskClasses = None
     dilation_m: float = Field(0, ge=0, description="distance that masked areas grow by, m")
+    clouds: Annotated[Literal["off", "auto"], BeforeValidator(_word_of_bool)] = Field(
+        "off",
+        description=(
+            "search for clouds in dates without a mask: auto (blue, green, red and near infrared; needs ussfc[clouds]) "
+            "or off"
+        ),
+    )
 
 
 Registration = Literal["off", "check", "correct"]
 """Treatment of a shift between both dates."""
-
-
-def _word_of_bool(value: Any) -> Any:
-    """Return ``off`` for False: YAML takes the word for it."""
-    return "off" if value is False else value
 
 
 class RunConfig(_Section):

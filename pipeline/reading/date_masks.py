@@ -36,6 +36,10 @@ FINER = (1, 4)
 """Factors of the number of windows along each axis with which a part that no mask hides is looked for."""
 
 
+MADE = "made:"
+"""Start of the identity of a mask that a run makes for itself, under a name that follows from all that decides it."""
+
+
 class MaskSource(Protocol):
     """A mask on a grid before it grows."""
 
@@ -266,7 +270,7 @@ class DateMask:
         Raises:
             ReadError: it has changed.
         """
-        if not self.source.files:
+        if not self.source.files or self.identity.startswith(MADE):
             return
         shown, marks = shown_address(self.uri), []
         for uri in self.source.files:

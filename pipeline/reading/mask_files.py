@@ -85,7 +85,7 @@ def find_mask(
         ReadError: the file cannot be read.
         ConfigError: its kind is not known, or the mask and the grid do not fit.
     """
-    pixel = _pixel_size(choice, grid)
+    pixel = pixel_size(choice.distance, grid)
     if _is_vector(choice.uri):
         return _polygon_mask(choice, grid, pixel), [], 0
     if is_array(choice.uri):
@@ -167,23 +167,31 @@ def _is_vector(uri: str) -> bool:
     return path.lower().endswith(VECTORS)
 
 
-def _pixel_size(choice: MaskChoice, grid: GeoBox) -> tuple[float, float]:
-    """Return height and width of a pixel, metres; ones where nothing grows."""
-    if not choice.distance:
+def pixel_size(distance: float, grid: GeoBox) -> tuple[float, float]:
+    """Return height and width of a pixel, metres; ones where nothing grows.
+
+    Args:
+        distance: that masked areas grow by, metres.
+        grid: the common grid.
+
+    Raises:
+        ConfigError: nothing is known of metres, or the distance is too large.
+    """
+    if not distance:
         return 1.0, 1.0
     steps = ground_steps(grid)
     if steps is None:
         raise ConfigError(
-            f"masks.dilation_m {choice.distance:g}: the images have no CRS, so nothing is known of metres; leave it out"
+            f"masks.dilation_m {distance:g}: the images have no CRS, so nothing is known of metres; leave it out"
         )
     nominal = _nominal_size(grid)
     if nominal and all(abs(a / b - 1) < DISTORTION for a, b in zip(steps, nominal, strict=True)):
         # 50 m are five pixels of 10 m, though the projection makes them 10.003 m.
         steps = nominal
-    pixels = max(reach(choice.distance, steps))
+    pixels = max(reach(distance, steps))
     if pixels > MOST_REACH:
         raise ConfigError(
-            f"masks.dilation_m {choice.distance:g}: is {pixels} pixels of the grid; at most {MOST_REACH} are possible"
+            f"masks.dilation_m {distance:g}: is {pixels} pixels of the grid; at most {MOST_REACH} are possible"
         )
     return steps
 

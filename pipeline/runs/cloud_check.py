@@ -88,8 +88,13 @@ def _least_pixels(plan: RunPlan) -> int:
     return min(max(1, pixels), SAMPLE_WINDOW**2 // 4)
 
 
-def cloud_warnings(record: CloudLikeRecord | None) -> list[str]:
-    """Return a warning where much of the change looks like clouds."""
+def cloud_warnings(record: CloudLikeRecord | None, searched: bool = False) -> list[str]:
+    """Return a warning where much of the change looks like clouds.
+
+    Args:
+        record: of :func:`check_clouds`.
+        searched: clouds were looked for in the dates.
+    """
     if record is None or record.share < SUSPICIOUS:
         return []
     dates = {"earlier": record.before, "later": record.after}
@@ -99,4 +104,5 @@ def cloud_warnings(record: CloudLikeRecord | None) -> list[str]:
     return [
         f"about {record.share:.0%} of the mapped change is bright in the {where} date alone, in pieces as large as "
         "clouds; look at the images, and give a mask of the clouds"
+        + ("" if searched else ", or let them be found with masks.clouds=auto")
     ]

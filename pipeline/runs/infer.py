@@ -16,6 +16,7 @@ from ussfc.pipeline.events import Advanced, Notice, Subscriber, ignore
 from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.reading.date_masks import describe_mask
 from ussfc.pipeline.runs.cloud_check import check_clouds, cloud_warnings
+from ussfc.pipeline.runs.cloud_masks import find_clouds, remove_other_clouds
 from ussfc.pipeline.runs.detector import describe_detector, resolve_detector
 from ussfc.pipeline.runs.headline import headline
 from ussfc.pipeline.runs.key_repair import repair_key
@@ -121,6 +122,7 @@ def infer_locked(
     check_memory(plan)
     check_files(plan, out)
     refuse_foreign_files(out, overwrite)
+    plan = find_clouds(plan, out, overwrite, subscriber)
     plan = _registered(plan if overwrite else recorded_plan(plan, out), subscriber)
     if not overwrite:
         repair_key(plan, out / layout.WORK, computation.detector, subscriber)
@@ -129,6 +131,7 @@ def infer_locked(
         detector = _resolve_detector(plan, out, overwrite, computation, executor)
         key = run_key(plan, detector)
         store = _open_store(plan, out, key, overwrite)
+        remove_other_clouds(plan, out)
         if plan.registration is not None:
             plan.registration.write(out / layout.WORK, layout.REGISTRATION)
         with stage_clock("radiometry", 2, 0, subscriber):
@@ -168,7 +171,7 @@ def _with_cloud_check(
     found = check_clouds(plan, store, radiometry)
     if found is None:
         return record
-    warnings = cloud_warnings(found)
+    warnings = cloud_warnings(found, searched=plan.config.masks.clouds == "auto")
     for warning in warnings:
         subscriber(Notice(warning))
     return record.model_copy(update={"cloud_like": found, "warnings": (*record.warnings, *warnings)})

@@ -32,6 +32,7 @@ from ussfc.pipeline.reading.identity import UNKNOWN
 from ussfc.pipeline.reading.mask_files import MaskChoice, find_mask, own_mask
 from ussfc.pipeline.reading.sampling import CHECK_PIXELS
 from ussfc.pipeline.reading.sources.resolve import absolute_source
+from ussfc.pipeline.runs.cloud_search import CloudSearch, plan_search
 from ussfc.pipeline.runs.resolve import resolve_layout
 from ussfc.pipeline.storage.remote import host_of
 from ussfc.pipeline.tiling.grid import common_grid, crop, geometry_box, metres_per_pixel
@@ -64,6 +65,8 @@ class ScenePair:
     """Masks of before and after; what either hides is nodata of both."""
     mask_block_bytes: int = 0
     """Decoded size of one block of each mask together, bytes."""
+    clouds: tuple[CloudSearch | None, CloudSearch | None] = (None, None)
+    """Searches for clouds in before and after, from which their masks come."""
 
 
 def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
@@ -107,7 +110,19 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
     notices += pair_notices(infos, taken, grid, model, resolve_layout(config, model).patch_size)
     masks, mask_notices, block_bytes = _find_masks(config, infos, grid)
     notices += mask_notices
-    return ScenePair(*infos, (recipes[0], recipes[1]), grid, area, model, tuple(notices), masks, block_bytes)
+    pair = ScenePair(*infos, (recipes[0], recipes[1]), grid, area, model, tuple(notices), masks, block_bytes)
+    return _with_searches(pair, config) if config.masks.clouds == "auto" else pair
+
+
+def _with_searches(pair: ScenePair, config: RunConfig) -> ScenePair:
+    """Return the pair with a search for clouds in each date that has no mask."""
+    masks, searches = list(pair.masks), list(pair.clouds)
+    for place, (date, info) in enumerate(zip(("before", "after"), (pair.before, pair.after), strict=True)):
+        if masks[place] is None:
+            searches[place], masks[place] = plan_search(
+                info, pair.recipes[place], pair.model, config.masks.dilation_m, date
+            )
+    return dataclasses.replace(pair, masks=(masks[0], masks[1]), clouds=(searches[0], searches[1]))
 
 
 def _find_masks(

@@ -10,6 +10,7 @@
     OUT/slurm/                                                          scripts and logs of `ussfc submit`
     OUT/work/run_key.json                                               everything that decides a stored byte
     OUT/work/registration.json                                          shift between the dates, window by window
+    OUT/work/clouds/NAME.tif                                            clouds that a run found in a date
     OUT/work/radiometry.json                                            constants of the radiometric mappings
     OUT/work/probability.zarr/                                          probabilities, one chunk a tile
     OUT/work/done/RUN/RECORD                                            one empty file a finished tile
@@ -63,6 +64,9 @@ RUN_KEY = "run_key.json"
 
 REGISTRATION = "registration.json"
 """Shift between both dates, window by window, in OUT/work."""
+
+CLOUDS = "clouds"
+"""Folder of the clouds that a run found in its dates, in OUT/work."""
 
 RADIOMETRY = "radiometry.json"
 """Constants of the radiometric mappings, in OUT/work."""

@@ -328,7 +328,8 @@ def start_store(
         return ProbabilityStore(root)
     # First, so that the folder is known as ours whenever we are stopped.
     root.write_record(layout.RUN_KEY, STARTING)
-    for name in {name.partition("/")[0] for name in root.sizes()} - {layout.RUN_KEY}:
+    # Clouds lie there under names that follow from the scenes.
+    for name in {name.partition("/")[0] for name in root.sizes()} - {layout.RUN_KEY, layout.CLOUDS}:
         root.remove(name)
     store = ProbabilityStore.create(root, grid, dtype, tile_size, run_name(expected))
     # Last: a store without its key was not finished, and is created again.

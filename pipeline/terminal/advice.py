@@ -10,6 +10,8 @@ FLAGS = {
     "choose another folder for the sample": "choose another folder with --to",
     "a number of points and a standard error: give": "--n and --target-se: give",
     "give a mask of the clouds": "give a mask of the clouds (--mask-before, --mask-after)",
+    "masks.clouds=auto": "--clouds auto",
+    "masks.clouds=off": "--clouds off",
     "masks.before=none": "--mask-before none",
     "masks.after=none": "--mask-after none",
     "allow it with inputs.vrt_sources=any": "allow it with --allow-vrt-sources",

@@ -45,6 +45,7 @@ class Settings:
     mask_before: str | None = None
     mask_after: str | None = None
     mask_dilation: float | None = None
+    clouds: str | None = None
     before_bands: str | None = None
     after_bands: str | None = None
     date_before: str | None = None
@@ -82,6 +83,7 @@ class Settings:
             "masks.before": self.mask_before,
             "masks.after": self.mask_after,
             "masks.dilation_m": self.mask_dilation,
+            "masks.clouds": self.clouds,
             "bands.before": self.before_bands,
             "bands.after": self.after_bands,
             "dates.before": self.date_before,
@@ -310,6 +312,11 @@ config_options = grouped(
     ),
     click.option("--mask-after", metavar="FILE", help="Clouds of AFTER, likewise."),
     click.option("--mask-dilation", type=float, metavar="M", help="Let masked areas grow by this, m."),
+    click.option(
+        "--clouds",
+        metavar="MODE",
+        help="Search for clouds in dates without a mask: auto (needs ussfc[clouds]) or off, the default.",
+    ),
     click.option(
         "--before-bands",
         cls=BandsOption,
