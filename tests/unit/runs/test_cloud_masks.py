@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from affine import Affine
 
 import ussfc
@@ -214,7 +215,9 @@ def test_unit_that_nothing_states_is_one_line(place: Path, package: Path, tmp_pa
 
 def test_damaged_date_is_one_line(place: Path, package: Path, tmp_path: Path) -> None:
     broken = tmp_path / "after.tif"
-    content = (place / "after.tif").read_bytes()
-    broken.write_bytes(content[: len(content) // 2])
+    rasterio.shutil.copy(place / "after.tif", broken, driver="GTiff", COMPRESS="DEFLATE")
+    with broken.open("r+b") as file:
+        file.seek(broken.stat().st_size // 2)
+        file.write(b"\xff" * 20_000)
     with pytest.raises(ReadError, match=r"after\.tif: .*masks\.clouds=off leaves out"):
         run(str(place / "before.tif"), str(broken), tmp_path / "out", config_of(place), computation=STUB)
