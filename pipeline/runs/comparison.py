@@ -167,7 +167,7 @@ def compare_recipes(
     names = [band.common_name for band in model.bands]
     visible = tuple(place for place, name in enumerate(names) if name in VISIBLE)
     first: tuple[int, ...] = visible or tuple(range(len(names)))
-    large = _have_large_blocks(infos)
+    large = have_large_blocks(infos)
     if "nir" in names:
         return Comparison(recipes, (first, (names.index("nir"),)), large)
     before, after = (find_band(info, "nir") for info in infos)
@@ -203,10 +203,11 @@ def compare_scenes(
         SceneRecipe.of(uri, info, grid, taken, resampling)
         for uri, info, taken in zip(uris, infos, bands, strict=True)
     )
-    return Comparison((before, after), groups, _have_large_blocks(infos))
+    return Comparison((before, after), groups, have_large_blocks(infos))
 
 
-def _have_large_blocks(infos: tuple[SceneInfo, SceneInfo]) -> bool:
+def have_large_blocks(infos: tuple[SceneInfo, SceneInfo]) -> bool:
+    """Return True if few windows are to be read, and one after the other: each decodes a large block."""
     return sum(info.block_bytes for info in infos) > LARGE_BLOCKS
 
 

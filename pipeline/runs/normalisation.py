@@ -10,8 +10,8 @@ import numpy as np
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.pixels.normalisation import normalise
 from ussfc.pipeline.reading.date_masks import masked_reader
-from ussfc.pipeline.reading.sampling import spread_windows
-from ussfc.pipeline.runs.comparison import REQUESTS
+from ussfc.pipeline.reading.sampling import CHECK_PIXELS, spread_windows
+from ussfc.pipeline.runs.comparison import REQUESTS, have_large_blocks
 from ussfc.pipeline.runs.manifest import NormalisationRecord
 from ussfc.pipeline.types import Box, FloatArray, Pixels, RadiometricMapping, SceneReader, blocks
 
@@ -36,11 +36,17 @@ def normalise_pair(pair: ScenePair, threads: int) -> NormalisationRecord:
     shape = pair.grid.shape[0], pair.grid.shape[1]
     before, after = (masked_reader(recipe.open(), pair.masks, shape) for recipe in pair.recipes)
     names = tuple(band.name for band in pair.model.bands)
-    return normalise_readers((before, after), shape, names, max(threads, REQUESTS))
+    if have_large_blocks((pair.before, pair.after)):
+        return normalise_readers((before, after), shape, names, 1, CHECK_PIXELS)
+    return normalise_readers((before, after), shape, names, min(REQUESTS, max(2, threads)))
 
 
 def normalise_readers(
-    readers: tuple[SceneReader, SceneReader], shape: tuple[int, int], names: tuple[str, ...], threads: int
+    readers: tuple[SceneReader, SceneReader],
+    shape: tuple[int, int],
+    names: tuple[str, ...],
+    threads: int,
+    most: int = SAMPLE_PIXELS,
 ) -> NormalisationRecord:
     """Measure the lines that bring the later date to the numbers of the earlier one.
 
@@ -49,6 +55,7 @@ def normalise_readers(
         shape: (rows, cols) of the grid.
         names: of the bands that both read.
         threads: windows that are read at a time.
+        most: size of the sample, pixels.
 
     Returns:
         The lines of all bands, or a warning where one of them is not seen: colours would be torn apart by the rest.
@@ -62,8 +69,8 @@ def normalise_readers(
             return None
         return _averaged(before, after)
 
-    small = shape[0] * shape[1] <= SAMPLE_PIXELS
-    windows = list(blocks(shape, BLOCK)) if small else spread_windows(shape, SAMPLE_PIXELS)
+    small = shape[0] * shape[1] <= most
+    windows = list(blocks(shape, BLOCK)) if small else spread_windows(shape, most)
     if threads == 1:
         parts = [read(box) for box in windows]
     else:

@@ -18,9 +18,10 @@ from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.events import Event, Notice
+from ussfc.pipeline.reading.sampling import CHECK_PIXELS
 from ussfc.pipeline.runs.infer import Computation
 from ussfc.pipeline.runs.manifest import NormalisationRecord, RadiometryRecord
-from ussfc.pipeline.runs.normalisation import AVERAGED, matched_mappings, normalise_readers
+from ussfc.pipeline.runs.normalisation import AVERAGED, SAMPLE_PIXELS, matched_mappings, normalise_readers
 from ussfc.pipeline.runs.pair import inspect_pair
 from ussfc.pipeline.runs.plan import plan_pair
 from ussfc.pipeline.runs.run import run
@@ -106,6 +107,23 @@ def test_damaged_parts_are_left_out() -> None:
     found = measured(before, after, np.ones(before.shape[1:], np.bool_))
     assert found.sampled == SIDE * 512 // AVERAGED**2
     assert found.gain == pytest.approx((2, 2, 2), rel=1e-3)
+
+
+@pytest.mark.parametrize(("most", "windows"), [(CHECK_PIXELS, 9), (SAMPLE_PIXELS, 25)])
+def test_large_grids_are_sampled(most: int, windows: int) -> None:
+    taken: list[Box] = []
+
+    class Recorder(Stub):
+        def read(self, box: Box) -> Pixels:
+            taken.append(box)
+            return super().read(Box(0, 0, *box.shape))
+
+    before, after = (date.values for date in dates(0.5, 100))
+    everywhere = np.ones((SIDE, SIDE), np.bool_)
+    readers = Recorder(before, everywhere), Recorder(after, everywhere)
+    found = normalise_readers(readers, (100_000, 90_000), ("red", "green", "blue"), 1, most)
+    assert len(set(taken)) == windows
+    assert found.sampled == windows * 128 * 128
 
 
 def test_unlike_numbers_are_left_as_they_are() -> None:
