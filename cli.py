@@ -179,10 +179,20 @@ def demo(out: str, output: Output) -> None:
 @options.config_options
 @options.json_option("Print the plan as JSON.")
 def plan(before: str, after: str, settings: Settings, output: Output) -> None:
-    """Print what a run would do: model, bands, tiles, bytes, memory, time. No pixel is read."""
+    """Print what a run would do: model, bands, tiles, bytes, memory, time. No pixel is read.
+
+    The network computes a few patches of noise, to know how fast it is on this machine.
+    """
+    from ussfc.pipeline.runs.estimate import estimate_time
     from ussfc.pipeline.runs.plan import plan as plan_run
 
-    summary = plan_run(before, after, settings.load()).summary()
+    planned = plan_run(before, after, settings.load())
+    found = estimate_time(planned, lambda: output.elapsed)
+    summary = planned.summary() | {
+        "seconds_estimate": found and found.seconds,
+        "seconds_range": [found.least, found.most] if found else None,
+        "seconds_source": found and found.source,
+    }
     output.result(summary, tables.plan_lines(summary))
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ussfc.detector_options import gpus as gpus
     from ussfc.engine_selection import anywhere as anywhere
     from ussfc.engine_selection import fastest as fastest
+    from ussfc.engine_selection import patches_per_second as patches_per_second
     from ussfc.errors import DataError as DataError
     from ussfc.errors import ModelError as ModelError
     from ussfc.errors import TrainingError as TrainingError
@@ -79,6 +80,7 @@ _HOME = {
     "list_models": "ussfc.spec",
     "load_config": "ussfc.pipeline",
     "load_weights": "ussfc.weights",
+    "patches_per_second": "ussfc.engine_selection",
     "plan": "ussfc.pipeline",
     "polygons": "ussfc.pipeline.api.products",
     "run": "ussfc.pipeline",
@@ -113,6 +115,7 @@ __all__ = [
     "list_models",
     "load_config",
     "load_weights",
+    "patches_per_second",
     "plan",
     "polygons",
     "run",

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -110,6 +111,31 @@ def seconds_per_batch(detector: Predictor, clock: Callable[[], float] = perf_cou
         detector.predict(*pair)
         times.append(clock() - start)
     return min(times[1:])
+
+
+def patches_per_second(candidate: Candidate, calls: int, clock: Callable[[], float] = perf_counter) -> float:
+    """Measure how many patches this machine computes a second: the best of :data:`TIMED_BATCHES` rounds after one more.
+
+    Args:
+        candidate: what computes them.
+        calls: calls at the same time, each of a batch; as many as a run makes.
+        clock: returns seconds.
+
+    Raises:
+        ModelError: this machine cannot build it.
+    """
+    detector = candidate.build(streams=calls)
+    shape = (detector.batch_size, detector.bands, detector.patch_size, detector.patch_size)
+    before, after = np.random.default_rng(0).random((2, *shape), np.float32)
+    times = []
+    with ThreadPoolExecutor(calls, "ussfc-measure") as threads:
+        for _ in range(TIMED_BATCHES + 1):
+            start = clock()
+            rounds = [threads.submit(detector.predict, before, after) for _ in range(calls)]
+            for each in rounds:
+                each.result()
+            times.append(clock() - start)
+    return calls * detector.batch_size / min(times[1:])
 
 
 def fastest(

@@ -81,8 +81,6 @@ class RunPlan:
         """Return the plan as numbers, for people and programs."""
         tiles, model = self.tiles, self.model
         workers = self.cluster.worker_count if self.cluster is not None else 1
-        speed = (model.cpu_mpx_per_s or 0) * 1e6 * workers * self.threads
-        network_pixels = tiles.computed_patches * tiles.patch_size**2
         infos = (self.pair.before, self.pair.after)
         return {
             "model": model.name,
@@ -106,8 +104,6 @@ class RunPlan:
             # None: as many as there will be.
             "workers": workers or None,
             "threads": self.threads,
-            # The card holds the speed of a CPU's core only.
-            "seconds_estimate": round(network_pixels / speed, 1) if speed and not self.on_gpu else None,
             "masks": {
                 date: describe_mask(mask)
                 for date, mask in zip(("before", "after"), self.pair.masks, strict=True)

@@ -213,4 +213,7 @@ def _remedy(error: OSError) -> str:
         return "raise the limit of file sizes (`ulimit -f`) or choose another output folder; the same command continues"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "choose another output folder, or get the right to write there"
-    return "choose another output folder" if isinstance(error, _NAME_TAKEN) else "check the disk"
+    # In /proc and /sys no folder can be made.
+    if error.errno == errno.ENOENT or isinstance(error, _NAME_TAKEN):
+        return "choose another output folder"
+    return "check the disk"

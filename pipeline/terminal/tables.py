@@ -163,9 +163,12 @@ def batch_status_lines(pairs: Sequence[PairStatus]) -> Iterator[str]:
 
 def plan_lines(summary: Mapping[str, Any]) -> Iterator[str]:
     """Yield the summary of a plan."""
-    grid, seconds = summary["grid"], summary["seconds_estimate"]
+    grid = summary["grid"]
     workers = summary["workers"] or "any number of"
-    time = f"about {format_duration(seconds)} of network on cores like the card's" if seconds else "unknown"
+    time = "unknown"
+    if summary.get("seconds_range"):
+        least, most = map(format_duration, summary["seconds_range"])
+        time = f"between {least} and {most}, network {summary['seconds_source']}"
     bands = {date: ", ".join(map(str, numbers)) for date, numbers in summary["bands"].items()}
     for name, value in (
         ("model", f"{summary['model']}, threshold {summary['threshold']:g}"),

@@ -124,6 +124,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
         (errno.EROFS, "choose another output folder, or get the right to write there"),
         (errno.ENOTDIR, "choose another output folder"),
         (errno.EIO, "check the disk"),
+        (errno.ENOENT, "choose another output folder"),
     ],
 )
 def test_an_error_names_its_remedy(tmp_path: Path, number: int, remedy: str) -> None:

@@ -22,6 +22,7 @@ from ussfc.engine_selection import (
     anywhere,
     choice_of,
     fastest,
+    patches_per_second,
     seconds_per_batch,
 )
 from ussfc.engines import DEVICES
@@ -307,6 +308,25 @@ def test_best_of_the_calls_after_the_first_counts() -> None:
     detector = PatchDetector(engine, 2, 32, 3)  # type: ignore[arg-type]
     assert seconds_per_batch(detector, clock=lambda: next(now)) == 0.25
     assert engine.calls == 3
+
+
+def test_speed_is_of_calls_side_by_side(boot: Boot, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Engine:
+        streams = 2
+
+        def run(self, before: object, after: object) -> object:
+            return before
+
+    built: list[int | None] = []
+
+    def build(spec: DetectorSpec, streams: int | None = None) -> PatchDetector:
+        built.append(streams)
+        return PatchDetector(Engine(), 2, 32, 3)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DetectorSpec, "build", build)
+    now = iter([0.0, 5.0, 5.0, 5.5, 6.0, 6.25])
+    assert patches_per_second(BASE, 2, clock=lambda: next(now)) == 2 * 3 / 0.25
+    assert built == [2]
 
 
 def test_orders_name_engines_that_there_are() -> None:
