@@ -11,6 +11,7 @@ from pathlib import Path
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.events import StageFinished, StageStarted, Subscriber
+from ussfc.pipeline.parallel.free_memory import return_free_memory
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 
@@ -25,11 +26,14 @@ def stage_clock(name: str, total: int, pixels: int, subscriber: Subscriber) -> I
         pixels: that it will go over.
         subscriber: receives the events.
     """
+    # Also what was freed since the last stage: the choice of an engine builds several.
+    return_free_memory()
     subscriber(StageStarted(name, total, pixels))
     clock: list[float] = []
     start = time.perf_counter()
     yield clock
     clock.append(time.perf_counter() - start)
+    return_free_memory()
     subscriber(StageFinished(name, clock[0], pixels))
 
 
