@@ -41,6 +41,9 @@ SOURCE_TAGS = ("SourceFilename", "SourceDataset")
 UNKNOWN = "uri:"
 """Beginning of the identity of a scene whose changes cannot be noticed."""
 
+UNLISTED = f"{UNKNOWN}chunks:"
+"""Beginning of the identity of a Zarr of which the metadata alone are compared."""
+
 MOST_MEMBERS = 100_000
 """Datasets of a mosaic of mosaics whose own files are looked up."""
 
@@ -92,7 +95,8 @@ def scene_identity(uri: str, shown: str) -> tuple[str, int]:
         if found is None:
             # GDAL may still reach a place that no file system of ours knows.
             return UNKNOWN + _digest(shown), 0
-        return "remote:" + _digest("|".join(found.marks)), found.size
+        start = UNLISTED if UNLISTED in found.marks else "remote:"
+        return start + _digest("|".join(found.marks)), found.size
     path = Path(uri)
     if path.is_dir() and is_zarr(uri):
         return f"files:{_tree_digest(path)}", 0
@@ -271,7 +275,7 @@ def _zarr_stat(uri: str, shown: str) -> remote.Stat | None:
 
 
 def _chunk_marks(uri: str, shown: str) -> tuple[str, ...]:
-    """Return a digest of the listing of a remote Zarr; empty where it may not be listed or is too large."""
+    """Return a digest of the listing of a remote Zarr; :data:`UNLISTED` where it may not be listed or is too large."""
     system, path = remote.filesystem(uri)
     listed: list[str] = []
     try:
@@ -282,10 +286,10 @@ def _chunk_marks(uri: str, shown: str) -> tuple[str, ...]:
                 )
                 listed.append(f"{name}={fields}")
     except PermissionError:
-        return ()
+        return (UNLISTED,)
     except remote.store_exceptions() as error:
         raise unreachable(shown, error) from error
-    return () if len(listed) > MOST_CHUNKS else (_digest("|".join(sorted(listed))),)
+    return (UNLISTED,) if len(listed) > MOST_CHUNKS else (_digest("|".join(sorted(listed))),)
 
 
 def _bounded_walk(system: Any, path: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:

@@ -28,7 +28,7 @@ from ussfc.pipeline.reading import (
     read_aoi,
 )
 from ussfc.pipeline.reading.date_masks import DateMask, masked_reader
-from ussfc.pipeline.reading.identity import UNKNOWN
+from ussfc.pipeline.reading.identity import UNKNOWN, UNLISTED
 from ussfc.pipeline.reading.mask_files import MaskChoice, find_mask, own_mask
 from ussfc.pipeline.reading.sampling import CHECK_PIXELS
 from ussfc.pipeline.reading.sources.resolve import absolute_source
@@ -90,7 +90,10 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
         grid, area = cut_to_area(grid, config.grid.aoi)
     notices = [note for info in infos for note in info.notes]
     notices += [
-        f"{info.uri}: changes of this scene cannot be noticed, since its name leads to no file"
+        f"{info.uri}: changes of this scene cannot be noticed in full, since its chunks are too many to be listed, "
+        "or may not be; only those of its metadata are"
+        if info.identity.startswith(UNLISTED)
+        else f"{info.uri}: changes of this scene cannot be noticed, since its name leads to no file"
         for info in infos
         if info.identity.startswith(UNKNOWN)
     ]
