@@ -25,12 +25,12 @@ from ussfc.pipeline.runs.pair import (
     cut_to_area,
     pair_notices,
     refuse_fatal,
+    run_grid,
     scene_mapping,
     with_numbers,
 )
 from ussfc.pipeline.runs.registration import register
 from ussfc.pipeline.runs.resolve import resolve_layout
-from ussfc.pipeline.tiling.grid import common_grid
 from ussfc.pipeline.types import RadiometricMapping
 
 THREADS = 1
@@ -86,7 +86,7 @@ def open_arrays(before: Any, after: Any, config: RunConfig, card: ussfc.ModelSpe
         with_numbers(describe_array(arrays[0], DATES[0], ""), config.before),
         with_numbers(describe_array(arrays[1], DATES[1], ""), config.after),
     )
-    grid = common_grid(*infos, config.grid.reference, config.grid.crs, config.grid.resolution)
+    grid = run_grid(infos, config, card)
     area = None
     if config.grid.aoi is not None:
         grid, area = cut_to_area(grid, config.grid.aoi)

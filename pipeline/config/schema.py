@@ -42,6 +42,9 @@ class GridConfig(_Section):
         None, description="another CRS for the grid (EPSG code or WKT); needs grid.resolution"
     )
     resolution: float | None = Field(None, gt=0, description="pixel size in units of the grid's CRS")
+    resample_to_model: bool = Field(
+        False, description="give the grid pixels of the size that the model was trained with"
+    )
     resampling: Literal["bilinear", "cubic", "cubic_spline", "lanczos", "average"] = Field(
         "cubic", description="kernel for imagery where a warp is needed; validity is always nearest"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -24,7 +23,7 @@ from ussfc.pipeline.reading.mask_rules import KINDS, PLAIN, MaskRule, band_of, k
 from ussfc.pipeline.reading.opening import opened_raster, retry_gdal
 from ussfc.pipeline.reading.recipe import describe_scene
 from ussfc.pipeline.storage import remote
-from ussfc.pipeline.tiling.grid import crs_name, footprint_box, ground_steps
+from ussfc.pipeline.tiling.grid import crs_name, footprint_box, pixel_steps
 from ussfc.pipeline.tiling.memory import GDAL_CACHE
 from ussfc.pipeline.types import Box, SceneInfo, SceneMask, ScenePart
 
@@ -36,9 +35,6 @@ MOST_REACH = 1024
 
 LOOKED_AT = 1024
 """Side of the part of a mask of unknown kind that is looked at, pixels."""
-
-DISTORTION = 0.01
-"""Difference between ground and projection up to which a pixel has the size that the projection states."""
 
 FEW = 0.995
 """Share of the grid that a mask covers below which a warning is due."""
@@ -179,30 +175,17 @@ def pixel_size(distance: float, grid: GeoBox) -> tuple[float, float]:
     """
     if not distance:
         return 1.0, 1.0
-    steps = ground_steps(grid)
+    steps = pixel_steps(grid)
     if steps is None:
         raise ConfigError(
             f"masks.dilation_m {distance:g}: the images have no CRS, so nothing is known of metres; leave it out"
         )
-    nominal = _nominal_size(grid)
-    if nominal and all(abs(a / b - 1) < DISTORTION for a, b in zip(steps, nominal, strict=True)):
-        # 50 m are five pixels of 10 m, though the projection makes them 10.003 m.
-        steps = nominal
     pixels = max(reach(distance, steps))
     if pixels > MOST_REACH:
         raise ConfigError(
             f"masks.dilation_m {distance:g}: is {pixels} pixels of the grid; at most {MOST_REACH} are possible"
         )
     return steps
-
-
-def _nominal_size(grid: GeoBox) -> tuple[float, float] | None:
-    """Return height and width of a pixel by the units of a projected CRS, metres; None for another CRS."""
-    if grid.crs is None or not grid.crs.projected:
-        return None
-    unit = grid.crs.proj.axis_info[0].unit_conversion_factor
-    affine = grid.affine
-    return math.hypot(affine.b, affine.e) * unit, math.hypot(affine.a, affine.d) * unit
 
 
 def _polygon_mask(choice: MaskChoice, grid: GeoBox, pixel: tuple[float, float]) -> DateMask:

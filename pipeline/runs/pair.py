@@ -35,7 +35,7 @@ from ussfc.pipeline.reading.sources.resolve import absolute_source
 from ussfc.pipeline.runs.cloud_search import CloudSearch, plan_search
 from ussfc.pipeline.runs.resolve import resolve_layout
 from ussfc.pipeline.storage.remote import host_of
-from ussfc.pipeline.tiling.grid import common_grid, crop, geometry_box, metres_per_pixel
+from ussfc.pipeline.tiling.grid import common_grid, crop, geometry_box, metres_per_pixel, resampled
 from ussfc.pipeline.types import Box, RadiometricMapping, SceneInfo, SceneReader
 from ussfc.pipeline.waiting import waiting_for
 
@@ -84,7 +84,7 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
         with_numbers(_dated(describe_scene(before, sources), config.dates.before), config.before),
         with_numbers(_dated(describe_scene(after, sources), config.dates.after), config.after),
     )
-    grid = common_grid(*infos, config.grid.reference, config.grid.crs, config.grid.resolution)
+    grid = run_grid(infos, config, model)
     area = None
     if config.grid.aoi is not None:
         grid, area = cut_to_area(grid, config.grid.aoi)
@@ -108,13 +108,44 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
     notices += _order_notices(*infos)
     notices += _level_notices(*infos)
     if grid.crs is None:
-        notices.append("neither image has a CRS: the run and its products are in pixel coordinates")
+        trained = (
+            f" (model {model.name} was trained at {model.resolution_m:g} m)" if model.resolution_m else ""
+        )
+        notices.append(
+            "neither image has a CRS: the run and its products are in pixel coordinates, and the size of a pixel is "
+            f"unknown{trained}"
+        )
     taken = recipes[0].bands, recipes[1].bands
     notices += pair_notices(infos, taken, grid, model, resolve_layout(config, model).patch_size)
     masks, mask_notices, block_bytes = _find_masks(config, infos, grid)
     notices += mask_notices
     pair = ScenePair(*infos, (recipes[0], recipes[1]), grid, area, model, tuple(notices), masks, block_bytes)
     return _with_searches(pair, config) if config.masks.clouds == "auto" else pair
+
+
+def run_grid(infos: tuple[SceneInfo, SceneInfo], config: RunConfig, model: ussfc.ModelSpec) -> GeoBox:
+    """Return the common grid of both dates, with the model's pixels where the configuration wants them.
+
+    Raises:
+        GridError: there is none.
+        ConfigError: nothing is known of the size of a pixel, of the images or of the model's.
+    """
+    wanted = config.grid
+    grid = common_grid(*infos, wanted.reference, wanted.crs, wanted.resolution)
+    if not wanted.resample_to_model:
+        return grid
+    if wanted.resolution is not None:
+        raise ConfigError("grid.resolution, grid.resample_to_model: both state the size of a pixel; set one")
+    if model.resolution_m is None:
+        raise ConfigError(
+            f"grid.resample_to_model: the card of model {model.name} states no resolution; set grid.resolution"
+        )
+    if metres_per_pixel(grid) is None:
+        raise ConfigError(
+            "grid.resample_to_model: neither image has a CRS, so the size of a pixel is unknown; assign one "
+            "(gdal_edit.py -a_srs, -a_ullr)"
+        )
+    return resampled(grid, model.resolution_m)
 
 
 def _with_searches(pair: ScenePair, config: RunConfig) -> ScenePair:
@@ -279,7 +310,7 @@ def _scale_notices(grid: GeoBox, model: ussfc.ModelSpec, patch_size: int) -> lis
         if not 1 / RESOLUTION_TOLERANCE <= factor <= RESOLUTION_TOLERANCE:
             notices.append(
                 f"the grid has pixels of {metres:.3g} m, model {model.name} was trained at {model.resolution_m:g} m; "
-                "set grid.resolution or choose another model"
+                "set grid.resample_to_model=true, or choose another model"
             )
     if min(grid.shape) < patch_size:
         notices.append(

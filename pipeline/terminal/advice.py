@@ -10,6 +10,7 @@ FLAGS = {
     "choose another folder for the sample": "choose another folder with --to",
     "a number of points and a standard error: give": "--n and --target-se: give",
     "give a mask of the clouds": "give a mask of the clouds (--mask-before, --mask-after)",
+    "set grid.resample_to_model=true": "give --resample-to-model",
     "masks.clouds=auto": "--clouds auto",
     "masks.clouds=off": "--clouds off",
     "masks.before=none": "--mask-before none",

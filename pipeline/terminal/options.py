@@ -41,6 +41,7 @@ class Settings:
     min_area: float | None = None
     simplify: float | None = None
     aoi: str | None = None
+    resample_to_model: bool | None = None
     allow_vrt_sources: bool = False
     mask_before: str | None = None
     mask_after: str | None = None
@@ -79,6 +80,7 @@ class Settings:
             "vector.min_area_m2": self.min_area,
             "vector.simplify_m": self.simplify,
             "grid.aoi": self.aoi,
+            "grid.resample_to_model": self.resample_to_model,
             "inputs.vrt_sources": "any" if self.allow_vrt_sources else None,
             "masks.before": self.mask_before,
             "masks.after": self.mask_after,
@@ -299,6 +301,12 @@ config_options = grouped(
     THRESHOLD,
     *POLYGONS,
     click.option("--aoi", metavar="FILE", help="Polygons; pixels outside are nodata."),
+    click.option(
+        "--resample-to-model",
+        is_flag=True,
+        default=None,
+        help="Compute on pixels of the size that the model was trained with.",
+    ),
     click.option(
         "--allow-vrt-sources",
         is_flag=True,

@@ -20,6 +20,12 @@ from ussfc.pipeline.types import Box, SceneInfo
 OUTLINE_POINTS = 33
 """Points on each side of an outline that is transformed to degrees."""
 
+DISTORTION = 0.01
+"""Difference between ground and projection up to which a pixel has the size that the projection states."""
+
+SAME_SIZE = 0.03
+"""Difference between the sizes of two pixels up to which images of both look alike to a model."""
+
 ALIGNED_PX = 1e-3
 """Largest offset that counts as rounding of the file's geotransform, not as a shift, pixels."""
 
@@ -305,6 +311,41 @@ def ground_steps(grid: GeoBox) -> tuple[float, float] | None:
         lon, lat = _transform(grid.crs, CRS(geodetic), ends)
         metres.append(float(geod.inv(lon[0], lat[0], lon[1], lat[1])[2]))
     return (metres[0], metres[1]) if all(math.isfinite(step) for step in metres) else None
+
+
+def pixel_steps(grid: GeoBox) -> tuple[float, float] | None:
+    """Return height and width of a pixel, metres, as a projection states them where it is true to the ground.
+
+    10 m of a projection may be 10.003 m on the ground, and are 10 m to people. None without a CRS.
+    """
+    steps = ground_steps(grid)
+    if steps is None or grid.crs is None or not grid.crs.projected:
+        return steps
+    unit, affine = grid.crs.proj.axis_info[0].unit_conversion_factor, grid.affine
+    nominal = math.hypot(affine.b, affine.e) * unit, math.hypot(affine.a, affine.d) * unit
+    true = all(abs(a / b - 1) < DISTORTION for a, b in zip(steps, nominal, strict=True))
+    return nominal if true else steps
+
+
+def resampled(grid: GeoBox, metres: float) -> GeoBox:
+    """Return a grid of the same ground with pixels of another size, from the same corner on.
+
+    Args:
+        grid: with a CRS.
+        metres: side of a pixel on the ground, metres.
+
+    Returns:
+        The grid itself where its pixels have that size but for :data:`SAME_SIZE`, or where it lies nowhere.
+    """
+    steps = pixel_steps(grid)
+    if steps is None or all(abs(step / metres - 1) <= SAME_SIZE for step in steps):
+        return grid
+    down, right = (metres / step for step in steps)
+    rows, cols = (
+        max(1, math.ceil(length / factor - ALIGNED_PX))
+        for length, factor in zip(grid.shape, (down, right), strict=True)
+    )
+    return GeoBox((rows, cols), grid.affine * Affine.scale(right, down), grid.crs)
 
 
 def _transform(

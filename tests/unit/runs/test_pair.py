@@ -15,7 +15,7 @@ from tests.support.stubs import StubRecipe
 from tests.support.textures import texture
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.config.schema import RunConfig
-from ussfc.pipeline.errors import ReadError
+from ussfc.pipeline.errors import ConfigError, ReadError, StoreError
 from ussfc.pipeline.runs.infer import Computation
 from ussfc.pipeline.runs.pair import inspect_pair
 from ussfc.pipeline.runs.run import run
@@ -118,4 +118,50 @@ def test_products_of_different_levels_are_warned_of(model: str, tmp_path: Path) 
     notices = inspect_pair(str(before), str(after), config(model)).notices
     assert any(
         "is Sentinel-2 L2A and" in notice and "give both dates of one level" in notice for notice in notices
+    )
+
+
+def test_pair_is_brought_to_the_pixels_of_the_model(model: str, tmp_path: Path) -> None:
+    card = Path(model)
+    trained = tmp_path / "card.yaml"
+    trained.write_text(f"{card.read_text()}resolution_m: 10\n".replace("uri: ", f"uri: {card.parent}/"))
+    images = pair(tmp_path)
+    for image in images:
+        with rasterio.open(image, "r+") as file:
+            file.transform = Affine(2.5, 0, 500_000, 0, -2.5, 4_000_000)
+    plain = inspect_pair(*images, config(str(trained)))
+    assert any(
+        "has pixels of 2.5 m" in notice and "set grid.resample_to_model=true" in notice
+        for notice in plain.notices
+    )
+    record = run(
+        *images, tmp_path / "out", config(str(trained), "grid.resample_to_model=true"), computation=STUB
+    )
+    assert not any("was trained at" in warning for warning in record.warnings)
+    with rasterio.open(tmp_path / "out/change.tif") as file:
+        assert (file.shape, file.res, file.bounds.left, file.bounds.top) == (
+            (40, 40), (10, 10), 500_000, 4_000_000,
+        )  # fmt: skip
+    with pytest.raises(StoreError, match=r"holds another run, different in .*grid"):
+        run(*images, tmp_path / "out", config(str(trained)), computation=STUB)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_unknown_size_of_pixels_is_one_line(model: str, tmp_path: Path) -> None:
+    images = pair(tmp_path)
+    with pytest.raises(ConfigError, match="the card of model toy states no resolution"):
+        inspect_pair(*images, config(model, "grid.resample_to_model=true"))
+    with pytest.raises(ConfigError, match="both state the size of a pixel"):
+        inspect_pair(*images, config(model, "grid.resample_to_model=true", "grid.resolution=10"))
+    for image in images:
+        with rasterio.open(image) as file:
+            values = file.read()
+        plain = {"driver": "GTiff", "width": 160, "height": 160, "count": 3, "dtype": "uint16"}
+        with rasterio.open(image, "w", **plain) as file:
+            file.write(values)
+    with pytest.raises(ConfigError, match="neither image has a CRS, so the size of a pixel is unknown"):
+        inspect_pair(*images, config("ussfc-s2-rgb", "grid.resample_to_model=true"))
+    notices = inspect_pair(*images, config("ussfc-s2-rgb")).notices
+    assert any(
+        "the size of a pixel is unknown (model ussfc-s2-rgb was trained at 10 m)" in n for n in notices
     )

@@ -15,6 +15,7 @@ from odc.geo.geobox import GeoBox
 
 from ussfc.pipeline.errors import GridError
 from ussfc.pipeline.tiling.grid import (
+    SAME_SIZE,
     common_grid,
     crop,
     footprint_box,
@@ -24,6 +25,8 @@ from ussfc.pipeline.tiling.grid import (
     near_longitudes,
     north_up,
     pixel_shift,
+    pixel_steps,
+    resampled,
     warp_crs,
 )
 from ussfc.pipeline.types import Box, SceneInfo
@@ -193,6 +196,41 @@ def test_a_resolution_alone_keeps_the_crs() -> None:
     grid = common_grid(scene(box_at(0, 0, (100, 100))), scene(box_at(0, 0, (100, 100))), resolution=20)
     assert grid.crs == CRS(UTM)
     assert grid.shape == (50, 50)
+
+
+@given(
+    shape=st.tuples(st.integers(1, 3000), st.integers(1, 3000)),
+    crs=st.sampled_from([UTM, "EPSG:3857", "EPSG:4326"]),
+    size=st.floats(0.3, 60),
+    metres=st.sampled_from([0.5, 10.0, 30.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_resampled_grid_has_the_pixels_and_covers_the_ground(
+    shape: tuple[int, int], crs: str, size: float, metres: float
+) -> None:
+    unit = size / 111_000 if crs == "EPSG:4326" else size
+    corner = (30.0, 50.0) if crs == "EPSG:4326" else (500_000.0, 5_000_000.0)
+    grid = GeoBox(shape, Affine(unit, 0, corner[0], 0, -unit, corner[1]), crs)
+    found = resampled(grid, metres)
+    steps = pixel_steps(found)
+    assert steps is not None
+    # A degree of longitude is another length at the middle of a larger grid.
+    assert steps == pytest.approx((metres, metres), rel=SAME_SIZE + 0.005)
+    if found is not grid:
+        pixel = found.affine.a, -found.affine.e
+        assert (found.affine.c, found.affine.f) == corner
+        for outer, inner, side in zip(found.shape, grid.shape, reversed(pixel), strict=True):
+            reach = inner * unit
+            assert reach - side * 1e-3 <= outer * side < reach + side
+
+
+def test_grid_of_nearly_that_size_is_kept() -> None:
+    for size, metres in ((10, 10.2), (10.1, 10), (0.5, 0.5)):
+        grid = box_at(0, 0, (500, 400), pixel=size)
+        assert resampled(grid, metres) is grid
+    assert resampled(box_at(0, 0, (500, 400), pixel=0.5), 10).shape == (25, 20)
+    bare = box_at(0, 0, (500, 400), None)
+    assert resampled(bare, 10) is bare
 
 
 def test_a_crs_needs_a_resolution() -> None:
