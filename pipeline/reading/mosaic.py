@@ -102,6 +102,7 @@ def merged(infos: Sequence[SceneInfo], shown: str) -> SceneInfo:
     first = infos[0]
     for other in infos[1:]:
         _check_alike(first, other, shown)
+    notes = [note for info in infos for note in info.notes] + _unit_notes(infos, shown)
     parts = [info.parts[0] for info in infos]
     if len(infos) > 1:
         parts = [replace(part, gains=_gains(info, first)) for part, info in zip(parts, infos, strict=True)]
@@ -112,7 +113,7 @@ def merged(infos: Sequence[SceneInfo], shown: str) -> SceneInfo:
         dtype=np.result_type(*(info.dtype for info in infos)).name,
         bytes_per_pixel=max(info.bytes_per_pixel for info in infos),
         block_bytes=max(info.block_bytes for info in infos),
-        notes=tuple(dict.fromkeys(note for info in infos for note in info.notes)),
+        notes=tuple(dict.fromkeys(notes)),
         parts=tuple(parts),
     )
 
@@ -135,6 +136,19 @@ def _check_alike(first: SceneInfo, other: SceneInfo, shown: str) -> None:
             f"{bare.uri}: has no CRS and cannot be laid beside other images; assign its position (gdal_edit.py -a_srs "
             "-a_ullr), or give one image"
         )
+
+
+def _unit_notes(infos: Sequence[SceneInfo], shown: str) -> list[str]:
+    """Return a warning of numbers that may be of different units, since their types differ and nothing states one."""
+    kinds = {(np.dtype(info.dtype).kind == "f", np.dtype(info.dtype).itemsize) for info in infos}
+    stated = any((band.scale, band.offset) != (1.0, 0.0) for info in infos for band in info.bands)
+    if len(kinds) == 1 or stated:
+        return []
+    types = ", ".join(dict.fromkeys(info.dtype for info in infos))
+    return [
+        f"{shown}: its files hold numbers of different types ({types}) and declare neither scale nor offset; they are "
+        "taken for one unit: give files of one kind, or declare their scale (gdal_edit.py -scale -offset)"
+    ]
 
 
 def _gains(info: SceneInfo, first: SceneInfo) -> tuple[tuple[float, float], ...] | None:

@@ -19,6 +19,7 @@ from ussfc.pipeline.reading.raster import RasterReader, describe_raster
 from ussfc.pipeline.reading.sources.bands import BandSet
 from ussfc.pipeline.reading.sources.resolve import resolve_source
 from ussfc.pipeline.reading.sources.stacks import stack
+from ussfc.pipeline.reading.sources.trees import folder_remedy
 from ussfc.pipeline.reading.vrt import check_sources
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.memory import GDAL_CACHE
@@ -61,7 +62,13 @@ def describe_scene(uri: str, vrt_sources: str = "near") -> SceneInfo:
             from ussfc.pipeline.reading.array import describe_array, open_array
 
             return describe_array(open_array(uri, shown, is_zarr(uri)), shown, identity)
-        return describe_raster(uri, shown, identity, size, looked_at)
+        try:
+            return describe_raster(uri, shown, identity, size, looked_at)
+        except ReadError as error:
+            # GDAL opens folders of a few kinds by itself.
+            if (remedy := folder_remedy(uri)) is None:
+                raise
+            raise ReadError(f"{shown}: {remedy}") from error
 
 
 def _describe_parts(found: Sequence[str | BandSet], shown: str, everywhere: bool) -> SceneInfo:

@@ -129,6 +129,11 @@ def _scale(
     except (KeyError, ValueError, ZeroDivisionError) as error:
         if surface and not groups:
             return SURFACE
+        if not groups:
+            raise ReadError(
+                f"{shown}: is of level 1 and has no metadata (MTL) beside its bands, which state the scale of its "
+                "numbers; put its _MTL.txt, .json or .xml there"
+            ) from error
         raise ReadError(
             f"{shown}: its metadata (MTL) state no reflectance of band {number} ({type(error).__name__}: {error}); "
             "get the scene again, of Collection 2"

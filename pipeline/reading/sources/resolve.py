@@ -177,11 +177,11 @@ def _merge_loose(files: Sequence[str], shown: str, everywhere: bool) -> list[Fou
 
 def _images(files: Sequence[str], headers: Sequence[Header], shown: str) -> list[Found]:
     """Return images of several bands: side by side, or their bands in one where they show the same ground."""
-    if len({header.count for header in headers}) == 1:
+    if len({len(header.images) for header in headers}) == 1:
         return list(files)
     if len({(header.shape, header.transform, header.crs) for header in headers}) > 1:
         counts = ", ".join(
-            f"{file_name(name)}: {header.count}" for name, header in zip(files, headers, strict=True)
+            f"{file_name(name)}: {len(header.images)}" for name, header in zip(files, headers, strict=True)
         )
         raise ReadError(
             f"{shown_address(shown)}: its files have different numbers of bands ({counts}) and show different ground; "
@@ -189,10 +189,12 @@ def _images(files: Sequence[str], headers: Sequence[Header], shown: str) -> list
         )
     bands = tuple(
         BandFile(
-            name, header.names[index] or (band_label(name)[0] if header.count == 1 else None), index=index + 1
+            name,
+            header.names[index - 1] or (band_label(name)[0] if len(header.images) == 1 else None),
+            index=index,
         )
         for name, header in zip(files, headers, strict=True)
-        for index in range(header.count)
+        for index in header.images
     )
     return [BandSet(shown_address(shown), bands)]
 

@@ -45,6 +45,9 @@ IMAGES = re.compile(r"/?(?:IMG_DATA/)?(?:R[126]0m/)?[^/]*$")
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 """Bands by the numbers that the metadata give them, from 0."""
 
+FINE_BANDS, FINE_SIZE = ("B02", "B03", "B04", "B08"), 10
+"""Bands in the finest pixels of a product, and the side of these, metres."""
+
 QUANTIFICATION = 10000.0
 """Number of a reflectance of 1."""
 
@@ -122,7 +125,20 @@ def product_set(tree: Tree, shown: str) -> BandSet | None:
         facts, names = _facts_above(tree.gdal_name(bands[0]), shown), [tree.path]
     files = [(label, tree.gdal_name(name)) for label, name in finest]
     mask = _mask_among(classes or _beside(files[0][1]))
-    return replace(_band_set(files, _named(facts, names), shown), mask=mask)
+    found = _band_set(files, _named(facts, names), shown)
+    return replace(found, mask=mask, notes=(*found.notes, *_coarse_notes(finest, shown)))
+
+
+def _coarse_notes(finest: Sequence[tuple[str, str]], shown: str) -> list[str]:
+    """Return a warning of bands of 10 m of which only coarser copies are there, beside others that are whole."""
+    sizes = {label: int(match[1] or 0) for label, name in finest if (match := BAND.search(name))}
+    coarse = [label for label in FINE_BANDS if sizes.get(label, 0) > FINE_SIZE]
+    if not coarse or not any(sizes.get(label) == FINE_SIZE for label in FINE_BANDS):
+        return []
+    return [
+        f"{shown}: of {', '.join(coarse)} it has no image in pixels of 10 m, and the coarser one is repeated; get the "
+        "product again"
+    ]
 
 
 def listed_set(files: Sequence[tuple[str, str]], shown: str) -> BandSet | None:

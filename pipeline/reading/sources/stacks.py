@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
 from affine import Affine
+from rasterio.enums import ColorInterp
 
 from ussfc.addresses import shown_address
 from ussfc.pipeline.errors import ReadError
@@ -47,6 +48,8 @@ class Header:
     scales: tuple[tuple[float, float], ...]
     block: tuple[int, int]
     names: tuple[str | None, ...]
+    images: tuple[int, ...]
+    """Numbers of its bands from 1 without alpha."""
     acquired: str | None
 
 
@@ -85,6 +88,7 @@ def _header(source: Any) -> Header:
         tuple(zip(source.scales, source.offsets, strict=True)),
         source.block_shapes[0] if source.count else (1, 1),
         source.descriptions,
+        tuple(index for index in source.indexes if source.colorinterp[index - 1] != ColorInterp.alpha),
         tags.get(DATE_TAG) or tags.get("TIFFTAG_DATETIME"),
     )
 

@@ -38,6 +38,12 @@ REMOTE = re.compile(r"/(?:[^/]+\.SAFE|GRANULE|IMG_DATA|R[126]0m|L[COETM]0[45789]
 
 ARCHIVES = (".zip", ".tar")
 
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar")
+"""Ends of the names of archives of which no part can be read without all that is before it."""
+
+MOST_NAMED = 4
+"""Folders that a message lists."""
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -86,6 +92,8 @@ def open_tree(path: str) -> Tree | None:
     # An address may be longer than a name: Path.is_dir() would raise.
     if os.path.exists(path) and Path(path).is_dir():
         return Tree(path, _folder_names(path), path.rstrip("/") or "/", lambda name: _head(f"{path}/{name}"))
+    if path.lower().endswith(COMPRESSED) and os.path.isfile(path):
+        raise ReadError(f"{path}: is compressed as a whole, and no part of it can be read alone; unpack it")
     if not path.lower().endswith(ARCHIVES) or not os.path.isfile(path):
         return None
     names: tuple[str, ...]
@@ -151,6 +159,20 @@ def local_text(place: Path) -> str:
     """
     folder = str(place.parent)
     return Tree(folder, (), folder, lambda name: _head(f"{folder}/{name}")).text(place.name)
+
+
+def folder_remedy(path: str) -> str | None:
+    """Return advice on a local folder that is no scene; None for anything else."""
+    if remote.is_remote(path) or not (os.path.exists(path) and Path(path).is_dir()):
+        return None
+    inner = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
+    if not inner:
+        return "holds no raster and no product that is known; give the files, or the folder of a product"
+    more = ", ..." if len(inner) > MOST_NAMED else ""
+    return (
+        f"holds no raster and no product that is known, but folders ({', '.join(inner[:MOST_NAMED])}{more}); give the "
+        "one of a product"
+    )
 
 
 def _folder_names(path: str) -> tuple[str, ...]:

@@ -125,3 +125,27 @@ def test_the_union_keeps_the_pixels_of_the_first() -> None:
     union = union_grid([first, other])
     assert tuple(union.shape) == (21, 26)
     assert union.affine == Affine(10, 0, -60, 0, -10, 110)
+
+
+def test_numbers_of_other_types_without_a_unit_are_reported(tmp_path: Path) -> None:
+    beside = PLACE * Affine.translation(60, 0)
+    images = [
+        write_tif(tmp_path / f"{name}.tif", np.ones((3, 60, 60), name), transform=place, crs=CRS)
+        for name, place in (("uint16", PLACE), ("float32", beside), ("int16", beside))
+    ]
+    (note,) = describe_scene(",".join(images[:2])).notes
+    assert "different types (uint16, float32) and declare neither scale nor offset" in note
+    assert describe_scene(f"{images[0]},{images[2]}").notes == ()
+
+
+def test_alpha_is_no_band_of_an_image(tmp_path: Path) -> None:
+    beside, place = PLACE * Affine.translation(60, 0), {"crs": CRS, "photometric": "RGB"}
+    values = np.full((4, 60, 60), 9, np.uint8)
+    values[3, :10] = 0
+    first = write_tif(tmp_path / "a.tif", values[:3], transform=PLACE, **place)
+    second = write_tif(tmp_path / "b.tif", values, transform=beside, alpha="YES", **place)
+    info = describe_scene(f"{first},{second}")
+    assert (len(info.bands), info.geobox.shape) == (3, (60, 120))
+    recipe = SceneRecipe.of(f"{first},{second}", info, info.geobox, (1, 2, 3), "cubic")
+    valid = recipe.open().read(Box(0, 0, 60, 120)).valid
+    assert valid.sum() == 60 * 120 - 10 * 60

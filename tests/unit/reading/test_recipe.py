@@ -31,3 +31,11 @@ def test_a_recipe_survives_pickling(tmp_path: Path) -> None:
     box = Box(70, 10, 90, 30)
     found = pickle.loads(pickle.dumps(recipe)).open().read(box)
     np.testing.assert_array_equal(found.values, image()[[1, 0]][(slice(None), *box.slices)])
+
+
+def test_a_folder_without_a_scene_names_what_is_in_it(tmp_path: Path) -> None:
+    with pytest.raises(ReadError, match=r"holds no raster and no product that is known; give"):
+        describe_scene(str(tmp_path))
+    (tmp_path / "download").mkdir()
+    with pytest.raises(ReadError, match=r"but folders \(download\); give the one of a product"):
+        describe_scene(str(tmp_path))

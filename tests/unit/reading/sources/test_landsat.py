@@ -84,3 +84,10 @@ def test_other_folders_are_none(tmp_path: Path) -> None:
     tree = open_tree(str(tmp_path))
     assert tree is not None
     assert scene_set(tree, "x") is None
+
+
+def test_level_1_without_metadata_is_one_line(tmp_path: Path) -> None:
+    for number in (2, 3, 4):
+        (tmp_path / f"LC08_L1TP_193024_20180630_20200831_02_T1_B{number}.TIF").touch()
+    with pytest.raises(ReadError, match="is of level 1 and has no metadata"):
+        found(tmp_path)

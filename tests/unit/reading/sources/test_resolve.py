@@ -144,7 +144,7 @@ def test_what_leads_nowhere_is_named(tmp_path: Path) -> None:
     with pytest.raises(ReadError, match=r"\*\.jp2: matches no file"):
         describe_scene(f"{tmp_path}/*.jp2")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ReadError, match="cannot be opened as a raster"):
+    with pytest.raises(ReadError, match="holds no raster and no product"):
         describe_scene(str(tmp_path / "empty"))
 
 

@@ -140,3 +140,14 @@ def test_a_product_without_images_is_named(tmp_path: Path) -> None:
     shutil.rmtree(granule(safe) / "IMG_DATA")
     with pytest.raises(ReadError, match="no image of a band"):
         found(safe)
+
+
+def test_coarser_copy_of_a_fine_band_is_reported(tmp_path: Path) -> None:
+    product = write_safe(tmp_path, size=0)
+    next(product.rglob("*_B04_10m.jp2")).unlink()
+    (note,) = found(product).notes
+    assert "of B04 it has no image in pixels of 10 m" in note
+    for image in product.rglob("*_10m.jp2"):
+        image.unlink()
+    # Of a product without any of them nothing is missing.
+    assert found(product).notes == ()

@@ -126,3 +126,16 @@ def test_an_item_that_leaves_its_offset_open_is_warned_of(
 ) -> None:
     bands = item_set(str(write_item(tmp_path, properties, size=0)), "item")
     assert ["neither offset nor processing baseline" in note for note in bands.notes] == [True] * warned
+
+
+@pytest.mark.parametrize("form", ["file://{}", "file://localhost{}", "./{}", "{}"])
+@pytest.mark.parametrize("escaped", [True, False])
+def test_local_addresses_may_escape_spaces(tmp_path: Path, form: str, escaped: bool) -> None:
+    folder = tmp_path / "two words"
+    item = write_item(folder, size=0)
+    document = json.loads(item.read_text())
+    (folder / "red band.tif").touch()
+    href = form.format("red band.tif" if form.startswith("./") else folder / "red band.tif")
+    document["assets"]["red"]["href"] = href.replace(" ", "%20") if escaped else href
+    item.write_text(json.dumps(document))
+    assert red(item_set(str(item), "item")).uri == str(folder / "red band.tif")

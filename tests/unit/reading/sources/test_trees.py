@@ -74,3 +74,12 @@ def test_the_nearest_file_above_is_found(tmp_path: Path) -> None:
     (tmp_path / "a/MTD.xml").touch()
     assert files_above(band, re.compile("MTD"), 3) == [tmp_path / "a/MTD.xml"]
     assert files_above("https://store.example/a/band.jp2", re.compile(".*"), 3) == []
+
+
+@pytest.mark.parametrize("name", ["p.tar.gz", "p.tgz", "P.7Z"])
+def test_archive_compressed_as_a_whole_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(
+        ReadError, match="is compressed as a whole, and no part of it can be read alone; unpack it"
+    ):
+        open_tree(str(tmp_path / name))
