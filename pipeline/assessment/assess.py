@@ -134,7 +134,7 @@ def _check_points(path: Path, points: geopandas.GeoDataFrame, record: SampleReco
             f"{path}: is in {points.crs.name if points.crs else 'no CRS'}, the run in "
             f"{grid.crs.proj.name}; give the sample without reprojecting it"
         )
-    for column in ("row", "col", "id"):
+    for column in sample_files.WHOLE:
         if points[column].dtype.kind not in "iu":
             raise SampleError(f"{path}: the column {column} holds other than whole numbers; {remedy}")
     if sample_files.digest(points) != record.points:

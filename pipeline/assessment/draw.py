@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ussfc.pipeline.types import BoolArray
+
 KeyArray = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.void]
 
@@ -31,9 +33,13 @@ def keys(seed: int, row: int, col: int, shape: tuple[int, int]) -> KeyArray:
         shape: rows and columns.
     """
     assert col % STEP == 0
+    generator = np.random.Philox(key=seed)
+    # A new generator for each row would take three times as long.
+    state = generator.state
     found = np.empty(shape, np.uint64)
     for line in range(shape[0]):
-        generator = np.random.Philox(key=seed, counter=[col // STEP, row + line, 0, 0])
+        state["state"]["counter"] = np.array([col // STEP, row + line, 0, 0], np.uint64)
+        generator.state = state
         found[line] = generator.random_raw(shape[1])
     return found
 
@@ -42,35 +48,47 @@ class SmallestKeys:
     """The units of the smallest keys among all that were offered."""
 
     def __init__(self, most: int) -> None:
-        """Hold ``most`` units or fewer."""
+        """Hold ``most`` units; between two sortings twice as many, and those of a window."""
         self._most = most
-        self._held: Rows = np.empty(0, ROW)
+        self._held: list[Rows] = [np.empty(0, ROW)]
         self._limit = np.uint64(np.iinfo(np.uint64).max)
 
     def offer(
-        self, key: KeyArray, place: tuple[npt.NDArray[np.int64], ...], **columns: npt.NDArray[np.generic]
+        self, key: KeyArray, chosen: BoolArray, first: tuple[int, int], **columns: npt.NDArray[np.generic]
     ) -> None:
-        """Take the units with small keys.
+        """Take the units with small keys of a window; arrays are (rows, cols).
 
         Args:
-            key: (n,) keys.
-            place: (n,) rows and (n,) columns of the units.
-            columns: (n,) values of the other fields of :data:`ROW`.
+            key: keys.
+            chosen: True for units of the stratum.
+            first: row and column of the window's first unit.
+            columns: values of the other fields of :data:`ROW`.
         """
-        small = key <= self._limit
-        if not self._most or not small.any():
+        small = np.flatnonzero(chosen & (key <= self._limit)) if self._most else np.empty(0, np.int64)
+        if not len(small):
             return
-        if small.sum() > self._most:
-            small &= key <= np.partition(key[small], self._most - 1)[self._most - 1]
-        offered = np.empty(int(small.sum()), ROW)
-        offered["key"], offered["row"], offered["col"] = key[small], place[0][small], place[1][small]
+        taken = key.ravel()[small]
+        if len(small) > self._most:
+            kept = taken <= np.partition(taken, self._most - 1)[self._most - 1]
+            small, taken = small[kept], taken[kept]
+        offered = np.empty(len(small), ROW)
+        offered["key"] = taken
+        offered["row"], offered["col"] = np.unravel_index(small, key.shape)
+        offered["row"] += first[0]
+        offered["col"] += first[1]
         for name, values in columns.items():
-            offered[name] = values[small]
-        held = np.concatenate([self._held, offered])
-        self._held = held[np.lexsort((held["col"], held["row"], held["key"]))][: self._most]
-        if len(self._held) == self._most:
-            self._limit = self._held["key"][-1]
+            offered[name] = values.ravel()[small]
+        self._held.append(offered)
+        if sum(map(len, self._held)) > 2 * self._most:
+            self._sort()
 
     def smallest(self, count: int) -> Rows:
-        """Return the units of the ``count`` smallest keys, by key."""
-        return self._held[:count]
+        """Return the units of the ``count`` smallest keys, by key; at most as many as are held."""
+        self._sort()
+        return self._held[0][:count]
+
+    def _sort(self) -> None:
+        held = np.concatenate(self._held)
+        self._held = [held[np.lexsort((held["col"], held["row"], held["key"]))][: self._most]]
+        if len(self._held[0]) == self._most > 0:
+            self._limit = self._held[0]["key"][-1]

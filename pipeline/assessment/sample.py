@@ -186,13 +186,8 @@ def _pass_over(
             continue
         key = keys(request.seed, box.y0, box.x0, box.shape)
         for number in range(len(STRATA)):
-            rows, cols = np.nonzero(units.stratum == number)
-            held[number].offer(
-                key[rows, cols],
-                (rows + box.y0, cols + box.x0),
-                mapped=units.mapped[rows, cols],
-                size=units.size[rows, cols],
-            )
+            chosen = units.stratum == number
+            held[number].offer(key, chosen, (box.y0, box.x0), mapped=units.mapped, size=units.size)
     return counter.totals(), held
 
 

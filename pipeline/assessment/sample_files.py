@@ -49,6 +49,10 @@ FIXED = ("id", "row", "col", "stratum", "map_class", "size")
 """Columns that are not to be edited."""
 
 
+WHOLE = ("id", "row", "col")
+"""Columns of whole numbers."""
+
+
 class MapRecord(Record):
     """The map that was sampled."""
 
@@ -184,6 +188,10 @@ def read_points(path: Path) -> tuple[geopandas.GeoDataFrame, SampleRecord]:
     missing = [name for name in (*FIXED, "reference") if name not in frame.columns]
     if missing:
         raise ReadError(f"{path}: lacks the column(s) {', '.join(missing)}; keep all columns of the sample")
+    for name in WHOLE:
+        # Shapefiles hold numbers of many digits as floating ones.
+        if frame[name].dtype.kind == "f" and (frame[name] % 1 == 0).all():
+            frame[name] = frame[name].astype("int64")
     return frame, record
 
 

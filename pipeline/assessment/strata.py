@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from ussfc.pipeline.assessment.estimators import RealArray
-from ussfc.pipeline.pixels.dilation import dilate
 from ussfc.pipeline.types import NODATA_BYTE, BoolArray, ByteArray
 
 STRATA = ("change", "buffer", "stable")
@@ -40,7 +41,22 @@ class Units:
 
 def near(changed: BoolArray, width: int) -> BoolArray:
     """Return the pixels whose centre lies within ``width`` pixels of that of a changed one, (rows, cols)."""
-    return dilate(changed, float(width), (1.0, 1.0))
+    found = np.zeros_like(changed)
+    if not changed.any():
+        return found
+    height = changed.shape[0]
+    rows: dict[int, BoolArray] = {}
+    # Row by row of the disc; a distance transform takes three times as long.
+    for down in range(-min(width, height - 1), min(width, height - 1) + 1):
+        half = math.isqrt(width**2 - down**2)
+        if half not in rows:
+            grown = ndimage.maximum_filter1d(changed.view(np.uint8), 2 * half + 1, axis=1, mode="constant")
+            rows[half] = grown.view(bool)
+        if down >= 0:
+            found[down:] |= rows[half][: height - down]
+        else:
+            found[:down] |= rows[half][-down:]
+    return found
 
 
 def make_units(

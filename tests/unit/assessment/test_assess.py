@@ -84,6 +84,9 @@ def test_labels_may_be_in_other_formats(finished: Path, labelled: Path, tmp_path
     points.to_parquet(labelled.with_name("export.parquet"))
     assert assess(finished, labelled.with_name("export.fgb")).estimates == expected
     assert assess(finished, labelled.with_name("export.parquet")).estimates == expected
+    numbers = {name: points[name].astype(float) for name in ("id", "row", "col")}
+    points.assign(**numbers).to_parquet(labelled.with_name("export.parquet"))
+    assert assess(finished, labelled.with_name("export.parquet")).estimates == expected
 
 
 def test_unclear_points_are_left_out_and_named(finished: Path, labelled: Path) -> None:

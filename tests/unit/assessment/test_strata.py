@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from ussfc.pipeline.assessment.strata import OUTSIDE, STRATA, make_units, near
+from ussfc.pipeline.pixels.dilation import dilate
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 12, 100])
+@pytest.mark.parametrize("shape", [(40, 60), (1, 30), (7, 1)])
+def test_near_is_within_a_distance_of_centres(shape: tuple[int, int], width: int) -> None:
+    changed = np.random.default_rng(width).random(shape) < 0.02
+    changed.flat[0] = True
+    assert (near(changed, width) == dilate(changed, width, (1, 1))).all()
+    assert not near(np.zeros(shape, bool), width).any()
 
 
 def test_buffer_lies_around_change() -> None:
