@@ -95,8 +95,9 @@ class DrawnSample:
 
 def sample_folder(out: Folder) -> Path:
     """Return the usual folder of a sample: beside a local OUT, for one in a store in the working directory."""
-    name = f"{out.address.rstrip('/').rpartition('/')[2]}-sample"
-    return Path.cwd() / name if out.local is None else out.local.with_name(name)
+    parent = Path.cwd() if out.local is None else out.local.parent
+    # The root of a disk has no name.
+    return parent / f"{out.address.rstrip('/').rpartition('/')[2] or 'run'}-sample"
 
 
 def read_manifest(out: Folder) -> RunRecord:
@@ -138,7 +139,7 @@ def draw_sample(
     """
     request.check()
     out = Folder.of(out)
-    folder = to or sample_folder(out)
+    folder = (to or sample_folder(out)).absolute()
     sample_files.refuse_existing(folder)
     manifest = read_manifest(out)
     if not manifest.complete:

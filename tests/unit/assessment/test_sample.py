@@ -16,7 +16,7 @@ import rasterio
 import shapely
 
 from ussfc.pipeline.assessment.population import UnitDesign, centres, open_map
-from ussfc.pipeline.assessment.sample import SampleRequest, draw_sample
+from ussfc.pipeline.assessment.sample import SampleRequest, draw_sample, sample_folder
 from ussfc.pipeline.assessment.sample_files import SampleRecord, read_points
 from ussfc.pipeline.errors import ConfigError, PipelineError, ReadError, SampleError, StoreError
 from ussfc.pipeline.events import ignore
@@ -33,6 +33,14 @@ def test_sample_lies_beside_the_run(finished: Path, drawn: Path) -> None:
     assert sorted(file.name for file in drawn.iterdir()) == [
         "sample.gpkg", "sample.json", "sample.parquet", "sample.qgs",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("out", "folder"),
+    [("/data/a b/city", "/data/a b/city-sample"), ("/data/city/", "/data/city-sample"), ("/", "/run-sample")],
+)
+def test_folder_is_beside_that_of_the_run(out: str, folder: str) -> None:
+    assert sample_folder(Folder.of(out)) == Path(folder)
 
 
 def test_points_are_of_the_map(finished: Path, drawn: Path) -> None:
