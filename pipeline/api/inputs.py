@@ -16,6 +16,7 @@ from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError, ReadError
 from ussfc.pipeline.reading import AreaOfInterest, choose_bands
 from ussfc.pipeline.reading.array import ArrayReader, describe_array, runs_north, with_bands
+from ussfc.pipeline.reading.bands import with_possible_scales
 from ussfc.pipeline.reading.stacking import image_of
 from ussfc.pipeline.runs.comparison import ArrayRecipe, compare_recipes, moved_recipe
 from ussfc.pipeline.runs.manifest import RegistrationRecord
@@ -83,14 +84,15 @@ def open_arrays(before: Any, after: Any, config: RunConfig, card: ussfc.ModelSpe
     images = image_array(before, DATES[0]), image_array(after, DATES[1])
     arrays = with_bands(images[0], DATES[0]), with_bands(images[1], DATES[1])
     infos = (
-        with_numbers(describe_array(arrays[0], DATES[0], ""), config.before),
-        with_numbers(describe_array(arrays[1], DATES[1], ""), config.after),
+        with_numbers(with_possible_scales(describe_array(arrays[0], DATES[0], "")), config.before),
+        with_numbers(with_possible_scales(describe_array(arrays[1], DATES[1], "")), config.after),
     )
     grid = run_grid(infos, config, card)
     area = None
     if config.grid.aoi is not None:
         grid, area = cut_to_area(grid, config.grid.aoi)
-    notices = [] if grid.crs is not None else _bare_notices(arrays)
+    notices = [note for info in infos for note in info.notes]
+    notices += [] if grid.crs is not None else _bare_notices(arrays)
     model_bands = [(band.name, band.common_name) for band in card.bands]
     taken = []
     for info, chosen in zip(infos, (config.bands.before, config.bands.after), strict=True):

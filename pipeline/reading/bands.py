@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ussfc.pipeline.errors import ConfigError, ReadError
 from ussfc.pipeline.types import BandInfo, SceneInfo
@@ -84,6 +86,24 @@ def choose_bands(
         f"{scene.uri}: bands {list(taken)} taken by position as {names}, since {why}; another order gives a wrong map: "
         "set bands.before and bands.after",
     )
+
+
+def with_possible_scales(info: SceneInfo) -> SceneInfo:
+    """Return a header without scales that no number can have, and a note on each band that declared one."""
+    wrong = [
+        band
+        for band in info.bands
+        if not band.scale or not math.isfinite(band.scale) or not math.isfinite(band.offset)
+    ]
+    if not wrong:
+        return info
+    notes = tuple(
+        f"{info.uri}: {band.description or f'band {band.index}'} declares scale {band.scale:g} and offset "
+        f"{band.offset:g}, which no number has; they are left out: set before.scale or after.scale if there is one"
+        for band in wrong
+    )
+    bands = tuple(replace(band, scale=1.0, offset=0.0) if band in wrong else band for band in info.bands)
+    return replace(info, bands=bands, notes=(*info.notes, *notes))
 
 
 def find_band(scene: SceneInfo, common_name: str) -> int | None:

@@ -13,6 +13,7 @@ from odc.geo.geobox import GeoBox
 from ussfc.addresses import shown_address
 from ussfc.local_files import UNDECODABLE, undecodable
 from ussfc.pipeline.errors import ReadError
+from ussfc.pipeline.reading.bands import with_possible_scales
 from ussfc.pipeline.reading.identity import VRT_TEXT, combined_identity, is_array, is_zarr, scene_identity
 from ussfc.pipeline.reading.mosaic import MosaicReader, merged, placed
 from ussfc.pipeline.reading.raster import RasterReader, describe_raster
@@ -61,9 +62,9 @@ def describe_scene(uri: str, vrt_sources: str = "near") -> SceneInfo:
         if is_array(uri):
             from ussfc.pipeline.reading.array import describe_array, open_array
 
-            return describe_array(open_array(uri, shown, is_zarr(uri)), shown, identity)
+            return with_possible_scales(describe_array(open_array(uri, shown, is_zarr(uri)), shown, identity))
         try:
-            return describe_raster(uri, shown, identity, size, looked_at)
+            return with_possible_scales(describe_raster(uri, shown, identity, size, looked_at))
         except ReadError as error:
             # GDAL opens folders of a few kinds by itself.
             if (remedy := folder_remedy(uri)) is None:
@@ -87,7 +88,7 @@ def _describe_parts(found: Sequence[str | BandSet], shown: str, everywhere: bool
             uri, name, notes, mask = stack(part, everywhere), part.shown, part.notes, part.mask
         with waiting_for(remote.host_of(uri)):
             identity, size = scene_identity(uri, name)
-            info = describe_raster(uri, name, identity, size, looked_at)
+            info = with_possible_scales(describe_raster(uri, name, identity, size, looked_at))
         own = ScenePart(uri, name, info.geobox, mask=mask or info.mask)
         infos.append(replace(info, notes=(*info.notes, *notes), parts=(own,)))
     identity = combined_identity([info.identity for info in infos])

@@ -125,6 +125,8 @@ def _scale(
         offset = float(values[f"REFLECTANCE_ADD_BAND_{number}"])
         # Reflectances at the top of the atmosphere are given for a sun in the zenith.
         sun = 1.0 if surface else math.sin(math.radians(float(attributes["SUN_ELEVATION"])))
+        if scale <= 0 or not (math.isfinite(scale) and math.isfinite(offset)):
+            raise ValueError(f"factor {scale:g} and term {offset:g}")
         return scale / sun, offset / sun
     except (KeyError, ValueError, ZeroDivisionError) as error:
         if surface and not groups:

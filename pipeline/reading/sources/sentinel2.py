@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -260,6 +261,9 @@ def _facts(texts: Iterable[tuple[str, str]], shown: str) -> Facts:
                 tile = re.search(r"_N(\d{2}\.\d{2})$", found.get("L2A_TILE_ID") or found.get("TILE_ID", ""))
                 baseline = float(tile[1]) if tile and baseline is None else baseline
                 acquired = found.get("SENSING_TIME") or acquired
+            numbers = quantification, baseline or 0.0, *(offset for _, offset in offsets)
+            if quantification <= 0 or not all(map(math.isfinite, numbers)):
+                raise ValueError(f"quantification {quantification:g}, baseline and offsets {numbers[1:]}")
         except (ElementTree.ParseError, ValueError, KeyError, IndexError) as error:
             raise ReadError(
                 f"{shown}: its {name} cannot be read ({type(error).__name__}: {error}); get the product again"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 
 from tests.support.images import image, write_tif
 from ussfc.pipeline.errors import ReadError
@@ -39,3 +40,18 @@ def test_a_folder_without_a_scene_names_what_is_in_it(tmp_path: Path) -> None:
     (tmp_path / "download").mkdir()
     with pytest.raises(ReadError, match=r"but folders \(download\); give the one of a product"):
         describe_scene(str(tmp_path))
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(0.0, 0.0), (float("nan"), 0.0), (1e-4, float("inf"))])
+def test_a_scale_that_no_number_has_is_left_out_with_a_note(
+    scale: float, offset: float, tmp_path: Path
+) -> None:
+    paths = [write_tif(tmp_path / f"{name}.tif", image()) for name in "ab"]
+    with rasterio.open(paths[0], "r+") as file:
+        file.scales, file.offsets = (1.0, scale, 1.0), (0.0, offset, 0.0)
+    for scene in (paths[0], ",".join(paths)):
+        info = describe_scene(scene)
+        assert info.scales((1, 2, 3)) == ((1, 0),) * 3
+        (note,) = info.notes
+        assert "band 2 declares scale" in note
+        assert "they are left out" in note

@@ -91,3 +91,12 @@ def test_level_1_without_metadata_is_one_line(tmp_path: Path) -> None:
         (tmp_path / f"LC08_L1TP_193024_20180630_20200831_02_T1_B{number}.TIF").touch()
     with pytest.raises(ReadError, match="is of level 1 and has no metadata"):
         found(tmp_path)
+
+
+@pytest.mark.parametrize("number", ["0", "nan", "-1"])
+def test_scale_that_no_number_has_is_one_line(tmp_path: Path, number: str) -> None:
+    folder = write_landsat(tmp_path, "txt", size=0)
+    metadata = folder / f"{LANDSAT_NAME}_MTL.txt"
+    metadata.write_text(metadata.read_text().replace("2.75e-05", number))
+    with pytest.raises(ReadError, match=r"state no reflectance of band 1 .*factor"):
+        found(folder)

@@ -151,3 +151,12 @@ def test_coarser_copy_of_a_fine_band_is_reported(tmp_path: Path) -> None:
         image.unlink()
     # Of a product without any of them nothing is missing.
     assert found(product).notes == ()
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "nan", "inf"])
+def test_unit_that_no_number_has_is_one_line(tmp_path: Path, number: str) -> None:
+    product = write_safe(tmp_path, size=0)
+    metadata = product / "MTD_MSIL2A.xml"
+    metadata.write_text(metadata.read_text().replace(">10000<", f">{number}<"))
+    with pytest.raises(ReadError, match=r"its MTD_MSIL2A\.xml cannot be read .*quantification"):
+        found(product)

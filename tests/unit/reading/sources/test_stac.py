@@ -139,3 +139,8 @@ def test_local_addresses_may_escape_spaces(tmp_path: Path, form: str, escaped: b
     document["assets"]["red"]["href"] = href.replace(" ", "%20") if escaped else href
     item.write_text(json.dumps(document))
     assert red(item_set(str(item), "item")).uri == str(folder / "red band.tif")
+
+
+def test_numbers_that_are_none_are_not_stated(tmp_path: Path) -> None:
+    item = write_item(tmp_path, size=0, scale=0.0001, offset=float("nan"))
+    assert (red(item_set(str(item), "item")).scale, red(item_set(str(item), "item")).offset) == (1e-4, 0.0)
