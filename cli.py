@@ -317,11 +317,9 @@ def _finish(stage: str, out: str, settings: Settings, output: Output) -> None:
     }  # fmt: skip
 
     def finish(folder: Folder | str, subscriber: Subscriber) -> RunRecord:
-        config = settings.load(base=products.recorded_config(folder))
-        stages[stage](folder, config, subscriber)
+        stages[stage](folder, settings.load(base=products.recorded_config(folder)), subscriber)
         found = products.write_manifest(folder)
-        if config.output.report:
-            conclude(folder, subscriber)
+        conclude(folder, subscriber)
         return found
 
     if is_batch(out):

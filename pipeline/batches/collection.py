@@ -86,7 +86,8 @@ def pair_item(name: str, manifest: RunRecord, made: datetime) -> dict[str, Any]:
         shape=list(grid.shape),
         transform=list(grid.affine)[:6],
     )
-    for file in manifest.products:
+    # In one order, whichever way the manifest came: the first layer has the plain name.
+    for file in (name for name in layout.PRODUCTS if name in manifest.products):
         path = PurePosixPath(file)
         if path.stem in TITLES:
             # Layers of further formats beside the first.

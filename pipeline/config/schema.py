@@ -459,7 +459,7 @@ class VectorConfig(_Section):
         # A single one is recorded as the text that it always was.
         PlainSerializer(lambda formats: formats[0] if len(formats) == 1 else list(formats)),
     ] = Field(
-        "parquet",  # type: ignore[arg-type]  # becomes a tuple, as a value of any source does
+        ["parquet", "gpkg"],  # type: ignore[arg-type]  # becomes a tuple, as a value of any source does
         description="file formats of the polygons, one or several; also by the names geoparquet, geopackage, fgb",
     )
     min_area_m2: float = Field(0, ge=0, description="smallest region kept, m2")

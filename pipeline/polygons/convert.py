@@ -73,6 +73,10 @@ def convert(table: Path, part: Path, geobox: GeoBox, format_: str, target: Path)
 
 def _options(format_: str, geobox: GeoBox) -> dict[str, str]:
     """Return the creation options of GDAL's driver."""
+    if format_ == "gpkg":
+        description = "Regions that changed between two images, found by ussfc"
+        # GDAL 3.6 and older warn of later versions.
+        return {"IDENTIFIER": "changes", "DESCRIPTION": description, "VERSION": "1.2"}
     placed = geobox.crs is not None and geobox.crs.proj.geodetic_crs is not None
     return {"RFC7946": "YES"} if format_ == "geojson" and placed else {}
 

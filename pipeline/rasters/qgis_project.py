@@ -160,6 +160,87 @@ def palette(colors: Mapping[int, tuple[Color, str]]) -> Styling:
     return add
 
 
+def ramp(stops: Sequence[tuple[float, Color]]) -> Styling:
+    """Return the style of a raster whose colours go by its numbers, from one stop to the next.
+
+    Args:
+        stops: number and colour, ascending.
+    """
+
+    def add(layer: Element) -> None:
+        first, last = stops[0][0], stops[-1][0]
+        limits = {"classificationMin": str(first), "classificationMax": str(last)}
+        renderer = _renderer(layer, "singlebandpseudocolor", band="1", **limits)
+        kind = {"colorRampType": "INTERPOLATED", "classificationMode": "1", "clip": "0"}
+        shader = SubElement(
+            SubElement(renderer, "rastershader"),
+            "colorrampshader",
+            {**kind, "minimumValue": str(first), "maximumValue": str(last)},
+        )
+        for value, color in stops:
+            attributes = {
+                "value": str(value),
+                "color": _hex(color),
+                "alpha": str(color[3]),
+                "label": f"{value:g}",
+            }
+            SubElement(shader, "item", attributes)
+
+    return add
+
+
+def outlines_by(field: str, classes: Sequence[tuple[float, Color]], top: float, width: float) -> Styling:
+    """Return the style of polygons that are shown by outlines whose colour goes by a field.
+
+    Args:
+        field: name of the field.
+        classes: least number and colour of each class, ascending.
+        top: largest number of the last class.
+        width: of the outlines, millimetres.
+    """
+
+    def add(layer: Element) -> None:
+        renderer = SubElement(
+            layer,
+            "renderer-v2",
+            type="graduatedSymbol",
+            attr=field,
+            graduatedMethod="GraduatedColor",
+            symbollevels="0",
+            forceraster="0",
+        )
+        ranges, symbols = SubElement(renderer, "ranges"), SubElement(renderer, "symbols")
+        ends = [*(least for least, _ in classes[1:]), top]
+        for number, ((least, color), end) in enumerate(zip(classes, ends, strict=True)):
+            SubElement(
+                ranges,
+                "range",
+                lower=str(least),
+                upper=str(end),
+                symbol=str(number),
+                label=f"{least:g} to {end:g}",
+                render="true",
+            )
+            values = {
+                "style": "no",
+                "outline_color": _rgba(color),
+                "outline_style": "solid",
+                "outline_width": str(width),
+                "outline_width_unit": "MM",
+            }
+            _symbol(symbols, number, "fill", "SimpleFill", values)
+
+    return add
+
+
+def style_xml(styling: Styling) -> bytes:
+    """Return the style of a layer as a ``.qml`` file, which QGIS takes by itself beside a file of its name."""
+    root = Element("qgis", version=VERSION, styleCategories="Symbology")
+    styling(root)
+    indent(root, " ")
+    return (DOCTYPE + tostring(root, "unicode") + "\n").encode()
+
+
 def outline(color: Color, width: float) -> Styling:
     """Return the style of polygons that are shown by their outlines.
 

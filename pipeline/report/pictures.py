@@ -9,11 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from ussfc.pipeline.rasters import styles
 from ussfc.pipeline.report.overviews import DateViews
 from ussfc.pipeline.types import BoolArray, ByteArray, FloatArray
 
-CHANGE_COLOR = (255, 45, 149)
-"""Red, green, blue of change: unlike vegetation, soil, water and roofs, for colour-blind people as well."""
+CHANGE_COLOR = styles.CHANGE_COLOR[:3]
+"""Red, green, blue of change."""
 
 EMPTY_COLOR = (226, 226, 226)
 """Red, green, blue where there is no data."""

@@ -15,6 +15,7 @@ from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import ConfigError, DamagedRecord, GridError, ReadError, StoreError
 from ussfc.pipeline.events import Notice, Subscriber, ignore
 from ussfc.pipeline.report.changes import ChangeSummary, summarise
+from ussfc.pipeline.report.metadata import write_metadata
 from ussfc.pipeline.report.overviews import ChangeOverview, DateViews, read_change, read_dates
 from ussfc.pipeline.report.page import Pictures, Report, render
 from ussfc.pipeline.report.pictures import (
@@ -27,6 +28,7 @@ from ussfc.pipeline.report.pictures import (
     tinted,
     webp,
 )
+from ussfc.pipeline.report.qgis import write_styles
 from ussfc.pipeline.report.thumbnails import Presentation, Thumbnail, make_thumbnails, unchecked
 from ussfc.pipeline.runs.manifest import RegistrationRecord, RunRecord
 from ussfc.pipeline.runs.pair import ScenePair, inspect_pair
@@ -98,11 +100,23 @@ def write_report(out: Folder | str, subscriber: Subscriber = ignore, pair: Scene
 
 
 def conclude(out: Folder | str, subscriber: Subscriber = ignore, pair: ScenePair | None = None) -> None:
-    """Do as :func:`write_report`, at the end of a run that a page must not spoil: what prevents it is a notice."""
+    """Write everything that makes a finished run easy to look at; what prevents it is a notice, and spoils no run.
+
+    Args:
+        out: output folder, path or URI.
+        subscriber: receives notices.
+        pair: as :func:`write_report` takes it.
+    """
+    out = Folder.of(out)
     try:
-        write_report(out, subscriber, pair)
+        record = RunRecord.read(out, layout.MANIFEST)
+        write_styles(out, record)
+        if layout.CHANGE in record.products and layout.PROBABILITY in record.products:
+            write_metadata(out, record, read_change(out, record.grid.shape, SIDES[-1]))
+        if record.config.get("output", {}).get("report", True):
+            write_report(out, subscriber, pair)
     except (ReadError, StoreError) as error:
-        subscriber(Notice(f"no {layout.REPORT}: {error}"))
+        subscriber(Notice(f"not everything to look at could be made: {error}"))
 
 
 def _is_current(out: Folder, digest: str) -> bool:

@@ -60,7 +60,7 @@ def run(
         subscriber: receives the events.
         computation: how the tiles are computed.
         conclude: makes what needs the finished run, such as
-            :func:`ussfc.pipeline.report.write.conclude`; left out where ``output.report`` is off.
+            :func:`ussfc.pipeline.report.write.conclude`.
 
     Returns:
         The content of ``run.json``; ``complete`` is False where tiles kept failing.
@@ -92,7 +92,7 @@ def run(
             counts = record.counts
             for warning in check_map(counts.changed_share, counts.classified_pixels, bool(record.warnings)):
                 recording(Notice(warning))
-        if conclude is not None and plan.config.output.report:
+        if conclude is not None:
             conclude(out, recording, plan.pair)
     if not plan.config.output.keep_work and record.complete:
         out.remove(layout.WORK)

@@ -6,6 +6,7 @@
     OUT/*.tif.aux.xml                                                   statistics beside a raster
     OUT/run.json                                                        the manifest, written last
     OUT/report.html  preview.png                                        page about the run, and a picture of its change
+    OUT/*.qml  ussfc.qgs                                                styles and project for QGIS, in a local OUT only
     OUT/run.log                                                         what happened, line by line with the time
     OUT/slurm/                                                          scripts and logs of `ussfc submit`
     OUT/work/run_key.json                                               everything that decides a stored byte
@@ -49,6 +50,9 @@ REPORT = "report.html"
 
 PREVIEW = "preview.png"
 """Picture of its change, in OUT."""
+
+PROJECT = "ussfc.qgs"
+"""QGIS project with both dates and the products, in a local OUT."""
 
 LOG = "run.log"
 """Log of the runs in OUT, each below those before it."""
@@ -131,6 +135,11 @@ def in_work(name: str) -> str:
 def statistics_file(raster: str) -> str:
     """Return the name of the file beside a raster that holds its statistics."""
     return f"{raster}.aux.xml"
+
+
+def style_file(product: str) -> str:
+    """Return the name of the style that QGIS takes by itself for a product."""
+    return f"{product.rpartition('.')[0]}.qml"
 
 
 def product_record(product: str) -> str:

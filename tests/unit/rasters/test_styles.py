@@ -19,8 +19,8 @@ def test_change_has_name_colours_and_nodata(tmp_path: Path) -> None:
         assert (raster.nodata, raster.dtypes, raster.descriptions) == (255, ("uint8",), ("change",))
         colors = raster.colormap(1)
     assert colors[255][3] == 0
-    assert colors[1] == (230, 0, 38, 255)
-    assert max(colors[0][:3]) < 64
+    assert colors[1] == (255, 45, 149, 255)
+    assert colors[0][:3] == (255, 255, 255)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
