@@ -3,7 +3,7 @@
     python benchmarks/radiometry_sweep.py DIR [NAME ...] [--model ussfc-s2-rgb] [--out radiometry.csv]
 
 DIR holds NAME_before.tif, NAME_after.tif (bands red, green, blue, near infrared of Sentinel-2, reflectance x 10000) and
-NAME_label.tif. What is injected goes into the later date.
+NAME_label.tif. What is injected goes into the later date, unless its name ends in "earlier".
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scipy import ndimage
 from ussfc import load_config, run
 from ussfc.pipeline.errors import ReadError
 
-OFF = ("registration=off", "force=true")
+OFF = ("registration=off", "radiometry=model", "force=true")
 """No stage that looks at the inputs and mends them."""
 
 MATCH = ("radiometry=match",)
@@ -63,8 +63,10 @@ INJECTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "gain 0.8": lambda image: 0.8 * image,
     "gain 1.2": lambda image: 1.2 * image,
     "offset -500": lambda image: image - 500,
+    "offset -1000": lambda image: image - 1000,
     "offset +500": lambda image: image + 500,
     "offset +1000": lambda image: image + 1000,
+    "offset +1000, earlier": lambda image: image + 1000,
     "haze": lambda image: 0.95 * image + HAZE,
     "thick haze": lambda image: 0.85 * image + 2.5 * HAZE,
     "season": season,
@@ -85,7 +87,7 @@ def settings(name: str, mask: Path) -> dict[str, tuple[str, ...]]:
 
 def changed(image: Path, name: str, folder: Path) -> tuple[Path, Path]:
     """Write a changed copy of an image, and a mask of its clouds where it has any."""
-    copy, mask = folder / "after.tif", folder / "clouds.tif"
+    copy, mask = folder / "changed.tif", folder / "clouds.tif"
     with rasterio.open(image) as file:
         profile, pixels, bands = file.profile, file.read().astype(np.float32), file.descriptions
     with rasterio.open(copy, "w", **profile) as file:
@@ -115,12 +117,14 @@ def main() -> None:
         rows.writerow(("pair", "injected", "setting", "f1", "warnings"))
         for name in names:
             for injected in given.injected:
-                after, mask = changed(given.folder / f"{name}_after.tif", injected, Path(scratch))
+                dates = [given.folder / f"{name}_{date}.tif" for date in ("before", "after")]
+                own = 0 if injected.endswith("earlier") else 1
+                dates[own], mask = changed(dates[own], injected, Path(scratch))
                 for setting, sets in settings(injected, mask).items():
                     config = load_config(sets=[f"model={given.model}", *sets])
                     out = Path(scratch) / f"{name}-{injected}-{setting}"
                     try:
-                        record = run(str(given.folder / f"{name}_before.tif"), str(after), out, config)
+                        record = run(str(dates[0]), str(dates[1]), out, config)
                     except ReadError as error:
                         rows.writerow((name, injected, setting, "refused", str(error)))
                         continue

@@ -20,13 +20,14 @@ from ussfc.pipeline.reading.bands import with_possible_scales
 from ussfc.pipeline.reading.stacking import image_of
 from ussfc.pipeline.runs.comparison import ArrayRecipe, compare_recipes, moved_recipe
 from ussfc.pipeline.runs.manifest import RegistrationRecord
-from ussfc.pipeline.runs.normalisation import matched_mappings, normalise_readers
+from ussfc.pipeline.runs.normalisation import normalise_readers
+from ussfc.pipeline.runs.numbers import find_numbers
 from ussfc.pipeline.runs.pair import (
-    check_scenes,
     cut_to_area,
     pair_notices,
     refuse_fatal,
     run_grid,
+    sample_scenes,
     scene_mapping,
     with_numbers,
 )
@@ -115,19 +116,22 @@ def open_arrays(before: Any, after: Any, config: RunConfig, card: ussfc.ModelSpe
     both = mappings[0], mappings[1]
     patch_size = resolve_layout(config, card).patch_size
     notices += pair_notices(infos, (taken[0], taken[1]), grid, card, patch_size)
-    if config.radiometry == "match":
-        names = tuple(band.name for band in card.bands)
-        lines = normalise_readers((readers[0], readers[1]), (grid.shape[0], grid.shape[1]), names, THREADS)
-        notices += [lines.warning] if lines.warning else []
-        both = matched_mappings(both, lines)
+    names = tuple(band.name for band in card.bands)
     scenes = [(name, lambda reader=reader: reader) for name, reader in zip(DATES, readers, strict=True)]
-    findings = check_scenes(card, scenes, both)
-    refuse_fatal(findings, config.force)
-    notices += [found.text for found in findings]
+    found = find_numbers(
+        config.radiometry,
+        both,
+        sample_scenes(card, scenes, both),
+        lambda: normalise_readers((readers[0], readers[1]), (grid.shape[0], grid.shape[1]), names, THREADS),
+    )
+    refuse_fatal(found.findings, config.force)
+    notices += found.warnings
     if config.strict and notices:
         raise ReadError(f"{notices[0]} (strict: a warning ends the computation)")
     southward = not runs_north(images[0]), not runs_north(images[1])
-    return ArrayPair(arrays, southward, (readers[0], readers[1]), both, grid, area, tuple(notices), record)
+    return ArrayPair(
+        arrays, southward, (readers[0], readers[1]), found.mappings, grid, area, tuple(notices), record
+    )
 
 
 def image_array(scene: Any, name: str) -> xr.DataArray:

@@ -525,6 +525,8 @@ class MasksConfig(_Section):
 
 
 Registration = Literal["off", "check", "correct"]
+
+Radiometry = Literal["auto", "model", "match"]
 """Treatment of a shift between both dates."""
 
 
@@ -543,10 +545,10 @@ class RunConfig(_Section):
     registration: Annotated[Registration, BeforeValidator(_word_of_bool)] = Field(
         "correct", description="shift between the dates: off, check (warn of it) or correct (take it out)"
     )
-    radiometry: Literal["model", "match"] = Field(
-        "model",
-        description="numbers of the later date: as the model's range takes them, or matched to the earlier date's by "
-        "ground that did not change",
+    radiometry: Radiometry = Field(
+        "auto",
+        description="numbers of the later date: model (as the model's range takes them), match (matched to the earlier "
+        "date's by ground that did not change) or auto (match where a sample shows all bands shifted, else model)",
     )
     strict: bool = Field(False, description="warnings about the inputs end the run before the network")
     force: bool = Field(

@@ -38,6 +38,9 @@ class Finding:
     text: str
     fatal: bool = False
     """True: the map would be worthless, and the run does not begin unless it is forced."""
+    shift: float = 0.0
+    """Numbers by which the later date lies above the earlier one in all bands, below 0 where it lies under it; 0 for
+    findings about something else."""
 
 
 @dataclass(frozen=True)
@@ -121,14 +124,30 @@ def _check_shift(before: DateSample, after: DateSample) -> list[Finding]:
     shifts = _medians(after) - _medians(before)
     if not (np.all(shifts > COMMON_SHIFT) or np.all(shifts < -COMMON_SHIFT)):
         return []
-    numbers = abs(float(shifts[np.argmin(np.abs(shifts))])) * (after.mapping.high[0] - after.mapping.low[0])
+    span = after.mapping.high[0] - after.mapping.low[0]
+    numbers = abs(float(shifts[np.argmin(np.abs(shifts))])) * span
     brighter = after if shifts[0] > 0 else before
     text = (
         f"all bands are brighter than on the other date by {numbers:.0f} numbers or more; if one date has an offset "
         f"(Sentinel-2 from baseline 04.00 on: {brighter.key}.offset=-1000), state it, or set "
         "radiometry=match; unchanged ground will count as change"
     )
-    return [Finding(f"{brighter.name}: {text}")]
+    return [Finding(f"{brighter.name}: {text}", shift=float(np.median(shifts)) * span)]
+
+
+def describe_match(shift: float) -> str:
+    """Return what was done about a shift of all bands, for people.
+
+    Args:
+        shift: of the finding, numbers.
+    """
+    side, brighter = ("above", "after") if shift > 0 else ("below", "before")
+    # More digits would promise more than medians of changed ground know.
+    return (
+        f"the later date's numbers lie about {float(f'{abs(shift):.2g}'):g} {side} the earlier one's; they are brought "
+        "to them by unchanged ground; radiometry=model leaves them as they are; "
+        f"if one date has an offset (Sentinel-2 from baseline 04.00 on: {brighter}.offset=-1000), state it"
+    )
 
 
 def _medians(date: DateSample) -> np.ndarray:

@@ -28,7 +28,6 @@ from ussfc.pipeline.runs.manifest import (
     InferenceRecord,
     InputRecord,
     InputRecords,
-    MappingRecord,
     MaskRecord,
     MaskRecords,
     ModelRecord,
@@ -37,8 +36,8 @@ from ussfc.pipeline.runs.manifest import (
     StageRecord,
 )
 from ussfc.pipeline.runs.normalisation import describe as describe_normalisation
-from ussfc.pipeline.runs.normalisation import matched_mappings, normalise_pair
-from ussfc.pipeline.runs.pair import ScenePair, check_numbers, refuse_fatal, scene_mappings
+from ussfc.pipeline.runs.numbers import measure_radiometry, recorded_choice
+from ussfc.pipeline.runs.pair import ScenePair
 from ussfc.pipeline.runs.plan import RunPlan, check_files, check_memory, space_notices
 from ussfc.pipeline.runs.registration import describe as describe_registration
 from ussfc.pipeline.runs.registration import recorded_plan, register_plan
@@ -124,6 +123,7 @@ def infer_locked(
     refuse_foreign_files(out, overwrite)
     plan = find_clouds(plan, out, overwrite, subscriber)
     plan = _registered(plan if overwrite else recorded_plan(plan, out), subscriber)
+    plan, measured = _with_choice(plan if overwrite else recorded_choice(plan, out), subscriber)
     if not overwrite:
         repair_key(plan, out / layout.WORK, computation.detector, subscriber)
     with ExitStack() as stack:
@@ -135,9 +135,11 @@ def infer_locked(
         if plan.registration is not None:
             plan.registration.write(out / layout.WORK, layout.REGISTRATION)
         with stage_clock("radiometry", 2, 0, subscriber):
-            radiometry = _recorded_radiometry(plan, out / layout.WORK, subscriber)
+            radiometry = _recorded_radiometry(plan, out / layout.WORK, measured, subscriber)
         _warn(plan, radiometry.warnings, subscriber)
-        if radiometry.normalisation and (line := describe_normalisation(radiometry.normalisation)):
+        lines = radiometry.normalisation
+        # Where auto has matched, a warning says so.
+        if lines and radiometry.chosen is None and (line := describe_normalisation(lines)):
             subscriber(Notice(line, warning=False))
         done, tally = _TileTally.of(store.done())
         job = _tile_job(plan, run_name(key), detector, radiometry, out / layout.WORK)
@@ -200,6 +202,19 @@ def _registered(plan: RunPlan, subscriber: Subscriber) -> RunPlan:
     if (line := describe_registration(record)) is not None:
         subscriber(Notice(line, warning=False))
     return plan
+
+
+def _with_choice(plan: RunPlan, subscriber: Subscriber) -> tuple[RunPlan, RadiometryRecord | None]:
+    """Return the plan with the choice of ``radiometry: auto``, which its key names, and the constants found for it.
+
+    Raises:
+        ReadError: the numbers of a scene are none that the model takes, and the run is not forced.
+    """
+    if plan.config.radiometry != "auto" or plan.chosen is not None:
+        return plan, None
+    with stage_clock("radiometry", 2, 0, subscriber):
+        measured = measure_radiometry(plan)
+    return dataclasses.replace(plan, chosen=measured.chosen), measured
 
 
 class _LazyExecutor:
@@ -267,8 +282,16 @@ def _open_store(plan: RunPlan, out: Folder, key: Mapping[str, Any], overwrite: b
     return store
 
 
-def _recorded_radiometry(plan: RunPlan, work: Folder, subscriber: Subscriber) -> RadiometryRecord:
+def _recorded_radiometry(
+    plan: RunPlan, work: Folder, measured: RadiometryRecord | None, subscriber: Subscriber
+) -> RadiometryRecord:
     """Return the radiometric constants, taken from the scenes once a run: they follow from its key.
+
+    Args:
+        plan: of the run, registered.
+        work: the run's ``work`` folder.
+        measured: constants that this call has measured already, for the choice of ``radiometry: auto``.
+        subscriber: receives the notice about a damaged record.
 
     Raises:
         ReadError: the numbers of a scene are none that the model takes, and the run is not forced.
@@ -278,22 +301,8 @@ def _recorded_radiometry(plan: RunPlan, work: Folder, subscriber: Subscriber) ->
     except DamagedRecord:
         subscriber(Notice(f"{work / layout.RADIOMETRY}: is not what was written, and is made again"))
         recorded = None
-    if recorded is None:
-        match = plan.config.radiometry == "match"
-        lines = normalise_pair(plan.pair, plan.threads) if match else None
-        before, after = matched_mappings(scene_mappings(plan.pair), lines)
-        recorded = RadiometryRecord(
-            before=MappingRecord.of(before),
-            after=MappingRecord.of(after),
-            **({} if lines is None else {"normalisation": lines}),
-        )
-        findings = check_numbers(plan.pair, (before, after))
-        refuse_fatal(findings, plan.config.force)
-        warnings = [found.text for found in findings]
-        if lines is not None and lines.warning:
-            warnings.insert(0, lines.warning)
-        if warnings:
-            recorded = recorded.model_copy(update={"warnings": tuple(warnings)})
+    if recorded is None or measured is not None:
+        recorded = measured or measure_radiometry(plan)
         recorded.write(work, layout.RADIOMETRY)
     return recorded
 

@@ -211,7 +211,9 @@ class RadiometryRecord(Record):
     before: MappingRecord
     after: MappingRecord
     normalisation: NormalisationRecord | None = None
-    """Absent with ``radiometry: model``."""
+    """Absent where the later date keeps its numbers."""
+    chosen: Literal["model", "match"] | None = None
+    """Choice of ``radiometry: auto``; absent with the other modes."""
     warnings: tuple[str, ...] = ()
     """Findings in a sample of both dates; absent where there are none."""
 

@@ -17,7 +17,7 @@ from ussfc.pipeline.config.schema import NumbersConfig, RunConfig
 from ussfc.pipeline.dates import moment
 from ussfc.pipeline.errors import ConfigError, ReadError
 from ussfc.pipeline.pixels import radiometry
-from ussfc.pipeline.pixels.sample_checks import DateSample, Finding, check_samples, thin
+from ussfc.pipeline.pixels.sample_checks import DateSample, Finding, thin
 from ussfc.pipeline.reading import (
     AreaOfInterest,
     SceneRecipe,
@@ -334,21 +334,23 @@ def _masked(pair: ScenePair, recipe: SceneRecipe) -> SceneReader:
     return masked_reader(recipe.open(), pair.masks, (pair.grid.shape[0], pair.grid.shape[1]))
 
 
-def check_numbers(pair: ScenePair, mappings: tuple[RadiometricMapping, RadiometricMapping]) -> list[Finding]:
-    """Return what is wrong with the numbers of both dates; see :func:`check_scenes`."""
+def sample_pair(
+    pair: ScenePair, mappings: tuple[RadiometricMapping, RadiometricMapping]
+) -> tuple[DateSample, DateSample] | None:
+    """Return a sample of both dates; see :func:`sample_scenes`."""
     scenes = [
         (info.uri, functools.partial(_masked, pair, recipe))
         for info, recipe in zip((pair.before, pair.after), pair.recipes, strict=True)
     ]
-    return check_scenes(pair.model, scenes, mappings)
+    return sample_scenes(pair.model, scenes, mappings)
 
 
-def check_scenes(
+def sample_scenes(
     model: ussfc.ModelSpec,
     scenes: Sequence[tuple[str, Callable[[], SceneReader]]],
     mappings: tuple[RadiometricMapping, RadiometricMapping],
-) -> list[Finding]:
-    """Return what is wrong with the numbers of both dates, from a sample of each.
+) -> tuple[DateSample, DateSample] | None:
+    """Return a sample of both dates, whose numbers can be checked; None where there is nothing to check.
 
     Args:
         model: the model; one that takes percentiles fits any numbers.
@@ -356,23 +358,23 @@ def check_scenes(
         mappings: their radiometric constants.
     """
     if model.radiometry.kind != "range":
-        return []
+        return None
     try:
-        samples = [
+        before, after = (
             DateSample(name, thin(opened().sample(CHECK_PIXELS), CHECK_PIXELS), mapping, key)
             for (name, opened), mapping, key in zip(scenes, mappings, ("before", "after"), strict=True)
-        ]
+        )
     except ReadError:
         # A damaged block costs the tiles over it and is reported with them; a check must not end the run for it.
-        return []
-    return check_samples(*samples)
+        return None
+    return before, after
 
 
 def refuse_fatal(findings: Sequence[Finding], forced: bool) -> None:
     """Refuse numbers of which any map would be worthless.
 
     Args:
-        findings: of :func:`check_scenes`.
+        findings: of a sample.
         forced: True: they are for a warning alone.
 
     Raises:

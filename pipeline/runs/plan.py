@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import resource
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -60,6 +60,8 @@ class RunPlan:
     memory: MemoryProjection
     registration: RegistrationRecord | None = None
     """Shift between both dates; None: not measured yet."""
+    chosen: Literal["model", "match"] | None = None
+    """Choice of ``radiometry: auto``; None: not made yet, or not to be made."""
 
     @property
     def model(self) -> ussfc.ModelSpec:
@@ -104,6 +106,7 @@ class RunPlan:
             # None: as many as there will be.
             "workers": workers or None,
             "threads": self.threads,
+            "radiometry": self.config.radiometry,
             "masks": {
                 date: describe_mask(mask)
                 for date, mask in zip(("before", "after"), self.pair.masks, strict=True)

@@ -18,6 +18,7 @@ from ussfc.pipeline.runs.headline import headline
 from ussfc.pipeline.runs.infer import Computation, infer_locked
 from ussfc.pipeline.runs.integrity import Finding, compare_work, damaged_metadata_of, is_intact
 from ussfc.pipeline.runs.manifest import RunRecord
+from ussfc.pipeline.runs.numbers import recorded_choice
 from ussfc.pipeline.runs.pair import ScenePair, inspect_pair
 from ussfc.pipeline.runs.plan import RunPlan, plan_pair
 from ussfc.pipeline.runs.product_keys import layer_keys, raster_keys
@@ -78,7 +79,7 @@ def run(
             )
             recording(Notice(headline(plan), warning=False))
             with out.lock():
-                plan = plan if overwrite else recorded_plan(plan, out)
+                plan = plan if overwrite else recorded_choice(recorded_plan(plan, out), out)
                 record = None if overwrite else _finished_run(plan, out, recording, computation)
                 if record is None:
                     infer_locked(plan, out, overwrite, recording, computation)

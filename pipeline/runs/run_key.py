@@ -31,7 +31,7 @@ def run_key(plan: RunPlan, detector: DetectorSpec) -> dict[str, Any]:
         "resampling": plan.config.grid.resampling,
         "radiometry": {
             **pair.model.radiometry.model_dump(mode="json", exclude={"reflectance"}),
-            **({"match": MATCH_VERSION} if plan.config.radiometry == "match" else {}),
+            **({"match": MATCH_VERSION} if "match" in (plan.config.radiometry, plan.chosen) else {}),
         },
         "tiling": [tiles.tile_size, tiles.patch_size, tiles.stride, layout.taper],
         "model": detector.identity,

@@ -342,7 +342,8 @@ config_options = grouped(
     click.option(
         "--radiometry",
         metavar="MODE",
-        help="Numbers of AFTER: model (by the model's range, the default) or match (to those of BEFORE).",
+        help="Numbers of AFTER: model (by the model's range), match (to those of BEFORE), or auto (match where all "
+        "bands are shifted, the default).",
     ),
     click.option("--strict", is_flag=True, default=None, help="Let a warning about the inputs end the run."),
     click.option(

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 MENTIONED = 0.01
 """Share of cloud-like change that is printed."""
 
+RADIOMETRY = {
+    "auto": "auto: those of after matched to before's where a sample shows all bands shifted, else as they are",
+    "model": "model: as they are",
+    "match": "match: those of after matched to before's",
+}
+"""Modes of the radiometry in words."""
+
 MOST_SIZES = 4
 """Sizes of pairs up to which each is named."""
 
@@ -182,6 +189,7 @@ def plan_lines(summary: Mapping[str, Any]) -> Iterator[str]:
         ("memory", f"{summary['memory_bytes'] / 1e9:.2f} GB peak, all processes"),
         ("executor", f"{summary['executor']}, {workers} process(es) x {summary['threads']}"),
         ("time", time),
+        ("numbers", RADIOMETRY[summary["radiometry"]]),
     ):  # fmt: skip
         yield f"{name:>9}  {value}"
     for date, mask in summary["masks"].items():

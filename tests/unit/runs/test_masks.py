@@ -20,10 +20,11 @@ from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ReadError, StoreError
 from ussfc.pipeline.events import Event, Notice
+from ussfc.pipeline.pixels.sample_checks import check_samples
 from ussfc.pipeline.runs.comparison import compare_pair
 from ussfc.pipeline.runs.infer import Computation
 from ussfc.pipeline.runs.manifest import RunRecord
-from ussfc.pipeline.runs.pair import check_numbers, inspect_pair, scene_mappings
+from ussfc.pipeline.runs.pair import inspect_pair, sample_pair, scene_mappings
 from ussfc.pipeline.runs.plan import plan
 from ussfc.pipeline.runs.registration import input_digest, register, register_plan
 from ussfc.pipeline.runs.run import run
@@ -174,7 +175,9 @@ def test_samples_see_masked_pixels_as_missing(place: Path) -> None:
     model = plain.model.model_copy(update={"radiometry": percentiles})
     high = [scene_mappings(dataclasses.replace(pair, model=model))[0].high[0] for pair in (plain, masked)]
     assert high[0] > 5000 > 4000 > high[1]
-    assert check_numbers(masked, scene_mappings(masked)) == []
+    samples = sample_pair(masked, scene_mappings(masked))
+    assert samples is not None
+    assert check_samples(*samples) == []
 
 
 def test_everything_masked_is_one_line(place: Path, tmp_path: Path) -> None:
