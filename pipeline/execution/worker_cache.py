@@ -109,6 +109,12 @@ class WorkerCache:
                 self._detectors[spec] = spec.build()
             return self._detectors[spec]
 
+    def forget(self) -> None:
+        """Close all runs and detectors; the next tile opens its own again."""
+        with self._opening:
+            self._runs.clear()
+            self._detectors.clear()
+
     @contextmanager
     def tile_in_hand(self) -> Iterator[None]:
         """Count a tile while it is computed, and its seconds unless it fails."""

@@ -36,7 +36,7 @@ MOST_READ = 16_000_000
 MOST_AVERAGED = 32_000_000
 """Pixels of a scene without overviews that is read whole and averaged; of a larger one no picture is made."""
 
-STRIP = 2048
+STRIP = 512
 """Side of the blocks in which such a scene is read, pixels."""
 
 

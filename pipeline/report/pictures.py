@@ -22,6 +22,9 @@ EMPTY_COLOR = (226, 226, 226)
 ENDS = (1.0, 99.0)
 """Percentiles of both dates together that become black and white."""
 
+MOST_SAMPLED = 250_000
+"""Pixels of each date that percentiles are taken from."""
+
 COMMON_COLORS = ("red", "green", "blue")
 
 QUALITY = 78
@@ -47,8 +50,11 @@ def stretch_ends(views: DateViews, bands: Sequence[int]) -> tuple[FloatArray, Fl
     Returns:
         Two arrays (3,); 0 and 1 where nothing is valid.
     """
+    rows, cols = views.before.shape[1:]
+    step = max(1, int(np.sqrt(rows * cols / MOST_SAMPLED)))
     dates = zip((views.before, views.after), views.valid, strict=True)
-    known = np.concatenate([date[list(bands)][:, valid] for date, valid in dates], axis=1)
+    thinned = [(date[:, ::step, ::step][list(bands)], valid[::step, ::step]) for date, valid in dates]
+    known = np.concatenate([date[:, valid] for date, valid in thinned], axis=1)
     if not known.size:
         return np.zeros(3, np.float32), np.ones(3, np.float32)
     low, high = np.percentile(known, ENDS, axis=1).astype(np.float32)

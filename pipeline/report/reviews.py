@@ -57,13 +57,13 @@ class ReviewTable:
             }
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             raise StoreError(
-                f"{path}: is no file of verdicts ({' '.join(str(error).split())}); move it away, or give another with "
-                "--review"
+                f"{path}: is no file of verdicts ({' '.join(str(error).split())}); move it away, or "
+                "name another file of verdicts"
             ) from error
         if (found.schema.metadata or {}).get(RUN, b"").decode() != run:
             raise StoreError(
                 f"{path}: holds verdicts on polygons of another run or threshold, whose ids mean other places; move it "
-                "away, or give another with --review"
+                "away, or name another file of verdicts"
             )
         return table
 

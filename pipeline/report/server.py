@@ -81,7 +81,7 @@ class ViewServer(ThreadingHTTPServer):
             super().__init__((HOST, port), Handler)
         except OSError as error:
             raise StoreError(
-                f"port {port}: cannot be listened on ({error.strerror or error}); give another with --port, or none"
+                f"port {port}: cannot be listened on ({error.strerror or error}); listen on another port"
             ) from error
 
     @property

@@ -32,7 +32,7 @@ MARGIN = 1.5
 SHOWN = 160
 """Side of an encoded picture at least, pixels."""
 
-REQUESTS = 4
+REQUESTS = 2
 """Changes that are read at a time."""
 
 

@@ -186,7 +186,7 @@ def open_view(out: Folder | str, stack: ExitStack, review: Path | None = None) -
         reviews = ReviewTable.open(path, record.products[layer].sha256)
     else:
         absent.append(
-            "polygons: the run has none as GeoParquet; `ussfc vectorise OUT --format geoparquet` makes them"
+            "polygons: the run has none as GeoParquet; `ussfc vectorise` with vector.format=geoparquet makes them"
         )
     return RunView(record, tiles, overview, polygons, reviews, tuple(absent))
 

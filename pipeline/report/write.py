@@ -14,6 +14,7 @@ import ussfc
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import ConfigError, DamagedRecord, GridError, ReadError, StoreError
 from ussfc.pipeline.events import Notice, Subscriber, ignore
+from ussfc.pipeline.parallel.free_memory import return_free_memory
 from ussfc.pipeline.report.changes import ChangeSummary, summarise
 from ussfc.pipeline.report.metadata import write_metadata
 from ussfc.pipeline.report.overviews import ChangeOverview, DateViews, read_change, read_dates
@@ -108,6 +109,8 @@ def conclude(out: Folder | str, subscriber: Subscriber = ignore, pair: ScenePair
         pair: as :func:`write_report` takes it.
     """
     out = Folder.of(out)
+    # The memory of a run is projected without its page.
+    return_free_memory()
     try:
         record = RunRecord.read(out, layout.MANIFEST)
         write_styles(out, record)

@@ -11,6 +11,7 @@ from pathlib import Path
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import DamagedRecord, DamagedTiles
 from ussfc.pipeline.events import Notice, Subscriber, ignore
+from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE
 from ussfc.pipeline.parallel.memory_meter import MemoryMeter
 from ussfc.pipeline.pixels.sample_checks import check_map
 from ussfc.pipeline.runs.detector import resolve_detector
@@ -94,6 +95,9 @@ def run(
             for warning in check_map(counts.changed_share, counts.classified_pixels, bool(record.warnings)):
                 recording(Notice(warning))
         if conclude is not None:
+            if computation.executor_of is None:
+                # The page needs the room that the network has.
+                PROCESS_CACHE.forget()
             conclude(out, recording, plan.pair)
     if not plan.config.output.keep_work and record.complete:
         out.remove(layout.WORK)

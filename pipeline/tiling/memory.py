@@ -11,7 +11,7 @@ MB = 1_000_000
 
 # Resident sizes after the imports, fitted to the peaks of benchmarks/overheads.py (Linux, Python 3.11,
 # versions of constraints.txt).
-BASE_RASTERS = 130 * MB
+BASE_RASTERS = 160 * MB
 """Resident size of a process with its imports: rasterio, zarr, NumPy, SciPy."""
 BASE_NETWORK = 400 * MB
 """torch, the weights, and memory that its libraries keep after the first call."""
