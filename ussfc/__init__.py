@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ussfc.detector_options import detector_spec as detector_spec
     from ussfc.detector_options import gpus as gpus
     from ussfc.engine_selection import anywhere as anywhere
+    from ussfc.engine_selection import engine_was_chosen as engine_was_chosen
     from ussfc.engine_selection import fastest as fastest
     from ussfc.engine_selection import patches_per_second as patches_per_second
     from ussfc.errors import DataError as DataError
@@ -74,6 +75,7 @@ _HOME = {
     "detect_changes": "ussfc.pipeline",
     "detector_choices": "ussfc.detector_options",
     "detector_spec": "ussfc.detector_options",
+    "engine_was_chosen": "ussfc.engine_selection",
     "fastest": "ussfc.engine_selection",
     "find_model": "ussfc.spec",
     "gpus": "ussfc.detector_options",
@@ -109,6 +111,7 @@ __all__ = [
     "detect_changes",
     "detector_choices",
     "detector_spec",
+    "engine_was_chosen",
     "fastest",
     "find_model",
     "gpus",

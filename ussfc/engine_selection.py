@@ -176,6 +176,8 @@ def fastest(
             lasting = on_cpu
             continue
         seconds[choice_of(candidate)] = measure(detector) if on_cpu else 0.0
+        # One at a time: two would be twice the memory.
+        del detector
         if not on_cpu:
             break
     if not seconds:
@@ -238,6 +240,12 @@ class EngineCache:
             if isinstance(found, dict):
                 return found
         return {}
+
+
+def engine_was_chosen() -> bool:
+    """Return True if this machine's user has a choice of an engine from an earlier process, for whatever network."""
+    file = _users_file()
+    return file is not None and file.exists()
 
 
 def _users_file() -> Path | None:

@@ -159,6 +159,10 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
         on_gpu=on_gpu,
         block_bytes=_block_bytes(pair),
         masks=sum(mask is not None for mask in pair.masks),
+        compares_engines=network
+        and not on_gpu
+        and _leaves_a_choice(config)
+        and not ussfc.engine_was_chosen(),
     )
     memory = project(tiles, work)
     if selected.cluster is not None and not selected.processes:
@@ -183,6 +187,10 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
         on_gpu=on_gpu,
         memory=memory,
     )
+
+
+def _leaves_a_choice(config: RunConfig) -> bool:
+    return "auto" in (config.inference.engine, config.inference.precision)
 
 
 def _block_bytes(pair: ScenePair) -> int:

@@ -17,6 +17,10 @@ BASE_NETWORK = 400 * MB
 """torch, the weights, and memory that its libraries keep after the first call."""
 BASE_CUDA = 1500 * MB
 """The same with a CUDA device: PyTorch's CUDA libraries, the driver's context, the compiled kernels."""
+COMPARISON = 650 * MB
+"""Peak of a comparison of engines above the libraries: several networks are compiled, one after the other."""
+COMPARED = 100 * MB
+"""Memory of a comparison that the libraries keep."""
 PATCH_CACHE = 64 * MB
 """Predictions of patches that reach into several tiles, kept for the next of these tiles."""
 BASE_DASK = 60 * MB
@@ -73,6 +77,8 @@ class Workload:
     """Decoded size of one block of each file together: a read of any window decodes whole blocks."""
     masks: int = 0
     """Masks of the dates."""
+    compares_engines: bool = False
+    """True if engines are compared before the first tile, as on a machine where none was chosen yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +133,8 @@ def project(plan: TilePlan, work: Workload) -> MemoryProjection:
     coordinates = max(0, COORDINATE_BYTES * (plan.shape[0] + plan.shape[1]) - FINISHING)
     if work.processes == 0:
         total = max(worker, BASE_RASTERS + base + cache + FINISHING) + coordinates
+        if work.compares_engines:
+            total = max(total + COMPARED, BASE_RASTERS + base + COMPARISON)
         return MemoryProjection(worker, total, allowed)
     worker += BASE_DASK
     total = work.processes * worker + BASE_RASTERS + BASE_DASK + coordinates
