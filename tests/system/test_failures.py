@@ -198,7 +198,7 @@ def test_run_into_memory(expected: dict[str, bytes]) -> None:
     run(*PAIR, out, config("tiling.tile_size=256"), True, computation=COMPUTATION)
     assert products(out) == expected
     run(*PAIR, out, config("tiling.tile_size=256", "output.keep_work=false"), computation=COMPUTATION)
-    assert set(Folder.of(out).sizes()) == {*PRODUCTS, "run.json", "run.log"}
+    assert set(Folder.of(out).sizes()) == {*PRODUCTS, "changes.gpkg", "run.json", "run.log"}
 
 
 def test_missing_scratch_folder_is_reported(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_product_without_its_record_is_made_again(
 
 def test_killed_overwrite_goes_on(tmp_path: Path, expected: dict[str, bytes]) -> None:
     run(*PAIR, tmp_path, config("tiling.overlap=0.5"), computation=COMPUTATION)
-    (tmp_path / "work" / RUN_KEY).write_text(json.dumps(STARTING))
+    Folder.of(tmp_path / "work").write_record(RUN_KEY, STARTING)
     assert status(tmp_path).state == "unfinished"
     run(*PAIR, tmp_path, config(), computation=COMPUTATION)
     assert products(tmp_path) == expected
