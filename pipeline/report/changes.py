@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.storage import layout
 
 LARGEST = 20
@@ -60,13 +61,26 @@ def summarise(folder: Path, layer: str) -> ChangeSummary:
         layer: its name.
 
     Raises:
-        OSError, ValueError, pyogrio.errors.DataSourceError: it cannot be read.
+        ReadError: it cannot be read.
     """
+    import pyarrow as pa
+    from pyogrio.errors import DataLayerError, DataSourceError
+
+    try:
+        return _summary(folder / layer, layer)
+    except (OSError, ValueError, LookupError, pa.ArrowException, DataLayerError, DataSourceError) as error:
+        line = " ".join(str(error).split())
+        raise ReadError(
+            f"{folder / layer}: cannot be read ({line}); run `ussfc validate` on the folder"
+        ) from error
+
+
+def _summary(path: Path, layer: str) -> ChangeSummary:
     sizes = np.zeros(len(SIZES) - 1, np.int64)
     probabilities = np.zeros(len(PROBABILITY_BINS) - 1, np.int64)
     largest: list[tuple[float, int, Change]] = []
     in_metres = True
-    for batch in _batches(folder / layer, layer):
+    for batch in _batches(path, layer):
         pixels, area, mean = (_numbers(batch, name) for name in ("pixels", "area_m2", "mean_probability"))
         in_metres &= bool(np.isfinite(area).all())
         size = area if in_metres else pixels

@@ -95,7 +95,9 @@ def _level(out: Folder, name: str, shape: tuple[int, int]) -> tuple[npt.NDArray[
             for index, factor in enumerate((1, *factors))
             if math.prod(-(-length // factor) for length in shape) <= MOST_READ
         ]
-        index = fits[0] if fits else len(factors)
+        if not fits:
+            raise ReadError(f"{shown}: is large and has no overviews; run `ussfc mosaic` on the folder")
+        index = fits[0]
         options = {"OVERVIEW_LEVEL": index - 1} if index else {}
         with opened_raster(uri, shown, **options) as source:
             return source.read(1), (1, *factors)[index]

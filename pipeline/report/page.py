@@ -40,7 +40,7 @@ class Report:
 
     record: RunRecord
     digest: str
-    """SHA-256 of ``run.json``, which a later call compares."""
+    """State of the page, which a later call compares: SHA-256 of ``run.json``, more where something is missing."""
     model: ussfc.ModelSpec | None
     overview: ChangeOverview
     probability: str
@@ -190,6 +190,7 @@ def _tiles(record: RunRecord) -> Markup:
         Box(failed.rows[0], failed.columns[0], failed.rows[1], failed.columns[1])
         for failed in record.failed_tiles[:MOST_FAILED]
     ]
-    tile = int(record.config["tiling"]["tile_size"])
+    # Of a configuration of another version the grid is left out.
+    tile = int(record.config.get("tiling", {}).get("tile_size") or max(record.grid.shape))
     what = f"Grid of {record.counts.tiles} tiles, {len(record.failed_tiles)} failed."
     return charts.tile_map(tile, boxes, record.grid.shape, what)

@@ -75,7 +75,8 @@ def colored(
     low, high = (end[:, None, None] for end in ends)
     scaled = np.clip((image[list(bands)] - low) / (high - low), 0, 1)
     # Reflectances are linear, screens are not; the full curve would wash roofs out.
-    bytes_ = np.rint(255 * scaled**0.8).astype(np.uint8)
+    # Without data a number may be none, which is no byte either.
+    bytes_ = np.rint(255 * np.nan_to_num(scaled) ** 0.8).astype(np.uint8)
     return np.where(valid[..., None], np.moveaxis(bytes_, 0, -1), np.array(EMPTY_COLOR, np.uint8))
 
 
@@ -101,10 +102,19 @@ def enlarged(picture: ByteArray, least: int) -> ByteArray:
     return np.repeat(np.repeat(picture, factor, axis=0), factor, axis=1)
 
 
-def webp(picture: ByteArray, lossless: bool = False) -> bytes:
+def shrunk(picture: ByteArray, most: int) -> ByteArray:
+    """Average a picture so that its longer side has at most so many pixels."""
+    if max(picture.shape[:2]) <= most:
+        return picture
+    image = Image.fromarray(picture)
+    image.thumbnail((most, most), Image.Resampling.BOX)
+    return np.asarray(image)
+
+
+def webp(picture: ByteArray, lossless: bool = False, quality: int = QUALITY) -> bytes:
     """Encode a picture, (rows, cols) or (rows, cols, 3), as WebP."""
     target = io.BytesIO()
-    Image.fromarray(picture).save(target, "WEBP", quality=QUALITY, lossless=lossless, method=2)
+    Image.fromarray(picture).save(target, "WEBP", quality=quality, lossless=lossless, method=2)
     return target.getvalue()
 
 

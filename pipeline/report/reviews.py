@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +16,7 @@ from threading import Lock
 from typing import Any
 
 from ussfc.pipeline.errors import StoreError
+from ussfc.pipeline.polygons.files import sync
 
 VERDICTS = ("accepted", "rejected", "unsure")
 
@@ -20,15 +24,21 @@ RUN = b"ussfc:run"
 """Key of the file's metadata that names the run."""
 
 
+Verdicts = dict[int, tuple[str, str, str]]
+
+
 @dataclass
 class ReviewTable:
-    """Verdicts by the id of the polygon; the file has every one as soon as it is given."""
+    """Verdicts by the id of the polygon; the file has every one as soon as it is given.
+
+    Several views may review the same polygons: each verdict is put into the file as it is then.
+    """
 
     path: Path
     """``review.parquet``."""
     run: str
     """State of the polygons that are reviewed: the digest of their layer."""
-    verdicts: dict[int, tuple[str, str, str]] = field(default_factory=dict)
+    verdicts: Verdicts = field(default_factory=dict)
     """Verdict, note and time (ISO 8601, UTC) by id."""
     _lock: Lock = field(default_factory=Lock)
 
@@ -43,52 +53,88 @@ class ReviewTable:
         Raises:
             StoreError: it is no such file, or of polygons of another state.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         table = cls(path, run)
-        if not path.exists():
-            return table
-        try:
-            found = pq.read_table(path)
-            rows = found.to_pylist()
-            table.verdicts = {
-                int(row["id"]): (str(row["verdict"]), str(row["note"]), str(row["time"])) for row in rows
-            }
-        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-            raise StoreError(
-                f"{path}: is no file of verdicts ({' '.join(str(error).split())}); move it away, or "
-                "name another file of verdicts"
-            ) from error
-        if (found.schema.metadata or {}).get(RUN, b"").decode() != run:
-            raise StoreError(
-                f"{path}: holds verdicts on polygons of another run or threshold, whose ids mean other places; move it "
-                "away, or name another file of verdicts"
-            )
+        table.refresh()
         return table
+
+    def refresh(self) -> None:
+        """Read the file again.
+
+        Raises:
+            StoreError: it is no such file, or of polygons of another state.
+        """
+        with self._lock:
+            self.verdicts = self._read()
 
     def set(self, number: int, verdict: str | None, note: str = "") -> None:
         """Keep a verdict, or take it back with None, and write the file.
 
         Raises:
-            ValueError: the verdict is none of :data:`VERDICTS`.
-            StoreError: the file cannot be written.
+            ValueError: the verdict is none of :data:`VERDICTS`, or the note no text.
+            StoreError: the file cannot be read or written; the verdict is not kept.
         """
         if verdict is not None and verdict not in VERDICTS:
             raise ValueError(f"a verdict is one of {', '.join(VERDICTS)}, not {verdict}")
-        with self._lock:
+        # Half of a character that takes two is text for JSON, and for no file.
+        note.encode()
+        with self._lock, self._alone():
+            verdicts = self._read()
             if verdict is None:
-                self.verdicts.pop(number, None)
+                verdicts.pop(number, None)
             else:
                 time = datetime.now(UTC).isoformat(timespec="seconds")
-                self.verdicts[number] = (verdict, note, time)
-            self._write()
+                verdicts[number] = (verdict, note, time)
+            self._write(verdicts)
+            self.verdicts = verdicts
 
-    def _write(self) -> None:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait until no other process changes the file."""
+        try:
+            # The file itself is replaced, and the folder's own lock is that of a run.
+            descriptor = os.open(
+                self.path.with_name(f".{self.path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666
+            )
+        except OSError as error:
+            raise self._not_written(error) from error
+        try:
+            # Where the file system has no locks, two views may still lose a verdict given in the same instant.
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _read(self) -> Verdicts:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        rows = sorted(self.verdicts.items())
+        if not self.path.exists():
+            return {}
+        try:
+            with pq.ParquetFile(self.path) as file:
+                found = file.read(["id", "verdict", "note", "time"])
+            columns = [found.column(name).to_pylist() for name in ("id", "verdict", "note", "time")]
+            verdicts = {
+                int(number): (str(a), str(b), str(c)) for number, a, b, c in zip(*columns, strict=True)
+            }
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{self.path}: is no file of verdicts ({' '.join(str(error).split())}); move it away, or name another "
+                "file of verdicts"
+            ) from error
+        if (found.schema.metadata or {}).get(RUN, b"") != self.run.encode():
+            raise StoreError(
+                f"{self.path}: holds verdicts on polygons of another run or threshold, whose ids mean other places; "
+                "move it away, or name another file of verdicts"
+            )
+        return verdicts
+
+    def _write(self, verdicts: Verdicts) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        rows = sorted(verdicts.items())
         columns = {
             "id": pa.array([number for number, _ in rows], pa.int64()),
             "verdict": pa.array([found[0] for _, found in rows], pa.string()),
@@ -97,11 +143,21 @@ class ReviewTable:
         }
         part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         try:
+            # A link under this name is not followed.
+            part.unlink(missing_ok=True)
             pq.write_table(pa.table(columns).replace_schema_metadata({RUN: self.run.encode()}), part)
+            sync(part)
             part.replace(self.path)
         except OSError as error:
-            part.unlink(missing_ok=True)
-            raise StoreError(f"{self.path}: cannot be written ({error.strerror or error})") from error
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise self._not_written(error) from error
+
+    def _not_written(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"{self.path}: cannot be written ({error.strerror or error}); make room or a way there, or name another "
+            "file of verdicts"
+        )
 
     def counts(self) -> dict[str, int]:
         """Return the number of polygons by verdict."""

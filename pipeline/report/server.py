@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
+import sys
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from ussfc.pipeline.errors import PipelineError, StoreError
 from ussfc.pipeline.report.view import RunView
@@ -20,6 +22,9 @@ HOST = "127.0.0.1"
 
 MOST_BODY = 16_384
 """Largest request, bytes."""
+
+MOST_NOTE = 1000
+"""Characters of a note that are kept."""
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -37,6 +42,8 @@ FILES = {
 """Parts of the page by the end of their address."""
 
 JSON = "application/json"
+
+DIGITS = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,11 @@ class ViewServer(ThreadingHTTPServer):
                 f"port {port}: cannot be listened on ({error.strerror or error}); listen on another port"
             ) from error
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Stay silent where the browser went away: it does so with every page that is closed."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
     @property
     def address(self) -> str:
         """Address of the page, with the token."""
@@ -120,34 +132,38 @@ class Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if path != "review" or self.headers.get("Content-Type") != JSON:
             self._send(NOTHING)
-        elif not length.isdecimal() or int(length) > MOST_BODY:
-            self.close_connection = True
+        elif not DIGITS.fullmatch(length) or int(length) > MOST_BODY:
             self._send(Answer(b"too large\n", "text/plain", status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE))
         else:
             body = self.rfile.read(int(length))
+            self.close_connection = False
             self._answer(lambda: keep_verdict(self.server.view, body))
 
     def _checked(self) -> str | None:
         """Return the path below the token; refuse requests that are not of the page itself."""
+        if self.headers.get("Content-Length") or self.headers.get("Transfer-Encoding"):
+            # A body that is not read must not be taken for the next request.
+            self.close_connection = True
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         from_elsewhere = self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
         foreign = origin is not None and origin not in [f"http://{name}" for name in self.server.hosts]
         if host not in self.server.hosts or from_elsewhere or foreign:
             self._send(Answer(b"refused\n", "text/plain", status=HTTPStatus.FORBIDDEN))
             return None
-        token, _, path = urlsplit(self.path).path.lstrip("/").partition("/")
+        # An address may be one of a proxy, and need not be one at all: only what follows the host counts.
+        token, _, path = self.path.partition("?")[0].lstrip("/").partition("/")
         if not secrets.compare_digest(token.encode(), self.server.token.encode()):
             self._send(NOTHING)
             return None
         return path
 
     def _arguments(self) -> dict[str, str]:
-        return {name: values[-1] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        return {name: values[-1] for name, values in parse_qs(self.path.partition("?")[2]).items()}
 
     def _answer(self, make: Any) -> None:
         try:
             self._send(make())
-        except (ValueError, KeyError, OverflowError) as error:
+        except (ValueError, KeyError, OverflowError, RecursionError) as error:
             body = f"not understood: {error}\n".encode()
             self._send(Answer(body, "text/plain; charset=utf-8", status=HTTPStatus.BAD_REQUEST))
         except PipelineError as error:
@@ -198,8 +214,8 @@ def read(view: RunView, path: str, arguments: dict[str, str]) -> Answer:
     if path == "facts":
         return as_json(view.facts())
     if path == "polygons":
-        edges = [float(part) for part in arguments["view"].split(",")]
-        return as_json(view.within((edges[0], edges[1], edges[2], edges[3]), _filter(arguments)))
+        top, left, bottom, right = (float(part) for part in arguments["view"].split(","))
+        return as_json(view.within((top, left, bottom, right), _filter(arguments)))
     if path == "at" and view.polygons is not None:
         return as_json(
             view.polygon(view.polygons.at(float(arguments["row"]), float(arguments["column"]))) or {}
@@ -234,10 +250,12 @@ def keep_verdict(view: RunView, body: bytes) -> Answer:
     given = json.loads(body)
     if not isinstance(given, dict):
         raise ValueError("an object is expected")
-    number = int(given["id"])
+    number, note = given["id"], given.get("note", "")
+    if type(number) is not int or not isinstance(note, str):
+        raise ValueError("a whole number is expected as id, and a text as note")
     if view.polygons.row(number) is None:
         raise ValueError(f"no polygon {number}")
-    view.reviews.set(number, given["verdict"], str(given.get("note", ""))[:1000])
+    view.reviews.set(number, given["verdict"], note[:MOST_NOTE])
     return as_json(view.reviews.counts())
 
 

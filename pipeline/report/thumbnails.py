@@ -14,11 +14,19 @@ from ussfc.pipeline.reading.opening import opened_raster, retry_gdal
 from ussfc.pipeline.reading.recipe import SceneRecipe
 from ussfc.pipeline.report.changes import Change
 from ussfc.pipeline.report.overviews import mapped
-from ussfc.pipeline.report.pictures import colored, data_address, enlarged, outlined, webp
+from ussfc.pipeline.report.pictures import (
+    QUALITY,
+    colored,
+    data_address,
+    enlarged,
+    outlined,
+    shrunk,
+    webp,
+)
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.tiling.memory import GDAL_CACHE
-from ussfc.pipeline.types import BoolArray, Box, FloatArray, RadiometricMapping
+from ussfc.pipeline.types import BoolArray, Box, ByteArray, FloatArray, RadiometricMapping
 
 LEAST_SIDE = 40
 """Smallest side of a picture, pixels of the grid: a single pixel needs its surroundings."""
@@ -31,6 +39,12 @@ MARGIN = 1.5
 
 SHOWN = 160
 """Side of an encoded picture at least, pixels."""
+
+MOST_BYTES = 400_000
+"""Size of all pictures together, bytes; coarser where they would grow larger."""
+
+COARSER = ((256, QUALITY), (160, 60), (96, 50))
+"""Longest sides and qualities of WebP that are tried one after the other."""
 
 REQUESTS = 2
 """Changes that are read at a time."""
@@ -104,20 +118,37 @@ def make_thumbnails(
     readers = recipes[0].open(), recipes[1].open()
     grid = recipes[0].grid
 
-    def pictured(change: Change) -> Thumbnail:
+    def pictured(change: Change) -> tuple[tuple[ByteArray, ByteArray, ByteArray], bool]:
         box, is_part = change_box(change.bounds, crs, grid)
         views = mapped(readers[0].read(box), readers[1].read(box), presentation.mappings)
         dates = [
             colored(image, valid, presentation.bands, presentation.ends)
             for image, valid in zip((views.before, views.after), views.valid, strict=True)
         ]
-        shown = [enlarged(date, SHOWN) for date in dates]
-        changed = enlarged(_changed(out, box).astype(np.uint8), SHOWN) > 0
-        encoded = [data_address(webp(each)) for each in (*shown, outlined(shown[1], changed))]
-        return Thumbnail(change, encoded[0], encoded[1], encoded[2], is_part)
+        # Pictures wait until all are there: none larger than it will be shown.
+        most = COARSER[0][0]
+        shown = [enlarged(shrunk(date, most), SHOWN) for date in dates]
+        changed = enlarged(shrunk(np.where(_changed(out, box), 255, 0).astype(np.uint8), most), SHOWN) > 127
+        return (shown[0], shown[1], outlined(shown[1], changed)), is_part
 
     with ThreadPoolExecutor(REQUESTS, "ussfc-report") as pool:
-        return list(pool.map(pictured, changes))
+        made = list(pool.map(pictured, changes))
+    addresses = [data_address(each) for each in _encoded([picture for three, _ in made for picture in three])]
+    threes = zip(addresses[::3], addresses[1::3], addresses[2::3], strict=True)
+    return [
+        Thumbnail(change, before, after, marked, is_part)
+        for change, (before, after, marked), (_, is_part) in zip(changes, threes, made, strict=True)
+    ]
+
+
+def _encoded(pictures: Sequence[ByteArray]) -> list[bytes]:
+    """Encode pictures at the largest side at which all together are small enough, or at the smallest."""
+    found: list[bytes] = []
+    for side, quality in COARSER:
+        found = [webp(shrunk(picture, side), quality=quality) for picture in pictures]
+        if sum(map(len, found)) <= MOST_BYTES:
+            break
+    return found
 
 
 def _changed(out: Folder, box: Box) -> BoolArray:

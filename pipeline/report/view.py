@@ -20,7 +20,7 @@ from ussfc.pipeline.report.page import view_numbers
 from ussfc.pipeline.report.pictures import stretch_ends
 from ussfc.pipeline.report.reviews import ReviewTable
 from ussfc.pipeline.report.thumbnails import Presentation, unchecked
-from ussfc.pipeline.report.view_polygons import Filter, PolygonIndex
+from ussfc.pipeline.report.view_polygons import Filter, PolygonIndex, rings
 from ussfc.pipeline.report.view_tiles import SIDE, TileSource, levels
 from ussfc.pipeline.report.write import color_places, mappings_of, recorded_pair
 from ussfc.pipeline.runs.manifest import RunRecord
@@ -82,6 +82,8 @@ class RunView:
         """Return the verdicts by id, and where they are kept."""
         if self.reviews is None:
             return None
+        # Another view may have given some since.
+        self.reviews.refresh()
         return {
             "file": str(self.reviews.path),
             "verdicts": {str(number): found[0] for number, found in self.reviews.verdicts.items()},
@@ -92,14 +94,18 @@ class RunView:
         if self.polygons is None:
             return {"polygons": [], "count": 0}
         rows, count = self.polygons.within(view, chosen)
-        found = [{**self.polygons.describe(row), "rings": self.polygons.rings(row)} for row in rows.tolist()]
+        outlines = self.polygons.outlines(rows)
+        found = [
+            {**self.polygons.describe(row), "rings": rings(outline)}
+            for row, outline in zip(rows.tolist(), outlines, strict=True)
+        ]
         return {"polygons": found, "count": count}
 
     def polygon(self, row: int | None) -> dict[str, Any] | None:
         """Return outline and attributes of one polygon; None without one."""
         if self.polygons is None or row is None:
             return None
-        return {**self.polygons.describe(row), "rings": self.polygons.rings(row)}
+        return {**self.polygons.describe(row), "rings": rings(self.polygons.outline(row))}
 
     def queue(self, order: str, chosen: Filter, state: str) -> dict[str, Any]:
         """Return ids in the order of a review.
@@ -171,24 +177,29 @@ def open_view(out: Folder | str, stack: ExitStack, review: Path | None = None) -
     absent: list[str] = []
     pair, presentation = _dates(record, overview, absent)
     tiles = TileSource(out, record.grid.shape, pair, presentation)
-    polygons, reviews = None, None
-    layer = layout.LAYERS["parquet"]
-    if layer in record.products and out.exists(layer):
-        folder = stack.enter_context(out.local_copies([layer]))
-        try:
-            polygons = PolygonIndex(folder / layer, record.grid.geobox)
-        except (OSError, ValueError) as error:
-            line = " ".join(str(error).split())
-            raise StoreError(
-                f"{out / layer}: cannot be read ({line}); run `ussfc validate` on the folder"
-            ) from error
+    polygons, reviews = _polygons(out, record, stack, absent), None
+    if polygons is not None:
         path = review or (out.local / REVIEW if out.local is not None else Path(REVIEW))
-        reviews = ReviewTable.open(path, record.products[layer].sha256)
-    else:
+        reviews = ReviewTable.open(path, record.products[layout.LAYERS["parquet"]].sha256)
+    return RunView(record, tiles, overview, polygons, reviews, tuple(absent))
+
+
+def _polygons(out: Folder, record: RunRecord, stack: ExitStack, absent: list[str]) -> PolygonIndex | None:
+    import pyarrow as pa
+
+    layer = layout.LAYERS["parquet"]
+    if layer not in record.products or not out.exists(layer):
         absent.append(
             "polygons: the run has none as GeoParquet; `ussfc vectorise` with vector.format=geoparquet makes them"
         )
-    return RunView(record, tiles, overview, polygons, reviews, tuple(absent))
+        return None
+    folder = stack.enter_context(out.local_copies([layer]))
+    try:
+        return PolygonIndex(folder / layer, record.grid.geobox)
+    except (OSError, ValueError, LookupError, pa.ArrowException) as error:
+        line = " ".join(str(error).split())
+        absent.append(f"polygons: {out / layer}: cannot be read ({line}); run `ussfc validate` on the folder")
+        return None
 
 
 def _dates(

@@ -14,6 +14,8 @@ import numpy.typing as npt
 import shapely
 from odc.geo.geobox import GeoBox
 
+from ussfc.pipeline.errors import ReadError
+
 COLUMNS = ("id", "area_m2", "pixels", "mean_probability", "max_probability")
 
 MOST_SHOWN = 1500
@@ -21,6 +23,16 @@ MOST_SHOWN = 1500
 
 GROUPS = 4
 """Row groups whose outlines are kept."""
+
+
+def rings(outline: Any) -> list[list[list[float]]]:
+    """Return the rings of a polygon as lists of [column, row], pixels, rounded to a hundredth."""
+    parts = outline.geoms if outline.geom_type == "MultiPolygon" else [outline]
+    return [
+        np.round(shapely.get_coordinates(ring), 2).tolist()
+        for part in parts
+        for ring in (part.exterior, *part.interiors)
+    ]
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class PolygonIndex:
             grid: of the run.
 
         Raises:
-            OSError, ValueError: it cannot be read.
+            OSError, ValueError, KeyError, pyarrow.ArrowException: it cannot be read.
         """
         import pyarrow.parquet as pq
 
@@ -69,9 +81,16 @@ class PolygonIndex:
             [box.field(side).to_numpy(zero_copy_only=False) for side in ("xmin", "ymax", "xmax", "ymin")]
         )
         to_pixels = ~grid.affine
-        left, top = to_pixels * (corners[0], corners[1])
-        right, bottom = to_pixels * (corners[2], corners[3])
-        self.bounds = np.stack([top, left, bottom, right], axis=1).astype(np.float32)
+        # Rows go with y on a grid without CRS, against it on others.
+        (left, top), (right, bottom) = (
+            to_pixels * (corners[0], corners[1]),
+            to_pixels * (corners[2], corners[3]),
+        )
+        edges = (
+            *map(np.minimum, (top, left), (bottom, right)),
+            *map(np.maximum, (top, left), (bottom, right)),
+        )
+        self.bounds = np.stack(edges, axis=1).astype(np.float32)
         self._place = {int(number): row for row, number in enumerate(self.ids)}
         self._kept: OrderedDict[int, Any] = OrderedDict()
         self._lock = Lock()
@@ -98,7 +117,9 @@ class PolygonIndex:
             chosen: filter.
         """
         top, left, bottom, right = self.bounds.T
-        inside = (top <= view[2]) & (bottom >= view[0]) & (left <= view[3]) & (right >= view[1])
+        # In float64: an address of the page may hold any number.
+        first_row, first_column, last_row, last_column = np.array(view, np.float64)
+        inside = (top <= last_row) & (bottom >= first_row) & (left <= last_column) & (right >= first_column)
         rows = np.flatnonzero(inside & self.passing(chosen))
         order = np.argsort(-self.sizes[rows], kind="stable")
         return rows[order[:MOST_SHOWN]], len(rows)
@@ -106,9 +127,15 @@ class PolygonIndex:
     def at(self, row: float, column: float) -> int | None:
         """Return the row of the smallest polygon at a place of the grid; None where there is none."""
         top, left, bottom, right = self.bounds.T
+        row, column = np.float64(row), np.float64(column)
         candidates = np.flatnonzero((top <= row) & (bottom >= row) & (left <= column) & (right >= column))
         point = shapely.Point(column, row)
-        hits = [place for place in candidates.tolist() if self.outline(place).intersects(point)]
+        outlines = self.outlines(candidates)
+        hits = [
+            place
+            for place, outline in zip(candidates.tolist(), outlines, strict=True)
+            if outline.intersects(point)
+        ]
         return min(hits, key=lambda place: float(self.sizes[place]), default=None)
 
     def queue(self, order: str, chosen: Filter) -> npt.NDArray[np.int64]:
@@ -124,13 +151,32 @@ class PolygonIndex:
         return rows[np.argsort(key, kind="stable")]
 
     def outline(self, row: int) -> Any:
-        """Return a polygon with (column, row) coordinates in pixels of the grid."""
-        group = int(np.searchsorted(self._starts, row, side="right")) - 1
-        geometry = shapely.from_wkb(self._outlines(group)[row - int(self._starts[group])].as_py())
+        """Return a polygon with (column, row) coordinates in pixels of the grid.
+
+        Raises:
+            ReadError: the file cannot be read.
+        """
+        return self.outlines(np.array([row]))[0]
+
+    def outlines(self, rows: npt.NDArray[np.int64]) -> list[Any]:
+        """Return the polygons of several rows; each part of the file is read once.
+
+        Raises:
+            ReadError: the file cannot be read.
+        """
+        found: list[Any] = [None] * len(rows)
+        groups = np.searchsorted(self._starts, rows, side="right") - 1
         to_pixels = ~self._grid.affine
-        return shapely.transform(
-            geometry, lambda points: np.stack(to_pixels * (points[:, 0], points[:, 1]), axis=1)
-        )
+        for group in np.unique(groups).tolist():
+            places = np.flatnonzero(groups == group)
+            stored = self._outlines(group).take(rows[places] - self._starts[group])
+            geometries = shapely.transform(
+                shapely.from_wkb(stored.to_pylist()),
+                lambda points: np.stack(to_pixels * (points[:, 0], points[:, 1]), axis=1),
+            )
+            for place, geometry in zip(places.tolist(), geometries, strict=True):
+                found[place] = geometry
+        return found
 
     def describe(self, row: int) -> dict[str, Any]:
         """Return the attributes of a polygon, as JSON values."""
@@ -141,23 +187,20 @@ class PolygonIndex:
         found["bounds"] = [round(float(value), 1) for value in self.bounds[row]]
         return found
 
-    def rings(self, row: int) -> list[list[list[float]]]:
-        """Return the rings of a polygon as lists of [column, row], pixels, rounded to a hundredth."""
-        outline = self.outline(row)
-        parts = outline.geoms if outline.geom_type == "MultiPolygon" else [outline]
-        return [
-            np.round(shapely.get_coordinates(ring), 2).tolist()
-            for part in parts
-            for ring in (part.exterior, *part.interiors)
-        ]
-
     def _outlines(self, group: int) -> Any:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         with self._lock:
             if group not in self._kept:
-                with pq.ParquetFile(self._path) as file:
-                    self._kept[group] = file.read_row_group(group, ["geometry"]).column("geometry")
+                try:
+                    with pq.ParquetFile(self._path) as file:
+                        self._kept[group] = file.read_row_group(group, ["geometry"]).column("geometry")
+                except (OSError, LookupError, ValueError, pa.ArrowException) as error:
+                    line = " ".join(str(error).split())
+                    raise ReadError(
+                        f"{self._path}: outlines cannot be read ({line}); run `ussfc validate` on the folder"
+                    ) from error
                 while len(self._kept) > GROUPS:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(group)

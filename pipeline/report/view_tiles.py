@@ -15,7 +15,7 @@ from odc.geo.geobox import GeoBox
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.reading.opening import opened_raster, retry_gdal
 from ussfc.pipeline.reading.raster import RasterReader
-from ussfc.pipeline.report.overviews import averaged, mapped
+from ussfc.pipeline.report.overviews import averaged, largest, mapped
 from ussfc.pipeline.report.pictures import colored, webp
 from ussfc.pipeline.report.thumbnails import Presentation
 from ussfc.pipeline.runs.pair import ScenePair
@@ -90,8 +90,10 @@ class TileSource:
         Raises:
             ReadError: the file cannot be read.
         """
+        if not 0 <= level < levels(self.shape) or min(row, column) < 0:
+            return None
         box = tile_box(level, row, column, self.shape)
-        if not 0 <= level < levels(self.shape) or not box.pixels or min(row, column) < 0:
+        if not box.pixels:
             return None
         make: Callable[[], bytes | None]
         if layer in DATES:
@@ -160,9 +162,7 @@ class TileSource:
                 known = np.isfinite(found)
                 scaled = np.rint(np.where(known, found, 0) * PROBABILITY_STEPS)
                 found = np.where(known, scaled, NODATA_BYTE).astype(np.uint8)
-            step = (1 << level) // factor
-            thinned: ByteArray = found[::step, ::step]
-            return thinned
+            return largest(found, (1 << level) // factor)
 
         stored = retry_gdal(
             uri, shown, GDAL_CACHE, read, "cannot be read ({}); run `ussfc validate` on the folder"
