@@ -51,7 +51,7 @@ def view(out: str, port: int, review: Path | None, browser: bool | None) -> None
     from ussfc.pipeline.report.server import ViewServer
     from ussfc.pipeline.report.view import open_view
 
-    with ExitStack() as stack, suppress(KeyboardInterrupt):
+    with ExitStack() as stack:
         shown = open_view(out, stack, review)
         server = stack.enter_context(ViewServer(shown, port))
         click.echo(server.address)
@@ -59,4 +59,5 @@ def view(out: str, port: int, review: Path | None, browser: bool | None) -> None
         sys.stdout.flush()
         if sys.stdout.isatty() if browser is None else browser:
             webbrowser.open(server.address)
-        server.serve_forever()
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()

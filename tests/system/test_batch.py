@@ -148,6 +148,7 @@ def test_pairs_have_the_bytes_of_single_runs(
         manifest = json.loads((tmp_path / name / "run.json").read_text())
         assert (row["state"], row["error"]) == ("complete", "")
         assert (row["before"], row["after"]) == tuple(scene(place, name).values())
+        assert (tmp_path / name / "report.html").stat().st_size < 3_000_000
         assert (row["pixels"], row["tiles"], row["tiles_failed"]) == ("9216", "4", "0")
         assert int(row["changed_pixels"]) == manifest["counts"]["changed_pixels"]
         assert int(row["polygons"]) == manifest["counts"]["polygons"]
