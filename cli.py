@@ -403,6 +403,7 @@ def clean(out: str, dry_run: bool, output: Output) -> None:
     output.result(found, tables.clean_lines(found, dry_run))
 
 
+main.add_command(assessment_commands.districts)
 main.add_command(assessment_commands.sample)
 main.add_command(assessment_commands.assess)
 main.add_command(model_commands.models)

@@ -75,7 +75,7 @@ class _MapNow:
 
 
 def assess(out: Folder | Path | str, path: Path, subscriber: Subscriber = ignore) -> AssessmentRecord:
-    """Estimate accuracy and area of change of a map, and write them beside the sample.
+    """Estimate accuracy and area of change of a map, and write them beside the sample and into the run's folder.
 
     Args:
         out: output folder of a run, path or URI.
@@ -105,6 +105,8 @@ def assess(out: Folder | Path | str, path: Path, subscriber: Subscriber = ignore
     )
     result = _result(path, record, manifest, labels, now, int((~judged).sum()))
     result.write(Folder.of(path.absolute().parent), sample_files.ASSESSMENT)
+    # The report of the run shows the last one.
+    result.write(out, layout.ASSESSMENT)
     return result
 
 

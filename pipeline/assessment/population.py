@@ -135,17 +135,18 @@ class ChangeMap:
             max(0, core.y0 - buffer), max(0, core.x0 - buffer),
             min(height, core.y1 + buffer), min(width, core.x1 + buffer),
         )  # fmt: skip
-        classes = self._read(halo)
+        classes = self.classes(halo)
         inner = core.within(halo).slices
         close = near(classes == 1, buffer)[inner]
-        return make_units(classes[inner], close, self._pixel_areas(core), side, self.design.strata)
+        return make_units(classes[inner], close, self.pixel_areas(core), side, self.design.strata)
 
-    def _read(self, box: Box) -> ByteArray:
+    def classes(self, box: Box) -> ByteArray:
+        """Return the classes of the pixels of a box, (rows, cols)."""
         window = Window(box.x0, box.y0, box.shape[1], box.shape[0])
         classes: ByteArray = _read(self._source, window)
         return classes
 
-    def _pixel_areas(self, box: Box) -> RealArray:
+    def pixel_areas(self, box: Box) -> RealArray:
         """Return the area of a pixel of each row, (rows,), in the middle column of a box."""
         rows = np.arange(box.y0, box.y1)
         if self._ellipsoid is None:

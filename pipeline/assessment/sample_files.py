@@ -15,6 +15,7 @@ from ussfc.pipeline.errors import ReadError, StoreError
 from ussfc.pipeline.polygons.files import sync, write_error
 from ussfc.pipeline.quiet import ignored_warnings
 from ussfc.pipeline.runs.manifest import GridRecord, Record
+from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ RECORD = "sample.json"
 PROJECT = "sample.qgs"
 """QGIS project that shows both dates and the points, likewise."""
 
-ASSESSMENT = "assessment.json"
+ASSESSMENT = layout.ASSESSMENT
 """Result of the assessment, likewise."""
 
 POINTS = "sample"

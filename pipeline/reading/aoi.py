@@ -74,8 +74,30 @@ def read_polygons(path: str) -> Geometry:
     return Geometry(polygons_of(geometries, crs, shown_address(path)), crs)
 
 
+def read_features(path: str) -> Any:
+    """Return the features of a vector file as a GeoDataFrame, with their attributes.
+
+    Args:
+        path: as :func:`read_aoi` takes it.
+
+    Raises:
+        ReadError: the file cannot be read, or holds several layers of polygons.
+    """
+    import pandas
+
+    frames = _read_frames(path, None)
+    return frames[0] if len(frames) == 1 else pandas.concat(frames, ignore_index=True)
+
+
 def _read_layer(path: str) -> tuple[list[Any], CRS | None]:
     """Return the shapes of a vector file, and their CRS if it has one."""
+    frames = _read_frames(path, [])
+    crs = None if frames[0].crs is None else CRS(frames[0].crs)
+    return [geometry for frame in frames for geometry in frame.geometry], crs
+
+
+def _read_frames(path: str, columns: list[str] | None) -> list[Any]:
+    """Return the features of a vector file, with some columns or, for None, all."""
     from pyogrio import set_gdal_config_options
     from pyogrio.errors import DataLayerError, DataSourceError
 
@@ -92,17 +114,15 @@ def _read_layer(path: str) -> tuple[list[Any], CRS | None]:
             # What is wrong with polygons is reported below.
             warnings.simplefilter("ignore")
             parquet = urlsplit(path).path.endswith(".parquet")
-            frames = _frames(source, parquet, shown)
+            return _frames(source, parquet, shown, columns)
     except (OSError, ValueError, DataSourceError, DataLayerError, ProjError, ShapelyError) as error:
         reason = without_secrets(" ".join(str(error).split()), path)
         raise ReadError(
             f"{shown}: cannot be read as a vector layer ({reason}); give a GeoJSON or GeoPackage"
         ) from error
-    crs = None if frames[0].crs is None else CRS(frames[0].crs)
-    return [geometry for frame in frames for geometry in frame.geometry], crs
 
 
-def _frames(source: str | bytes, parquet: bool, shown: str) -> list[Any]:
+def _frames(source: str | bytes, parquet: bool, shown: str, columns: list[str] | None) -> list[Any]:
     """Return the layer of a file; of a KML all of them, which are its folders."""
     import geopandas
     import pyogrio
@@ -110,7 +130,7 @@ def _frames(source: str | bytes, parquet: bool, shown: str) -> list[Any]:
     if parquet:
         return [geopandas.read_parquet(io.BytesIO(source) if isinstance(source, bytes) else source)]
     layers = [index for index, (_, kind) in enumerate(pyogrio.list_layers(source)) if kind is not None] or [0]
-    frames = [pyogrio.read_dataframe(source, layer=index, columns=[]) for index in layers]
+    frames = [pyogrio.read_dataframe(source, layer=index, columns=columns) for index in layers]
     found = [frame for frame in frames if any(holds_polygon(shape) for shape in frame.geometry)]
     if len(found) > 1 and pyogrio.read_info(source, layer=layers[0])["driver"] not in ("KML", "LIBKML"):
         raise ReadError(f"{shown}: holds polygons in {len(found)} layers; give a file with one of them")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import yaml
 
 import ussfc
-from ussfc.pipeline.runs.manifest import InputRecord, RunRecord
+from ussfc.pipeline.runs.manifest import DistrictsRecord, InputRecord, RunRecord
 from ussfc.pipeline.tiling.grid import crs_name, ground_steps
 from ussfc.pipeline.types import PROBABILITY_STEPS
 
@@ -26,6 +27,9 @@ STATES = {
 """Outcomes of a registration in words."""
 
 STAGES = {"infer": "network", "mosaic": "rasters", "vectorise": "polygons"}
+
+MOST_DISTRICTS = 40
+"""Districts that are listed."""
 
 Row = tuple[str, str]
 """Name and value."""
@@ -184,6 +188,50 @@ def machine_rows(record: RunRecord) -> list[Row]:
     if record.peak_memory_bytes:
         rows.append(("largest memory", format_bytes(record.peak_memory_bytes)))
     return rows
+
+
+def district_rows(found: DistrictsRecord | None) -> list[tuple[str, str, str]]:
+    """Return name, changed area and share of the districts with the most change."""
+    if found is None:
+        return []
+    ordered = sorted(found.districts, key=lambda district: -district.changed)
+    return [
+        (
+            district.name,
+            format_ground(district.changed) if found.unit == "m2" else f"{district.changed:,.0f} px",
+            f"{district.share:.2%}",
+        )
+        for district in ordered[:MOST_DISTRICTS]
+    ]
+
+
+def assessment_rows(found: Mapping[str, Any] | None) -> list[Row]:
+    """Return accuracy and area with their 95 % intervals, as ``assessment.json`` has them."""
+    if found is None:
+        return []
+    estimates = found.get("poststratified") or found["estimates"]
+    change = estimates["classes"]["change"]
+    area, share = change["area_m2"], change["share"]
+    rows = [("points", f"{found['points']:,} {found['unit']}s")]
+    if area is not None:
+        ends = " to ".join(format_ground(max(0.0, area[end])) for end in ("low", "high"))
+        rows.append(("area of change, adjusted for errors", f"{format_ground(area['value'])} ({ends})"))
+    rows.append(("share of change, adjusted", _interval(share, "{:.2%}")))
+    for field, name in (
+        ("users_accuracy", "user's accuracy of change"),
+        ("producers_accuracy", "producer's accuracy of change"),
+        ("f1", "F1 of change"),
+    ):
+        rows.append((name, _interval(change[field], "{:.2f}")))
+    rows.append(("overall accuracy", _interval(estimates["overall_accuracy"], "{:.3f}")))
+    return [*rows, *(("note", str(note)) for note in found.get("notes", ()))]
+
+
+def _interval(found: Mapping[str, float | None], form: str) -> str:
+    if found["value"] is None:
+        return "not known"
+    value, low, high = (form.format(found[end]) for end in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
 
 
 def model_rows(record: RunRecord, model: ussfc.ModelSpec | None) -> list[Row]:

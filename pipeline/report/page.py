@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,7 +20,7 @@ from ussfc.pipeline.report.changes import PROBABILITY_BINS, SIZES, ChangeSummary
 from ussfc.pipeline.report.overviews import ChangeOverview
 from ussfc.pipeline.report.pictures import CHANGE_COLOR
 from ussfc.pipeline.report.thumbnails import Thumbnail
-from ussfc.pipeline.runs.manifest import RunRecord
+from ussfc.pipeline.runs.manifest import DistrictsRecord, RunRecord
 from ussfc.pipeline.types import NODATA_BYTE, PROBABILITY_STEPS, Box
 
 MOST_FAILED = 500
@@ -50,6 +51,10 @@ class Report:
     """Reason why both dates cannot be shown; empty where they are."""
     changes: ChangeSummary | None
     thumbnails: Sequence[Thumbnail]
+    districts: DistrictsRecord | None = None
+    """Change by district, where it was counted on this map."""
+    assessment: Mapping[str, Any] | None = None
+    """Content of ``assessment.json``, where it is of this run and threshold."""
 
 
 def render(report: Report) -> str:
@@ -92,6 +97,8 @@ def render(report: Report) -> str:
         scores=facts.score_table(report.model),
         inputs=facts.input_table(record),
         products=facts.product_table(record),
+        districts=facts.district_rows(report.districts),
+        assessment=facts.assessment_rows(report.assessment),
         configuration=facts.configuration_text(record),
         versions=sorted(record.versions.items()),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -30,7 +31,7 @@ from ussfc.pipeline.report.pictures import (
 )
 from ussfc.pipeline.report.qgis import write_styles
 from ussfc.pipeline.report.thumbnails import Presentation, Thumbnail, make_thumbnails, unchecked
-from ussfc.pipeline.runs.manifest import RegistrationRecord, RunRecord
+from ussfc.pipeline.runs.manifest import DistrictsRecord, RegistrationRecord, RunRecord
 from ussfc.pipeline.runs.pair import ScenePair, inspect_pair
 from ussfc.pipeline.runs.registration import moved_pair
 from ussfc.pipeline.storage import layout
@@ -85,7 +86,7 @@ def write_report(out: Folder | str, subscriber: Subscriber = ignore, pair: Scene
     out = Folder.of(out)
     out.ping()
     record = RunRecord.read(out, layout.MANIFEST)
-    digest = hashlib.sha256(out.read(layout.MANIFEST)).hexdigest()
+    digest = _digest(out)
     if _is_current(out, digest):
         return False
     missing = [name for name in (layout.CHANGE, layout.PROBABILITY) if name not in record.products]
@@ -119,6 +120,34 @@ def conclude(out: Folder | str, subscriber: Subscriber = ignore, pair: ScenePair
             write_report(out, subscriber, pair)
     except (ReadError, StoreError) as error:
         subscriber(Notice(f"not everything to look at could be made: {error}"))
+
+
+def _digest(out: Folder) -> str:
+    """Return a digest of all that a page is made from, but the pixels."""
+    found = hashlib.sha256()
+    for name in (layout.MANIFEST, layout.DISTRICTS, layout.ASSESSMENT):
+        with suppress(FileNotFoundError):
+            found.update(out.read(name))
+        found.update(b"\n")
+    return found.hexdigest()
+
+
+def _districts(out: Folder, record: RunRecord) -> DistrictsRecord | None:
+    """Return the change by district, where it was counted on this map."""
+    with suppress(DamagedRecord):
+        found = DistrictsRecord.find(out, layout.DISTRICTS)
+        if found is not None and found.change == record.products[layout.CHANGE].sha256:
+            return found
+    return None
+
+
+def _assessment(out: Folder, record: RunRecord) -> dict[str, Any] | None:
+    """Return the accuracy of the map, where it was estimated for this run and threshold."""
+    with suppress(DamagedRecord):
+        found = out.find_json(layout.ASSESSMENT)
+        if found is not None and (found.get("run"), found.get("threshold")) == (record.run, record.threshold):
+            return found
+    return None
 
 
 def _is_current(out: Folder, digest: str) -> bool:
@@ -158,6 +187,8 @@ def _make(out: Folder, record: RunRecord, digest: str, pair: ScenePair | None) -
         absent=found.absent,
         changes=changes,
         thumbnails=thumbnails,
+        districts=_districts(out, record),
+        assessment=_assessment(out, record),
     )
     return render(report), _preview(found)
 

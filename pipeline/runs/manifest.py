@@ -419,6 +419,36 @@ class RunRecord(InferenceRecord):
     """Versions of ussfc and of the libraries that decide bytes."""
 
 
+class DistrictRecord(Record):
+    """Change in one district."""
+
+    name: str
+    changed: float
+    """Area of change, m2; pixels on a grid without a place on the earth, like the next one."""
+    classified: float
+    """Area that is not nodata."""
+    changed_pixels: int
+
+    @property
+    def share(self) -> float:
+        """Share of the classified area that changed; 0 where there is none."""
+        return self.changed / self.classified if self.classified else 0.0
+
+
+class DistrictsRecord(Record):
+    """``districts.json``: change by district."""
+
+    run: str
+    """Name of the run."""
+    change: str
+    """SHA-256 of the ``change.tif`` that was counted."""
+    threshold: float
+    source: str
+    """File of the districts, without credentials."""
+    unit: Literal["m2", "px"]
+    districts: tuple[DistrictRecord, ...]
+
+
 class TileCounts(Record):
     """Tiles of a run by state."""
 

@@ -6,6 +6,8 @@
     OUT/*.tif.aux.xml                                                   statistics beside a raster
     OUT/run.json                                                        the manifest, written last
     OUT/report.html  preview.png                                        page about the run, and a picture of its change
+    OUT/districts.json  .csv  .parquet                                  changed area by district, where asked for
+    OUT/assessment.json                                                 accuracy and area by a labelled sample, likewise
     OUT/*.qml  ussfc.qgs                                                styles and project for QGIS, in a local OUT only
     OUT/run.log                                                         what happened, line by line with the time
     OUT/slurm/                                                          scripts and logs of `ussfc submit`
@@ -50,6 +52,15 @@ REPORT = "report.html"
 
 PREVIEW = "preview.png"
 """Picture of its change, in OUT."""
+
+ASSESSMENT = "assessment.json"
+"""Accuracy and area of the map, in OUT and beside the sample that it was estimated from."""
+
+DISTRICTS = "districts.json"
+"""Changed area of each district, in OUT."""
+
+DISTRICT_FILES = ("districts.csv", "districts.parquet")
+"""The same as a table, and as GeoParquet with the districts."""
 
 PROJECT = "ussfc.qgs"
 """QGIS project with both dates and the products, in a local OUT."""

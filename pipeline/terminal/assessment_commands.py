@@ -15,6 +15,29 @@ from ussfc.pipeline.terminal.progress import progress
 
 @click.command()
 @options.OUT
+@click.argument("file", metavar="FILE")
+@click.option(
+    "--by", metavar="COLUMN", help="Column with the names; by default name, or the first one of text."
+)
+@options.output_options
+def districts(out: str, file: str, by: str | None, output: Output) -> None:
+    """Sum the changed area of OUT in each polygon of FILE, with its share of what was classified there.
+
+    Pixels count by their area on the ellipsoid, where their centre lies inside; districts that overlap count each for
+    itself. Writes districts.csv and districts.parquet (GeoParquet) in OUT, and a section of report.html.
+    """
+    from ussfc.pipeline.assessment.districts import sum_districts
+    from ussfc.pipeline.report.write import conclude
+    from ussfc.pipeline.terminal.assessment_tables import district_lines
+
+    with progress(output) as subscriber:
+        found = sum_districts(out, file, by, subscriber)
+        conclude(out, subscriber)
+    output.result(found.dump(), district_lines(found, out))
+
+
+@click.command()
+@options.OUT
 @click.option("--n", "points", type=int, metavar="POINTS", help="Number of points; default 300.")
 @click.option(
     "--target-se",
@@ -106,8 +129,10 @@ def assess(out: str, sample_file: Path, output: Output) -> None:
     """
     from ussfc.pipeline.assessment.assess import assess as assess_map
     from ussfc.pipeline.assessment.sample_files import ASSESSMENT
+    from ussfc.pipeline.report.write import conclude
     from ussfc.pipeline.terminal.assessment_tables import assessment_lines
 
     with progress(output) as subscriber:
         result = assess_map(out, sample_file, subscriber)
+        conclude(out, subscriber)
     output.result(result.dump(), assessment_lines(result, sample_file.absolute().parent / ASSESSMENT))

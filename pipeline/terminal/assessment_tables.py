@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ussfc.addresses import shown_address
+from ussfc.pipeline.storage import layout
 from ussfc.pipeline.terminal.tables import format_area
 
 if TYPE_CHECKING:
@@ -12,9 +14,27 @@ if TYPE_CHECKING:
 
     from ussfc.pipeline.assessment.assess import AssessmentRecord
     from ussfc.pipeline.assessment.sample import DrawnSample
+    from ussfc.pipeline.runs.manifest import DistrictsRecord
 
 ACCURACIES = {"users_accuracy": "user's", "producers_accuracy": "producer's", "f1": "F1"}
 """Columns of the table of accuracies: field and heading."""
+
+MOST_DISTRICTS = 40
+"""Districts that are listed."""
+
+
+def district_lines(record: DistrictsRecord, out: str) -> Iterator[str]:
+    """Yield the changed area of each district, the largest first, and the paths of the tables."""
+    found = sorted(record.districts, key=lambda district: -district.changed)
+    shown = found[:MOST_DISTRICTS]
+    width = max(len(district.name) for district in shown)
+    for district in shown:
+        size = format_area(district.changed) if record.unit == "m2" else f"{district.changed:.0f} px"
+        yield f"{district.name:{width}}  {size:>12}  {district.share:7.2%} of what was classified there"
+    if len(found) > len(shown):
+        yield f"... and {len(found) - len(shown)} more"
+    for name in layout.DISTRICT_FILES:
+        yield f"  {shown_address(out).rstrip('/')}/{name}"
 
 
 def sample_lines(sample: DrawnSample) -> Iterator[str]:

@@ -7,7 +7,7 @@ import click
 GROUPS = {
     "Run": ("run", "demo", "plan", "batch", "register", "prepare", "infer"),
     "After a run": ("report", "view", "status", "validate", "threshold", "mosaic", "vectorise", "clean"),
-    "Accuracy and area": ("sample", "assess"),
+    "Accuracy and area": ("districts", "sample", "assess"),
     "Models and training": ("models", "train", "evaluate", "data"),
     "Clusters": ("submit",),
     "This machine": ("bench", "config"),
