@@ -40,7 +40,7 @@ class BandLine:
     offset: float
     """In numbers of the earlier date."""
     correlation: float
-    """Of both dates over the weighed pixels, -1 to 1; 0 where a band is constant."""
+    """Correlation of both dates over the weighed pixels, -1 to 1; 0 where a band is constant."""
     sure: bool
     """False: the pixels show no line, and gain and offset are 1 and 0."""
 

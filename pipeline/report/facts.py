@@ -235,7 +235,7 @@ def _interval(found: Mapping[str, float | None], form: str) -> str:
 
 
 def model_rows(record: RunRecord, model: ussfc.ModelSpec | None) -> list[Row]:
-    """Return what the model's card says; name and licence where the card is not at hand."""
+    """Return the content of the model's card; name and licence where the card is not at hand."""
     rows = [("name", record.model.name)]
     if model is not None:
         rows.append(("for", model.title))

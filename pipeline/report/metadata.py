@@ -1,4 +1,4 @@
-"""What GDAL finds beside a raster: names and colours of the classes, statistics."""
+"""Metadata beside a raster, as GDAL reads them: names and colours of the classes, statistics."""
 
 from __future__ import annotations
 

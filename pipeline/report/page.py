@@ -37,7 +37,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a page shows."""
+    """The content of a page."""
 
     record: RunRecord
     digest: str

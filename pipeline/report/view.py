@@ -49,7 +49,7 @@ class RunView:
     polygons: PolygonIndex | None
     reviews: ReviewTable | None
     absent: tuple[str, ...]
-    """What cannot be shown, and why."""
+    """Reasons why a part cannot be shown."""
 
     def facts(self) -> dict[str, Any]:
         """Return everything that the page needs at its start, as JSON values."""

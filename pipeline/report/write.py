@@ -69,7 +69,7 @@ class _Overview:
 def write_report(out: Folder | str, subscriber: Subscriber = ignore, pair: ScenePair | None = None) -> bool:
     """Write ``report.html`` and ``preview.png`` from the files of a run; a page of the same state stays.
 
-    Both dates are read where they lie; where they cannot be, the page says why and shows the rest.
+    Both dates are read where they lie; where they cannot be, the page names the reason and shows the rest.
 
     Args:
         out: output folder, path or URI.

@@ -43,7 +43,7 @@ class TimeEstimate:
     least: float
     most: float
     source: str
-    """Where the network's speed comes from, in words."""
+    """Source of the network's speed, in words."""
 
 
 def estimate_time(plan: RunPlan, elapsed: Callable[[], float]) -> TimeEstimate | None:

@@ -138,7 +138,7 @@ def infer_locked(
             radiometry = _recorded_radiometry(plan, out / layout.WORK, measured, subscriber)
         _warn(plan, radiometry.warnings, subscriber)
         lines = radiometry.normalisation
-        # Where auto has matched, a warning says so.
+        # Where auto has matched, there is a warning about it.
         if lines and radiometry.chosen is None and (line := describe_normalisation(lines)):
             subscriber(Notice(line, warning=False))
         done, tally = _TileTally.of(store.done())

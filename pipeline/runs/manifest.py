@@ -197,7 +197,7 @@ class NormalisationRecord(Record):
     offset: tuple[float, ...] | None = None
     """Term that is added after it, in numbers of the earlier date."""
     correlation: tuple[float, ...]
-    """Of both dates over the ground that looks unchanged, of each band."""
+    """Correlation of both dates over the ground that looks unchanged, of each band."""
     unchanged: int
     """Squares of the sample that look unchanged: the sum of their probabilities."""
     sampled: int
