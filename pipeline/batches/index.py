@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from pystac.utils import str_to_datetime
+
 from ussfc.addresses import shown_address
-from ussfc.pipeline.batches.collection import collection, pair_item
+from ussfc.pipeline.batches.collection import collection
 from ussfc.pipeline.batches.pair_lists import PairEntry
 from ussfc.pipeline.dates import iso_time
 from ussfc.pipeline.errors import DamagedRecord
+from ussfc.pipeline.report.item import run_item, write_item
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
@@ -65,7 +67,7 @@ class BatchIndex:
                 record = RunRecord.find(folder, layout.MANIFEST)
             if record is not None and record.products and folder.exists(layout.ITEM):
                 self._results[pair.name] = PairResult(pair.name, record, None)
-                self._items[pair.name], _ = _item_of(folder, pair.name, record)
+                self._items[pair.name] = _listed_item(folder, pair.name, record)
 
     def add(self, result: PairResult) -> None:
         """Add a pair that has ended."""
@@ -73,7 +75,7 @@ class BatchIndex:
         self._items.pop(result.name, None)
         if result.manifest is None:
             return
-        self._items[result.name] = renew_item(self._out / result.name, result.name, result.manifest)
+        self._items[result.name] = write_item(self._out / result.name, result.manifest, result.name)
 
     def results(self) -> list[PairResult]:
         """Return the results in the order of the list."""
@@ -90,39 +92,12 @@ class BatchIndex:
         self._out.write_json(layout.COLLECTION, collection("Change between pairs of scenes", items))
 
 
-def renew_item(folder: Folder, name: str, manifest: RunRecord) -> dict[str, Any]:
-    """Write the STAC item of a pair, unless it differs in the time of its writing alone; return the one there is.
-
-    Args:
-        folder: of the pair.
-        name: of the pair.
-        manifest: its ``run.json``.
-    """
-    item, is_new = _item_of(folder, name, manifest)
-    if is_new:
-        folder.write_json(layout.ITEM, item)
-    return item
-
-
-def _item_of(folder: Folder, name: str, record: RunRecord) -> tuple[dict[str, Any], bool]:
-    """Return the item of a pair, and whether it differs from that in its folder in more than the time."""
-    made = pair_item(name, record, datetime.now(UTC).replace(microsecond=0))
-    # As it comes back from its file: coordinates are tuples, which JSON does not know.
-    item: dict[str, Any] = json.loads(json.dumps(made))
-    with suppress(DamagedRecord):
-        earlier = folder.find_json(layout.ITEM)
-        if earlier is not None and _without_time(earlier) == _without_time(item):
-            return earlier, False
-    return item, True
-
-
-def _without_time(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an item without the moment of its writing."""
-    found = item.get("properties")
-    properties = (
-        {key: value for key, value in found.items() if key != "datetime"} if isinstance(found, dict) else {}
-    )
-    return {**item, "properties": properties}
+def _listed_item(folder: Folder, name: str, record: RunRecord) -> dict[str, Any]:
+    """Return what the collection takes of an item that is there: made from the record, with the time in its file."""
+    made = datetime.now(UTC).replace(microsecond=0)
+    with suppress(DamagedRecord, LookupError, TypeError, ValueError):
+        made = str_to_datetime((folder.find_json(layout.ITEM) or {})["properties"]["datetime"])
+    return run_item(name, record, made, folder=folder.local, in_batch=True)
 
 
 def _row(pair: PairEntry, result: PairResult | None) -> dict[str, Any]:

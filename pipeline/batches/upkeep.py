@@ -61,22 +61,20 @@ def refresh_pair(out: Folder | Path | str, record: RunRecord) -> None:
     """Renew what a batch holds of a pair whose products were made again; nothing where OUT is no folder of a pair.
 
     Args:
-        out: folder of the pair; where it was taken out of its batch, its own item alone is renewed.
+        out: folder of the pair.
         record: its ``run.json``.
     """
     out = Folder.of(out)
     if not out.exists(layout.ITEM):
         return
-    from ussfc.pipeline.batches.index import PairResult, renew_item
-
     parent, _, name = out.address.rpartition("/")
     batch = _batch_at(parent)
     if batch is not None and name in (row["name"] for row in read_table(batch)):
+        from ussfc.pipeline.batches.index import PairResult
+
         index, _ = _index(batch)
         index.add(PairResult(name, record, None))
         index.write()
-    else:
-        renew_item(out, str(out.read_json(layout.ITEM).get("id", name)), record)
 
 
 def clean_batch(out: Folder | Path | str, dry_run: bool = False) -> dict[str, list[str]]:

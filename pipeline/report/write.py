@@ -1,4 +1,4 @@
-"""``report.html`` and ``preview.png`` of a run."""
+"""``report.html`` and ``preview.png`` of a run, and all else that shows it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ussfc.pipeline.errors import ConfigError, DamagedRecord, GridError, ReadErr
 from ussfc.pipeline.events import Notice, Subscriber, ignore
 from ussfc.pipeline.parallel.free_memory import return_free_memory
 from ussfc.pipeline.report.changes import ChangeSummary, summarise
+from ussfc.pipeline.report.item import write_item
 from ussfc.pipeline.report.metadata import write_metadata
 from ussfc.pipeline.report.overviews import ChangeOverview, DateViews, read_change, read_dates
 from ussfc.pipeline.report.page import Pictures, Report, render
@@ -97,6 +98,7 @@ def write_report(out: Folder | str, subscriber: Subscriber = ignore, pair: Scene
     page, preview = _make(out, record, digest, pair)
     out.write(layout.PREVIEW, preview)
     out.write(layout.REPORT, page.encode())
+    write_item(out, record)
     return True
 
 
@@ -113,6 +115,8 @@ def conclude(out: Folder | str, subscriber: Subscriber = ignore, pair: ScenePair
     return_free_memory()
     try:
         record = RunRecord.read(out, layout.MANIFEST)
+        # First, so that what follows cannot prevent it; again where that is new to it.
+        write_item(out, record)
         write_styles(out, record)
         if layout.CHANGE in record.products and layout.PROBABILITY in record.products:
             write_metadata(out, record, read_change(out, record.grid.shape, SIDES[-1]))

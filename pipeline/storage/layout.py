@@ -8,6 +8,7 @@
     OUT/report.html  preview.png                                        page about the run, and a picture of its change
     OUT/districts.json  .csv  .parquet                                  changed area by district, where asked for
     OUT/assessment.json                                                 accuracy and area by a labelled sample, likewise
+    OUT/item.json                                                       STAC item of the run
     OUT/*.qml  ussfc.qgs                                                styles and project for QGIS, in a local OUT only
     OUT/run.log                                                         what happened, line by line with the time
     OUT/slurm/                                                          scripts and logs of `ussfc submit`
@@ -22,7 +23,7 @@
     OUT/work/products/NAME.json                                         the bytes of a product and their origin
     OUT/work/scratch/  dask/                                            temporary files, in a local OUT only
 
-A batch has such a folder for each pair, with ``item.json``, and beside them ``results.csv`` and ``collection.json``.
+A batch has such a folder for each pair, and beside them ``results.csv`` and ``collection.json``.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ COLLECTION = "collection.json"
 """STAC collection of a batch, in its OUT."""
 
 ITEM = "item.json"
-"""STAC item of a pair, in the pair's folder."""
+"""STAC item of a run, in OUT."""
 
 EVALUATION = "evaluation.json"
 """Scores of an evaluation, in its OUT."""

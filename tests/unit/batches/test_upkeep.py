@@ -19,6 +19,7 @@ from ussfc.pipeline.batches.pair_lists import PairEntry
 from ussfc.pipeline.batches.run_batch import run_batch
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.config.schema import RunConfig
+from ussfc.pipeline.report.write import conclude
 from ussfc.pipeline.runs.infer import Computation
 from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 
@@ -86,6 +87,20 @@ def test_another_threshold_of_a_pair_reaches_the_index(out: Path) -> None:
     assert item["properties"] != json.loads((out / "b" / "item.json").read_text())["properties"]
     assert item["id"] == "b"
     assert rows(out) == found
+    # As if it had never been in one.
+    (moved / "item.json").unlink()
+    conclude(moved)
+    alone = json.loads((moved / "item.json").read_text())
+    assert alone["id"] == "elsewhere"
+    assert {link["rel"] for link in item["links"]} - {link["rel"] for link in alone["links"]} == {
+        "root", "parent", "collection",
+    }  # fmt: skip
+    assert {"change", "probability", "changes", "report", "preview", "run"} <= set(alone["assets"])
+    for asset in alone["assets"].values():
+        assert (moved / asset["href"]).exists()
+    sources = [(moved / link["href"]).resolve().name for link in alone["links"]]
+    assert sources == ["b_before.tif", "b_after.tif"]
+    assert all((moved / link["href"]).exists() for link in alone["links"])
 
 
 def test_another_threshold_of_a_batch_is_one_command(out: Path) -> None:
