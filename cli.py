@@ -18,6 +18,8 @@ from ussfc.pipeline.parallel.memory_limit import check_address_space
 from ussfc.pipeline.progress import format_duration
 from ussfc.pipeline.terminal import (
     assessment_commands,
+    completion,
+    doctor_commands,
     model_commands,
     options,
     report_commands,
@@ -112,7 +114,7 @@ def submit(
 
 
 @main.command()
-@click.argument("pairs")
+@click.argument("pairs", shell_complete=completion.files)
 @options.destination_options
 @click.option(
     "--at-once", type=click.IntRange(1), help="Pairs under way at a time; default 2 with workers, else 1."
@@ -153,7 +155,7 @@ def _show_batch(results: list[PairResult], out: str, output: Output) -> None:
 
 
 @main.command()
-@click.argument("out", default="ussfc-demo", callback=options.check_folder)
+@click.argument("out", default="ussfc-demo", callback=options.check_folder, shell_complete=completion.files)
 @options.output_options
 def demo(out: str, output: Output) -> None:
     """Run on an embedded Sentinel-2 pair of Beirut and write to OUT (default: ./ussfc-demo).
@@ -216,7 +218,7 @@ def register(
 
 
 @main.command()
-@click.argument("date")
+@click.argument("date", shell_complete=completion.files)
 @options.prepare_options
 @options.output_options
 def prepare(date: str, preparation: Preparation, output: Output) -> None:
@@ -481,7 +483,7 @@ def data() -> None:
 
 
 @data.command("check")
-@click.argument("kind")
+@click.argument("kind", shell_complete=completion.data_kinds)
 @click.argument("folder", type=click.Path(path_type=Path))
 @options.json_option("Print the report as JSON.")
 def check_data(kind: str, folder: Path, output: Output) -> None:
@@ -502,6 +504,9 @@ def check_data(kind: str, folder: Path, output: Output) -> None:
 
 def _names(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
+
+
+main.add_command(doctor_commands.doctor)
 
 
 @main.command()

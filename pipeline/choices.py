@@ -17,3 +17,6 @@ NO_MASK = "none"
 """Word in the place of a mask's file: the one that comes with the scene is left out as well."""
 
 TAPERS: tuple[str, ...] = get_args(Taper)
+
+ENGINES: tuple[str, ...] = get_args(Engine)
+"""Names of the libraries."""

@@ -261,6 +261,14 @@ def _processor() -> list[str]:
     """Return facts that distinguish this processor, and its GPU if there is one, from others."""
     import torch
 
+    facts = cpu_facts()
+    if torch.cuda.is_available():
+        facts.append(torch.cuda.get_device_name())
+    return facts
+
+
+def cpu_facts() -> list[str]:
+    """Return facts that distinguish this processor from others; torch is not loaded."""
     facts = [platform.machine()]
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -268,6 +276,4 @@ def _processor() -> list[str]:
                 facts.append(line)
             if not line:
                 break
-    if torch.cuda.is_available():
-        facts.append(torch.cuda.get_device_name())
     return facts

@@ -9,12 +9,13 @@ from pathlib import Path
 import psutil
 
 from ussfc.pipeline.errors import InsufficientMemoryError
+from ussfc.pipeline.parallel.control_groups import CGROUPS, MEMBERSHIP, groups_of, number_in
 
-CGROUPS = Path("/sys/fs/cgroup")
-"""Mount point of the control groups."""
-
-MEMBERSHIP = Path("/proc/self/cgroup")
-"""Groups of this process: a line ``ID:CONTROLLERS:PATH`` each."""
+FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    2: ("memory.max", "memory.current"),
+}
+"""Names of limit and usage, by the version of the group."""
 
 RESERVED_ADDRESSES = 1_900_000_000
 """Addresses that libraries (torch, GDAL, Arrow) and threads reserve beside the memory that they use, bytes."""
@@ -36,40 +37,30 @@ def available_memory(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int
         membership: file that lists this process's groups.
     """
     free = [int(psutil.virtual_memory().available)]
-    for folder, limit_name, usage_name in _groups(root, membership):
-        limit, usage = (_number(folder / name) for name in (limit_name, usage_name))
+    for group in groups_of("memory", root, membership):
+        limit, usage = (number_in(group.folder / name) for name in FILES[group.version])
         if limit is not None:
             free.append(max(0, limit - (usage or 0)))
     return min(free)
 
 
-def _groups(root: Path, membership: Path) -> list[tuple[Path, str, str]]:
-    """List the folders of this process's groups and of those above, with the names of limit and usage."""
-    try:
-        lines = membership.read_text("utf-8").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            base, names = root, ("memory.max", "memory.current")
-        elif "memory" in controllers.split(","):
-            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
-            continue
-        folder = base / path.lstrip("/")
-        # In a container the path is that of the host, and the mount point is the group itself.
-        found += [(place, *names) for place in (folder, *folder.parents) if place.is_relative_to(base)]
-    return found
+def group_limit(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> tuple[int, int] | None:
+    """Return the least memory that a group leaves to its processes, bytes, and the version of the group.
 
+    Args:
+        root: mount point of the control groups.
+        membership: file that lists this process's groups.
 
-def _number(file: Path) -> int | None:
-    """Return the bytes in a file; None where there is none or it holds no limit (``max``)."""
-    try:
-        return int(file.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
+    Returns:
+        None where no group leaves less than the machine has.
+    """
+    machine = int(psutil.virtual_memory().total)
+    found = [
+        (limit, group.version)
+        for group in groups_of("memory", root, membership)
+        if (limit := number_in(group.folder / FILES[group.version][0])) is not None and limit < machine
+    ]
+    return min(found, default=None)
 
 
 def address_limit() -> int | None:

@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 
 from ussfc.pipeline.errors import ConfigError
-from ussfc.pipeline.terminal import options
+from ussfc.pipeline.terminal import completion, options
 from ussfc.pipeline.terminal.output import Output
 from ussfc.pipeline.terminal.progress import progress
 
 
 @click.command()
 @options.OUT
-@click.argument("file", metavar="FILE")
+@click.argument("file", metavar="FILE", shell_complete=completion.files)
 @click.option(
     "--by", metavar="COLUMN", help="Column with the names; by default name, or the first one of text."
 )

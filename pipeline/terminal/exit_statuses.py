@@ -18,7 +18,7 @@ class ExitStatus(IntEnum):
     """The status with which a command ends."""
 
     DONE = 0, "done"
-    DEFECT = 1, "a defect of this program"
+    DEFECT = 1, "a defect of this program; after `ussfc doctor`, a problem of this machine"
     USAGE = 2, "wrong usage or configuration"
     INPUT = 3, "an input or model that cannot be used"
     OUTPUT = 4, "an output that cannot be used"

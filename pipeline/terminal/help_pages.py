@@ -10,7 +10,7 @@ GROUPS = {
     "Accuracy and area": ("districts", "sample", "assess"),
     "Models and training": ("models", "train", "evaluate", "data"),
     "Clusters": ("submit",),
-    "This machine": ("bench", "config"),
+    "This machine": ("doctor", "bench", "config"),
 }
 """Commands by what they are for."""
 

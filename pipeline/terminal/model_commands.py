@@ -9,7 +9,7 @@ import click
 
 from ussfc.addresses import shown_address
 from ussfc.pipeline.parallel.memory_limit import check_address_space
-from ussfc.pipeline.terminal import options, tables
+from ussfc.pipeline.terminal import completion, options, tables
 from ussfc.pipeline.terminal.output import Output
 
 
@@ -30,7 +30,7 @@ def list_models() -> None:
 
 
 @models.command("show")
-@click.argument("name", default="ussfc-s2-rgb")
+@click.argument("name", default="ussfc-s2-rgb", shell_complete=completion.models)
 @options.json_option("Print card and costs as JSON.")
 def show_model(name: str, output: Output) -> None:
     """Print the card of a model, and what its network costs: parameters, multiply-accumulates, time here."""

@@ -5,25 +5,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ussfc.addresses import SCHEME, shown_address
 from ussfc.pipeline.errors import ConfigError, StoreError
+from ussfc.pipeline.terminal import completion
 from ussfc.pipeline.terminal.output import Output
+from ussfc.pipeline.terminal.parameters import BandsOption
+from ussfc.pipeline.terminal.parameters import LocalPath as LocalPath
 
 if TYPE_CHECKING:
     from ussfc.pipeline.config.schema import RunConfig
-
-BAND = re.compile(
-    r"[1-9]\d?|(?:SR_)?B\d{1,2}A?|coastal|blue|green|red|nir(?:08|09)?|rededge\d*|swir(?:16|22)|pan",
-    re.IGNORECASE,
-)
-"""Word that is a band's number or name."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
@@ -169,43 +164,6 @@ class Speeds:
     file: Path | None
 
 
-class BandsOption(click.Option):
-    """An option of several words: numbers or names of bands, with commas or blanks between them."""
-
-    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
-        """Let the option take the words after it that are bands, up to a file or another option."""
-        super().add_to_parser(parser, ctx)
-        own = parser._long_opt[self.opts[0]]
-        process = own.process
-
-        def take(value: str, state: Any) -> None:
-            words = [value]
-            while state.rargs and BAND.fullmatch(state.rargs[0]) and not os.path.exists(state.rargs[0]):
-                words.append(state.rargs.pop(0))
-            process(",".join(words), state)
-
-        own.process = take
-
-
-class LocalPath(click.Path):
-    """A path of this machine to write to; an address would become a folder named after its scheme."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(path_type=Path, **options)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path.
-
-        Raises:
-            StoreError: it is an address.
-        """
-        if SCHEME.match(str(value)):
-            raise StoreError(
-                f"{shown_address(str(value))}: is an address, and this command writes to local folders alone"
-            )
-        return super().convert(value, param, ctx)
-
-
 def check_folder(context: click.Context, option: click.Parameter, value: str) -> str:
     """Refuse the memory of a process as a folder: with this process all of it ends."""
     if value.lower().startswith("memory:"):
@@ -256,6 +214,7 @@ def _choices(context: click.Context, option: click.Parameter, value: str | None)
 
 PACKAGED_TERMS = "The packaged weights are CC BY-NC-SA 4.0: not for commercial use."
 MODEL_HELP = f"Model: a name, a card (yaml) or a weights file. {PACKAGED_TERMS}"
+MODEL = click.option("--model", metavar="NAME|FILE", help=MODEL_HELP, shell_complete=completion.models)
 CONFIG = click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML configuration.")
 SET = click.option("--set", "sets", multiple=True, metavar="A.B=C", help="Set one key; see `ussfc config`.")
 THRESHOLD = click.option(
@@ -267,6 +226,7 @@ POLYGONS = (
         "formats",
         multiple=True,
         metavar="NAME",
+        shell_complete=completion.formats,
         help="Format of the polygons: geoparquet, gpkg, flatgeobuf or geojson. May be given again.",
     ),
     click.option("--min-area", type=float, metavar="M2", help="Leave out regions smaller than this, m2."),
@@ -274,13 +234,14 @@ POLYGONS = (
         "--simplify", type=float, metavar="M", help="Let outlines of the polygons move by at most this, m."
     ),
 )
-OUT = click.argument("out")
+OUT = click.argument("out", shell_complete=completion.files)
 FOLDER = click.option(
     "-o",
     "--out",
     required=True,
     metavar="DIR|URI",
     callback=check_folder,
+    shell_complete=completion.files,
     help="Folder of the products, also in an object store: s3://bucket/prefix, gs://, az://.",
 )
 DATA = click.option(
@@ -295,12 +256,14 @@ DATA = click.option(
 config_options = grouped(
     "settings",
     Settings,
-    click.option("--model", metavar="NAME|FILE", help=MODEL_HELP),
+    MODEL,
     CONFIG,
     SET,
     THRESHOLD,
     *POLYGONS,
-    click.option("--aoi", metavar="FILE", help="Polygons; pixels outside are nodata."),
+    click.option(
+        "--aoi", metavar="FILE", shell_complete=completion.files, help="Polygons; pixels outside are nodata."
+    ),
     click.option(
         "--resample-to-model",
         is_flag=True,
@@ -315,14 +278,18 @@ config_options = grouped(
     click.option(
         "--mask-before",
         metavar="FILE",
+        shell_complete=completion.files,
         help="Clouds of BEFORE: a raster (SCL, QA_PIXEL, UDM2, OmniCloudMask, or 0 and 1) or polygons; by default "
         "the product's own; none: no mask.",
     ),
-    click.option("--mask-after", metavar="FILE", help="Clouds of AFTER, likewise."),
+    click.option(
+        "--mask-after", metavar="FILE", shell_complete=completion.files, help="Clouds of AFTER, likewise."
+    ),
     click.option("--mask-dilation", type=float, metavar="M", help="Let masked areas grow by this, m."),
     click.option(
         "--clouds",
         metavar="MODE",
+        shell_complete=completion.cloud_modes,
         help="Search for clouds in dates without a mask: auto (needs ussfc[clouds]) or off, the default.",
     ),
     click.option(
@@ -337,11 +304,13 @@ config_options = grouped(
     click.option(
         "--registration",
         metavar="MODE",
+        shell_complete=completion.registrations,
         help="Shift between the dates: off, check (warn of it) or correct (take it out, the default).",
     ),
     click.option(
         "--radiometry",
         metavar="MODE",
+        shell_complete=completion.radiometries,
         help="Numbers of AFTER: model (by the model's range), match (to those of BEFORE), or auto (match where all "
         "bands are shifted, the default).",
     ),
@@ -354,16 +323,21 @@ config_options = grouped(
     ),
     click.option("--no-report", "report", flag_value=False, default=None, help="Write no report.html."),
     click.option(
-        "--engine", metavar="NAME", help="Library that runs the network: auto, openvino, torch or triton."
+        "--engine",
+        metavar="NAME",
+        shell_complete=completion.engines,
+        help="Library that runs the network: auto, openvino, torch or triton.",
     ),
     click.option(
         "--precision",
         metavar="NAME",
+        shell_complete=completion.precisions,
         help="Arithmetic of the network: auto, float32, bfloat16 or float16.",
     ),
     click.option(
         "--cluster",
         metavar="NAME|FILE",
+        shell_complete=completion.clusters,
         help="Place of the computation: local, local-cuda, slurm, allocation, kubernetes, scheduler, or a YAML file.",
     ),
     click.option(
@@ -462,19 +436,33 @@ def json_option(text: str) -> Decorator[Any]:
 
 def pair_arguments(command: Command) -> Command:
     """Add the arguments BEFORE and AFTER to a command."""
-    return click.argument("before")(click.argument("after")(command))
+    for name in ("after", "before"):
+        command = click.argument(name, shell_complete=completion.files)(command)
+    return command
 
 
 training_options = grouped(
     "training",
     Training,
     DATA,
-    click.option("--recipe", required=True, metavar="NAME|FILE", help="paper, strong, or a YAML file."),
+    click.option(
+        "--recipe",
+        required=True,
+        metavar="NAME|FILE",
+        shell_complete=completion.recipes,
+        help="paper, strong, or a YAML file.",
+    ),
     click.option("--out", required=True, type=LocalPath(), help="Folder of this training."),
     click.option(
         "--validate-on", metavar="A,B,...", help="Scenes of geotiff data that are held out for validation."
     ),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        shell_complete=completion.devices,
+        help="auto, cpu or cuda.",
+    ),
     click.option(
         "--threads",
         type=click.IntRange(1),
@@ -519,7 +507,9 @@ scoring_options = grouped(
 scoring_settings = grouped(
     "settings",
     Settings,
-    click.option("--model", required=True, metavar="NAME|FILE", help=MODEL_HELP),
+    click.option(
+        "--model", required=True, metavar="NAME|FILE", help=MODEL_HELP, shell_complete=completion.models
+    ),
     CONFIG,
     SET,
     THRESHOLD,
@@ -528,10 +518,15 @@ scoring_settings = grouped(
 speed_options = grouped(
     "speeds",
     Speeds,
-    click.option("--model", metavar="NAME|FILE", help=MODEL_HELP),
-    click.option("--device", help="auto, cpu or cuda."),
+    MODEL,
+    click.option("--device", shell_complete=completion.devices, help="auto, cpu or cuda."),
     click.option(
-        "--engine", "engines", multiple=True, metavar="NAME", help="Only this engine; may be given again."
+        "--engine",
+        "engines",
+        multiple=True,
+        metavar="NAME",
+        shell_complete=completion.engines,
+        help="Only this engine; may be given again.",
     ),
     click.option(
         "--precision",

@@ -14,6 +14,7 @@ from ussfc.pipeline.parallel.memory_limit import (
     address_limit,
     available_memory,
     check_address_space,
+    group_limit,
     is_out_of_memory,
 )
 
@@ -52,6 +53,22 @@ def groups(folder: Path, lines: str, files: dict[str, str]) -> tuple[Path, Path]
 )
 def test_limits_of_groups_count(tmp_path: Path, lines: str, files: dict[str, str]) -> None:
     assert available_memory(*groups(tmp_path, lines, files)) == 60 * MB
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "limit"),
+    [
+        ("0::/a/b\n", {"a/memory.max": f"{60 * MB}\n", "a/b/memory.max": f"{90 * MB}\n"}, (60 * MB, 2)),
+        ("4:memory:/a\n", {"memory/a/memory.limit_in_bytes": f"{60 * MB}\n"}, (60 * MB, 1)),
+        # Of v1 where there is none.
+        ("4:memory:/a\n", {"memory/a/memory.limit_in_bytes": "9223372036854771712\n"}, None),
+        ("0::/a\n", {"a/memory.max": "max\n"}, None),
+    ],
+)
+def test_least_limit_of_the_groups(
+    tmp_path: Path, lines: str, files: dict[str, str], limit: tuple[int, int] | None
+) -> None:
+    assert group_limit(*groups(tmp_path, lines, files)) == limit
 
 
 @pytest.mark.parametrize("lines", ["0::/\n", "3:cpu,cpuacct:/job\n"])
