@@ -30,6 +30,7 @@ from ussfc.pipeline.reading.stacking import (
     scale_of,
     spatial_names,
 )
+from ussfc.pipeline.reading.stated_crs import with_stated_crs
 from ussfc.pipeline.reading.warp import WARP_TOLERANCE, crs_wkt, warp_blocks
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.grid import (
@@ -141,7 +142,7 @@ def with_bands(array: xr.DataArray, shown: str) -> xr.DataArray:
         )
     spatial = spatial_names(array)
     (band,) = (name for name in array.dims if name not in spatial)
-    array = array.transpose(band, *spatial)
+    array = with_stated_crs(array.transpose(band, *spatial), array.attrs, shown)
     return array.isel({array.dims[1]: slice(None, None, -1)}) if runs_north(array) else array
 
 

@@ -144,10 +144,13 @@ def _chosen(
     names = ", ".join(name for name, _ in expected)
     numbers = [band.index for band in scene.bands]
     taken = [choice if isinstance(choice, int) else _named_band(scene, choice) for choice in chosen]
-    if len(taken) != len(expected) or not set(taken) <= set(numbers):
+    missing = [repr(choice) for choice, index in zip(chosen, taken, strict=True) if index not in numbers]
+    if len(taken) != len(expected) or missing:
         listed = ", ".join(band.description for band in scene.bands if band.description)
+        wrong = f"{' and '.join(missing)} {'is no band' if len(missing) == 1 else 'are no bands'} of it; "
         raise ConfigError(
-            f"bands {list(chosen)} for {scene.uri}: the model takes {len(expected)} bands ({names}), "
+            f"bands {list(chosen)} for {scene.uri}: {wrong if missing else ''}"
+            f"the model takes {len(expected)} bands ({names}), "
             f"the file has {numbers}{f' ({listed})' if listed else ''}"
         )
     return tuple(int(index) for index in taken if index is not None)

@@ -9,6 +9,7 @@ import odc.geo.xr  # noqa: F401  (registers the .odc accessor)
 import xarray as xr
 
 from ussfc.pipeline.errors import ReadError
+from ussfc.pipeline.reading.stated_crs import with_stated_crs
 
 NODATA, SCALES = "ussfc_nodata", "ussfc_scales"
 """Attributes of a stack of variables: the nodata number and the (scale, offset) of each band."""
@@ -35,7 +36,7 @@ def image_of(dataset: xr.Dataset, shown: str, by_name: bool) -> xr.DataArray:
     images = [one_date(variable) for variable in dataset.data_vars.values() if variable.ndim >= 2]
     images = [image for image in images if image.ndim in (2, 3)]
     if len(images) == 1:
-        return images[0]
+        return with_stated_crs(images[0], {**dataset.attrs, **images[0].attrs}, shown)
     flat = [image for image in images if image.ndim == 2]
     if by_name:
         flat.sort(key=lambda variable: str(variable.name))
@@ -44,6 +45,7 @@ def image_of(dataset: xr.Dataset, shown: str, by_name: bool) -> xr.DataArray:
         raise ReadError(
             f"{shown}: no image found among the variables ({names}); expected (band, y, x) or several (y, x)"
         )
+    attributes = {**flat[0].attrs, **dataset.attrs}
     stacked = xr.concat(flat, dim="band", coords="minimal", compat="override", join="override")
     stacked.attrs = {
         "long_name": tuple(str(variable.name) for variable in flat),
@@ -51,7 +53,7 @@ def image_of(dataset: xr.Dataset, shown: str, by_name: bool) -> xr.DataArray:
         NODATA: tuple(nodata_of(variable) for variable in flat),
         SCALES: tuple(scale_of(variable) for variable in flat),
     }
-    return stacked
+    return with_stated_crs(stacked, attributes, shown)
 
 
 def one_date(array: xr.DataArray) -> xr.DataArray:

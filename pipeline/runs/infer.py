@@ -17,7 +17,7 @@ from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.reading.date_masks import describe_mask
 from ussfc.pipeline.runs.cloud_check import check_clouds, cloud_warnings
 from ussfc.pipeline.runs.cloud_masks import find_clouds, remove_other_clouds
-from ussfc.pipeline.runs.detector import describe_detector, resolve_detector
+from ussfc.pipeline.runs.detector import describe_detector, possible_detectors, resolve_detector
 from ussfc.pipeline.runs.headline import headline
 from ussfc.pipeline.runs.key_repair import repair_key
 from ussfc.pipeline.runs.manifest import (
@@ -121,6 +121,9 @@ def infer_locked(
     check_memory(plan)
     check_files(plan, out)
     refuse_foreign_files(out, overwrite)
+    if overwrite or not out.exists(layout.in_work(layout.RUN_KEY)):
+        # An engine that is not to be had is found before a pixel is read.
+        possible_detectors(plan, computation.detector)
     plan = find_clouds(plan, out, overwrite, subscriber)
     plan = _registered(plan if overwrite else recorded_plan(plan, out), subscriber)
     plan, measured = _with_choice(plan if overwrite else recorded_choice(plan, out), subscriber)

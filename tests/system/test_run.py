@@ -25,7 +25,7 @@ from ussfc.pipeline import detect_changes
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError, StoreError
-from ussfc.pipeline.events import Advanced, Event, Notice
+from ussfc.pipeline.events import Advanced, Event, Notice, StageStarted
 from ussfc.pipeline.runs.detector import resolve_detector
 from ussfc.pipeline.runs.infer import Computation, infer
 from ussfc.pipeline.runs.plan import plan
@@ -64,6 +64,14 @@ def test_unusual_resolution_is_noticed() -> None:
 def test_nothing_to_mosaic(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds no run"):
         mosaic(tmp_path, load_config())
+
+
+def test_an_engine_that_is_not_to_be_had_is_refused_before_a_pixel_is_read(tmp_path: Path) -> None:
+    events: list[Event] = []
+    config = load_config(sets=["inference.engine=triton", "inference.device=cpu", "cluster.kind=serial"])
+    with pytest.raises(ModelError, match=r"engine triton.*not available on device cpu"):
+        run(*PAIR, tmp_path / "out", config, subscriber=events.append)
+    assert not any(isinstance(event, StageStarted) for event in events)
 
 
 def test_detector_is_recorded(tmp_path: Path) -> None:

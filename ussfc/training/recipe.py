@@ -6,6 +6,7 @@ The packaged ones lie in ``configs/training``, the inputs that they name in ``co
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -200,8 +201,10 @@ def load_recipe(name_or_file: str, sets: Sequence[str] = ()) -> TrainingRecipe:
         content = read_yaml(str(packaged) if name_or_file in list_recipes() else name_or_file)
     except OSError as error:
         known = ", ".join(list_recipes())
+        nearest = get_close_matches(name_or_file[:80].lower(), list_recipes(), 1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
         raise TrainingError(
-            f"recipe {where}: cannot be read ({error.strerror}); packaged ones: {known}; or give a YAML file"
+            f"recipe {where}: cannot be read ({error.strerror}){hint}; packaged ones: {known}; or give a YAML file"
         ) from error
     except ValueError as error:
         raise TrainingError(f"recipe {where}: not YAML ({error})") from error

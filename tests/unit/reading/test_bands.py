@@ -49,6 +49,8 @@ def test_a_configured_choice_takes_precedence() -> None:
     assert choose_bands(NAMED, RGB, (4, 1, 2)) == ((4, 1, 2), None)
     with pytest.raises(ConfigError, match="the file has"):
         choose_bands(NAMED, RGB, (1, 2, 9))
+    with pytest.raises(ConfigError, match=r": 'x' and 9 are no bands of it; the model takes 3 bands"):
+        choose_bands(NAMED, RGB, (1, "x", 9))
 
 
 def test_too_few_bands_are_refused() -> None:

@@ -156,6 +156,8 @@ def test_absent_recipes_list_the_packaged_ones(tmp_path: Path) -> None:
     for place in ("papper", str(tmp_path / "none.yaml"), str(tmp_path)):
         message = refusal(place)
         assert all(part in message for part in [place, "paper, strong"]), message
+    assert "did you mean strong?" in refusal("strogn")
+    assert "did you mean" not in refusal(str(tmp_path / "none.yaml"))
 
 
 @pytest.mark.parametrize(
