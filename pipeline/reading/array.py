@@ -20,6 +20,7 @@ from ussfc.pipeline.errors import ReadError, StoreError
 from ussfc.pipeline.parallel.backoff import ONCE
 from ussfc.pipeline.quiet import ignored_warnings
 from ussfc.pipeline.reading import sampling
+from ussfc.pipeline.reading.axes import with_even_axes
 from ussfc.pipeline.reading.masks import SMALL_INTEGERS, fill_invalid
 from ussfc.pipeline.reading.stacking import (
     NODATA,
@@ -50,6 +51,9 @@ KERNEL_MARGIN = 16
 
 LABELS = ("common_name", "band_name", "name", "title")
 """Coordinates along the bands that may name them, the best first; others count after these."""
+
+NUMBERS = "biuf"
+"""Kinds of NumPy types that an image may have."""
 
 NETCDF_BLOCK = 1 << 20
 """Size of one request for a part of a remote NetCDF, bytes; HDF5 reads here and there."""
@@ -130,8 +134,12 @@ def with_bands(array: xr.DataArray, shown: str) -> xr.DataArray:
         shown: the array's name in messages.
 
     Raises:
-        ReadError: the array has neither two nor three dimensions of more than one element.
+        ReadError: the array has neither two nor three dimensions of more than one element, holds no real numbers, or
+            its coordinates are unevenly spaced.
     """
+    if array.dtype.kind not in NUMBERS:
+        what = "complex numbers" if array.dtype.kind == "c" else "no numbers"
+        raise ReadError(f"{shown}: holds {what} ({array.dtype}); give amplitudes or reflectances instead")
     array = one_date(array)
     if array.ndim == 2:
         array = array.expand_dims("band")
@@ -143,6 +151,8 @@ def with_bands(array: xr.DataArray, shown: str) -> xr.DataArray:
     spatial = spatial_names(array)
     (band,) = (name for name in array.dims if name not in spatial)
     array = with_stated_crs(array.transpose(band, *spatial), array.attrs, shown)
+    if array.odc.crs is not None:
+        array = with_even_axes(array, shown)
     return array.isel({array.dims[1]: slice(None, None, -1)}) if runs_north(array) else array
 
 

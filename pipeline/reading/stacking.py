@@ -33,7 +33,9 @@ def image_of(dataset: xr.Dataset, shown: str, by_name: bool) -> xr.DataArray:
     Raises:
         ReadError: it holds no such variable.
     """
-    images = [one_date(variable) for variable in dataset.data_vars.values() if variable.ndim >= 2]
+    # Texts and times describe pixels; complex numbers would be an image, and are refused where it is read.
+    variables = [variable for variable in dataset.data_vars.values() if variable.dtype.kind in "biufc"]
+    images = [one_date(variable) for variable in variables if variable.ndim >= 2]
     images = [image for image in images if image.ndim in (2, 3)]
     if len(images) == 1:
         return with_stated_crs(images[0], {**dataset.attrs, **images[0].attrs}, shown)
