@@ -65,7 +65,7 @@ def take_inventory() -> dict[str, Any]:
         "cores": {"usable": cores(), "machine": os.cpu_count() or 1, "group_limit": cpu_quota()},
         "memory": _memory(problems),
         "gpus": gpus,
-        "disk": [_disk("working directory", Path.cwd(), problems), _disk("scratch", scratch, problems)],
+        "disk": [_disk("working directory", Path(), problems), _disk("scratch", scratch, problems)],
         "extras": extras(metadata.requires("ussfc") or []),
         "credentials": find_credentials(),
     }
@@ -217,6 +217,8 @@ def _gpus(problems: list[str]) -> list[str]:
 
 def _disk(use: str, folder: Path, problems: list[str]) -> dict[str, Any]:
     try:
+        # A working directory that was removed has no name any more.
+        folder = folder.absolute()
         free = shutil.disk_usage(folder).free
     except OSError as error:
         problems.append(f"{use} {folder}: cannot be looked at ({error.strerror}); choose another one")

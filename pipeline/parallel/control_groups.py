@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,12 +68,10 @@ def cpu_quota(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float | No
     found = []
     for group in groups_of("cpu", root, membership):
         if group.version == 2:
-            try:
-                quota, period = (group.folder / "cpu.max").read_text("utf-8").split()
-            except (OSError, ValueError):
-                continue
-            if quota != "max":
-                found.append(int(quota) / int(period))
+            # "max 100000" where there is no limit.
+            with suppress(OSError, ValueError, ZeroDivisionError):
+                quota, period = map(int, (group.folder / "cpu.max").read_text("utf-8").split())
+                found.append(quota / period)
         else:
             limit, length = (number_in(group.folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
             # -1 stands for no limit.

@@ -76,6 +76,16 @@ def test_scratch_that_is_not_there_is_a_problem(elsewhere: Path, monkeypatch: py
     assert found["disk"][1]["free"] is None
 
 
+def test_working_directory_that_was_removed_is_a_problem(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (elsewhere / "removed").mkdir()
+    monkeypatch.chdir(elsewhere / "removed")
+    (elsewhere / "removed").rmdir()
+    (problem,) = take_inventory()["problems"]
+    assert problem.startswith("working directory .: cannot be looked at")
+
+
 def test_wrong_configuration_is_a_problem(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USSFC_THRESHOLD", "high")
     (problem,) = take_inventory()["problems"]

@@ -26,6 +26,7 @@ from ussfc.pipeline.parallel.control_groups import cpu_quota
         ),
         pytest.param("0::/\n", {"cpu.max": "max 100000\n"}, None, id="v2 without limit"),
         pytest.param("0::/\n", {"cpu.max": "unknown\n"}, None, id="of another kind"),
+        pytest.param("0::/\n", {"cpu.max": "100000 0\n"}, None, id="without period"),
         pytest.param("4:memory:/job\n", {}, None, id="another controller"),
     ],
 )  # fmt: skip
