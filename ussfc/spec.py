@@ -197,11 +197,17 @@ class ModelSpec(_Part):
     training: Training | None = None
     """Origin; None: not known (a bare weights file)."""
     scores: tuple[Score, ...] = ()
+    """Scores by scene; the last entry is the one over all of them."""
     cpu_mpx_per_s: PositiveFloat | None = None
     """Speed of one CPU core when the card was written, megapixels per second; None: not measured."""
     notes: str = ""
 
     _folder: str | None = PrivateAttr(default=None)
+
+    @property
+    def overall_f1(self) -> float:
+        """F1 over all scenes of the card; 0 without scores."""
+        return self.scores[-1].f1 if self.scores else 0.0
 
     @model_validator(mode="after")
     def _one_number_per_band(self) -> Self:

@@ -66,7 +66,10 @@ def detect_changes(
         ReadError, GridError, ConfigError, ussfc.ModelError: as the command line.
     """
     settings = as_config(config)
-    card = ussfc.find_model(model or settings.model)
+    if model is not None:
+        settings = settings.model_copy(update={"model": str(model)})
+    pair = open_arrays(before, after, settings)
+    card = pair.model
     layout = resolve_layout(settings, card)
     spec = detector or ussfc.detector_spec(
         card,
@@ -80,7 +83,6 @@ def detect_changes(
             streams=1,
         ),
     )
-    pair = open_arrays(before, after, settings, card)
     for notice in pair.notices:
         warnings.warn(notice, PipelineWarning, stacklevel=2)
     job = _ChunkJob(pair.mappings, spec, layout.taper, settings.output.probability_dtype, pair.area)

@@ -20,6 +20,7 @@ from ussfc.pipeline.reading.bands import with_possible_scales
 from ussfc.pipeline.reading.stacking import image_of
 from ussfc.pipeline.runs.comparison import ArrayRecipe, compare_recipes, moved_recipe
 from ussfc.pipeline.runs.manifest import RegistrationRecord
+from ussfc.pipeline.runs.model_choice import choose_model
 from ussfc.pipeline.runs.normalisation import normalise_readers
 from ussfc.pipeline.runs.numbers import find_numbers
 from ussfc.pipeline.runs.pair import (
@@ -59,19 +60,19 @@ class ArrayPair:
     """Warnings for the caller."""
     registration: RegistrationRecord
     """Shift between both dates."""
+    model: ussfc.ModelSpec
 
 
-def open_arrays(before: Any, after: Any, config: RunConfig, card: ussfc.ModelSpec) -> ArrayPair:
+def open_arrays(before: Any, after: Any, config: RunConfig) -> ArrayPair:
     """Find the common grid and the bands of two arrays, register them, and check a sample of their numbers.
 
     Args:
         before: earlier date, see :func:`image_array`.
         after: later date.
-        config: names grid, bands, resampling and area of interest.
-        card: the model.
+        config: names model, grid, bands, resampling and area of interest.
 
     Raises:
-        ReadError, GridError, ConfigError: each names the date and the way out.
+        ReadError, GridError, ConfigError, ussfc.ModelError: each names the date and the way out.
     """
     for date, mask in zip(DATES, (config.masks.before, config.masks.after), strict=True):
         if mask not in (None, NO_MASK):
@@ -88,6 +89,7 @@ def open_arrays(before: Any, after: Any, config: RunConfig, card: ussfc.ModelSpe
         with_numbers(with_possible_scales(describe_array(arrays[0], DATES[0], "")), config.before),
         with_numbers(with_possible_scales(describe_array(arrays[1], DATES[1], "")), config.after),
     )
+    card = choose_model(infos, config)
     grid = run_grid(infos, config, card)
     area = None
     if config.grid.aoi is not None:
@@ -130,7 +132,7 @@ def open_arrays(before: Any, after: Any, config: RunConfig, card: ussfc.ModelSpe
         raise ReadError(f"{notices[0]} (strict: a warning ends the computation)")
     southward = not runs_north(images[0]), not runs_north(images[1])
     return ArrayPair(
-        arrays, southward, (readers[0], readers[1]), found.mappings, grid, area, tuple(notices), record
+        arrays, southward, (readers[0], readers[1]), found.mappings, grid, area, tuple(notices), record, card
     )
 
 

@@ -23,6 +23,7 @@ from ussfc.pipeline.benchmark.network import (
 )
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.events import Notice, Subscriber, ignore
+from ussfc.pipeline.runs.model_choice import named_model
 from ussfc.pipeline.runs.resolve import resolve_config
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def bench(
         subscriber(Notice(message, warning=False))
 
     kinds = engine_precisions(measurement.engines, measurement.precisions)
-    model = ussfc.find_model(config.model)
+    model = named_model(config.model)
     config = resolve_config(config, model)
     rounds, seconds, size = measurement.rounds, measurement.seconds, measurement.size
     # All of them before anything is measured: a patch size may be refused.

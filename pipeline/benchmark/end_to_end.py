@@ -22,6 +22,7 @@ from ussfc.pipeline.benchmark.samples import Samples
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, PipelineError, StoreError
 from ussfc.pipeline.parallel.memory_meter import MemoryMeter
+from ussfc.pipeline.runs.model_choice import named_model
 from ussfc.pipeline.runs.run import run
 
 PROGRAMS = ("ussfc", "monai")
@@ -278,7 +279,7 @@ def _run_monai(job: Mapping[str, Any], config: RunConfig) -> Outcome:
 
     from ussfc.bench import PlainNetwork
 
-    model = ussfc.find_model(config.model)
+    model = named_model(config.model)
     patch, overlap = config.tiling.patch_size, config.tiling.overlap
     assert patch is not None
     assert overlap is not None

@@ -534,7 +534,9 @@ class RunConfig(_Section):
     """Everything that decides a run, but its inputs and its folder."""
 
     model: str = Field(
-        "ussfc-s2-rgb", description="name of a packaged model, a model card (yaml) or a weights file"
+        "auto",
+        description="name of a packaged model, a model card (yaml) or a weights file; auto: the best packaged model "
+        "whose bands, pixels and numbers both dates have",
     )
     threshold: float | None = Field(
         None,

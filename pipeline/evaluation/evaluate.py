@@ -24,6 +24,7 @@ from ussfc.pipeline.events import Advanced, Subscriber, ignore
 from ussfc.pipeline.execution.computers import open_computer
 from ussfc.pipeline.pixels.encoding import classify, encode
 from ussfc.pipeline.runs.infer import Computation, infer
+from ussfc.pipeline.runs.model_choice import named_model
 from ussfc.pipeline.runs.plan import plan
 from ussfc.pipeline.runs.stages import stage_clock
 from ussfc.pipeline.storage import layout
@@ -86,7 +87,7 @@ def evaluate(
         raise ConfigError(
             "output.probability_dtype: scores are counted on the 255 levels of uint8; leave it at that"
         )
-    spec = ussfc.find_model(config.model)
+    spec = named_model(config.model)
     jobs, tuning = _jobs(datas, config, spec, selection, with_baseline)
     threshold, origin = (
         (spec.threshold, "the model card") if config.threshold is None else (config.threshold, "given")

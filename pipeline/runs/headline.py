@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import metadata
 
+from ussfc.pipeline.runs.model_choice import AUTO
 from ussfc.pipeline.runs.plan import RunPlan
 from ussfc.pipeline.tiling.grid import crs_name
 
@@ -13,9 +14,10 @@ def headline(plan: RunPlan) -> str:
     model = plan.model
     restriction = model.licence.restriction if model.licence else None
     terms = f" (weights: {restriction})" if restriction else ""
+    chosen = " (auto)" if plan.config.model == AUTO else ""
     rows, cols = plan.tiles.shape
     return (
-        f"ussfc {metadata.version('ussfc')}: model {model.name}{terms}, threshold {plan.threshold:g}, "
+        f"ussfc {metadata.version('ussfc')}: model {model.name}{chosen}{terms}, threshold {plan.threshold:g}, "
         f"bands {bands_taken(plan)}, grid {rows} x {cols} px {crs_name(plan.pair.grid) or 'without CRS'}, "
         f"{plan.tiles.tile_count} tile(s), {plan.executor}"
     )

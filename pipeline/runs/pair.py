@@ -33,17 +33,13 @@ from ussfc.pipeline.reading.mask_files import MaskChoice, find_mask, own_mask
 from ussfc.pipeline.reading.sampling import CHECK_PIXELS
 from ussfc.pipeline.reading.sources.resolve import absolute_source
 from ussfc.pipeline.runs.cloud_search import CloudSearch, plan_search
+from ussfc.pipeline.runs.model_choice import RESOLUTION_TOLERANCE, choose_model
 from ussfc.pipeline.runs.resolve import resolve_layout
-from ussfc.pipeline.storage.remote import host_of
 from ussfc.pipeline.tiling.grid import common_grid, crop, geometry_box, metres_per_pixel, resampled
 from ussfc.pipeline.types import Box, RadiometricMapping, SceneInfo, SceneReader
-from ussfc.pipeline.waiting import waiting_for
 
 if TYPE_CHECKING:
     from ussfc.training.recipe import InputSpec
-
-RESOLUTION_TOLERANCE = 2.0
-"""Factor between the grid's pixel size and the model's beyond which a warning is due."""
 
 CHECKED_PIXELS = 1 << 22
 """Pixels under an area of interest up to which it is made sure that it covers one."""
@@ -75,15 +71,10 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
     Raises:
         ReadError, GridError, ConfigError, ussfc.ModelError: each names the input and the way out.
     """
-    with waiting_for(host_of(config.model)):
-        model = ussfc.find_model(config.model)
     # Workers have working directories of their own, and the run's key must not depend on ours.
     before, after = absolute_source(before), absolute_source(after)
-    sources = config.inputs.vrt_sources
-    infos = (
-        with_numbers(_dated(describe_scene(before, sources), config.dates.before), config.before),
-        with_numbers(_dated(describe_scene(after, sources), config.dates.after), config.after),
-    )
+    infos = describe_pair(before, after, config)
+    model = choose_model(infos, config)
     grid = run_grid(infos, config, model)
     area = None
     if config.grid.aoi is not None:
@@ -121,6 +112,19 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
     notices += mask_notices
     pair = ScenePair(*infos, (recipes[0], recipes[1]), grid, area, model, tuple(notices), masks, block_bytes)
     return _with_searches(pair, config) if config.masks.clouds == "auto" else pair
+
+
+def describe_pair(before: str, after: str, config: RunConfig) -> tuple[SceneInfo, SceneInfo]:
+    """Read the headers of both dates, with the dates, scales and offsets that the configuration states.
+
+    Raises:
+        ReadError: one cannot be read.
+    """
+    sources = config.inputs.vrt_sources
+    return (
+        with_numbers(_dated(describe_scene(before, sources), config.dates.before), config.before),
+        with_numbers(_dated(describe_scene(after, sources), config.dates.after), config.after),
+    )
 
 
 def run_grid(infos: tuple[SceneInfo, SceneInfo], config: RunConfig, model: ussfc.ModelSpec) -> GeoBox:

@@ -50,3 +50,31 @@ def show_model(name: str, output: Output) -> None:
     seconds = latency(network, counts.patch_size)
     costs = {**dataclasses.asdict(counts), "latency_s": round(seconds, 4)}
     output.result({**card, "efficiency": costs}, tables.cost_lines(counts, seconds))
+
+
+@models.command("fit")
+@options.pair_arguments
+@options.config_options
+@options.json_option("Print the models as JSON.")
+def fit_models(before: str, after: str, settings: options.Settings, output: Output) -> None:
+    """Rank the packaged models for BEFORE and AFTER: those that fit by their F1, then the others with the reason."""
+    from ussfc.pipeline.runs.model_choice import rank_models
+    from ussfc.pipeline.runs.pair import describe_pair
+
+    config = settings.load()
+    ranked = rank_models(describe_pair(before, after, config), config)
+    listed = [
+        {
+            "name": fit.model.name,
+            "fits": not fit.obstacle,
+            "f1": fit.model.overall_f1,
+            "reason": fit.obstacle or None,
+        }
+        for fit in ranked
+    ]
+    lines = [
+        f"{fit.model.name}  F1 {fit.model.overall_f1:.3f}  "
+        + (f"does not fit: {fit.obstacle}" if fit.obstacle else "fits")
+        for fit in ranked
+    ]
+    output.result(listed, lines)

@@ -1,0 +1,99 @@
+"""Choice of a packaged model by what both dates are: bands, size of a pixel, kind of numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+import ussfc
+from ussfc.pipeline.config.schema import RunConfig
+from ussfc.pipeline.errors import ConfigError, ReadError
+from ussfc.pipeline.reading import choose_bands
+from ussfc.pipeline.storage.remote import host_of
+from ussfc.pipeline.tiling.grid import metres_per_pixel
+from ussfc.pipeline.types import SceneInfo
+from ussfc.pipeline.waiting import waiting_for
+
+AUTO = "auto"
+"""Value of ``model`` that leaves the choice to the scenes."""
+
+FALLBACK = "ussfc-s2-rgb"
+"""Model where none fits, and where there are no scenes to choose by: it needs the fewest bands."""
+
+RESOLUTION_TOLERANCE = 2.0
+"""Factor between a scene's pixel size and the model's beyond which it does not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFit:
+    """A packaged model beside two scenes."""
+
+    model: ussfc.ModelSpec
+    obstacle: str
+    """Reason why it does not fit; empty where it does."""
+
+
+def named_model(name: str) -> ussfc.ModelSpec:
+    """Return the card of a model where there are no scenes to choose by.
+
+    Raises:
+        ussfc.ModelError: there is none, or it cannot be read.
+    """
+    return ussfc.find_model(FALLBACK if name == AUTO else name)
+
+
+def choose_model(infos: tuple[SceneInfo, SceneInfo], config: RunConfig) -> ussfc.ModelSpec:
+    """Return the model of a configuration; for ``auto`` the packaged one of the best F1 that fits both scenes.
+
+    Args:
+        infos: headers of both dates.
+        config: names the model, and bands.
+
+    Raises:
+        ussfc.ModelError: there is no such model, or it cannot be read.
+    """
+    if config.model != AUTO:
+        with waiting_for(host_of(config.model)):
+            return ussfc.find_model(config.model)
+    best = rank_models(infos, config)[0]
+    return named_model(AUTO) if best.obstacle else best.model
+
+
+def rank_models(infos: tuple[SceneInfo, SceneInfo], config: RunConfig) -> list[ModelFit]:
+    """Return the packaged models, those that fit first, each group by its F1.
+
+    Args:
+        infos: headers of both dates.
+        config: names bands and grid.
+    """
+    cards = [ussfc.find_model(name) for name in ussfc.list_models()]
+    found = [ModelFit(card, _obstacle(card, infos, config)) for card in cards]
+    return sorted(found, key=lambda fit: (bool(fit.obstacle), -fit.model.overall_f1, fit.model.name))
+
+
+def _obstacle(model: ussfc.ModelSpec, infos: tuple[SceneInfo, SceneInfo], config: RunConfig) -> str:
+    expected = [(band.name, band.common_name) for band in model.bands]
+    names = ", ".join(band.name for band in model.bands)
+    for info, chosen in zip(infos, (config.bands.before, config.bands.after), strict=True):
+        try:
+            _, notice = choose_bands(info, expected, chosen)
+        except (ReadError, ConfigError):
+            return f"{info.uri} has not all of its bands ({names})"
+        if notice is not None:
+            return f"the bands of {info.uri} have no names that lead to {names}"
+        if not _holds_range(info, model):
+            return f"{info.uri} holds {info.dtype}, too small for the numbers that it takes"
+    metres = config.grid.resolution or metres_per_pixel(infos[config.grid.reference == "after"].geobox)
+    if metres and model.resolution_m and not config.grid.resample_to_model and config.grid.crs is None:
+        factor = metres / model.resolution_m
+        if not 1 / RESOLUTION_TOLERANCE <= factor <= RESOLUTION_TOLERANCE:
+            return f"pixels have {metres:.3g} m, and it was trained at {model.resolution_m:g} m"
+    return ""
+
+
+def _holds_range(info: SceneInfo, model: ussfc.ModelSpec) -> bool:
+    mapping, dtype = model.radiometry, np.dtype(info.dtype)
+    if mapping.kind != "range" or not np.issubdtype(dtype, np.integer):
+        return True
+    return bool(np.iinfo(dtype).max >= np.max(mapping.high))

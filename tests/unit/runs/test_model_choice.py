@@ -1,0 +1,79 @@
+"""Choice of a packaged model by the scenes."""
+
+from __future__ import annotations
+
+import pytest
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+import ussfc
+from ussfc.pipeline.config.load import load_config
+from ussfc.pipeline.runs.model_choice import FALLBACK, choose_model, named_model, rank_models
+from ussfc.pipeline.types import BandInfo, SceneInfo
+
+BEST_FIRST = sorted(ussfc.list_models(), key=lambda name: -ussfc.find_model(name).overall_f1)
+
+
+def info(*names: str | None, size: float = 10.0, dtype: str = "uint16") -> SceneInfo:
+    bands = tuple(BandInfo(place, name, None) for place, name in enumerate(names, 1))
+    grid = GeoBox((512, 512), Affine(size, 0, 500000, 0, -size, 5000000), "EPSG:32631")
+    return SceneInfo("scene.tif", grid, bands, dtype, "a", 6.0)
+
+
+RGBN = info("B02", "B03", "B04", "B08")
+RGB = info("red", "green", "blue")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "name"),
+    [
+        (RGBN, RGBN, "ussfc-s2-rgbn"),
+        (RGBN, info("nir", "red", "green", "blue"), "ussfc-s2-rgbn"),
+        (RGBN, RGB, "ussfc-s2-rgb"),
+        (RGB, RGB, "ussfc-s2-rgb"),
+        # Four bands without names: which one is the infrared is not known.
+        (info(None, None, None, None), RGBN, FALLBACK),
+        (info("B02", "B03", "B04", "B08", dtype="uint8"), RGBN, FALLBACK),
+        (info("B02", "B03", "B04", "B08", size=0.5), info("B02", "B03", "B04", "B08", size=0.5), FALLBACK),
+    ],
+)
+def test_best_model_that_fits_is_taken(before: SceneInfo, after: SceneInfo, name: str) -> None:
+    assert choose_model((before, after), load_config()).name == name
+
+
+def test_chosen_bands_count() -> None:
+    """Numbers of four bands are for a model of four."""
+    bare = info(None, None, None, None)
+    config = load_config(sets=["bands.before=[3,2,1,4]", "bands.after=[3,2,1,4]"])
+    assert choose_model((bare, bare), config).name == "ussfc-s2-rgbn"
+
+
+def test_named_model_is_taken_as_it_is() -> None:
+    config = load_config(sets=["model=ussfc-s2-rgb"])
+    assert choose_model((RGBN, RGBN), config).name == "ussfc-s2-rgb"
+    with pytest.raises(ussfc.ModelError, match="did you mean"):
+        choose_model((RGBN, RGBN), load_config(sets=["model=ussfc-s2-rgbm"]))
+
+
+def test_models_are_ranked_with_their_obstacles() -> None:
+    assert [fit.model.name for fit in rank_models((RGBN, RGBN), load_config())] == BEST_FIRST
+    ranked = rank_models((RGB, RGBN), load_config())
+    assert not ranked[0].obstacle
+    assert "has not all of its bands (B04, B03, B02, B08)" in ranked[-1].obstacle
+    small = info("red", "green", "blue", size=0.5)
+    obstacles = {fit.model.name: fit.obstacle for fit in rank_models((small, small), load_config())}
+    assert obstacles[FALLBACK] == "pixels have 0.5 m, and it was trained at 10 m"
+
+
+def test_resampling_to_the_model_needs_no_size() -> None:
+    small = info("B02", "B03", "B04", "B08", size=0.5)
+    config = load_config(sets=["grid.resample_to_model=true"])
+    assert choose_model((small, small), config).name == BEST_FIRST[0]
+
+
+def test_without_scenes_the_model_of_fewest_bands_is_taken() -> None:
+    assert named_model("auto").name == FALLBACK
+    assert named_model("ussfc-s2-rgbn").name == "ussfc-s2-rgbn"
+    assert len(named_model("auto").bands) == min(
+        len(ussfc.find_model(name).bands) for name in ussfc.list_models()
+    )
