@@ -23,7 +23,7 @@ def offered(line: str) -> list[tuple[str, str]]:
     [
         ("ru", ["run"]),
         ("doc", ["doctor"]),
-        ("models ", ["list", "show"]),
+        ("models ", ["fit", "list", "show"]),
         ("run --eng", ["--engine"]),
         ("run --engine ", ["auto", "openvino", "torch", "triton"]),
         ("run a b --cluster sl", ["slurm"]),
