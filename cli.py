@@ -415,9 +415,10 @@ main.add_command(model_commands.models)
 @options.training_options
 @options.output_options
 def train(training: Training, output: Output) -> None:
-    """Train USSFC-Net on labelled pairs; --out holds the weights, a card, the log and a state to resume from.
+    """Train USSFC-Net on labelled pairs or on masks of one date.
 
-    Given again after any stop, it continues. `ussfc run --model OUT/best.yaml` uses the result.
+    --out holds the weights, a card, the log and a state to resume from: given again after any stop, it continues.
+    `ussfc run --model OUT/best.yaml` uses the result.
     """
     from ussfc.training.recipe import load_recipe
 
@@ -429,7 +430,7 @@ def train(training: Training, output: Output) -> None:
     from ussfc.training.loop import train as train_network
 
     pairs, validation = training_sources(
-        training.datas, chosen.input_spec, _names(training.validate_on), int(training.memory_gb * 1e9)
+        training.datas, chosen, _names(training.validate_on), int(training.memory_gb * 1e9)
     )
     licence = training.licence
     data = TrainingData(
@@ -487,9 +488,10 @@ def data() -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @options.json_option("Print the report as JSON.")
 def check_data(kind: str, folder: Path, output: Output) -> None:
-    """Read every file of a data set: KIND is levir-cd, cdd, dsifn-cd or geotiff.
+    """Read every file of a data set: KIND is levir-cd, cdd, dsifn-cd, geotiff or masks.
 
-    Prints how many pairs there are, of what size, how much of them changed, and names every broken file.
+    Prints how many pairs there are, of what size and how much of them changed (of masks: tiles, whole instances and
+    masked share by place), and names every broken file.
     """
     from ussfc.pipeline.evaluation.sources import check_data as check
 

@@ -19,7 +19,7 @@ from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError
 from ussfc.pipeline.evaluation.labelled_scenes import LabelledScene, ScenePairs, find_scenes
 from ussfc.pipeline.evaluation.scores import Evaluation, SceneScore
-from ussfc.pipeline.evaluation.sources import GEOTIFF, check_pictures_fit, parse_data
+from ussfc.pipeline.evaluation.sources import GEOTIFF, MASKS, check_pictures_fit, parse_data
 from ussfc.pipeline.events import Advanced, Subscriber, ignore
 from ussfc.pipeline.execution.computers import open_computer
 from ussfc.pipeline.pixels.encoding import classify, encode
@@ -124,6 +124,10 @@ def _jobs(
             chosen = [scene for scene in found if scene.name not in held_out]
             jobs += [_scene_job(scene, config, spec, with_baseline) for scene in chosen]
             tuning += [_scene_job(scene, config, spec, False) for scene in find_scenes(folder, held_out)]
+        elif kind == MASKS:
+            raise ConfigError(
+                f"masks:{folder}: has no labelled pairs to score; give levir-cd, cdd, dsifn-cd or geotiff data"
+            )
         else:
             check_pictures_fit(kind, spec)
             jobs += _picture_jobs(open_split(kind, folder, selection.split), config, spec, with_baseline)

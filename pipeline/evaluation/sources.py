@@ -19,10 +19,22 @@ from ussfc.training.data import (
     open_split,
     splits_folder,
 )
-from ussfc.training.recipe import InputSpec
+from ussfc.training.recipe import InputSpec, TrainingRecipe
+from ussfc.training.synthesis.batches import GeneratedPairs
+from ussfc.training.synthesis.check import PlaceReport, check_masks
+from ussfc.training.synthesis.tiles import MaskTiles, open_masks
 
 GEOTIFF = "geotiff"
 """Kind of data whose pairs are georeferenced scenes."""
+
+MASKS = "masks"
+"""Kind of data that holds images and masks of one date, from which pairs are generated."""
+
+GENERATED_PAIRS = 96
+"""Pairs that validation generates from the places held out."""
+
+GENERATED_SEED = 0
+"""Seed of these pairs: the same for every recipe, so that scores compare."""
 
 
 def parse_data(text: str) -> tuple[str, Path]:
@@ -38,26 +50,35 @@ def parse_data(text: str) -> tuple[str, Path]:
 
 
 def training_sources(
-    datas: Sequence[str], spec: InputSpec, validate_on: Sequence[str], memory: int
-) -> tuple[LabelledPairs, LabelledPairs]:
-    """Return pairs to learn from, and pairs to validate on.
+    datas: Sequence[str], recipe: TrainingRecipe, validate_on: Sequence[str], memory: int
+) -> tuple[LabelledPairs | MaskTiles, LabelledPairs]:
+    """Return pairs to learn from, or tiles to generate them from, and pairs to validate on.
 
-    Data sets of pictures bring their splits ``train`` and ``val``; of georeferenced scenes the named ones are
-    held out for validation and the rest is trained on.
+    Data sets of pictures bring their splits ``train`` and ``val``; of georeferenced scenes and of places with masks the
+    named ones are held out for validation and the rest is trained on.
 
     Args:
-        datas: ``KIND:DIR``, one or more.
-        spec: the network's input.
-        validate_on: names of held-out scenes.
+        datas: ``KIND:DIR``, one or more; only one if it is ``masks``.
+        recipe: its input is that of the network; it also says how pairs are generated.
+        validate_on: names of held-out scenes or places.
         memory: bytes of decoded pictures that may stay in memory, of each data set.
 
     Raises:
         ConfigError, PipelineError, ussfc.errors.DataError: the data cannot be used; the message names what.
     """
+    parsed = [parse_data(text) for text in datas]
+    if masks := [folder for kind, folder in parsed if kind == MASKS]:
+        if len(parsed) > 1:
+            raise ConfigError(
+                "data masks: pairs are generated from one folder, not beside other data; give one --data, and put all "
+                "places below its folder"
+            )
+        return _generated_sources(masks[0], recipe, validate_on, memory)
+    spec = recipe.input_spec
     train: list[LabelledPairs] = []
     validation: list[LabelledPairs] = []
     missing = set(validate_on)
-    for kind, folder in map(parse_data, datas):
+    for kind, folder in parsed:
         if kind == GEOTIFF:
             scenes = find_scenes(folder)
             held = [scene for scene in scenes if scene.name in validate_on]
@@ -77,6 +98,24 @@ def training_sources(
     return Joined(tuple(train)), Joined(tuple(validation))
 
 
+def _generated_sources(
+    folder: Path, recipe: TrainingRecipe, validate_on: Sequence[str], memory: int
+) -> tuple[MaskTiles, GeneratedPairs]:
+    check_pictures_fit(MASKS, recipe.input_spec)
+    tiles = open_masks(folder, memory)
+    if odd := [place for place in validate_on if place not in tiles.places]:
+        raise ConfigError(
+            f"{', '.join(odd)}: no such place in {folder} to validate on; its places: {', '.join(tiles.places)}"
+        )
+    if not validate_on:
+        raise ConfigError(
+            f"validation: no place of {folder} is held out; name some with --validate-on: {', '.join(tiles.places)}"
+        )
+    training, held_out = tiles.split(validate_on)
+    size = recipe.sampling.crop_size
+    return training, GeneratedPairs(held_out, size, recipe.synthesis, GENERATED_SEED, GENERATED_PAIRS)
+
+
 def check_pictures_fit(kind: str, spec: InputSpec | ussfc.ModelSpec) -> None:
     """Refuse a network that does not take pictures of red, green and blue.
 
@@ -91,16 +130,18 @@ def check_pictures_fit(kind: str, spec: InputSpec | ussfc.ModelSpec) -> None:
         )
 
 
-def check_data(kind: str, folder: Path) -> list[SplitReport]:
-    """Read every file of a data set: counts, sizes, changed share, and every broken file.
+def check_data(kind: str, folder: Path) -> Sequence[SplitReport | PlaceReport]:
+    """Read every file of a data set: counts, sizes, changed share or that of the masks, and every broken file.
 
     Args:
-        kind: ``levir-cd``, ``cdd``, ``dsifn-cd`` or ``geotiff``.
+        kind: ``levir-cd``, ``cdd``, ``dsifn-cd``, ``geotiff`` or ``masks``.
         folder: the data set; missing splits are left out.
 
     Raises:
         PipelineError, ussfc.errors.DataError: nothing to check there.
     """
+    if kind == MASKS:
+        return check_masks(folder)
     if kind == GEOTIFF:
         # One band: geometry and labels do not depend on how many a model takes.
         spec = InputSpec.model_validate({"bands": [{"name": "1"}], "radiometry": {"kind": "percentiles"}})

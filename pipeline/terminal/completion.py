@@ -50,7 +50,7 @@ recipes = words("paper", "strong")
 radiometries = words("auto", "model", "match")
 registrations = words("off", "check", "correct")
 cloud_modes = words("auto", "off")
-data_kinds = words("levir-cd", "cdd", "dsifn-cd", "geotiff")
+data_kinds = words("levir-cd", "cdd", "dsifn-cd", "geotiff", "masks")
 
 
 def _beginning(known: Iterable[str], incomplete: str) -> list[CompletionItem]:

@@ -253,7 +253,8 @@ DATA = click.option(
     multiple=True,
     required=True,
     metavar="KIND:DIR",
-    help="Labelled pairs: levir-cd, cdd, dsifn-cd or geotiff, and their folder. May be given again.",
+    help="Labelled pairs: levir-cd, cdd, dsifn-cd or geotiff, and their folder. May be given again. `ussfc train` also "
+    "takes masks:DIR, images and masks of one date, to generate pairs from.",
 )
 
 config_options = grouped(
@@ -453,11 +454,13 @@ training_options = grouped(
         required=True,
         metavar="NAME|FILE",
         shell_complete=completion.recipes,
-        help="paper, strong, or a YAML file.",
+        help="paper, strong, vhr, or a YAML file.",
     ),
     click.option("--out", required=True, type=LocalPath(), help="Folder of this training."),
     click.option(
-        "--validate-on", metavar="A,B,...", help="Scenes of geotiff data that are held out for validation."
+        "--validate-on",
+        metavar="A,B,...",
+        help="Scenes of geotiff data, or places of masks, that are held out for validation.",
     ),
     click.option(
         "--device",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ussfc.pipeline.runs.prepare import PreparedScene
     from ussfc.pipeline.runs.validate import Check
     from ussfc.training.data import SplitReport
+    from ussfc.training.synthesis.check import PlaceReport
 
 MENTIONED = 0.01
 """Share of cloud-like change that is printed."""
@@ -264,15 +265,23 @@ def _score_line(name: str, scores: Mapping[str, Any]) -> str:
     return f"{name:<24}" + "".join(numbers)
 
 
-def data_lines(reports: Sequence[SplitReport]) -> Iterator[str]:
-    """Yield the counts of a data set, a split a line."""
+def data_lines(reports: Sequence[SplitReport | PlaceReport]) -> Iterator[str]:
+    """Yield the counts of a data set, a split or a place a line."""
+    from ussfc.training.data import SplitReport
+
     for report in reports:
         sizes = ", ".join(f"{count} of {size}" for size, count in report.sizes.items())
         if len(report.sizes) > MOST_SIZES:
             sizes = f"{len(report.sizes)} sizes"
-        share = report.changed / report.pixels if report.pixels else 0.0
-        changed = f"{share:.2%} of {report.pixels / 1e6:.1f} Mpx changed"
-        yield f"{report.split}: {report.pairs} pairs ({sizes or 'none whole'}), {changed}"
+        sizes = sizes or "none whole"
+        counted = report.changed if isinstance(report, SplitReport) else report.covered
+        share = f"{counted / report.pixels if report.pixels else 0.0:.2%} of {report.pixels / 1e6:.1f} Mpx"
+        if isinstance(report, SplitReport):
+            yield f"{report.split}: {report.pairs} pairs ({sizes}), {share} changed"
+        elif report.masked or not report.tiles:
+            yield f"{report.place}: {report.tiles} tiles ({sizes}), {report.instances} whole instances, {share} masked"
+        else:
+            yield f"{report.place}: {report.tiles} backgrounds ({sizes})"
 
 
 def cost_lines(counts: Efficiency, seconds: float) -> Iterator[str]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ussfc.errors import TrainingError
-from ussfc.training.crops import make_batches
+from ussfc.training.batches import make_batches
 from ussfc.training.data import LabelledPair, TrainingData
 from ussfc.training.events import Event
 from ussfc.training.loop import Result, train

@@ -29,6 +29,8 @@ from ussfc.spec import ModelSpec, Network, Score, Training, WeightsFile
 from ussfc.training import pictures
 from ussfc.training.data import TrainingData
 from ussfc.training.recipe import TrainingRecipe
+from ussfc.training.synthesis.batches import GeneratedPairs
+from ussfc.training.synthesis.tiles import MaskTiles
 from ussfc.weights import save_weights
 
 STATE_FORMAT = 1
@@ -205,6 +207,11 @@ class TrainingFolder:
     def _card(self, progress: Progress, data: TrainingData, device: str) -> ModelSpec:
         spec = self._recipe.input_spec
         row = progress.rows[-1]
+        generated = (
+            "pairs generated from places held out, not real changes; "
+            if isinstance(data.validation, GeneratedPairs)
+            else ""
+        )
         return ModelSpec(
             name=self.path.name,
             title=f"USSFC-Net trained on {data.description or 'data of your own'}",
@@ -228,7 +235,7 @@ class TrainingFolder:
                 Score(
                     scene="validation", precision=_share(row["precision"]), recall=_share(row["recall"]),
                     f1=_share(row["f1"]), iou=_share(row["iou"]),
-                    note="chose this checkpoint and its threshold; patches without overlap",
+                    note=f"{generated}chose this checkpoint and its threshold; patches without overlap",
                 ),
             ),
         )  # fmt: skip
@@ -248,12 +255,18 @@ def _replace(path: Path, data: bytes) -> None:
 def fingerprint_of(recipe: TrainingRecipe, data: TrainingData, device: str) -> dict[str, Any]:
     """Return the facts that must agree for two trainings to be the same, by the names that messages give them."""
     # Intervals of saving and patience move no weight: a stopped training may go on with more patience.
-    decisive = recipe.model_dump(mode="json", exclude={"save_every", "patience"})
+    irrelevant = {"save_every", "patience"}
+    if not isinstance(data.pairs, MaskTiles):
+        irrelevant.add("synthesis")
+    decisive = recipe.model_dump(mode="json", exclude=irrelevant)
+    held_out = data.validation
     return {
         "format": STATE_FORMAT,
         "recipe": hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest(),
         "training pairs": _names_hash(data.pairs.names),
-        "validation pairs": _names_hash(data.validation.names),
+        "validation pairs": _names_hash(
+            held_out.source.names if isinstance(held_out, GeneratedPairs) else held_out.names
+        ),
         "device": device,
     }
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ussfc.errors import DataError
 from ussfc.training.data import BoolArray, FloatArray, LabelledPair, LabelledPairs
-from ussfc.training.recipe import AugmentationSection, SamplingSection, TrainingRecipe
+from ussfc.training.recipe import AugmentationSection, SamplingSection
 
 Number = TypeVar("Number", np.float32, np.bool_)
 
@@ -42,21 +42,6 @@ class Batches(Protocol):
 
     def batch(self, step: int) -> Batch:
         """Make the batch of a step, counted from 0."""
-
-
-def make_batches(recipe: TrainingRecipe, source: LabelledPairs) -> Batches:
-    """Prepare the batches of a recipe.
-
-    Raises:
-        DataError: no pairs, a pair smaller than a crop, or no changed pixel to place crops around.
-    """
-    if not source.names:
-        raise DataError(
-            "training data: no pairs in it; check the folders and the names held out for validation"
-        )
-    if recipe.sampling.kind == "fixed":
-        return FixedCrops(source, recipe.sampling, recipe.augmentation, recipe.seed)
-    return RandomCrops(source, recipe.sampling, recipe.augmentation, recipe.seed)
 
 
 class FixedCrops:

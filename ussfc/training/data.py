@@ -21,6 +21,7 @@ from ussfc.local_files import open_regular
 
 if TYPE_CHECKING:
     from ussfc.spec import Licence
+    from ussfc.training.synthesis.tiles import MaskTiles
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -76,8 +77,8 @@ class LabelledPairs(Protocol):
 class TrainingData:
     """Data of a training, and the facts about it for the model card."""
 
-    pairs: LabelledPairs
-    """Pairs to learn from."""
+    pairs: LabelledPairs | MaskTiles
+    """Pairs to learn from, or tiles to generate them from."""
     validation: LabelledPairs
     """Pairs that choose the checkpoint and the threshold; never learnt from."""
     description: str = ""
@@ -113,6 +114,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
 """Pillow's modes of pictures that a conversion to 8 bits would clip."""
+
+GREY = ("1", "L", "LA", "La")
+"""Pillow's modes of pictures without colour."""
 
 Array = TypeVar("Array", npt.NDArray[np.uint8], BoolArray)
 
@@ -156,13 +160,13 @@ class PicturePairs:
                 faults.append(str(error))
                 return None
 
-        before, after = tried(_picture, before_file), tried(_picture, after_file)
+        before, after = tried(read_picture, before_file), tried(read_picture, after_file)
         label = tried(read_label, label_file)
         read = [(before_file, before), (after_file, after), (label_file, label)]
         sizes = [(file, array.shape[-2:]) for file, array in read if array is not None]
         faults += [
-            f"{file}: {_size(size)} pixels, its partner {sizes[0][0]} has {_size(sizes[0][1])}; all three files of a "
-            "pair must have one size"
+            f"{file}: {size_text(size)} pixels, its partner {sizes[0][0]} has {size_text(sizes[0][1])}; all three "
+            "files of a pair must have one size"
             for file, size in sizes[1:]
             if size != sizes[0][1]
         ]
@@ -202,7 +206,7 @@ def match_split(kind: str, folder: Path, split: str) -> tuple[PicturePairs, tupl
     for name in layout.folders:
         if not (base / name).is_dir():
             raise DataError(f"{base}: no folder {name} in it; {kind} has {_layout_line(layout)}")
-        found.append(_pictures_in(base / name))
+        found.append(pictures_in(base / name))
     before, after, label = found
     if not before:
         raise DataError(
@@ -228,7 +232,7 @@ def splits_folder(kind: str, folder: Path) -> Path:
         DataError: an unknown kind, or the folder does not exist.
     """
     if kind not in LAYOUTS:
-        raise DataError(f"data set {kind!r}: not known; known: {', '.join((*LAYOUTS, 'geotiff'))}")
+        raise DataError(f"data set {kind!r}: not known; known: {', '.join((*LAYOUTS, 'geotiff', 'masks'))}")
     if not folder.is_dir():
         raise DataError(
             f"{folder}: no such folder; give the data set's folder, the one with train, val and test"
@@ -237,7 +241,12 @@ def splits_folder(kind: str, folder: Path) -> Path:
     return next((root for root in roots if any((root / split).is_dir() for split in SPLITS)), folder)
 
 
-def _pictures_in(folder: Path) -> dict[str, Path]:
+def pictures_in(folder: Path) -> dict[str, Path]:
+    """List the pictures of a folder by file stem.
+
+    Raises:
+        DataError: two pictures have one stem.
+    """
     found: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
         if file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
@@ -254,8 +263,16 @@ def _unreadable() -> tuple[type[Exception], ...]:
     return OSError, SyntaxError, TypeError, ValueError, UnidentifiedImageError, Image.DecompressionBombError
 
 
-def _picture(file: Path) -> npt.NDArray[np.uint8]:
-    """Read a picture, (3, rows, cols) uint8."""
+def read_picture(file: Path, *, in_colour: bool = False) -> npt.NDArray[np.uint8]:
+    """Read a picture, (3, rows, cols) uint8.
+
+    Args:
+        file: a picture of 8 bits.
+        in_colour: True to refuse a picture of one grey band; False: it becomes three equal bands.
+
+    Raises:
+        DataError: the file cannot be read, has numbers of more than 8 bits, or has one band where colours are needed.
+    """
     from PIL import Image
 
     try:
@@ -264,6 +281,8 @@ def _picture(file: Path) -> npt.NDArray[np.uint8]:
                 raise DataError(
                     f"{file}: numbers of more than 8 bits ({image.mode}); give geotiff data instead"
                 )
+            if in_colour and image.mode in GREY:
+                raise DataError(f"{file}: one grey band; expected a picture of red, green and blue")
             pixels = np.asarray(image.convert("RGB"))
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such file; check the data set") from error
@@ -317,7 +336,8 @@ def mask_of(values: npt.NDArray[np.generic], where: str) -> BoolArray:
     return np.asarray(values != 0)
 
 
-def _size(shape: Sequence[int]) -> str:
+def size_text(shape: Sequence[int]) -> str:
+    """Return a size of (rows, cols) in words."""
     return f"{shape[0]} x {shape[1]}"
 
 
@@ -403,7 +423,7 @@ def check_pairs(split: str, source: LabelledPairs, lone: Sequence[str] = ()) -> 
     broken = list(lone)
     changed = pixels = 0
     for pair in _readable(source, broken):
-        sizes[_size(pair.shape)] = sizes.get(_size(pair.shape), 0) + 1
+        sizes[size_text(pair.shape)] = sizes.get(size_text(pair.shape), 0) + 1
         valid = np.ones(pair.shape, bool) if pair.valid is None else pair.valid
         changed += int(np.count_nonzero(pair.label & valid))
         pixels += int(np.count_nonzero(valid))

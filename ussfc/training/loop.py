@@ -15,8 +15,9 @@ import torch
 
 from ussfc.cores import cores
 from ussfc.errors import TrainingError
+from ussfc.training.batches import make_batches
 from ussfc.training.checkpoints import Progress, TrainingFolder, TrainingState, fingerprint_of
-from ussfc.training.crops import Batch, Batches, make_batches
+from ussfc.training.crops import Batch, Batches
 from ussfc.training.data import TrainingData
 from ussfc.training.events import StepCompleted, Subscriber, TrainingNotice, Validated
 from ussfc.training.recipe import TrainingRecipe
@@ -68,7 +69,7 @@ def train(
 
     Args:
         recipe: every choice that decides the training, but its data.
-        data: pairs to learn from and pairs that choose the checkpoint and the threshold.
+        data: pairs or tiles to learn from, and pairs that choose the checkpoint and the threshold.
         out: folder of this training.
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: intra-op threads of the CPU; None: as many as the process may use, or as the interrupted training had.

@@ -24,6 +24,7 @@ from pydantic import (
 
 from ussfc.errors import TrainingError
 from ussfc.spec import Band, Radiometry, RangeRadiometry
+from ussfc.training.synthesis.settings import SynthesisSection
 from ussfc.yaml_text import parse_yaml, read_yaml
 
 
@@ -127,6 +128,8 @@ class TrainingRecipe(_Section):
     network: NetworkSection = NetworkSection()
     sampling: SamplingSection = SamplingSection()
     augmentation: AugmentationSection = AugmentationSection()
+    synthesis: SynthesisSection = SynthesisSection()
+    """Generation of pairs from images and masks of one date; labelled pairs have no use for it."""
     loss: LossSection = LossSection()
     optimiser: OptimiserSection = OptimiserSection()
     steps: PositiveInt | None = None
@@ -189,7 +192,7 @@ def load_recipe(name_or_file: str, sets: Sequence[str] = ()) -> TrainingRecipe:
     """Load a packaged recipe or one in a file, with keys set.
 
     Args:
-        name_or_file: ``paper``, ``strong``, or a YAML file.
+        name_or_file: ``paper``, ``strong``, ``vhr``, or a YAML file.
         sets: ``a.b=c`` settings, c in YAML.
 
     Raises:

@@ -12,9 +12,10 @@ from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, ReadErro
 from ussfc.pipeline.evaluation.labelled_scenes import ScenePairs, find_scenes
 from ussfc.pipeline.evaluation.sources import check_data, parse_data, training_sources
 from ussfc.training.data import LabelledPair
-from ussfc.training.recipe import find_input
+from ussfc.training.recipe import load_recipe
 
-SPEC = find_input("sentinel2-rgb")
+RECIPE = load_recipe("strong")
+SPEC = RECIPE.input_spec
 
 
 @pytest.fixture
@@ -139,12 +140,12 @@ def test_missing_folders_and_names_are_reported(folder: Path, tmp_path: Path) ->
 
 
 def test_validation_scenes_never_train(folder: Path) -> None:
-    train, validation = training_sources([f"geotiff:{folder}"], SPEC, ["north"], 0)
+    train, validation = training_sources([f"geotiff:{folder}"], RECIPE, ["north"], 0)
     assert list(train.names) == ["east", "west"]
     assert list(validation.names) == ["north"]
     assert validation.pair(0).shape == (96, 91)
     with pytest.raises(ConfigError, match="south: no such scene in the data to validate on"):
-        training_sources([f"geotiff:{folder}"], SPEC, ["north", "south"], 0)
+        training_sources([f"geotiff:{folder}"], RECIPE, ["north", "south"], 0)
 
 
 def test_scenes_beyond_memory_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +154,7 @@ def test_scenes_beyond_memory_are_refused(folder: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("psutil.virtual_memory", Little)
     with pytest.raises(InsufficientMemoryError, match=r"labelled scenes: 0\.0 GB in memory"):
-        training_sources([f"geotiff:{folder}"], SPEC, ["north"], 0)
+        training_sources([f"geotiff:{folder}"], RECIPE, ["north"], 0)
 
 
 def test_data_is_named_by_kind_and_folder() -> None:
@@ -172,7 +173,7 @@ def test_pictures_need_an_rgb_input(folder: Path, tmp_path: Path) -> None:
             Image.new("L" if part == "label" else "RGB", (32, 32)).save(
                 tmp_path / "levir" / split / part / "1.png"
             )
-    train, validation = training_sources([f"levir-cd:{tmp_path / 'levir'}"], find_input("rgb8"), [], 10**6)
+    train, validation = training_sources([f"levir-cd:{tmp_path / 'levir'}"], load_recipe("paper"), [], 10**6)
     assert len(train.names) == len(validation.names) == 1
     with pytest.raises(ConfigError, match="input=rgb8"):
-        training_sources([f"levir-cd:{tmp_path / 'levir'}"], SPEC, [], 10**6)
+        training_sources([f"levir-cd:{tmp_path / 'levir'}"], RECIPE, [], 10**6)

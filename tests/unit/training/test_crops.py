@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ussfc.errors import DataError
-from ussfc.training.crops import Batch, Batches, as_unit_range, make_batches
+from ussfc.training.batches import make_batches
+from ussfc.training.crops import Batch, Batches, as_unit_range
 from ussfc.training.data import LabelledPair
 from ussfc.training.recipe import AugmentationSection, SamplingSection, TrainingRecipe
 

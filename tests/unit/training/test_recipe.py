@@ -42,7 +42,7 @@ def refusal(name_or_file: str, *sets: str) -> str:
 
 
 def test_packaged_recipes_load_with_their_input() -> None:
-    assert list_recipes() == ("paper", "strong")
+    assert list_recipes() == ("paper", "strong", "vhr")
     for name in list_recipes():
         assert load_recipe(name).input_spec.bands
 

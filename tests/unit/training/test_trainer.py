@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.support.training import TOWNS, small_recipe, steps_by_hand
 from ussfc.layers import CyclicMultiScaleConv, cyclic_kernel_mask
 from ussfc.network import USSFCNet
-from ussfc.training.crops import make_batches
+from ussfc.training.batches import make_batches
 from ussfc.training.recipe import LossSection, OptimiserSection
 from ussfc.training.trainer import Trainer, learning_rate, loss_of
 
