@@ -59,7 +59,7 @@ def training_sources(
 
     Args:
         datas: ``KIND:DIR``, one or more; only one if it is ``masks``.
-        recipe: its input is that of the network; it also says how pairs are generated.
+        recipe: its input is that of the network, its section synthesis generates pairs.
         validate_on: names of held-out scenes or places.
         memory: bytes of decoded pictures that may stay in memory, of each data set.
 
