@@ -424,7 +424,7 @@ def train(training: Training, output: Output) -> None:
 
     check_address_space()
     chosen = load_recipe(training.recipe, training.sets)
-    from ussfc.pipeline.evaluation.sources import training_sources
+    from ussfc.pipeline.evaluation.sources import describe, training_sources
     from ussfc.spec import Licence
     from ussfc.training.data import TrainingData
     from ussfc.training.loop import train as train_network
@@ -436,7 +436,7 @@ def train(training: Training, output: Output) -> None:
     data = TrainingData(
         pairs,
         validation,
-        description=", ".join(text.partition(":")[0] for text in training.datas),
+        description=describe(training.datas),
         licence=Licence(weights=licence, training_labels=licence) if licence else None,
     )
     result = train_network(

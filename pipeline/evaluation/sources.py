@@ -49,6 +49,12 @@ def parse_data(text: str) -> tuple[str, Path]:
     return kind, Path(folder)
 
 
+def describe(datas: Sequence[str]) -> str:
+    """Describe the data of a training for its model card: the kinds of ``KIND:DIR``, one or more."""
+    kinds = [parse_data(text)[0] for text in datas]
+    return ", ".join("pairs generated from masks" if kind == MASKS else kind for kind in kinds)
+
+
 def training_sources(
     datas: Sequence[str], recipe: TrainingRecipe, validate_on: Sequence[str], memory: int
 ) -> tuple[LabelledPairs | MaskTiles, LabelledPairs]:

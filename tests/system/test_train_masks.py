@@ -41,7 +41,7 @@ def test_a_network_learns_from_masks(folder: Path, tmp_path: Path) -> None:
     spec = package.find_model(str(out / "best.yaml"))
     assert [band.common_name for band in spec.bands] == ["red", "green", "blue"]
     assert spec.patch_size == 32
-    assert "masks" in spec.title
+    assert spec.title == "USSFC-Net trained on pairs generated from masks"
     assert spec.scores[0].note.startswith("pairs generated from places held out, not real changes")
     weights = (out / "last.safetensors").read_bytes()
     again = train(folder, out, "--validate-on", "hill,field", "--licence", "CC-BY-4.0")
