@@ -27,6 +27,7 @@ from ussfc.pipeline.parallel.memory_limit import (
     check_address_space,
     group_limit,
 )
+from ussfc.pipeline.runs.model_choice import named_model
 
 if TYPE_CHECKING:
     from ussfc.detector import DetectorSpec
@@ -165,7 +166,7 @@ def _chosen(model: str, on_gpu: bool) -> dict[str, str] | None:
 
     try:
         options = ussfc.DetectorOptions(device="cuda" if on_gpu else "cpu")
-        only = ussfc.detector_spec(ussfc.find_model(model), options, choose=keep)
+        only = ussfc.detector_spec(named_model(model), options, choose=keep)
     except ModelError:
         return None
     # Without a GPU there is nothing that torch would have to be loaded for.

@@ -223,7 +223,7 @@ def _bands(file: str, record: RunRecord) -> dict[str, Any]:
         }
     elif file == layout.PROBABILITY:
         band = {"name": "change_probability", "description": "Probability of change, 0 to 1"}
-        if record.config["output"]["probability_dtype"] == "uint8":
+        if record.config.get("output", {}).get("probability_dtype", "uint8") == "uint8":
             band |= as_bytes | {"raster:scale": 1 / PROBABILITY_STEPS, "raster:offset": 0}
         else:
             band |= {"data_type": "float32", "nodata": "nan"}

@@ -84,7 +84,7 @@ with pods.start(Path(sys.argv[1])) as started, Client(started.target) as client:
 """
 
 
-@pytest.mark.parametrize("jobs", ["(0, 3)", "(2, 2)"])
+@pytest.mark.parametrize("jobs", ["(0, 3)", pytest.param("(2, 2)", marks=pytest.mark.soak)])
 def test_role_is_enough_for_the_program(tmp_path: Path, kubernetes_file: Path, jobs: str) -> None:
     pytest.importorskip("dask_kubernetes")
     with run_scheduler(tmp_path / "scheduler.json") as (scheduler, dashboard_port):
@@ -111,7 +111,7 @@ def test_cluster_file_has_no_unread_key(kubernetes_file: Path) -> None:
     assert set(yaml.safe_load(kubernetes_file.read_text("utf-8"))) == {"cluster"}
 
 
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("there", [True, pytest.param(False, marks=pytest.mark.soak)])
 def test_silent_kubernetes_is_one_line(tmp_path: Path, there: bool) -> None:
     pytest.importorskip("dask_kubernetes")
     write_scene(tmp_path, "a", (100, 100))

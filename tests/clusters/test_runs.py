@@ -201,6 +201,7 @@ def test_scheduler_with_another_version_is_named(tmp_path: Path, monkeypatch: py
         programs.kill(programs.schedulers)
 
 
+@pytest.mark.soak
 def test_late_worker_of_another_version_is_out(
     programs: Programs, tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,6 +341,7 @@ def test_workers_are_asked_after_a_version_check(
             executor.ask(os.getpid)
 
 
+@pytest.mark.soak
 def test_question_survives_a_lost_scheduler(
     programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

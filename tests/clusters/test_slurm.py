@@ -143,6 +143,7 @@ def test_jobs_are_as_many_as_the_work_needs(
     assert_same(city.content(), expected)
 
 
+@pytest.mark.soak
 def test_killed_command_leaves_no_job(
     slurm: Slurm, job_sets: tuple[str, ...], expected: dict[str, bytes], tmp_path: Path
 ) -> None:

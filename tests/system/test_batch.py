@@ -92,7 +92,7 @@ def assert_valid_index(out: Path, *names: str) -> None:
     assert sorted(items) == sorted(names)
     for item in items.values():
         pystac.validation.validate_dict(json.loads(Path(item.get_self_href()).read_text()), extensions=[])
-        assert sorted(item.assets) == ["change", "changes", "changes-gpkg", "probability"]
+        assert {"change", "changes", "changes-gpkg", "probability", "report", "preview"} <= set(item.assets)
         assert all(Path(asset.get_absolute_href()).is_file() for asset in item.assets.values())
         collection = item.get_collection()
         assert collection is not None

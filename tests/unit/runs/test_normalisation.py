@@ -12,7 +12,6 @@ import xarray as xr
 from tests.support.scenes import write_toy_model
 from tests.support.stubs import StubRecipe
 from tests.support.textures import moved, texture
-from ussfc import find_model
 from ussfc.pipeline.api.inputs import open_arrays
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.config.schema import RunConfig
@@ -200,7 +199,7 @@ def test_mode_is_in_the_key_where_it_is_not_the_models(model: str, tmp_path: Pat
 def test_arrays_are_matched_as_files_are(model: str, tmp_path: Path) -> None:
 
     config = config_of(model, "radiometry=match")
-    found = open_arrays(*dates(0.5, 400), config, find_model(model))
+    found = open_arrays(*dates(0.5, 400), config)
     low, high = found.mappings[0].low[0], found.mappings[0].high[0]
     assert found.mappings[1].low[0] == pytest.approx((low + 800) / 2, abs=5)
     assert found.mappings[1].high[0] == pytest.approx((high + 800) / 2, abs=5)
