@@ -76,7 +76,7 @@ def training_sources(
     if masks := [folder for kind, folder in parsed if kind == MASKS]:
         if len(parsed) > 1:
             raise ConfigError(
-                "data masks: pairs are generated from one folder, not beside other data; give one --data, and put all "
+                "data masks: pairs are generated from one folder, not beside other data; give it alone, and put all "
                 "places below its folder"
             )
         return _generated_sources(masks[0], recipe, validate_on, memory)
@@ -115,7 +115,7 @@ def _generated_sources(
         )
     if not validate_on:
         raise ConfigError(
-            f"validation: no place of {folder} is held out; name some with --validate-on: {', '.join(tiles.places)}"
+            f"validation: no place of {folder} is held out; name some to validate on: {', '.join(tiles.places)}"
         )
     training, held_out = tiles.split(validate_on)
     size = recipe.sampling.crop_size

@@ -18,6 +18,7 @@ FLAGS = {
     "name another file of verdicts": "give another with --review",
     "listen on another port": "give another with --port, or none",
     "with vector.format=geoparquet": "OUT --format geoparquet",
+    "name some to validate on": "name some with --validate-on",
     "masks.before=none": "--mask-before none",
     "masks.after=none": "--mask-after none",
     "allow it with inputs.vrt_sources=any": "allow it with --allow-vrt-sources",

@@ -267,16 +267,16 @@ def _score_line(name: str, scores: Mapping[str, Any]) -> str:
 
 def data_lines(reports: Sequence[SplitReport | PlaceReport]) -> Iterator[str]:
     """Yield the counts of a data set, a split or a place a line."""
-    from ussfc.training.data import SplitReport
+    from ussfc.training.synthesis.check import PlaceReport
 
     for report in reports:
         sizes = ", ".join(f"{count} of {size}" for size, count in report.sizes.items())
         if len(report.sizes) > MOST_SIZES:
             sizes = f"{len(report.sizes)} sizes"
         sizes = sizes or "none whole"
-        counted = report.changed if isinstance(report, SplitReport) else report.covered
+        counted = report.covered if isinstance(report, PlaceReport) else report.changed
         share = f"{counted / report.pixels if report.pixels else 0.0:.2%} of {report.pixels / 1e6:.1f} Mpx"
-        if isinstance(report, SplitReport):
+        if not isinstance(report, PlaceReport):
             yield f"{report.split}: {report.pairs} pairs ({sizes}), {share} changed"
         elif report.masked or not report.tiles:
             yield f"{report.place}: {report.tiles} tiles ({sizes}), {report.instances} whole instances, {share} masked"

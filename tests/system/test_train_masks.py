@@ -72,7 +72,7 @@ def test_a_network_learns_from_masks(folder: Path, tmp_path: Path) -> None:
             ExitStatus.USAGE,
             "input is a of",
         ),
-        (("--validate-on", "hill", "--data", "levir-cd:{folder}"), ExitStatus.USAGE, "give one --data"),
+        (("--validate-on", "hill", "--data", "levir-cd:{folder}"), ExitStatus.USAGE, "give it alone"),
         (("--validate-on", "hill", "--recipe", "paper"), ExitStatus.USAGE, "steps or epochs"),
         (
             ("--validate-on", "hill", "--set", "augmentation.flip=true"),
