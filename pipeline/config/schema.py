@@ -534,7 +534,7 @@ class RunConfig(_Section):
     """Everything that decides a run, but its inputs and its folder."""
 
     model: str = Field(
-        "auto",
+        "ussfc-s2-rgb",
         description="name of a packaged model, a model card (yaml) or a weights file; auto: the best packaged model "
         "whose bands, pixels and numbers both dates have",
     )

@@ -214,7 +214,7 @@ def _choices(context: click.Context, option: click.Parameter, value: str | None)
 
 PACKAGED_TERMS = "The packaged weights are CC BY-NC-SA 4.0: not for commercial use."
 MODEL_HELP = (
-    "Model: a name, a card (yaml) or a weights file; auto (the default): the best packaged model that fits both dates. "
+    "Model: a name, a card (yaml) or a weights file; auto: the best packaged model that fits both dates. "
     f"{PACKAGED_TERMS}"
 )
 MODEL = click.option("--model", metavar="NAME|FILE", help=MODEL_HELP, shell_complete=completion.models)

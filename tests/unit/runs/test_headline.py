@@ -19,7 +19,7 @@ def test_line_names_version_model_terms_threshold_bands_and_grid() -> None:
     config = load_config(sets=("threshold=0.7", "bands.after=[3,2,1]", "cluster.kind=serial"))
     planned = plan(DEMO[0], DEMO[1], config)
     assert headline(planned) == (
-        f"ussfc {metadata.version('ussfc')}: model ussfc-s2-rgb (auto) (weights: CC BY-NC-SA 4.0, not for commercial "
+        f"ussfc {metadata.version('ussfc')}: model ussfc-s2-rgb (weights: CC BY-NC-SA 4.0, not for commercial "
         "use), threshold 0.7, bands B04, B03, B02 = 1, 2, 3 of before and 3, 2, 1 of after, grid 768 x 768 px "
         "EPSG:4326, 1 tile(s), serial"
     )

@@ -13,6 +13,8 @@ from ussfc.pipeline.types import BandInfo, SceneInfo
 
 BEST_FIRST = sorted(ussfc.list_models(), key=lambda name: -ussfc.find_model(name).overall_f1)
 
+AUTO_CONFIG = load_config(sets=["model=auto"])
+
 
 def info(*names: str | None, size: float = 10.0, dtype: str = "uint16") -> SceneInfo:
     bands = tuple(BandInfo(place, name, None) for place, name in enumerate(names, 1))
@@ -38,13 +40,13 @@ RGB = info("red", "green", "blue")
     ],
 )
 def test_best_model_that_fits_is_taken(before: SceneInfo, after: SceneInfo, name: str) -> None:
-    assert choose_model((before, after), load_config()).name == name
+    assert choose_model((before, after), AUTO_CONFIG).name == name
 
 
 def test_chosen_bands_count() -> None:
     """Numbers of four bands are for a model of four."""
     bare = info(None, None, None, None)
-    config = load_config(sets=["bands.before=[3,2,1,4]", "bands.after=[3,2,1,4]"])
+    config = load_config(sets=["model=auto", "bands.before=[3,2,1,4]", "bands.after=[3,2,1,4]"])
     assert choose_model((bare, bare), config).name == "ussfc-s2-rgbn"
 
 
@@ -56,18 +58,18 @@ def test_named_model_is_taken_as_it_is() -> None:
 
 
 def test_models_are_ranked_with_their_obstacles() -> None:
-    assert [fit.model.name for fit in rank_models((RGBN, RGBN), load_config())] == BEST_FIRST
-    ranked = rank_models((RGB, RGBN), load_config())
+    assert [fit.model.name for fit in rank_models((RGBN, RGBN), AUTO_CONFIG)] == BEST_FIRST
+    ranked = rank_models((RGB, RGBN), AUTO_CONFIG)
     assert not ranked[0].obstacle
     assert "has not all of its bands (B04, B03, B02, B08)" in ranked[-1].obstacle
     small = info("red", "green", "blue", size=0.5)
-    obstacles = {fit.model.name: fit.obstacle for fit in rank_models((small, small), load_config())}
+    obstacles = {fit.model.name: fit.obstacle for fit in rank_models((small, small), AUTO_CONFIG)}
     assert obstacles[FALLBACK] == "pixels have 0.5 m, and it was trained at 10 m"
 
 
 def test_resampling_to_the_model_needs_no_size() -> None:
     small = info("B02", "B03", "B04", "B08", size=0.5)
-    config = load_config(sets=["grid.resample_to_model=true"])
+    config = load_config(sets=["model=auto", "grid.resample_to_model=true"])
     assert choose_model((small, small), config).name == BEST_FIRST[0]
 
 
