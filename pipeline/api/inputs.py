@@ -20,7 +20,7 @@ from ussfc.pipeline.reading.bands import with_possible_scales
 from ussfc.pipeline.reading.stacking import image_of
 from ussfc.pipeline.runs.comparison import ArrayRecipe, compare_recipes, moved_recipe
 from ussfc.pipeline.runs.manifest import RegistrationRecord
-from ussfc.pipeline.runs.model_choice import choose_model
+from ussfc.pipeline.runs.model_choice import configured_model, fitting_model
 from ussfc.pipeline.runs.normalisation import normalise_readers
 from ussfc.pipeline.runs.numbers import find_numbers
 from ussfc.pipeline.runs.pair import (
@@ -74,6 +74,7 @@ def open_arrays(before: Any, after: Any, config: RunConfig) -> ArrayPair:
     Raises:
         ReadError, GridError, ConfigError, ussfc.ModelError: each names the date and the way out.
     """
+    card = configured_model(config)
     for date, mask in zip(DATES, (config.masks.before, config.masks.after), strict=True):
         if mask not in (None, NO_MASK):
             raise ConfigError(
@@ -89,7 +90,7 @@ def open_arrays(before: Any, after: Any, config: RunConfig) -> ArrayPair:
         with_numbers(with_possible_scales(describe_array(arrays[0], DATES[0], "")), config.before),
         with_numbers(with_possible_scales(describe_array(arrays[1], DATES[1], "")), config.after),
     )
-    card = choose_model(infos, config)
+    card = card or fitting_model(infos, config)
     grid = run_grid(infos, config, card)
     area = None
     if config.grid.aoi is not None:

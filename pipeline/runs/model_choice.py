@@ -43,19 +43,25 @@ def named_model(name: str) -> ussfc.ModelSpec:
     return ussfc.find_model(FALLBACK if name == AUTO else name)
 
 
-def choose_model(infos: tuple[SceneInfo, SceneInfo], config: RunConfig) -> ussfc.ModelSpec:
-    """Return the model of a configuration; for ``auto`` the packaged one of the best F1 that fits both scenes.
-
-    Args:
-        infos: headers of both dates.
-        config: names the model, and bands.
+def configured_model(config: RunConfig) -> ussfc.ModelSpec | None:
+    """Return the model that a configuration names; None for ``auto``, which needs the scenes.
 
     Raises:
         ussfc.ModelError: there is no such model, or it cannot be read.
     """
-    if config.model != AUTO:
-        with waiting_for(host_of(config.model)):
-            return ussfc.find_model(config.model)
+    if config.model == AUTO:
+        return None
+    with waiting_for(host_of(config.model)):
+        return ussfc.find_model(config.model)
+
+
+def fitting_model(infos: tuple[SceneInfo, SceneInfo], config: RunConfig) -> ussfc.ModelSpec:
+    """Return the packaged model of the best F1 that fits both scenes.
+
+    Args:
+        infos: headers of both dates.
+        config: names bands and grid.
+    """
     best = rank_models(infos, config)[0]
     return named_model(AUTO) if best.obstacle else best.model
 

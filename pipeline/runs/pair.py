@@ -33,7 +33,7 @@ from ussfc.pipeline.reading.mask_files import MaskChoice, find_mask, own_mask
 from ussfc.pipeline.reading.sampling import CHECK_PIXELS
 from ussfc.pipeline.reading.sources.resolve import absolute_source
 from ussfc.pipeline.runs.cloud_search import CloudSearch, plan_search
-from ussfc.pipeline.runs.model_choice import RESOLUTION_TOLERANCE, choose_model
+from ussfc.pipeline.runs.model_choice import RESOLUTION_TOLERANCE, configured_model, fitting_model
 from ussfc.pipeline.runs.resolve import resolve_layout
 from ussfc.pipeline.tiling.grid import common_grid, crop, geometry_box, metres_per_pixel, resampled
 from ussfc.pipeline.types import Box, RadiometricMapping, SceneInfo, SceneReader
@@ -71,10 +71,12 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
     Raises:
         ReadError, GridError, ConfigError, ussfc.ModelError: each names the input and the way out.
     """
+    # First: a name that leads nowhere is reported before a scene is waited for.
+    model = configured_model(config)
     # Workers have working directories of their own, and the run's key must not depend on ours.
     before, after = absolute_source(before), absolute_source(after)
     infos = describe_pair(before, after, config)
-    model = choose_model(infos, config)
+    model = model or fitting_model(infos, config)
     grid = run_grid(infos, config, model)
     area = None
     if config.grid.aoi is not None:

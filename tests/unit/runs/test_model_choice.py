@@ -8,7 +8,14 @@ from odc.geo.geobox import GeoBox
 
 import ussfc
 from ussfc.pipeline.config.load import load_config
-from ussfc.pipeline.runs.model_choice import FALLBACK, choose_model, named_model, rank_models
+from ussfc.pipeline.runs.model_choice import (
+    FALLBACK,
+    configured_model,
+    fitting_model,
+    named_model,
+    rank_models,
+)
+from ussfc.pipeline.runs.pair import inspect_pair
 from ussfc.pipeline.types import BandInfo, SceneInfo
 
 BEST_FIRST = sorted(ussfc.list_models(), key=lambda name: -ussfc.find_model(name).overall_f1)
@@ -40,21 +47,24 @@ RGB = info("red", "green", "blue")
     ],
 )
 def test_best_model_that_fits_is_taken(before: SceneInfo, after: SceneInfo, name: str) -> None:
-    assert choose_model((before, after), AUTO_CONFIG).name == name
+    assert fitting_model((before, after), AUTO_CONFIG).name == name
 
 
 def test_chosen_bands_count() -> None:
     """Numbers of four bands are for a model of four."""
     bare = info(None, None, None, None)
     config = load_config(sets=["model=auto", "bands.before=[3,2,1,4]", "bands.after=[3,2,1,4]"])
-    assert choose_model((bare, bare), config).name == "ussfc-s2-rgbn"
+    assert fitting_model((bare, bare), config).name == "ussfc-s2-rgbn"
 
 
-def test_named_model_is_taken_as_it_is() -> None:
-    config = load_config(sets=["model=ussfc-s2-rgb"])
-    assert choose_model((RGBN, RGBN), config).name == "ussfc-s2-rgb"
+def test_named_model_needs_no_scenes() -> None:
+    """It is found before a scene is opened."""
+    found = configured_model(load_config(sets=["model=ussfc-s2-rgb"]))
+    assert found is not None
+    assert found.name == "ussfc-s2-rgb"
+    assert configured_model(AUTO_CONFIG) is None
     with pytest.raises(ussfc.ModelError, match="did you mean"):
-        choose_model((RGBN, RGBN), load_config(sets=["model=ussfc-s2-rgbm"]))
+        inspect_pair("absent.tif", "absent.tif", load_config(sets=["model=ussfc-s2-rgbm"]))
 
 
 def test_models_are_ranked_with_their_obstacles() -> None:
@@ -70,7 +80,7 @@ def test_models_are_ranked_with_their_obstacles() -> None:
 def test_resampling_to_the_model_needs_no_size() -> None:
     small = info("B02", "B03", "B04", "B08", size=0.5)
     config = load_config(sets=["model=auto", "grid.resample_to_model=true"])
-    assert choose_model((small, small), config).name == BEST_FIRST[0]
+    assert fitting_model((small, small), config).name == BEST_FIRST[0]
 
 
 def test_without_scenes_the_model_of_fewest_bands_is_taken() -> None:
