@@ -221,14 +221,7 @@ def outlines_by(field: str, classes: Sequence[tuple[float, Color]], top: float, 
                 label=f"{least:g} to {end:g}",
                 render="true",
             )
-            values = {
-                "style": "no",
-                "outline_color": _rgba(color),
-                "outline_style": "solid",
-                "outline_width": str(width),
-                "outline_width_unit": "MM",
-            }
-            _symbol(symbols, number, "fill", "SimpleFill", values)
+            _outline_symbol(symbols, number, color, width)
 
     return add
 
@@ -251,14 +244,7 @@ def outline(color: Color, width: float) -> Styling:
 
     def add(layer: Element) -> None:
         renderer = SubElement(layer, "renderer-v2", type="singleSymbol", symbollevels="0", forceraster="0")
-        values = {
-            "style": "no",
-            "outline_color": _rgba(color),
-            "outline_style": "solid",
-            "outline_width": str(width),
-            "outline_width_unit": "MM",
-        }
-        _symbol(SubElement(renderer, "symbols"), 0, "fill", "SimpleFill", values)
+        _outline_symbol(SubElement(renderer, "symbols"), 0, color, width)
 
     return add
 
@@ -342,6 +328,18 @@ def _stretch(renderer: Element, name: str, low: float, high: float) -> None:
     SubElement(element, "minValue").text = repr(float(low))
     SubElement(element, "maxValue").text = repr(float(high))
     SubElement(element, "algorithm").text = "StretchToMinimumMaximum"
+
+
+def _outline_symbol(symbols: Element, number: int, color: Color, width: float) -> None:
+    """Add polygons that are drawn by their outlines, in millimetres, and hide nothing."""
+    values = {
+        "style": "no",
+        "outline_color": _rgba(color),
+        "outline_style": "solid",
+        "outline_width": str(width),
+        "outline_width_unit": "MM",
+    }
+    _symbol(symbols, number, "fill", "SimpleFill", values)
 
 
 def _symbol(parent: Element, number: int, kind: str, layer: str, values: Mapping[str, str]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 import numpy as np
 import numpy.typing as npt
 
 from ussfc.pipeline.rasters.styles import CLASS_NAMES, COLORS
-from ussfc.pipeline.report.overviews import ChangeOverview
+from ussfc.pipeline.report.overviews import ChangeLevel
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
@@ -29,27 +30,32 @@ COLUMNS = (
 """Name, type and GDAL's number of the use of each column of the table of classes."""
 
 
-def write_metadata(out: Folder, record: RunRecord, overview: ChangeOverview) -> None:
+def write_metadata(out: Folder, record: RunRecord, read: Callable[[], ChangeLevel]) -> None:
     """Write ``.aux.xml`` beside each raster that has none.
 
     Args:
         out: output folder.
         record: of the run.
-        overview: of its rasters.
+        read: reads its rasters; called where statistics are missing.
 
     Raises:
         StoreError: a file cannot be written.
+        ReadError: a raster cannot be read.
     """
-    counts = record.counts
-    contents = {
-        layout.CHANGE: classes_xml(counts.unchanged_pixels or 0, counts.changed_pixels or 0),
-        layout.PROBABILITY: statistics_xml(overview.histogram, overview.level == 1),
-    }
-    for product, content in contents.items():
-        name = layout.statistics_file(product)
-        # GDAL may have put into it what the raster itself has no words for.
-        if product in record.products and not out.exists(name):
-            out.write(name, content)
+    # GDAL may have put into a file that is there what the raster itself has no words for.
+    missing = [
+        product
+        for product in (layout.CHANGE, layout.PROBABILITY)
+        if product in record.products and not out.exists(layout.statistics_file(product))
+    ]
+    if layout.CHANGE in missing:
+        counts = record.counts
+        content = classes_xml(counts.unchanged_pixels or 0, counts.changed_pixels or 0)
+        out.write(layout.statistics_file(layout.CHANGE), content)
+    if layout.PROBABILITY in missing:
+        found = read()
+        content = statistics_xml(found.histogram, found.level == 1)
+        out.write(layout.statistics_file(layout.PROBABILITY), content)
 
 
 def classes_xml(unchanged: int, changed: int) -> bytes:

@@ -56,17 +56,44 @@ class ChangeOverview:
     """Side of a pixel of the level that was read, pixels of the grid; 1: the raster itself."""
 
 
-def read_change(out: Folder, shape: tuple[int, int], most_side: int) -> ChangeOverview:
-    """Read an overview of both rasters of a run.
+@dataclass(frozen=True)
+class ChangeLevel:
+    """Classes and probabilities of the finest level that is small enough to be read whole."""
+
+    classes: ByteArray
+    """(rows, cols) as in ``change.tif``."""
+    probability: ByteArray
+    """(rows, cols) probability times 254; 255 without data."""
+    histogram: npt.NDArray[np.int64]
+    """(255,) valid pixels by probability times 254."""
+    level: int
+    """Side of a pixel, pixels of the grid; 1: the rasters themselves."""
+    shape: tuple[int, int]
+    """(rows, cols) of the grid."""
+
+    def overview(self, most_side: int) -> ChangeOverview:
+        """Return an overview with a longest side of at most so many pixels."""
+        factor = math.ceil(max(self.shape) / (most_side * self.level))
+        return ChangeOverview(
+            largest(self.classes, factor),
+            largest(self.probability, factor),
+            self.histogram,
+            self.level * factor,
+            self.level,
+        )
+
+
+def read_level(out: Folder, shape: tuple[int, int]) -> ChangeLevel:
+    """Read both rasters of a run, at the finest level of at most :data:`MOST_READ` pixels.
 
     Args:
         out: output folder.
         shape: (rows, cols) of the grid.
-        most_side: longest side of the overview, pixels.
 
     Raises:
         ReadError: a raster cannot be read.
     """
+    # Both rasters have the same levels.
     classes, level = _level(out, layout.CHANGE, shape)
     probability, _ = _level(out, layout.PROBABILITY, shape)
     if probability.dtype != np.uint8:
@@ -74,11 +101,8 @@ def read_change(out: Folder, shape: tuple[int, int], most_side: int) -> ChangeOv
         scaled = np.rint(np.where(known, probability, 0) * PROBABILITY_STEPS)
         probability = np.where(known, scaled, NODATA_BYTE).astype(np.uint8)
     histogram = np.bincount(probability.ravel(), minlength=256)[:NODATA_BYTE]
-    # Both rasters have the same levels.
-    factor = math.ceil(max(shape) / (most_side * level))
-    return ChangeOverview(
-        largest(classes, factor), largest(probability, factor), histogram, level * factor, level
-    )
+    numbers = classes.astype(np.uint8, copy=False), probability.astype(np.uint8, copy=False)
+    return ChangeLevel(*numbers, histogram, level, shape)
 
 
 def _level(out: Folder, name: str, shape: tuple[int, int]) -> tuple[npt.NDArray[np.generic], int]:

@@ -74,7 +74,7 @@ def render(report: Report) -> str:
         place=facts.place_of(record),
         version=metadata.version("ussfc"),
         color="#{:02x}{:02x}{:02x}".format(*CHANGE_COLOR),
-        style=_text("report.css"),
+        style=_text("theme.css") + _text("report.css"),
         script=_text("report.js"),
         figures=facts.figures(record, largest),
         warnings=facts.warnings_of(record),

@@ -36,6 +36,7 @@ HEADERS = {
 
 FILES = {
     "": ("view.html", "text/html; charset=utf-8"),
+    "theme.css": ("theme.css", "text/css; charset=utf-8"),
     "view.css": ("view.css", "text/css; charset=utf-8"),
     "view.js": ("view.js", "text/javascript; charset=utf-8"),
 }

@@ -15,7 +15,7 @@ import shapely
 import ussfc
 from ussfc.pipeline.errors import ConfigError, GridError, ReadError, StoreError
 from ussfc.pipeline.report import facts
-from ussfc.pipeline.report.overviews import ChangeOverview, read_change, read_dates
+from ussfc.pipeline.report.overviews import ChangeOverview, read_dates, read_level
 from ussfc.pipeline.report.page import view_numbers
 from ussfc.pipeline.report.pictures import stretch_ends
 from ussfc.pipeline.report.reviews import ReviewTable
@@ -173,7 +173,7 @@ def open_view(out: Folder | str, stack: ExitStack, review: Path | None = None) -
     missing = [name for name in (layout.CHANGE, layout.PROBABILITY) if not out.exists(name)]
     if missing:
         raise StoreError(f"{out / missing[0]}: missing; run `ussfc mosaic` on the folder")
-    overview = read_change(out, record.grid.shape, OVERVIEW)
+    overview = read_level(out, record.grid.shape).overview(OVERVIEW)
     absent: list[str] = []
     pair, presentation = _dates(record, overview, absent)
     tiles = TileSource(out, record.grid.shape, pair, presentation)

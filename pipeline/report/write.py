@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +20,7 @@ from ussfc.pipeline.parallel.free_memory import return_free_memory
 from ussfc.pipeline.report.changes import ChangeSummary, summarise
 from ussfc.pipeline.report.item import write_item
 from ussfc.pipeline.report.metadata import write_metadata
-from ussfc.pipeline.report.overviews import ChangeOverview, DateViews, read_change, read_dates
+from ussfc.pipeline.report.overviews import ChangeLevel, ChangeOverview, DateViews, read_dates, read_level
 from ussfc.pipeline.report.page import Pictures, Report, render
 from ussfc.pipeline.report.pictures import (
     EMPTY_COLOR,
@@ -87,6 +89,13 @@ def write_report(out: Folder | str, subscriber: Subscriber = ignore, pair: Scene
     out = Folder.of(out)
     out.ping()
     record = RunRecord.read(out, layout.MANIFEST)
+    return _write_page(out, record, pair, lambda: read_level(out, record.grid.shape))
+
+
+def _write_page(
+    out: Folder, record: RunRecord, pair: ScenePair | None, read: Callable[[], ChangeLevel]
+) -> bool:
+    """Do as :func:`write_report`; ``read`` reads the rasters of the run."""
     digest = _digest(out)
     if _is_current(out, digest):
         return False
@@ -95,7 +104,7 @@ def write_report(out: Folder | str, subscriber: Subscriber = ignore, pair: Scene
         raise StoreError(
             f"{out}: has no {missing[0]} yet; run `ussfc mosaic` on the folder, then `ussfc report`"
         )
-    page, preview = _make(out, record, digest, pair)
+    page, preview = _make(out, record, digest, pair, read())
     out.write(layout.PREVIEW, preview)
     out.write(layout.REPORT, page.encode())
     write_item(out, record)
@@ -118,10 +127,11 @@ def conclude(out: Folder | str, subscriber: Subscriber = ignore, pair: ScenePair
         # First, so that what follows cannot prevent it; again where that is new to it.
         write_item(out, record)
         write_styles(out, record)
-        if layout.CHANGE in record.products and layout.PROBABILITY in record.products:
-            write_metadata(out, record, read_change(out, record.grid.shape, SIDES[-1]))
+        # Once for both, and not where everything is there already.
+        read = functools.cache(lambda: read_level(out, record.grid.shape))
+        write_metadata(out, record, read)
         if record.config.get("output", {}).get("report", True):
-            write_report(out, subscriber, pair)
+            _write_page(out, record, pair, read)
     except (ReadError, StoreError) as error:
         subscriber(Notice(f"not everything to look at could be made: {error}"))
 
@@ -160,7 +170,9 @@ def _is_current(out: Folder, digest: str) -> bool:
     return False
 
 
-def _make(out: Folder, record: RunRecord, digest: str, pair: ScenePair | None) -> tuple[str, bytes]:
+def _make(
+    out: Folder, record: RunRecord, digest: str, pair: ScenePair | None, level: ChangeLevel
+) -> tuple[str, bytes]:
     model, absent = None, ""
     try:
         pair = pair or recorded_pair(record)
@@ -169,7 +181,7 @@ def _make(out: Folder, record: RunRecord, digest: str, pair: ScenePair | None) -
         absent = str(error)
         with suppress(ussfc.ModelError):
             model = ussfc.find_model(record.model.name)
-    found = _overview(out, record, pair, absent)
+    found = _overview(level, record, pair, absent)
     changes, layer = _polygons(out, record)
     thumbnails: list[Thumbnail] = []
     if pair is not None and found.views is not None and changes is not None:
@@ -221,10 +233,10 @@ def color_places(pair: ScenePair) -> tuple[int, int, int]:
     return color_bands([band.common_name for band in pair.model.bands])
 
 
-def _overview(out: Folder, record: RunRecord, pair: ScenePair | None, absent: str) -> _Overview:
+def _overview(level: ChangeLevel, record: RunRecord, pair: ScenePair | None, absent: str) -> _Overview:
     """Return overviews of the largest side whose pictures fit a page."""
     for side in SIDES:
-        change = read_change(out, record.grid.shape, side)
+        change = level.overview(side)
         probability = webp(change.probability, lossless=True)
         views, dates, encoded = None, None, None
         if pair is not None:

@@ -15,7 +15,7 @@ from tests.support.rasters import change_of, load, probabilities, probability_of
 from tests.support.shown_runs import SHAPE
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.report import overviews
-from ussfc.pipeline.report.overviews import averaged, largest, mapped, read_change, read_dates
+from ussfc.pipeline.report.overviews import averaged, largest, mapped, read_dates, read_level
 from ussfc.pipeline.report.thumbnails import unchecked
 from ussfc.pipeline.report.write import mappings_of, recorded_pair
 from ussfc.pipeline.runs.manifest import RunRecord
@@ -67,7 +67,7 @@ def test_average_is_that_of_valid_pixels(rows: int, cols: int, factor: int, seed
 
 
 def test_small_rasters_are_read_whole(finished: Path) -> None:
-    found = read_change(Folder.of(finished), SHAPE, 300)
+    found = read_level(Folder.of(finished), SHAPE).overview(300)
     assert (found.level, found.shrink) == (1, 2)
     np.testing.assert_array_equal(found.classes, largest(load(finished / "change.tif"), 2))
     stored = load(finished / "probability.tif")
@@ -88,7 +88,7 @@ def test_larger_ones_from_the_finest_level_that_fits(
 ) -> None:
     monkeypatch.setattr(overviews, "MOST_READ", 300 * 260)
     out = make_rasters(tmp_path, probabilities((600, 520), dtype))
-    found = read_change(out, (600, 520), 150)
+    found = read_level(out, (600, 520)).overview(150)
     assert (found.level, found.shrink) == (2, 4)
     stored = load(tmp_path / "probability.tif", 0)
     if dtype == "float32":
@@ -98,7 +98,7 @@ def test_larger_ones_from_the_finest_level_that_fits(
 
 def test_without_data_nothing_is_counted(tmp_path: Path) -> None:
     out = make_rasters(tmp_path, np.full((40, 50), 255, np.uint8))
-    found = read_change(out, (40, 50), 10)
+    found = read_level(out, (40, 50)).overview(10)
     assert (found.probability == 255).all()
     assert not found.histogram.any()
 
@@ -109,12 +109,12 @@ def test_large_rasters_without_overviews_are_not_read(
     out = make_rasters(tmp_path, probabilities((100, 100)))
     monkeypatch.setattr(overviews, "MOST_READ", 99 * 99)
     with pytest.raises(ReadError, match="is large and has no overviews; run `ussfc mosaic`"):
-        read_change(out, (100, 100), 10)
+        read_level(out, (100, 100)).overview(10)
 
 
 def test_another_grid_is_refused(finished: Path) -> None:
     with pytest.raises(ReadError, match=r"is of another grid than run\.json"):
-        read_change(Folder.of(finished), (10, 10), 5)
+        read_level(Folder.of(finished), (10, 10)).overview(5)
 
 
 def test_dates_lie_below_the_change(finished: Path) -> None:

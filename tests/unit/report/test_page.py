@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.rasters import load
 from tests.support.shown_runs import SHAPE
-from ussfc.pipeline.report.overviews import read_change
+from ussfc.pipeline.report.overviews import read_level
 from ussfc.pipeline.report.page import view_numbers
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.storage.folder import Folder
@@ -19,7 +19,7 @@ from ussfc.pipeline.storage.folder import Folder
 def test_least_byte_is_the_first_that_is_change(finished: Path, threshold: float) -> None:
     out = Folder.of(finished)
     record = RunRecord.read(out, "run.json").model_copy(update={"threshold": threshold})
-    least = view_numbers(record, read_change(out, SHAPE, 400))["least"]
+    least = view_numbers(record, read_level(out, SHAPE).overview(400))["least"]
     assert isinstance(least, int)
     assert least / 254 >= threshold > (least - 1) / 254
 
@@ -27,7 +27,7 @@ def test_least_byte_is_the_first_that_is_change(finished: Path, threshold: float
 def test_bytes_from_the_least_on_are_the_change(finished: Path) -> None:
     out = Folder.of(finished)
     record = RunRecord.read(out, "run.json")
-    found = view_numbers(record, read_change(out, SHAPE, 400))
+    found = view_numbers(record, read_level(out, SHAPE).overview(400))
     histogram, least = found["histogram"], found["least"]
     assert (
         sum(histogram[least:]) == (load(finished / "change.tif") == 1).sum() == record.counts.changed_pixels

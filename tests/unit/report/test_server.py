@@ -66,7 +66,12 @@ def judge(server: ViewServer, **values: Any) -> tuple[int, bytes]:
 
 
 def test_page_and_its_parts(server: ViewServer) -> None:
-    for name, kind in (("", "text/html"), ("view.css", "text/css"), ("view.js", "text/javascript")):
+    for name, kind in (
+        ("", "text/html"),
+        ("theme.css", "text/css"),
+        ("view.css", "text/css"),
+        ("view.js", "text/javascript"),
+    ):
         status, body, headers = ask(server, f"/TOKEN/{name}")
         assert (status, headers["content-type"].partition(";")[0]) == (200, kind)
         assert headers["content-security-policy"].startswith("default-src 'none'")

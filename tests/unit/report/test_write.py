@@ -19,6 +19,7 @@ from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import PipelineError, ReadError, StoreError
 from ussfc.pipeline.events import Event, Notice
 from ussfc.pipeline.report import overviews
+from ussfc.pipeline.report.overviews import read_level
 from ussfc.pipeline.report.page import MOST_FAILED
 from ussfc.pipeline.report.write import conclude, write_report
 from ussfc.pipeline.runs.products import recorded_config, write_manifest, write_products
@@ -242,3 +243,22 @@ def test_folder_names(finished: Path, tmp_path: Path) -> None:
         assert write_report(str(out))
         assert len(page(out).all("img")) == 3 + 3 * len(CHANGES)
         shutil.rmtree(out)
+
+
+def test_rasters_are_read_once_and_only_where_something_is_missing(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return read_level(*arguments)
+
+    monkeypatch.setattr("ussfc.pipeline.report.write.read_level", counted)
+    for name in ("report.html", "change.tif.aux.xml", "probability.tif.aux.xml"):
+        (own / name).unlink(missing_ok=True)
+    conclude(own)
+    assert len(calls) == 1
+    assert (own / "probability.tif.aux.xml").exists()
+    conclude(own)
+    assert len(calls) == 1
