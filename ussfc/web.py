@@ -155,6 +155,11 @@ class _Patience:
         cut.start()
         try:
             found = super().getresponse()  # type: ignore[misc]  # of the connection that this is mixed into
+        except (OSError, http.client.HTTPException) as error:
+            # What a connection that was shut down ends in depends on what its server was about to send.
+            if self.late:
+                raise TimeoutError("timed out") from error
+            raise
         finally:
             cut.cancel()
         if self.late:

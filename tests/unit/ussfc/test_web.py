@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import socket
 import threading
 import time
@@ -20,6 +21,8 @@ def answering(talk: Callable[[socket.socket], None]) -> Iterator[str]:
 
         def serve() -> None:
             with contextlib.suppress(OSError), server.accept()[0] as connection:
+                # A connection that is closed with something unread is reset, not ended.
+                connection.recv(4096)
                 talk(connection)
 
         thread = threading.Thread(target=serve, daemon=True)
@@ -61,9 +64,26 @@ def test_no_server_is_waited_for_without_end(quick: None, talk: Callable[[socket
     assert "PassWord" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "end", [ConnectionResetError(104, "Connection reset by peer"), http.client.BadStatusLine("")], ids=repr
+)
+def test_a_server_that_was_given_up_timed_out_however_its_connection_ends(
+    monkeypatch: pytest.MonkeyPatch, end: Exception
+) -> None:
+    def cut_off(connection: http.client.HTTPConnection) -> None:
+        assert connection.sock is not None
+        while connection.sock.recv(4096):
+            pass
+        raise end
+
+    monkeypatch.setattr(web, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(http.client.HTTPConnection, "getresponse", cut_off)
+    with answering(trickle) as url, pytest.raises(OSError, match="timed out"):
+        web.fetch(url, 100)
+
+
 def test_a_short_answer_is_no_whole_one() -> None:
     def stop(connection: socket.socket) -> None:
-        connection.recv(4096)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort")
 
     with answering(stop) as url, pytest.raises(OSError, match=r"ends after 5 of 9 bytes|no proper answer"):
@@ -76,7 +96,6 @@ def test_a_short_answer_is_no_whole_one() -> None:
 )
 def test_refusals_are_errors_of_the_system(status: int, kind: type[OSError]) -> None:
     def refuse(connection: socket.socket) -> None:
-        connection.recv(4096)
         connection.sendall(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode())
 
     with answering(refuse) as url, pytest.raises(kind, match=f"^HTTP {status} No$") as caught:
