@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 import ussfc
-from ussfc import baseline
 from ussfc.metrics import Confusion, Tally
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError
+from ussfc.pipeline.evaluation.baselines import MEASURES, changed
 from ussfc.pipeline.evaluation.labelled_scenes import LabelledScene, ScenePairs, find_scenes
 from ussfc.pipeline.evaluation.scores import Evaluation, SceneScore
 from ussfc.pipeline.evaluation.sources import GEOTIFF, MASKS, check_pictures_fit, parse_data
@@ -76,7 +76,7 @@ def evaluate(
         datas: ``KIND:DIR``, one or more.
         config: names model, threshold, tiling and inference.
         selection: the part of the data to score.
-        with_baseline: score change vector magnitude with Otsu's threshold as well.
+        with_baseline: score the baselines without learning of :mod:`ussfc.pipeline.evaluation.baselines` as well.
         out: folder for ``evaluation.json``, ``curve.csv``, ``curve.png`` and one picture of errors a scene.
         subscriber: receives the events.
 
@@ -224,11 +224,13 @@ def _picture_jobs(
 
 def _scored(pair: LabelledPair, levels: ByteArray, with_baseline: bool) -> tuple[SceneScore, _Shown]:
     valid = np.ones(pair.shape, bool) if pair.valid is None else pair.valid
-    plain = None
+    baselines = {}
     if with_baseline:
-        answer = baseline.changed(as_unit_range(pair.before), as_unit_range(pair.after), valid)
-        plain = Confusion.of(answer[valid], pair.label[valid])
-    return SceneScore(pair.name, Tally.of_levels(levels, pair.label, valid), plain), _Shown(pair, levels)
+        before, after = as_unit_range(pair.before), as_unit_range(pair.after)
+        for name in MEASURES:
+            answer = changed(name, before, after, valid)
+            baselines[name] = Confusion.of(answer[valid], pair.label[valid])
+    return SceneScore(pair.name, Tally.of_levels(levels, pair.label, valid), baselines), _Shown(pair, levels)
 
 
 def _write(evaluation: Evaluation, out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from ussfc.metrics import Confusion, Tally
@@ -17,8 +18,8 @@ class SceneScore:
 
     name: str
     tally: Tally
-    baseline: Confusion | None
-    """Change vector magnitude with Otsu's threshold; None where it was not computed."""
+    baselines: Mapping[str, Confusion]
+    """Counts of the baselines without learning by name; empty where they were not computed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,17 +57,18 @@ class Evaluation:
             ],
             "sweep": sweep,
         }
-        known = [scene.baseline for scene in self.scenes if scene.baseline is not None]
-        if known:
-            result["baseline"] = {
-                "method": "change vector magnitude, Otsu's threshold per scene",
-                "scores": sum(known, Confusion()).scores(),
-                "scenes": [
-                    {"name": scene.name, **scene.baseline.scores()}
-                    for scene in self.scenes
-                    if scene.baseline is not None
-                ],
-            }
+        names = list(self.scenes[0].baselines) if self.scenes else []
+        if names:
+            result["baselines"] = [
+                {
+                    "method": f"{name}, Otsu's threshold of the scene",
+                    "scores": sum((scene.baselines[name] for scene in self.scenes), Confusion()).scores(),
+                    "scenes": [
+                        {"name": scene.name, **scene.baselines[name].scores()} for scene in self.scenes
+                    ],
+                }
+                for name in names
+            ]
         return result
 
 

@@ -93,6 +93,20 @@ def normalise(before: FloatArray, after: FloatArray, valid: BoolArray) -> Normal
 def no_change_weights(before: DoubleArray, after: DoubleArray) -> DoubleArray:
     """Return the probability of no change of each pixel, by IR-MAD.
 
+    Args:
+        before: (bands, pixels).
+        after: (bands, pixels).
+
+    Returns:
+        (pixels,) in [0, 1]; ones where both dates are equal, zeros without a band that varies in both.
+    """
+    found = alteration(before, after)
+    return np.zeros(before.shape[1]) if found is None else _no_change(*found)
+
+
+def alteration(before: DoubleArray, after: DoubleArray) -> tuple[DoubleArray, int] | None:
+    """Return the squared distance of each pixel from no change, by IR-MAD, and its degrees of freedom.
+
     The p-value of a pixel as its weight would let the variance of unchanged ground shrink at every turn, until a
     thousandth of the pixels is left. The variance is scaled so that Gaussian differences keep theirs.
 
@@ -101,7 +115,8 @@ def no_change_weights(before: DoubleArray, after: DoubleArray) -> DoubleArray:
         after: (bands, pixels).
 
     Returns:
-        (pixels,) in [0, 1]; ones where both dates are equal, zeros without a band that varies in both.
+        (pixels,) of 0 and above, which follow a chi-squared distribution where nothing changed, and the number of
+        bands that vary in both dates; None: there is none.
     """
     varied = (
         [band for band in range(len(before)) if np.ptp(before[band]) > 0 and np.ptp(after[band]) > 0]
@@ -109,7 +124,7 @@ def no_change_weights(before: DoubleArray, after: DoubleArray) -> DoubleArray:
         else []
     )
     if not varied:
-        return np.zeros(before.shape[1])
+        return None
     x, y = _standardised(before[varied]), _standardised(after[varied])
     weights, last = np.ones(x.shape[1]), np.zeros(len(varied))
     kept = kept_variance(len(varied))
@@ -120,11 +135,17 @@ def no_change_weights(before: DoubleArray, after: DoubleArray) -> DoubleArray:
             variance /= kept
         # Copies differ by rounding alone, which is no change.
         variance = np.maximum(variance, 1e-12)
-        weights = stats.chi2.sf((variates**2 / variance[:, None]).sum(axis=0), len(varied))
+        distance: DoubleArray = (variates**2 / variance[:, None]).sum(axis=0)
+        weights = _no_change(distance, len(varied))
         if weights.sum() < LEAST_PIXELS or np.abs(correlations - last).max() < CONVERGED:
             break
         last = correlations
-    return weights
+    return distance, len(varied)
+
+
+def _no_change(distance: DoubleArray, bands: int) -> DoubleArray:
+    result: DoubleArray = stats.chi2.sf(distance, bands)
+    return result
 
 
 def kept_variance(bands: int) -> float:

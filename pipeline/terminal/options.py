@@ -501,7 +501,10 @@ scoring_options = grouped(
         help="Choose the threshold with the largest F1 here: a split, or scenes, which are then not scored.",
     ),
     click.option(
-        "--baseline", is_flag=True, help="Score change vector magnitude with Otsu's threshold as well."
+        "--baseline",
+        is_flag=True,
+        help="Score what needs no learning as well: change vectors, the same of matched dates with a median, "
+        "blurred IR-MAD, each with Otsu's threshold of the scene.",
     ),
     click.option(
         "--out",

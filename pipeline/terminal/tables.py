@@ -252,8 +252,8 @@ def score_lines(summary: Mapping[str, Any]) -> Iterator[str]:
         for scene in summary["scenes"]:
             yield _score_line(scene["name"], scene)
     yield _score_line(f"all {len(summary['scenes'])}", summary["scores"])
-    if "baseline" in summary:
-        yield _score_line("magnitude + Otsu, all", summary["baseline"]["scores"])
+    for plain in summary.get("baselines", ()):
+        yield _score_line("", plain["scores"]) + f"  {plain['method']}"
     average = summary["average_precision"]
     yield f"average precision {'-' if average is None else format(average, '.4f')}; F1 by threshold:"
     scored = [(row["threshold"], row["f1"]) for row in summary["sweep"]]

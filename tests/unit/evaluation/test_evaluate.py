@@ -96,7 +96,16 @@ def test_command_prints_a_table_and_pictures(folder: Path, model: Path, tmp_path
     arguments = ("evaluate", "--model", model, "--data", f"geotiff:{folder}", "--baseline", "--out", tmp_path)
     shown = ussfc(*arguments)
     assert shown.exit_code == 0, shown.output
-    for word in ("precision", "kappa", "east", "north", "all 2", "magnitude + Otsu", "the model card"):
+    for word in (
+        "precision",
+        "kappa",
+        "east",
+        "north",
+        "all 2",
+        "change vectors, Otsu",
+        "IR-MAD",
+        "the model card",
+    ):
         assert word in shown.stdout
     summary = json.loads(ussfc(*arguments, "--json").stdout)
     assert summary == json.loads((tmp_path / "evaluation.json").read_text("utf-8"))
