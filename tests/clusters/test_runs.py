@@ -280,6 +280,7 @@ class Elsewhere(StubRecipe):
         raise FileNotFoundError("weights.pt: no such file")
 
 
+@pytest.mark.soak
 def test_worker_that_lacks_the_model_is_named(programs: Programs, tmp_path: Path) -> None:
     programs.start_worker()
     programs.wait_for_workers(1)
@@ -318,6 +319,7 @@ def test_workers_choose_their_engine(
     assert store_bytes(tmp_path / "out" / "work") == store_bytes(tmp_path / "here" / "work")
 
 
+@pytest.mark.soak
 def test_workers_are_asked_after_a_version_check(
     programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,6 +197,7 @@ def test_worker_that_is_cut_off_ends(
         scheduler.wait()
 
 
+@pytest.mark.soak
 def test_dask_programs_refuse_another_authority(tmp_path: Path) -> None:
     certificates = Certificates(tmp_path / "ours")
     port = free_port()

@@ -88,13 +88,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.parametrize("step", [pytest.param(640, marks=pytest.mark.soak), 1792])
 def test_a_full_disk_at_every_size_until_it_fits(
-    undisturbed: Undisturbed, small_disk: Path, tmp_path: Path
+    undisturbed: Undisturbed, small_disk: Path, tmp_path: Path, step: int
 ) -> None:
     """The disk grows by little until a run comes through: it was full at every stage before."""
     city = City(str(small_disk / "out"), tmp_path / "log")
     refused = 0
-    for kilobytes in range(512, 8192, 640):
+    for kilobytes in range(512, 12_000, step):
         subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", str(small_disk)], check=True)
         result = city.run()
         if result["status"] == 0:
