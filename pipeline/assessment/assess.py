@@ -44,7 +44,9 @@ class AssessmentRecord(Record):
     sampled_threshold: float
     """The same of the map when the sample was drawn."""
     unit: Literal["pixel", "block"]
+    """Unit that was drawn and labelled."""
     side: int
+    """Side of a unit, pixels."""
     points: int
     """Points that were labelled with a class."""
     unclear: int
@@ -60,6 +62,7 @@ class AssessmentRecord(Record):
     poststratified: dict[str, Any] | None = None
     """The same, adjusted to the known area of the map's classes; absent where the map is the one that was sampled."""
     notes: tuple[str, ...] = ()
+    """Remarks on what the intervals do not show."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,7 @@ class StratumRecord(Record):
     """A stratum."""
 
     name: str
+    """``change``, ``buffer`` or ``stable``."""
     units: int
     """Units of the population."""
     points: int
@@ -87,8 +88,11 @@ class SampleRecord(Record):
     version: str
     """Version of ussfc."""
     map: MapRecord
+    """The map that was sampled."""
     grid: GridRecord
+    """Its grid."""
     unit: Literal["pixel", "block"]
+    """Unit that was drawn."""
     side: int
     """Side of a unit, pixels."""
     buffer_px: int
@@ -96,9 +100,11 @@ class SampleRecord(Record):
     buffer_m: float | None
     """The same in metres at the centre of the grid; None on a grid without a place on the earth."""
     seed: int
+    """Seed of the draw."""
     target_se: float | None
     """Standard error of the overall accuracy that the size was chosen for; None where the size was given."""
     strata: tuple[StratumRecord, ...]
+    """Strata in their order."""
     points: str
     """Digest of the columns that are not to be edited."""
 

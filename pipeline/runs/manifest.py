@@ -91,6 +91,7 @@ class InputRecord(Record):
     identity: str
     """Fingerprint of the scene's files."""
     dtype: str
+    """Type of its pixels."""
     bands: tuple[int, ...]
     """Band numbers from 1, in the model's order."""
     acquired: str | None
@@ -105,11 +106,13 @@ class MaskRecord(Record):
     identity: str
     """Fingerprint of the file, or of the polygons."""
     kind: str
+    """Rule that its numbers are read by."""
     classes: tuple[int, ...] | None = None
     """Numbers that are masked; absent for other kinds."""
     bits: tuple[int, ...] | None = None
     """Bits of which any is masked, from 0, likewise."""
     dilation_m: float
+    """Width by which masked areas were grown, metres."""
     masked_pixels: int
     """Pixels inside the area of interest that it hides."""
 
@@ -134,14 +137,18 @@ class MaskRecords(Record):
     """The masks of a run; a date without one is absent."""
 
     before: MaskRecord | None = None
+    """That of the earlier date."""
     after: MaskRecord | None = None
+    """That of the later date."""
 
 
 class InputRecords(Record):
     """Both dates of a run."""
 
     before: InputRecord
+    """The earlier date."""
     after: InputRecord
+    """The later date."""
 
 
 class GridRecord(Record):
@@ -164,6 +171,7 @@ class ModelRecord(Record):
     """The model of a run."""
 
     name: str
+    """Name of its card."""
     sha256: str
     """Digest of the weights, hexadecimal."""
     licence: str | None
@@ -203,13 +211,16 @@ class NormalisationRecord(Record):
     sampled: int
     """Squares of the sample, of 2 x 2 pixels."""
     warning: str | None = None
+    """Reason against trusting it; absent where there is none."""
 
 
 class RadiometryRecord(Record):
     """Radiometric constants of a run."""
 
     before: MappingRecord
+    """Those of the earlier date."""
     after: MappingRecord
+    """Those of the later date."""
     normalisation: NormalisationRecord | None = None
     """Absent where the later date keeps its numbers."""
     chosen: Literal["model", "match"] | None = None
@@ -224,11 +235,13 @@ class WindowRecord(Record):
     row: int
     """First row of the window, pixels of the grid."""
     column: int
+    """First column likewise."""
     size: int
     """Side of the window, pixels."""
     dy: float
     """Rows from the content in the earlier date to the same content in the later one, pixels."""
     dx: float
+    """Columns likewise, pixels."""
     quality: float
     """Height of the correlation peak, 0 to 1."""
     agrees: bool
@@ -239,6 +252,7 @@ class RegistrationRecord(Record):
     """Shift between both dates on the common grid, and whether it was taken out."""
 
     mode: Literal["off", "check", "correct"]
+    """The key ``registration`` of the configuration."""
     state: Literal["off", "too small", "unknown", "aligned", "displaced", "corrected"]
     """``unknown``: the windows do not agree; ``displaced``: a shift was found and left."""
     inputs: str
@@ -264,6 +278,7 @@ class RegistrationRecord(Record):
     left_px: float | None = None
     """Shift measured once more with the correction, pixels."""
     warning: str | None = None
+    """Reason against trusting it; absent where there is none."""
     vectors: tuple[WindowRecord, ...] = ()
     """Windows that were measured; in ``work/registration.json`` alone."""
 
@@ -283,19 +298,27 @@ class Counts(Record):
     """Sums over a run's tiles and products."""
 
     tiles: int
+    """Tiles of the grid."""
     tiles_failed: int
+    """Tiles that kept failing."""
     patches: int
+    """Patches of the lattice that were computed."""
     valid_pixels: int
+    """Pixels with data on both dates, inside area and masks."""
     pixels: int
+    """Pixels of the grid."""
     changed_pixels: int | None = None
-    """None before the rasters are made, like the next two."""
+    """Pixels of ``change.tif`` that are 1; null before the rasters are made, like the next two."""
     unchanged_pixels: int | None = None
+    """Pixels of it that are 0."""
     nodata_pixels: int | None = None
+    """Pixels of it that are 255."""
     polygons: int | None = None
-    """None before the polygons are made, like the next two."""
+    """Features of the layer; null before the polygons are made, like the next two."""
     polygon_pixels: int | None = None
+    """Pixels inside them."""
     polygon_area_m2: float | None = None
-    """None on a grid without CRS as well."""
+    """Their geodesic area, m2; null on a grid without CRS as well."""
 
     @property
     def classified_pixels(self) -> int:
@@ -312,6 +335,7 @@ class StageRecord(Record):
     """Duration of a stage."""
 
     seconds: float
+    """Wall-clock time, seconds."""
     mpx_per_s: float
     """Megapixels of the scene a second."""
 
@@ -329,8 +353,11 @@ class FailureRecord(Record):
     rows: tuple[int, int]
     """First row of its core, and the one after the last."""
     columns: tuple[int, int]
+    """First column likewise, and the one after the last."""
     error: str
+    """Cause, one line."""
     attempts: int
+    """Times that it was tried."""
 
     @classmethod
     def of(cls, failure: TileFailure) -> FailureRecord:
@@ -351,6 +378,7 @@ class ProductKey(Record):
     content: str
     """Digest of the probabilities."""
     shape: tuple[int, int]
+    """Rows and columns of the grid."""
     threshold: float | None = None
     """Probability from which a pixel counts as changed; absent where the product has none."""
     vector: dict[str, Any] | None = None
@@ -363,8 +391,11 @@ class ProductRecord(Record):
     """A finished product, as ``run.json`` lists it."""
 
     sha256: str
+    """Digest of the file, hexadecimal."""
     bytes: int
+    """Size of the file."""
     key: ProductKey
+    """Everything that decides its bytes."""
 
 
 class ProductFileRecord(ProductRecord):
@@ -383,12 +414,17 @@ class InferenceRecord(Record):
     complete: bool
     """False where tiles kept failing."""
     failed_tiles: tuple[FailureRecord, ...]
+    """Tiles that kept failing."""
     inputs: InputRecords
+    """Both dates."""
     grid: GridRecord
+    """The common grid."""
     config: dict[str, Any]
     """Configuration without the section ``cluster``, addresses without credentials."""
     model: ModelRecord
+    """The model."""
     threshold: float
+    """Probability from which a pixel counts as changed."""
     detector: str
     """Identity of the network, its engine and its precision."""
     registration: RegistrationRecord | None = None
@@ -398,15 +434,21 @@ class InferenceRecord(Record):
     cloud_like: CloudLikeRecord | None = None
     """Change at the run's threshold that looks like clouds; absent where it cannot be measured."""
     radiometry: RadiometryRecord
+    """Radiometric constants."""
     executor: ExecutorRecord
+    """Processes that computed the tiles."""
     projected_memory_bytes: int
+    """Peak of memory as it was projected before the start."""
     peak_memory_bytes: int = 0
     """Largest resident size of all processes; absent where it was not measured."""
     warnings: tuple[str, ...]
+    """Warnings about the inputs, one line each."""
     counts: Counts
+    """Sums over tiles and products."""
     tile_seconds: dict[str, float]
     """Seconds of ``read`` and ``network``, summed over tiles."""
     stages: dict[str, StageRecord]
+    """Duration of each stage, by its name."""
 
 
 class RunRecord(InferenceRecord):
@@ -415,6 +457,7 @@ class RunRecord(InferenceRecord):
     thresholds: dict[str, float] = {}
     """Threshold of each stage that uses one."""
     products: dict[str, ProductRecord] = {}
+    """Products by the names of their files."""
     versions: dict[str, str]
     """Versions of ussfc and of the libraries that decide bytes."""
 
@@ -423,11 +466,13 @@ class DistrictRecord(Record):
     """Change in one district."""
 
     name: str
+    """Name of the district."""
     changed: float
     """Area of change, m2; pixels on a grid without a place on the earth, like the next one."""
     classified: float
     """Area that is not nodata."""
     changed_pixels: int
+    """Pixels that changed."""
 
     @property
     def share(self) -> float:
@@ -443,10 +488,13 @@ class DistrictsRecord(Record):
     change: str
     """SHA-256 of the ``change.tif`` that was counted."""
     threshold: float
+    """Threshold of that map."""
     source: str
     """File of the districts, without credentials."""
     unit: Literal["m2", "px"]
+    """Unit of the areas."""
     districts: tuple[DistrictRecord, ...]
+    """Districts in the order of the file."""
 
 
 class TileCounts(Record):

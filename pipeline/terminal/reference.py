@@ -1,4 +1,4 @@
-"""Reference pages of the documentation, made from the code: configuration, commands, exit statuses.
+"""Reference pages of the documentation, made from the code: commands, configuration, files, Python, exit statuses.
 
     python -m ussfc.pipeline.terminal.reference docs/reference
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -20,6 +20,9 @@ import click
 from ussfc.pipeline.config.load import ENV_PREFIX, documented_keys
 from ussfc.pipeline.config.schema import CLUSTERS, RunConfig
 from ussfc.pipeline.terminal.exit_statuses import STATUSES, ExitStatus
+from ussfc.pipeline.terminal.file_reference import files_page
+from ussfc.pipeline.terminal.markdown import table
+from ussfc.pipeline.terminal.python_reference import python_page
 
 MADE = (
     "<!-- Made by `python -m ussfc.pipeline.terminal.reference docs/reference`; changes go into the code. -->"
@@ -43,28 +46,19 @@ TYPES = {
 }
 
 
-def pages(commands: click.Group) -> dict[str, str]:
-    """Return the pages by file name.
+def page(name: str, commands: click.Group) -> str:
+    """Return a page.
 
     Args:
+        name: of its file, a key of :data:`PAGES`.
         commands: the command line.
     """
-    return {
-        "cli.md": "\n".join(_cli_page(commands)) + "\n",
-        "configuration.md": "\n".join(_configuration_page()) + "\n",
-        "exit-statuses.md": "\n".join(_status_page()) + "\n",
-    }
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(heads)} |"
-    yield "|" + "---|" * len(heads)
-    for row in rows:
-        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+    title, lines = PAGES[name]
+    body = "\n".join(lines(commands)).strip("\n")
+    return f"# {title}\n\n{MADE}\n\n{body}\n"
 
 
 def _configuration_page() -> Iterator[str]:
-    yield from ("# Configuration", "", MADE, "")
     yield (
         "Every key may be set in a YAML file (`--config`), as `--set tiling.tile_size=1024`, or as an environment "
         f"variable (`{ENV_PREFIX}TILING__TILE_SIZE=1024`). Later sources of this list go before earlier ones:"
@@ -89,7 +83,7 @@ def _configuration_page() -> Iterator[str]:
     heads = ("key", "default", "values", "meaning")
     for section, found in rows.items():
         yield from ("", f"## {section or 'Model and threshold'}", "")
-        yield from _table((*heads, "kinds") if section == "cluster" else heads, found)
+        yield from table((*heads, "kinds") if section == "cluster" else heads, found)
 
 
 def _property(schema: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -134,7 +128,6 @@ def _values(schema: Mapping[str, Any]) -> str:
 
 
 def _cli_page(commands: click.Group) -> Iterator[str]:
-    yield from ("# Commands", "", MADE)
     root = click.Context(commands, info_name="ussfc")
     yield from _command(commands, root)
 
@@ -150,7 +143,7 @@ def _command(command: click.Command, context: click.Context) -> Iterator[str]:
     options = [_option(param, context) for param in command.params if isinstance(param, click.Option)]
     if options:
         yield ""
-        yield from _table(("option", "meaning"), options)
+        yield from table(("option", "meaning"), options)
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             inner = command.get_command(context, name)
@@ -178,20 +171,30 @@ def _option(option: click.Option, context: click.Context) -> tuple[str, str]:
 
 
 def _status_page() -> Iterator[str]:
-    yield from ("# Exit statuses", "", MADE, "")
     errors: dict[ExitStatus, list[str]] = {}
     for kind, status in STATUSES:
         errors.setdefault(status, []).append(f"`{kind.__name__}`")
     rows = [(str(int(status)), status.meaning, ", ".join(errors.get(status, ()))) for status in ExitStatus]
-    yield from _table(("status", "meaning", "errors in Python"), rows)
+    yield from table(("status", "meaning", "errors in Python"), rows)
+
+
+PAGES: Mapping[str, tuple[str, Callable[[click.Group], Iterator[str]]]] = {
+    "cli.md": ("Commands", _cli_page),
+    "configuration.md": ("Configuration", lambda _: _configuration_page()),
+    "files.md": ("Files in OUT", lambda _: files_page()),
+    "python.md": ("Python", lambda _: python_page()),
+    "exit-statuses.md": ("Exit statuses", lambda _: _status_page()),
+}
+"""Title and lines of each page, by the name of its file."""
 
 
 def main(folder: str) -> None:
     """Write the pages into a folder."""
     # By name: the command line imports this package, not the other way round.
-    for name, text in pages(resolve_name("ussfc.cli:main")).items():
+    commands = resolve_name("ussfc.cli:main")
+    for name in PAGES:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / name).write_text(text, "utf-8")
+        (Path(folder) / name).write_text(page(name, commands), "utf-8")
 
 
 if __name__ == "__main__":
