@@ -28,6 +28,7 @@ from ussfc.engines import (
     TileEngine,
 )
 from ussfc.errors import ModelError
+from ussfc.programs import is_program, read_program
 
 Result = TypeVar("Result")
 
@@ -243,6 +244,8 @@ class DetectorSpec:
                 f"engine {self.engine}: version {found} here, {self.engine_version} where the run began; every worker "
                 "needs the same"
             )
+        if is_program(self.weights_uri):
+            return self._build_program(streams)
         network = load_weights(self.weights_uri, sha256=self.weights_sha256)
         where = f"weights {shown_address(self.weights_uri)}"
         if network.bands != self.bands:
@@ -263,10 +266,31 @@ class DetectorSpec:
             except OutOfMemory as error:
                 raise ModelError(f"{error}; take a smaller inference.batch_size or another device") from error
             return TileDetector(engine, *sizes)
-        if streams is None:
-            streams = cores() if self.streams is None else self.streams
         module = import_module(CPU_ENGINES[self.engine])
-        return PatchDetector(module.build_engine(network, shape, self.precision, streams), *sizes)
+        return PatchDetector(
+            module.build_engine(network, shape, self.precision, self._streams(streams)), *sizes
+        )
+
+    def _streams(self, streams: int | None) -> int:
+        if streams is not None:
+            return streams
+        return cores() if self.streams is None else self.streams
+
+    def _build_program(self, streams: int | None) -> PatchDetector:
+        from ussfc.engines.openvino_engine import program_engine
+
+        program = read_program(self.weights_uri, sha256=self.weights_sha256)
+        if program.bands != self.bands:
+            raise ModelError(
+                f"model {shown_address(self.weights_uri)}: for {program.bands} bands, the model card lists "
+                f"{self.bands}; correct it"
+            )
+        shape = (self.batch_size, self.bands, self.patch_size, self.patch_size)
+        try:
+            engine = program_engine(program.data, shape, self.precision, self._streams(streams))
+        except ModelError as error:
+            raise ModelError(f"model {shown_address(self.weights_uri)}: {error}") from error
+        return PatchDetector(engine, self.bands, self.patch_size, self.batch_size)
 
 
 def engine_version(engine: str) -> str:

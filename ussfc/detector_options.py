@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ussfc import engine_selection
 from ussfc.detector import DetectorSpec, engine_version
 from ussfc.engines import DEVICES as ENGINE_DEVICES
 from ussfc.engines import PRECISIONS
 from ussfc.errors import ModelError
+from ussfc.programs import is_program
 from ussfc.spec import ModelSpec
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -68,6 +69,8 @@ def detector_spec(
             batch size or number of streams out of range.
     """
     _check_names(options)
+    if is_program(model.weights_path()):
+        options = _for_programs(options, model)
     device = _device_here() if options.device == "auto" else options.device
     patch_size = options.patch_size or model.tiling.patch_size or model.patch_size
     _check_numbers(options, patch_size, device)
@@ -99,6 +102,20 @@ def detector_spec(
     if len(installed) == 1:
         return installed[0]
     return (choose or engine_selection.fastest)(installed)
+
+
+def _for_programs(options: DetectorOptions, model: ModelSpec) -> DetectorOptions:
+    """Return the options with OpenVINO, which alone runs programs."""
+    for option, value, known in (
+        ("engine", options.engine, "openvino"),
+        ("device", options.device, "cpu"),
+        ("ssfc", options.ssfc or "patch", "patch"),
+    ):
+        if value not in ("auto", known):
+            raise ModelError(
+                f"{option} {value!r}: model {model.name} is an ONNX program, which has {known} alone; leave it out"
+            )
+    return replace(options, engine="openvino", device="cpu")
 
 
 def _check_names(options: DetectorOptions) -> None:

@@ -22,16 +22,18 @@ from pydantic import (
     PositiveFloat,
     PrivateAttr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
 from ussfc.addresses import shown_address
 from ussfc.errors import ModelError
 from ussfc.files import is_uri, opened, sha256_of
+from ussfc.programs import is_program, read_program
 from ussfc.yaml_text import parse_yaml, read_yaml
 
 CARD_SUFFIXES = (".yaml", ".yml")
-WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".onnx")
 
 PERMISSIVE = re.compile(
     r"(apache|mit|[0-9]?bsd|isc|zlib|unlicense|public domain|cc0|pddl|odc by|cc by( [0-9 ]+)?$)\b"
@@ -55,7 +57,8 @@ class WeightsFile(_Part):
     """The file with the weights."""
 
     uri: str = Field(min_length=1)
-    """Path relative to the card's folder, absolute path, or any URI that fsspec opens."""
+    """Path relative to the card's folder, absolute path, or any URI that fsspec opens: weights of USSFC-Net, or an ONNX
+    program of any network (see :mod:`ussfc.programs`)."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Digest of the file; another one is refused."""
 
@@ -209,6 +212,15 @@ class ModelSpec(_Part):
         """F1 over all scenes of the card; 0 without scores."""
         return self.scores[-1].f1 if self.scores else 0.0
 
+    @field_validator("network", mode="before")
+    @classmethod
+    def _no_code(cls, value: object) -> object:
+        if isinstance(value, str):
+            raise ValueError(
+                "code is never run; export the network as ONNX and give that file as weights.uri"
+            )
+        return value
+
     @model_validator(mode="after")
     def _one_number_per_band(self) -> Self:
         if not isinstance(self.radiometry, RangeRadiometry):
@@ -268,10 +280,11 @@ def list_models() -> tuple[str, ...]:
 
 
 def find_model(name_or_file: str) -> ModelSpec:
-    """Return the card of a packaged model or of a YAML file, or make one for a bare weights file.
+    """Return the card of a packaged model or of a YAML file, or make one for a bare file of weights or an ONNX program.
 
     A bare weights file is taken for a network trained as in the paper: patches of 256 pixels, numbers from 0
-    to 255, threshold 0.5. Its bands are counted, and named ``band1`` onwards.
+    to 255, threshold 0.5. Its bands are counted, and named ``band1`` onwards. A program that
+    :func:`ussfc.export.export_model` wrote holds what its card says of them.
 
     Args:
         name_or_file: a name of :func:`list_models`, a ``.yaml`` file, or a ``.safetensors``, ``.pth`` or
@@ -321,8 +334,10 @@ def _folder_of(uri: str) -> str:
 
 
 def _spec_of_weights(uri: str, stem: str) -> ModelSpec:
-    # Only the tensors give the bands: the one place in this module that needs torch.
     digest = sha256_of(uri)  # a file that is not there is reported before torch is waited for
+    if is_program(uri):
+        return _spec_of_program(uri, stem, digest)
+    # Only the tensors give the bands: the one place in this module that needs torch.
     from ussfc.weights import load_weights
 
     network = load_weights(uri, sha256=digest)
@@ -333,6 +348,21 @@ def _spec_of_weights(uri: str, stem: str) -> ModelSpec:
         network=Network(ratio=network.ratio),
         bands=tuple(Band(name=f"band{number}") for number in range(1, network.bands + 1)),
     )
+
+
+def _spec_of_program(uri: str, stem: str, digest: str) -> ModelSpec:
+    program = read_program(uri, sha256=digest)
+    card = {
+        "name": stem,
+        "title": f"program from {shown_address(uri)}",
+        "bands": [{"name": f"band{number}"} for number in range(1, program.bands + 1)],
+        **{name: value for name, value in program.facts.items() if name in ModelSpec.model_fields},
+        "weights": {"uri": uri if is_uri(uri) else str(Path(uri).absolute()), "sha256": digest},
+    }
+    try:
+        return ModelSpec.model_validate(card)
+    except ValidationError as error:
+        raise ModelError(f"model {shown_address(uri)}: its own facts do not fit: {_faults(error)}") from error
 
 
 def _faults(error: ValidationError) -> str:

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import click
 
 from ussfc.addresses import shown_address
+from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.parallel.memory_limit import check_address_space
 from ussfc.pipeline.terminal import completion, options, tables
 from ussfc.pipeline.terminal.output import Output
+from ussfc.pipeline.terminal.parameters import LocalPath
 
 
 @click.group()
@@ -38,6 +41,7 @@ def show_model(name: str, output: Output) -> None:
 
     import ussfc
     from ussfc.efficiency import efficiency, latency
+    from ussfc.programs import is_program
 
     check_address_space()
     spec = ussfc.find_model(name)
@@ -45,6 +49,10 @@ def show_model(name: str, output: Output) -> None:
     card["weights"]["uri"] = shown_address(spec.weights.uri)
     if not output.as_json:
         click.echo(yaml.safe_dump(card, sort_keys=False, width=110).rstrip())
+    if is_program(spec.weights_path()):
+        # The counts know the layers of USSFC-Net alone.
+        output.result(card, ())
+        return
     network = ussfc.load_weights(spec.weights_path(), sha256=spec.weights.sha256)
     counts = efficiency(network)
     seconds = latency(network, counts.patch_size)
@@ -78,3 +86,45 @@ def fit_models(before: str, after: str, settings: options.Settings, output: Outp
         for fit in ranked
     ]
     output.result(listed, lines)
+
+
+@models.command("export")
+@click.argument("name", shell_complete=completion.models)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["onnx", "torch"]),
+    default="onnx",
+    help="onnx, or an exported program of PyTorch (torch.export.load).",
+)
+@click.option(
+    "--out", type=LocalPath(dir_okay=False), metavar="FILE", help="File to write; NAME.onnx or NAME.pt2."
+)
+@options.json_option("Print path and facts as JSON.")
+def export(name: str, kind: str, out: Path | None, output: Output) -> None:
+    """Export the network of a model for other software, with bands, numbers, threshold and licence as metadata."""
+    import ussfc
+    from ussfc.errors import ModelError
+    from ussfc.export import SUFFIXES, export_model, facts, patch_size
+    from ussfc.programs import is_program
+
+    check_address_space()
+    spec = ussfc.find_model(name)
+    if is_program(spec.weights_path()):
+        raise ModelError(f"model {spec.name}: is an ONNX program already; copy the file")
+    target = out or Path(f"{spec.name}{SUFFIXES[kind]}")
+    if not target.absolute().parent.is_dir():
+        raise StoreError(f"{target}: there is no folder {target.absolute().parent}; create it first")
+    try:
+        export_model(spec, target, kind)
+    except OSError as error:
+        raise StoreError(f"{target}: cannot be written ({error.strerror or error}); check --out") from error
+    licence = spec.licence.terms if spec.licence else "no licence stated"
+    side = patch_size(spec)
+    output.result(
+        {"path": str(target), **facts(spec)},
+        [
+            f"{target}: before and after, (N, {len(spec.bands)}, {side}, {side}) float32 in [0, 1], to probability; "
+            f"threshold {spec.threshold:g} [{licence}]"
+        ],
+    )

@@ -55,7 +55,7 @@ class OpenVINOEngine:
     keeps the feature maps in the core's cache.
 
     Args:
-        network: the network; copied.
+        network: the network, copied; or a graph of these shapes, from before and after in [0, 1] to probabilities.
         shape: ``(N, bands, H, W)`` of every batch.
         precision: ``float32``, ``bfloat16`` or ``float16``.
         streams: batches at the same time.
@@ -66,7 +66,7 @@ class OpenVINOEngine:
 
     def __init__(
         self,
-        network: USSFCNet,
+        network: USSFCNet | openvino.Model,
         shape: tuple[int, int, int, int],
         precision: str = "float32",
         streams: int = 1,
@@ -87,7 +87,8 @@ class OpenVINOEngine:
             "INFERENCE_PRECISION_HINT": HINT[precision],
             "ENABLE_CPU_PINNING": False,
         }
-        compiled = core().compile_model(graph(FoldedUSSFCNet(network), shape), "CPU", options)
+        model = graph(FoldedUSSFCNet(network), shape) if isinstance(network, USSFCNet) else network
+        compiled = core().compile_model(model, "CPU", options)
         self._streams = streams
         self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(streams):
@@ -262,3 +263,31 @@ def build_engine(
 ) -> OpenVINOEngine:
     """Return the engine for a network; see :class:`OpenVINOEngine`."""
     return OpenVINOEngine(network, shape, precision, streams)
+
+
+def program_engine(
+    data: bytes, shape: tuple[int, int, int, int], precision: str, streams: int
+) -> OpenVINOEngine:
+    """Return the engine for a program, see :mod:`ussfc.programs`.
+
+    Args:
+        data: content of an ONNX file.
+        shape: ``(N, bands, H, W)`` of every batch.
+        precision: ``float32``, ``bfloat16`` or ``float16``.
+        streams: batches at the same time.
+
+    Raises:
+        ModelError: OpenVINO cannot run it, or not on batches of that shape.
+    """
+    try:
+        model = core().read_model(data)
+        model.reshape(dict.fromkeys(range(2), openvino.PartialShape(list(shape))))
+        found = list(model.output(0).partial_shape.to_shape())
+    except RuntimeError as error:
+        # The first lines are places in OpenVINO's source.
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ModelError(f"OpenVINO cannot run it on batches of {shape} ({reason})") from error
+    expected = [shape[0], 1, *shape[2:]]
+    if found != expected:
+        raise ModelError(f"returns {tuple(found)} for batches of {shape}, expected {tuple(expected)}")
+    return OpenVINOEngine(model, shape, precision, streams)
