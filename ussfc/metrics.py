@@ -177,6 +177,38 @@ class Tally:
                 points.append((level / (LEVELS - 1), found.precision, found.recall))
         return points
 
+    def reliability(self, bins: int = 10) -> list[tuple[float, float, int]]:
+        """Compare probabilities with how often there is change.
+
+        Args:
+            bins: intervals of equal width between 0 and 1.
+
+        Returns:
+            (mean probability, share of change, pixels) of each interval that has pixels, ascending.
+        """
+        probability = np.arange(LEVELS) / (LEVELS - 1)
+        interval = np.minimum((probability * bins).astype(int), bins - 1)
+        pixels = self.change + self.no_change
+        found = []
+        for each in range(bins):
+            inside = interval == each
+            count = int(pixels[inside].sum())
+            if count:
+                mean = float((probability * pixels)[inside].sum()) / count
+                found.append((mean, int(self.change[inside].sum()) / count, count))
+        return found
+
+    def calibration_error(self, bins: int = 10) -> float:
+        """Compute the expected calibration error (Naeini et al., AAAI 2015); NaN without pixels.
+
+        It is the mean over pixels of the difference between probability and share of change in their interval.
+        """
+        points = self.reliability(bins)
+        total = sum(pixels for _, _, pixels in points)
+        return (
+            sum(abs(mean - share) * pixels for mean, share, pixels in points) / total if total else math.nan
+        )
+
     def average_precision(self) -> float:
         """Compute the area under the precision-recall curve as a step function; NaN without change."""
         if not self.change.any():

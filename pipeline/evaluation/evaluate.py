@@ -77,7 +77,8 @@ def evaluate(
         config: names model, threshold, tiling and inference.
         selection: the part of the data to score.
         with_baseline: score the baselines without learning of :mod:`ussfc.pipeline.evaluation.baselines` as well.
-        out: folder for ``evaluation.json``, ``curve.csv``, ``curve.png`` and one picture of errors a scene.
+        out: folder for ``evaluation.json``, ``curve.csv``, ``curve.png``, ``reliability.png`` and a picture of errors a
+            scene.
         subscriber: receives the events.
 
     Raises:
@@ -242,3 +243,4 @@ def _write(evaluation: Evaluation, out: Path) -> None:
     writer.writerows(points)
     Folder.of(out).write(layout.CURVE_TABLE, text.getvalue().encode())
     pictures.precision_recall(points, evaluation.tally.at(evaluation.threshold), out / layout.CURVE_PICTURE)
+    pictures.reliability(evaluation.tally.reliability(), out / layout.RELIABILITY_PICTURE)

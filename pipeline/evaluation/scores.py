@@ -51,6 +51,13 @@ class Evaluation:
             "scores": total.at(self.threshold).scores(),
             "confusion": dataclasses.asdict(total.at(self.threshold)),
             "average_precision": total.average_precision() if total.change.any() else None,
+            "calibration": {
+                "expected_error": total.calibration_error() if total.change.any() else None,
+                "reliability": [
+                    {"probability": mean, "change": share, "pixels": pixels}
+                    for mean, share, pixels in total.reliability()
+                ],
+            },
             "scenes": [
                 {"name": scene.name, **_counts(scene.tally), **scene.tally.at(self.threshold).scores()}
                 for scene in self.scenes

@@ -138,6 +138,9 @@ CURVE_TABLE = "curve.csv"
 CURVE_PICTURE = "curve.png"
 """Plot of that table, in the OUT of an evaluation."""
 
+RELIABILITY_PICTURE = "reliability.png"
+"""Share of pixels with change against their probability, in the OUT of an evaluation."""
+
 
 def in_work(name: str) -> str:
     """Return the name relative to OUT of a file that is named relative to OUT/work."""

@@ -258,6 +258,11 @@ def score_lines(summary: Mapping[str, Any]) -> Iterator[str]:
     yield f"average precision {'-' if average is None else format(average, '.4f')}; F1 by threshold:"
     scored = [(row["threshold"], row["f1"]) for row in summary["sweep"]]
     yield "  ".join(f"{t:.2f} {'-' if f1 is None else format(f1, '.3f')}" for t, f1 in scored)
+    calibration = summary["calibration"]
+    if calibration["expected_error"] is not None:
+        yield f"expected calibration error {calibration['expected_error']:.4f}; share of change by probability:"
+        rows = calibration["reliability"]
+        yield "  ".join(f"{row['probability']:.2f} {row['change']:.3f}" for row in rows)
 
 
 def _score_line(name: str, scores: Mapping[str, Any]) -> str:

@@ -93,3 +93,27 @@ def precision_recall(points: Sequence[tuple[float, float, float]], chosen: Confu
     with create_file(aside) as file:
         figure.savefig(file, format="png", dpi=110)
     os.replace(aside, path)
+
+
+def reliability(points: Sequence[tuple[float, float, int]], path: Path) -> None:
+    """Draw a reliability diagram as a PNG: share of change against probability, pixels of each interval below.
+
+    Args:
+        points: (mean probability, share of change, pixels) of :meth:`ussfc.metrics.Tally.reliability`.
+        path: file of the picture.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    upper.plot([0, 1], [0, 1], color="#999999", linestyle="--", label="calibrated")
+    upper.plot([mean for mean, _, _ in points], [share for _, share, _ in points], "o-", color="#3c78d8")
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of pixels with change")
+    upper.grid(color="#dddddd")
+    upper.legend(loc="upper left")
+    lower.bar([mean for mean, _, _ in points], [pixels for _, _, pixels in points], 0.06, color="#3c78d8")
+    lower.set(yscale="log", xlabel="probability", ylabel="pixels")
+    aside = path.with_name(f".{path.name}.part")
+    with create_file(aside) as file:
+        figure.savefig(file, format="png", dpi=110)
+    os.replace(aside, path)

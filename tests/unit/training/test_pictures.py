@@ -128,3 +128,11 @@ def test_curves_without_points_are_drawn(tmp_path: Path, chosen: Confusion) -> N
     assert (drawn[..., :3] == (230, 75, 53)).all(axis=-1).any()
     assert (drawn[..., :3] == (60, 120, 216)).all(axis=-1).any() == bool(chosen.tp)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_reliability_is_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "reliability.png"
+    pictures.reliability([(0.05, 0.01, 9000), (0.62, 0.3, 40)], path)
+    assert (read(path)[..., :3] == (60, 120, 216)).all(axis=-1).any()
+    pictures.reliability([], path)
+    assert list(tmp_path.iterdir()) == [path]

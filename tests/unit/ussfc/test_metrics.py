@@ -252,3 +252,30 @@ def test_curve_agrees_with_its_thresholds(change: ByteArray, no_change: ByteArra
     for threshold, precision, recall in tally.curve():
         found = tally.at(threshold)
         assert (found.precision, found.recall) == (precision, recall)
+
+
+@given(levels, levels)
+def test_calibration_error_by_definition(change: ByteArray, no_change: ByteArray) -> None:
+    found = tally_of(change, no_change)
+    every = np.concatenate([change, no_change]).astype(float) / 254
+    truth = np.arange(every.size) < change.size
+    interval = np.minimum(every * 5, 4).astype(int)
+    parts = [abs(every[interval == each].sum() - truth[interval == each].sum()) for each in range(5)]
+    assert found.calibration_error(5) == pytest.approx(sum(parts) / every.size)
+    assert sum(pixels for _, _, pixels in found.reliability(5)) == every.size
+
+
+def test_calibration_error_needs_pixels() -> None:
+    assert math.isnan(Tally.empty().calibration_error())
+    assert Tally.empty().reliability() == []
+
+
+def test_probabilities_drawn_from_themselves_are_calibrated() -> None:
+    rng = np.random.default_rng(3)
+    probability = rng.random(200_000).astype(np.float32)
+    truth = rng.random(probability.size) < probability
+    right, timid = Tally.of(probability, truth), Tally.of(probability / 2, truth)
+    assert right.calibration_error() < 0.005
+    assert timid.calibration_error() == pytest.approx(0.25, abs=0.01)
+    for mean, share, _ in timid.reliability():
+        assert share == pytest.approx(2 * mean, abs=0.05)
