@@ -192,8 +192,8 @@ def _check_header(header: list[str], shown: str) -> None:
     for column in SCENES:
         if column not in header:
             raise ConfigError(
-                f"{shown}: has no column {column}{found}; expected before,after and maybe name and configuration keys, "
-                "separated by commas"
+                f"{shown}: has no column {column}{found}; expected before, after and optionally name and "
+                "configuration keys, separated by commas"
             )
     for index, column in enumerate(header):
         if column in header[:index]:

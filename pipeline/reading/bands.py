@@ -83,8 +83,8 @@ def choose_bands(
     why = f"its band names ({shown}) name no others" if labels else "its bands have no names"
     return (
         taken,
-        f"{scene.uri}: bands {list(taken)} taken by position as {names}, since {why}; another order gives a wrong map: "
-        "set bands.before and bands.after",
+        f"{scene.uri}: bands {list(taken)} assigned by position to {names}, since {why}; another order gives a "
+        "wrong map: set bands.before and bands.after",
     )
 
 

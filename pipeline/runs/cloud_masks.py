@@ -86,7 +86,7 @@ def _refuse_other_run(plan: RunPlan, out: Folder, overwrite: bool) -> None:
     expected = json.loads(json.dumps(mask_keys(plan.pair.masks)[0]))
     if key.get("masks") != expected:
         raise StoreError(
-            f"{out}: holds another run, different in masks; choose another output folder, or overwrite it"
+            f"{out}: holds another run, which differs in masks; choose another output folder, or overwrite it"
         )
 
 

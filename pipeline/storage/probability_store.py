@@ -320,7 +320,7 @@ def start_store(
         )
         if differing:
             raise StoreError(
-                f"{str(root).removesuffix(f'/{layout.WORK}')}: holds another run, different in "
+                f"{str(root).removesuffix(f'/{layout.WORK}')}: holds another run, which differs in "
                 f"{', '.join(differing)}; choose another output folder, or overwrite it"
             )
         # They decide what a chunk is, and have no checksum of their own.

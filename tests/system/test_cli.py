@@ -200,7 +200,7 @@ def test_resume_other_key_and_overwrite(real_pair: tuple[Path, Path], finished: 
     assert products(out) == products(finished)
     other = ussfc("run", *real_pair, "--out", out, *SMALL, "--set", "tiling.overlap=0.5")
     assert other.exit_code == ExitStatus.OUTPUT
-    assert "different in tiling" in other.output
+    assert "differs in tiling" in other.output
     assert products(out) == products(finished)
     assert (
         ussfc(

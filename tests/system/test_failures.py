@@ -193,7 +193,7 @@ def test_run_into_memory(expected: dict[str, bytes]) -> None:
     assert [check for check in validate(out) if not check.ok] == []
     assert status(out).state == "complete"
     assert run(*PAIR, out, config(), computation=COMPUTATION) == manifest
-    with pytest.raises(StoreError, match="holds another run, different in tiling"):
+    with pytest.raises(StoreError, match="holds another run, which differs in tiling"):
         run(*PAIR, out, config("tiling.tile_size=256"), computation=COMPUTATION)
     run(*PAIR, out, config("tiling.tile_size=256"), True, computation=COMPUTATION)
     assert products(out) == expected

@@ -16,6 +16,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -209,6 +210,23 @@ def test_version_is_the_same_everywhere(wheel: zipfile.Path) -> None:
         r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
     )
     assert headings[0] == PROJECT["version"]
+
+
+def test_description_leads_to_nothing_outside_of_the_package(wheel: zipfile.Path) -> None:
+    metadata = Parser().parsestr((_dist_info(wheel) / "METADATA").read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)]+)\)", metadata.get_payload())
+    assert targets
+    assert all(target.startswith("https://") for target in targets)
+    assert metadata["Description-Content-Type"] == "text/markdown"
+
+
+def test_citation_is_of_this_version_and_names_the_paper() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert citation["version"] == PROJECT["version"]
+    assert " AND ".join(citation["license"]) == PROJECT["license"]
+    assert [each["name"] for each in citation["authors"]] == [each["name"] for each in PROJECT["authors"]]
+    assert "10.1109/TGRS.2023.3261273" in [each["doi"] for each in citation["references"]]
 
 
 def test_licences_of_weights_and_imagery_are_stated(wheel: zipfile.Path) -> None:

@@ -431,5 +431,5 @@ def test_other_engine_is_another_run(toy_pair: tuple[str, str, Path], tmp_path: 
     before, after, model = toy_pair
     choose("openvino", "float32")
     run(before, after, tmp_path / "out", toy_config(model))
-    with pytest.raises(StoreError, match=r"holds another run, different in model; .* overwrite it"):
+    with pytest.raises(StoreError, match=r"holds another run, which differs in model; .* overwrite it"):
         run(before, after, tmp_path / "out", toy_config(model, "inference.engine=torch"))

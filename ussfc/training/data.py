@@ -80,7 +80,7 @@ class TrainingData:
     pairs: LabelledPairs | MaskTiles
     """Pairs to learn from, or tiles to generate them from."""
     validation: LabelledPairs
-    """Pairs that choose the checkpoint and the threshold; never learnt from."""
+    """Pairs that choose the checkpoint and the threshold; never trained on."""
     description: str = ""
     """Description of the data."""
     licence: Licence | None = None

@@ -150,7 +150,7 @@ def test_every_notice_is_a_warning(arrays: Pair) -> None:
     before, after = arrays
     assert notices(before, after) == []
     for found, start in (
-        (notices(unnamed(before), after), "before: bands [1, 2, 3] taken by position"),
+        (notices(unnamed(before), after), "before: bands [1, 2, 3] assigned by position"),
         (
             notices(before, after + 1000),
             "the later date's numbers lie about 790 above the earlier one's; they are",

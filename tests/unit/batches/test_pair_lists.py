@@ -313,7 +313,7 @@ def refused(source: str) -> str:
         ("a.csv", "before,after\n\n", "{}: holds no pair"),
         ("a.csv", "before,later\na,b\n", "{}: has no column after (its header: 'before,later')"),
         ("a.csv", "before;after\na;b\n", "{}: has no column before (its header: 'before;after')"),
-        ("passwd", "root:x:0:0\n", "{}: has no column before; expected before,after and maybe name"),
+        ("passwd", "root:x:0:0\n", "{}: has no column before; expected before, after and optionally name"),
         ("a.csv", "before,after,before\na,b,c\n", "{}: has two columns 'before'"),
         ("a.csv", "before,after,treshold\na,b,1\n", "{}: unknown column 'treshold'; did you mean threshold?"),
         ("a.csv", "before,after,\na,b,1\n", "{}: unknown column ''; remove it"),

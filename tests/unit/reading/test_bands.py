@@ -143,7 +143,7 @@ def test_names_that_do_not_decide_are_reported(labels: tuple[str | None, ...]) -
     chosen, notice = choose_bands(scene(*((label, None) for label in labels)), RGB, None)
     assert chosen == (1, 2, 3)
     assert notice is not None
-    assert "taken by position as B04, B03, B02" in notice
+    assert "assigned by position to B04, B03, B02" in notice
     assert "bands.before" in notice
 
 

@@ -111,7 +111,7 @@ def test_clouds_and_shadows_become_nodata_whatever_the_tiles(
     assert not any(isinstance(event, StageStarted) and event.stage == "clouds" for event in again)
     assert len(list((out / "work/clouds").iterdir())) == 2
     for sets in (("masks.clouds=off",), ("masks.dilation_m=30",)):
-        with pytest.raises(StoreError, match="holds another run, different in masks"):
+        with pytest.raises(StoreError, match="holds another run, which differs in masks"):
             run(*pair_of(place), out, config_of(place, *sets), computation=STUB)
     run(*pair_of(place), out, config_of(place, "masks.dilation_m=30"), overwrite=True, computation=STUB)
     assert nodata(out).sum() > hidden.sum()

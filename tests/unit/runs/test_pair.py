@@ -142,7 +142,7 @@ def test_pair_is_brought_to_the_pixels_of_the_model(model: str, tmp_path: Path) 
         assert (file.shape, file.res, file.bounds.left, file.bounds.top) == (
             (40, 40), (10, 10), 500_000, 4_000_000,
         )  # fmt: skip
-    with pytest.raises(StoreError, match=r"holds another run, different in .*grid"):
+    with pytest.raises(StoreError, match=r"holds another run, which differs in .*grid"):
         run(*images, tmp_path / "out", config(str(trained)), computation=STUB)
 
 

@@ -280,7 +280,7 @@ def test_another_key_is_refused_by_its_difference(tmp_path: Path, change: dict[s
     with pytest.raises(StoreError) as caught:
         start_store(root, KEY | change, UTM, "uint8", 64, False)
     message = str(caught.value)
-    assert message.startswith(f"{tmp_path / 'out'}: holds another run, different in {named};")
+    assert message.startswith(f"{tmp_path / 'out'}: holds another run, which differs in {named};")
     assert "overwrite it" in message
     assert "\n" not in message
     assert len(ProbabilityStore(root).done()) == 4
