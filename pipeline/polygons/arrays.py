@@ -40,14 +40,14 @@ def reduce_groups(ufunc: np.ufunc, start: int, values: Any, group: Any, count: i
     Args:
         ufunc: the reduction: ``np.add``, ``np.minimum``, ...
         start: result of an empty group.
-        values: (n,) of any dtype, which is also the result's.
+        values: (n, ...) of any dtype, which is also the result's.
         group: (n,) number of the group, from 0.
         count: number of groups.
 
     Returns:
-        (count,).
+        (count, ...).
     """
-    result = np.full(count, start, values.dtype)
+    result = np.full((count, *values.shape[1:]), start, values.dtype)
     ufunc.at(result, group, values)
     return result
 

@@ -12,7 +12,6 @@ import shapely
 from odc.geo.geobox import GeoBox
 
 from ussfc.pipeline.polygons.files import write_error
-from ussfc.pipeline.polygons.geoparquet import table_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,7 +47,8 @@ def convert(table: Path, part: Path, geobox: GeoBox, format_: str, target: Path)
     with pq.ParquetFile(table) as file:
         types = json.loads(file.metadata.metadata[b"geo"])["columns"]["geometry"]["geometry_types"]
         multi = "MultiPolygon" in types
-        schema = table_schema().remove(table_schema().get_field_index("bbox"))
+        schema = file.schema_arrow.remove_metadata()
+        schema = schema.remove(schema.get_field_index("bbox"))
         batches = file.iter_batches(batch_size=CONVERTED, columns=schema.names)
         stream = pa.RecordBatchReader.from_batches(
             schema, (_promote(batch, schema) if multi else batch for batch in batches)

@@ -17,8 +17,10 @@ import shapely
 from odc.geo.geobox import GeoBox
 
 from ussfc.pipeline.errors import StoreError
-from ussfc.pipeline.polygons.arrays import FlagArray, RealArray
+from ussfc.pipeline.polygons.arrays import FlagArray, IntArray, RealArray
+from ussfc.pipeline.polygons.band_values import BandValues
 from ussfc.pipeline.polygons.files import writing
+from ussfc.pipeline.polygons.kinds import KINDS, hints
 from ussfc.pipeline.polygons.measure import Features
 
 if TYPE_CHECKING:
@@ -38,6 +40,12 @@ Dates = tuple[str | None, str | None]
 
 DATES = ("date_before", "date_after")
 """Columns of these."""
+
+KIND = "kind"
+"""Column with the hint at the kind of a change."""
+
+CHANGES = ("ndvi_change", "brightness_change")
+"""Columns of differences, after minus before."""
 
 MOST_BYTES = np.iinfo(np.int32).max
 """Most bytes of a column of geometries that is made at once: Arrow counts them in 32 bits."""
@@ -61,16 +69,17 @@ class VectorCounts:
 class TableWriter:
     """Writes features and counts them."""
 
-    def __init__(self, file: Path, dates: Dates) -> None:
+    def __init__(self, file: Path, dates: Dates, values: BandValues | None) -> None:
         """Create the file.
 
         Args:
             file: its path.
             dates: days of before and after, the same for every feature.
+            values: bands whose means are written.
         """
         import pyarrow.parquet as pq
 
-        self._schema = table_schema()
+        self._schema = table_schema(values)
         # The smallest and largest WKB mean nothing, and the footer would repeat the largest polygons.
         plain = [name for name in self._schema.names if name not in ("geometry", "bbox")]
         self._writer = pq.ParquetWriter(
@@ -78,10 +87,10 @@ class TableWriter:
             self._schema,
             compression="zstd",
             # Of columns that are the same all over, a row costs bits.
-            use_dictionary=list(DATES),
+            use_dictionary=[*DATES, KIND],
             write_statistics=plain + [f"bbox.{side}" for side in SIDES],
         )
-        self._dates = dates
+        self._dates, self._values = dates, values
         self._waiting: list[pa.Table] = []
         self._bounds: list[RealArray] = []
         self._types: set[str] = set()
@@ -98,7 +107,7 @@ class TableWriter:
         self._types.update(TYPES[number] for number in np.unique(shapely.get_type_id(features.geometry)))
         self._pixels += int(features.regions.pixels.sum())
         self._areas.append(features.area)
-        self._waiting.append(_table(features, self._dates, self._schema))
+        self._waiting.append(_table(features, self._dates, self._values, self._schema))
         if sum(map(len, self._waiting)) < ROW_GROUP:
             return
         waiting = pa.concat_tables(self._waiting)
@@ -130,7 +139,12 @@ class TableWriter:
 
 
 def write_table(
-    batches: Iterable[Features], geobox: GeoBox, file: Path, target: Path, dates: Dates = (None, None)
+    batches: Iterable[Features],
+    geobox: GeoBox,
+    file: Path,
+    target: Path,
+    dates: Dates = (None, None),
+    values: BandValues | None = None,
 ) -> VectorCounts:
     """Write all features; an error of ``batches`` passes as it is.
 
@@ -140,6 +154,7 @@ def write_table(
         file: the file to write.
         target: the product that errors name.
         dates: days of before and after, ISO 8601; None where one is not known.
+        values: bands whose means are written; None: no such columns.
 
     Raises:
         ussfc.pipeline.errors.StoreError: the file cannot be written, or outlines take more than a column holds.
@@ -148,7 +163,7 @@ def write_table(
     # Before the writer: tracing is under way on its threads while Arrow is imported.
     first = list(itertools.islice(batches, 1))
     with writing(target):
-        writer = TableWriter(file, dates)
+        writer = TableWriter(file, dates, values)
     with closing(writer):
         for batch in itertools.chain(first, batches):
             with writing(target):
@@ -157,8 +172,8 @@ def write_table(
             return writer.finish(geobox)
 
 
-def table_schema() -> pa.Schema:
-    """Return the columns of the layer."""
+def table_schema(values: BandValues | None = None) -> pa.Schema:
+    """Return the columns of the layer, those of the bands among them where there are any."""
     import pyarrow as pa
 
     return pa.schema(
@@ -170,6 +185,8 @@ def table_schema() -> pa.Schema:
             pa.field("max_probability", pa.float64(), nullable=False),
             pa.field("pixels", pa.int64(), nullable=False),
             *(pa.field(name, pa.string()) for name in DATES),
+            *([] if values is None else [pa.field(KIND, pa.string())]),
+            *(pa.field(name, pa.float32()) for name in ([] if values is None else number_columns(values))),
             pa.field("geometry", pa.binary(), nullable=False),
             pa.field(
                 "bbox",
@@ -202,7 +219,7 @@ def geo_metadata(geobox: GeoBox, types: Sequence[str], bounds: Sequence[RealArra
     return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
-def _table(features: Features, dates: Dates, schema: pa.Schema) -> pa.Table:
+def _table(features: Features, dates: Dates, values: BandValues | None, schema: pa.Schema) -> pa.Table:
     import pyarrow as pa
 
     regions = features.regions
@@ -216,10 +233,46 @@ def _table(features: Features, dates: Dates, schema: pa.Schema) -> pa.Table:
         _column(regions.peak, real),
         _column(regions.pixels, pa.int64()),
         *(_repeated(date, len(features.geometry)) for date in dates),
+        *([] if values is None else _value_columns(values, regions.values)),
         _binary(shapely.to_wkb(features.geometry, byte_order=1)),
         pa.StructArray.from_arrays(bounds, fields=list(schema.field("bbox").type)),
     ]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def number_columns(values: BandValues) -> list[str]:
+    """Return the names of the columns that follow from bands, without that of the kind."""
+    return [*CHANGES, *(f"{date}_{name}" for date in ("before", "after") for name in values.names)]
+
+
+def _value_columns(values: BandValues, sums: IntArray) -> list[pa.Array]:
+    import pyarrow as pa
+
+    before, after = values.means(sums)
+    found = hints(values.names, before, after, values.span)
+    return [
+        _texts(KINDS, found.kind),
+        *(
+            _column(column.astype(np.float32), pa.float32(), np.isfinite(column))
+            for column in (found.ndvi_change, found.brightness_change, *before, *after)
+        ),
+    ]
+
+
+def _texts(words: Sequence[str], number: IntArray) -> pa.Array:
+    """Return a word for each number, null for -1, by buffers too."""
+    import pyarrow as pa
+
+    known = number >= 0
+    encoded = [word.encode() for word in words]
+    # The last one is what -1 takes.
+    lengths = np.array([*map(len, encoded), 0])[number]
+    content = b"".join(encoded[place] for place in number[known].tolist())
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    mask = pa.py_buffer(np.packbits(known, bitorder="little"))
+    return pa.Array.from_buffers(
+        pa.string(), len(number), [mask, pa.py_buffer(offsets), pa.py_buffer(content)]
+    )
 
 
 def _column(values: npt.NDArray[Any], kind: pa.DataType, known: FlagArray | None = None) -> pa.Array:

@@ -18,6 +18,7 @@ from ussfc.pipeline.polygons.arrays import (
     components,
     reduce_groups,
 )
+from ussfc.pipeline.polygons.band_values import BandValues, sum_values
 from ussfc.pipeline.polygons.outlines import Runs, trace_outlines
 from ussfc.pipeline.types import Box, ProbabilitySource
 
@@ -45,6 +46,8 @@ class Pieces:
     """Largest probability."""
     outlines: list[tuple[shapely.Geometry, ...]]
     """Pixel coordinates, x = column, y = row. Several geometries are still to be united."""
+    values: IntArray
+    """(pieces, columns) sums of :func:`ussfc.pipeline.polygons.band_values.sum_values`; no column without bands."""
 
     @property
     def mean(self) -> RealArray:
@@ -56,11 +59,13 @@ class Pieces:
     def none() -> Pieces:
         """Return no pieces."""
         none = np.zeros(0, np.int64)
-        return Pieces(none, none, none, none, np.zeros(0), [])
+        return Pieces(none, none, none, none, np.zeros(0), [], np.zeros((0, 0), np.int64))
 
     @staticmethod
     def concatenate(several: Sequence[Pieces]) -> Pieces:
         """Return all pieces, in their order."""
+        # No pieces have no columns either.
+        several = [pieces for pieces in several if len(pieces.first)]
         if not several:
             return Pieces.none()
         return Pieces(
@@ -70,6 +75,7 @@ class Pieces:
             np.concatenate([pieces.total for pieces in several]),
             np.concatenate([pieces.peak for pieces in several]),
             list(itertools.chain.from_iterable(pieces.outlines for pieces in several)),
+            np.concatenate([pieces.values for pieces in several]),
         )
 
     def take(self, keep: FlagArray) -> Pieces:
@@ -81,6 +87,7 @@ class Pieces:
             self.total[keep],
             self.peak[keep],
             list(itertools.compress(self.outlines, keep)),
+            self.values[keep],
         )
 
     def parts(self, count: int) -> Iterator[Pieces]:
@@ -94,6 +101,7 @@ class Pieces:
                 self.total[part],
                 self.peak[part],
                 self.outlines[part],
+                self.values[part],
             )
 
     def unite(self, group: IntArray, count: int, outlines: list[tuple[shapely.Geometry, ...]]) -> Pieces:
@@ -111,6 +119,7 @@ class Pieces:
             reduce_groups(np.add, 0, self.total, group, count),
             reduce_groups(np.maximum, 0, self.peak, group, count),
             outlines,
+            reduce_groups(np.add, 0, self.values, group, count),
         )
 
 
@@ -130,7 +139,11 @@ class TracedBlock:
 
 
 def trace_block(
-    source: ProbabilitySource, threshold: float, connectivity: Connectivity, box: Box
+    source: ProbabilitySource,
+    threshold: float,
+    connectivity: Connectivity,
+    box: Box,
+    values: BandValues | None = None,
 ) -> TracedBlock:
     """Read one block and trace its pieces.
 
@@ -139,6 +152,7 @@ def trace_block(
         threshold: in [0, 1]; a probability of at least this is change.
         connectivity: 8 joins pixels that touch at a corner only.
         box: the block on the grid of ``source``.
+        values: bands that are added up below the pieces; None: none are.
     """
     stored = source.read(box)
     changed = np.flatnonzero(is_change(stored, threshold))
@@ -160,5 +174,6 @@ def trace_block(
         np.bincount(owner, np.rint(probability * FIXED_POINT), count).astype(np.int64),
         reduce_groups(np.maximum, 0, probability, owner, count),
         trace_outlines(runs, part, label, box),
+        np.zeros((count, 0), np.int64) if values is None else sum_values(values, changed, owner, count, box),
     )
     return TracedBlock(pieces, *runs.edges(label + 1))

@@ -17,6 +17,7 @@ import shapely
 from ussfc.pipeline.events import Advanced, Subscriber
 from ussfc.pipeline.parallel.ordered_map import in_order
 from ussfc.pipeline.polygons.arrays import Connectivity, IntArray, components, geometry_array
+from ussfc.pipeline.polygons.band_values import BandValues
 from ussfc.pipeline.polygons.pieces import Pieces, TracedBlock, trace_block
 from ussfc.pipeline.types import Box, ProbabilitySource, blocks
 
@@ -52,6 +53,7 @@ def trace_regions(
     connectivity: Connectivity,
     block_size: int,
     subscriber: Subscriber,
+    values: BandValues | None = None,
 ) -> Iterator[Pieces]:
     """Yield whole regions, a batch for every row of blocks, ordered by their last pixel.
 
@@ -61,11 +63,12 @@ def trace_regions(
         connectivity: 8 joins pixels that touch at a corner only.
         block_size: side of the blocks, pixels.
         subscriber: receives one ``Advanced`` for every block.
+        values: bands that are added up below the regions; None: none are.
     """
     rows, cols = source.shape
     above, floor = Pieces.none(), np.zeros(cols, np.int64)
     traced = in_order(
-        partial(trace_block, source, threshold, connectivity),
+        partial(trace_block, source, threshold, connectivity, values=values),
         blocks((rows, cols), block_size),
         THREADS,
         "ussfc-vector",
@@ -192,4 +195,5 @@ def _finish(closed: Pieces, merged: Pieces) -> Pieces:
         regions.total[order],
         regions.peak[order],
         [(outline,) for outline in outlines[order]],
+        regions.values[order],
     )

@@ -23,6 +23,7 @@ from ussfc.pipeline.errors import ConfigError
 from ussfc.pipeline.events import Subscriber, ignore
 from ussfc.pipeline.parallel.ordered_map import in_order
 from ussfc.pipeline.polygons.arrays import Connectivity
+from ussfc.pipeline.polygons.band_values import BandValues
 from ussfc.pipeline.polygons.convert import convert
 from ussfc.pipeline.polygons.files import discard, sync, writing
 from ussfc.pipeline.polygons.geoparquet import Dates, VectorCounts, write_table
@@ -51,6 +52,8 @@ class VectorOptions:
     """Neighbours of a pixel: 8 joins those that touch at a corner only; such a region is a MultiPolygon."""
     dates: Dates = (None, None)
     """Days of before and after, ISO 8601; None where one is not known."""
+    values: BandValues | None = None
+    """Bands whose mean values the polygons have; None: they have no such columns."""
 
 
 def vectorise(
@@ -67,8 +70,9 @@ def vectorise(
     Columns: ``id`` (int64, the row-major index of the region's first pixel on the grid: it stays the same
     over runs, block sizes and filters), ``area_m2`` and ``perimeter_m`` (float64, geodesic, of the region
     before simplification; null where they cannot be known), ``mean_probability`` and ``max_probability``
-    (float64), ``pixels`` (int64), ``date_before`` and ``date_after`` (texts, null where not known). Nodata is inside
-    no polygon.
+    (float64), ``pixels`` (int64), ``date_before`` and ``date_after`` (texts, null where not known). With
+    ``options.values`` also ``kind`` (text), ``ndvi_change``, ``brightness_change``, and ``before_BAND`` and
+    ``after_BAND`` of each band (float32), null where not known; see docs/polygons.md. Nodata is inside no polygon.
 
     Args:
         source: (rows, cols) probabilities on ``geobox``.
@@ -93,7 +97,9 @@ def vectorise(
     with writing(first):
         discard(table, *parts.values())
     try:
-        counts = write_table(features, geobox, table, layers.get("parquet", first), options.dates)
+        counts = write_table(
+            features, geobox, table, layers.get("parquet", first), options.dates, options.values
+        )
         for format_, path in layers.items():
             with writing(path):
                 if format_ != "parquet":
@@ -128,7 +134,7 @@ def trace_features(
             "min_area_m2 and simplify_m need the size of a pixel in metres, and the grid has no geographic"
             " reference; set both to 0 or give the images a reference system"
         )
-    regions = trace_regions(source, threshold, options.connectivity, block_size, subscriber)
+    regions = trace_regions(source, threshold, options.connectivity, block_size, subscriber, options.values)
     measured = in_order(
         partial(
             make_features,

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ussfc.pipeline.errors import ReadError
+from ussfc.pipeline.polygons.geoparquet import KIND
+from ussfc.pipeline.polygons.kinds import KINDS
 from ussfc.pipeline.storage import layout
 
 LARGEST = 20
@@ -51,6 +53,8 @@ class ChangeSummary:
     """(20,) polygons by mean probability."""
     in_metres: bool
     """False: sizes are pixels."""
+    kinds: npt.NDArray[np.float64] | None = None
+    """(len(KINDS),) m2, or pixels, of each kind of change; None where the layer does not have it."""
 
 
 def summarise(folder: Path, layer: str) -> ChangeSummary:
@@ -80,12 +84,18 @@ def _summary(path: Path, layer: str) -> ChangeSummary:
     probabilities = np.zeros(len(PROBABILITY_BINS) - 1, np.int64)
     largest: list[tuple[float, int, Change]] = []
     in_metres = True
+    areas, counts = np.zeros(len(KINDS)), np.zeros(len(KINDS))
     for batch in _batches(path, layer):
         pixels, area, mean = (_numbers(batch, name) for name in ("pixels", "area_m2", "mean_probability"))
         in_metres &= bool(np.isfinite(area).all())
         size = area if in_metres else pixels
         sizes += np.histogram(np.clip(size, SIZES[0], SIZES[-1]), SIZES)[0]
         probabilities += np.histogram(mean, PROBABILITY_BINS)[0]
+        if KIND in batch.schema.names:
+            kind = _kind_numbers(batch.column(KIND))
+            known = kind >= 0
+            for sums, values in ((areas, area), (counts, pixels)):
+                sums += np.bincount(kind[known], values[known], len(KINDS))
         for row in np.argsort(-size, kind="stable")[:LARGEST].tolist():
             change = Change(
                 int(batch.column("id")[row].as_py()),
@@ -96,7 +106,22 @@ def _summary(path: Path, layer: str) -> ChangeSummary:
             )
             largest.append((float(size[row]), -change.id, change))
         largest = heapq.nlargest(LARGEST, largest, key=lambda entry: entry[:2])
-    return ChangeSummary(tuple(entry[2] for entry in largest), sizes, probabilities, in_metres)
+    kinds = (areas if in_metres else counts) if counts.any() else None
+    return ChangeSummary(tuple(entry[2] for entry in largest), sizes, probabilities, in_metres, kinds)
+
+
+def _kind_numbers(column: Any) -> npt.NDArray[np.int64]:
+    """Return the places of words in :data:`KINDS`, -1 for null and for others."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found: npt.NDArray[np.int64] = (
+        pc.index_in(column.cast(pa.string()), pa.array(KINDS))
+        .fill_null(-1)
+        .to_numpy(zero_copy_only=False)
+        .astype(np.int64)
+    )
+    return found
 
 
 def _numbers(batch: Any, name: str) -> npt.NDArray[np.float64]:
@@ -123,10 +148,12 @@ def _batches(path: Path, layer: str) -> Iterator[Any]:
 
         with pq.ParquetFile(path) as file:
             # The outlines are most of the file, and not needed.
-            yield from file.iter_batches(ROWS, columns=[*columns, "bbox"])
+            kind = [KIND] if KIND in file.schema_arrow.names else []
+            yield from file.iter_batches(ROWS, columns=[*columns, *kind, "bbox"])
         return
     import pyogrio
 
+    columns += [KIND] if KIND in pyogrio.read_info(path)["fields"] else []
     with pyogrio.open_arrow(path, columns=columns, batch_size=ROWS, use_pyarrow=True) as (meta, reader):
         geometry = meta["geometry_name"] or "wkb_geometry"
         for batch in reader:

@@ -50,6 +50,33 @@ def bars(counts: Sequence[int], axis: Axis, what: str, names: Sequence[str]) -> 
     return _plot("".join(shapes), axis, _levels(top), what)
 
 
+def rows(values: Sequence[tuple[str, float]], unit: str, what: str) -> Markup:
+    """Return bars from left to right, each with its name and its number.
+
+    Args:
+        values: name and number of each, the largest first.
+        unit: of the numbers.
+        what: description for screen readers, one sentence.
+    """
+    top = max([number for _, number in values] + [1e-12])
+    left, right = 76, 96
+    step = (HEIGHT - 2 * TOP) / max(len(values), 4)
+    shapes = []
+    for place, (name, number) in enumerate(values):
+        y = TOP + place * step
+        width = (WIDTH - left - right) * number / top
+        shapes.append(
+            f'<text x="{left - 8}" y="{y + step / 2 + 4:.1f}" text-anchor="end">{escape(name)}</text>'
+            f'<rect class="bar" x="{left}" y="{y + step * 0.2:.1f}" width="{max(1, width):.1f}" '
+            f'height="{step * 0.6:.1f}" rx="1.5"/>'
+            f'<text x="{left + width + 8:.1f}" y="{y + step / 2 + 4:.1f}">{number:.3g} {escape(unit)}</text>'
+        )
+    return Markup(  # noqa: S704 - names are escaped
+        f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(what)}">'
+        f"{''.join(shapes)}</svg>"
+    )
+
+
 def curve(
     points: Sequence[tuple[float, float]], axis: Axis, top: float, unit: str, mark: float, what: str
 ) -> Markup:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 import ussfc
 from ussfc.pipeline.pixels.encoding import is_change
+from ussfc.pipeline.polygons.kinds import KINDS
 from ussfc.pipeline.report import charts, facts
 from ussfc.pipeline.report.changes import PROBABILITY_BINS, SIZES, ChangeSummary
 from ussfc.pipeline.report.overviews import ChangeOverview
@@ -84,6 +85,7 @@ def render(report: Report) -> str:
         curve=_curve(report),
         sizes=_sizes(changes),
         probabilities=_probabilities(changes),
+        kinds=_kinds(changes),
         registration=facts.registration_rows(record),
         vectors=_vectors(record),
         tiles=_tiles(record),
@@ -172,6 +174,23 @@ def _probabilities(changes: ChangeSummary | None) -> Markup | None:
     axis = charts.Axis([(tenth / 5, f"{tenth / 5:g}") for tenth in range(6)], "mean probability of a polygon")
     names = [f"{low:.2f} to {high:.2f}" for low, high in itertools.pairwise(PROBABILITY_BINS)]
     return charts.bars(changes.probabilities.tolist(), axis, "Polygons by mean probability.", names)
+
+
+def _kinds(changes: ChangeSummary | None) -> Markup | None:
+    if changes is None or changes.kinds is None:
+        return None
+    order = np.argsort(-changes.kinds, kind="stable").tolist()
+    unit, factor = _unit(float(changes.kinds.max())) if changes.in_metres else ("px", 1.0)
+    return charts.rows(
+        [(KINDS[place], float(changes.kinds[place]) * factor) for place in order if changes.kinds[place]],
+        unit,
+        "Area of change by kind, as the values of its bands suggest.",
+    )
+
+
+def _unit(square_metres: float) -> tuple[str, float]:
+    """Return a unit of area in which a number is not small, and the factor to it from m2."""
+    return ("km²", 1e-6) if square_metres >= 1e5 else ("ha", 1e-4) if square_metres >= 1e3 else ("m²", 1.0)
 
 
 def _vectors(record: RunRecord) -> Markup | None:

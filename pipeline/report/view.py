@@ -22,9 +22,10 @@ from ussfc.pipeline.report.reviews import ReviewTable
 from ussfc.pipeline.report.thumbnails import Presentation, unchecked
 from ussfc.pipeline.report.view_polygons import Filter, PolygonIndex, rings
 from ussfc.pipeline.report.view_tiles import SIDE, TileSource, levels
-from ussfc.pipeline.report.write import color_places, mappings_of, recorded_pair
+from ussfc.pipeline.report.write import color_places, mappings_of
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.runs.pair import ScenePair
+from ussfc.pipeline.runs.recorded_pair import recorded_pair
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.tiling.grid import crs_name
@@ -105,7 +106,11 @@ class RunView:
         """Return outline and attributes of one polygon; None without one."""
         if self.polygons is None or row is None:
             return None
-        return {**self.polygons.describe(row), "rings": rings(self.polygons.outline(row))}
+        return {
+            **self.polygons.describe(row),
+            "bands": self.polygons.bands(row),
+            "rings": rings(self.polygons.outline(row)),
+        }
 
     def queue(self, order: str, chosen: Filter, state: str) -> dict[str, Any]:
         """Return ids in the order of a review.

@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 import ussfc
-from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import ConfigError, DamagedRecord, GridError, ReadError, StoreError
 from ussfc.pipeline.events import Notice, Subscriber, ignore
 from ussfc.pipeline.parallel.free_memory import return_free_memory
@@ -35,8 +34,8 @@ from ussfc.pipeline.report.pictures import (
 from ussfc.pipeline.report.qgis import write_styles
 from ussfc.pipeline.report.thumbnails import Presentation, Thumbnail, make_thumbnails, unchecked
 from ussfc.pipeline.runs.manifest import DistrictsRecord, RegistrationRecord, RunRecord
-from ussfc.pipeline.runs.pair import ScenePair, inspect_pair
-from ussfc.pipeline.runs.registration import moved_pair
+from ussfc.pipeline.runs.pair import ScenePair
+from ussfc.pipeline.runs.recorded_pair import recorded_pair
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.types import ByteArray, RadiometricMapping
@@ -207,20 +206,6 @@ def _make(
         assessment=_assessment(out, record),
     )
     return render(report), _preview(found)
-
-
-def recorded_pair(record: RunRecord) -> ScenePair:
-    """Open the scenes that a record names.
-
-    Raises:
-        ReadError: they cannot be opened, or have changed since.
-    """
-    config = load_config(base=record.config)
-    pair = inspect_pair(record.inputs.before.uri, record.inputs.after.uri, config)
-    for now, then in ((pair.before, record.inputs.before), (pair.after, record.inputs.after)):
-        if now.identity != then.identity:
-            raise ReadError(f"{then.uri}: has changed since the run")
-    return pair if record.registration is None else moved_pair(pair, record.registration)
 
 
 def mappings_of(record: RunRecord) -> tuple[RadiometricMapping, RadiometricMapping]:

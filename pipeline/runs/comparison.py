@@ -173,7 +173,7 @@ def compare_recipes(
     before, after = (find_band(info, "nir") for info in infos)
     if before is None or after is None:
         return Comparison(recipes, (first,), large)
-    extended = _with_band(recipes[0], infos[0], before), _with_band(recipes[1], infos[1], after)
+    extended = with_band(recipes[0], infos[0], before), with_band(recipes[1], infos[1], after)
     return Comparison(extended, (first, (len(names),)), large)
 
 
@@ -235,7 +235,14 @@ def moved_masks(
     return before, after and after.on(moved_grid(grid, np.array(matrix)))
 
 
-def _with_band(recipe: Recipe, info: SceneInfo, band: int) -> Recipe:
+def with_band(recipe: Recipe, info: SceneInfo, band: int) -> Recipe:
+    """Return the recipe of a scene with one more band.
+
+    Args:
+        recipe: the scene.
+        info: its header.
+        band: number of the band, from 1.
+    """
     bands = (*recipe.bands, band)
     if isinstance(recipe, ArrayRecipe):
         return dataclasses.replace(recipe, bands=bands)

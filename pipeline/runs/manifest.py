@@ -385,6 +385,9 @@ class ProductKey(Record):
     """Section ``vector`` of the configuration; absent for rasters."""
     dates: tuple[str | None, str | None] | None = None
     """Days of before and after; absent for rasters, and for layers of earlier versions, which lack them."""
+    values: bool | None = None
+    """False: the bands of both dates could not be read; absent for rasters, and for layers of earlier versions, which
+    lack these columns."""
 
 
 class ProductRecord(Record):

@@ -408,13 +408,21 @@ def scene_mapping(
     Raises:
         ReadError: no valid pixel to take percentiles from.
     """
-    mapping = model.radiometry
-    if mapping.kind == "range":
-        ends = radiometry.range_mapping(_ends(mapping.low), _ends(mapping.high), len(model.bands))
+    mapping, ends = model.radiometry, model_range(model)
+    if mapping.kind == "range" and ends is not None:
         if mapping.reflectance is None or not is_declared(scales):
             return ends
         return radiometry.declared_mapping(ends, scales, mapping.reflectance)
+    assert mapping.kind == "percentiles"
     return radiometry.percentile_mapping(reader.sample(), mapping.low, mapping.high, scene)
+
+
+def model_range(model: ussfc.ModelSpec | InputSpec) -> RadiometricMapping | None:
+    """Return the range of numbers that a model takes; None where it follows from each scene."""
+    mapping = model.radiometry
+    if mapping.kind != "range":
+        return None
+    return radiometry.range_mapping(_ends(mapping.low), _ends(mapping.high), len(model.bands))
 
 
 def is_declared(scales: Sequence[tuple[float, float]]) -> bool:

@@ -59,9 +59,22 @@ def layer_keys(
             "vector": options | {"format": format_},
             "versions": versions,
             "dates": scene_days(facts),
+            "values": True,
         })
         for format_ in formats
     }  # fmt: skip
+
+
+def is_made_as(found: ProductKey, wanted: ProductKey) -> bool:
+    """Return True if a product has all that one with another key would have.
+
+    A layer of an earlier version, without values of bands, stays until it is made again for another reason.
+    """
+    mine, other = found.dump(), wanted.dump()
+    if found.values is None or wanted.values is False:
+        mine.pop("values", None)
+        other.pop("values", None)
+    return mine == other
 
 
 def product_threshold(config: RunConfig, facts: InferenceRecord) -> float:

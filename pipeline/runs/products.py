@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,7 @@ from ussfc.pipeline.config.schema import RunConfig, VectorConfig
 from ussfc.pipeline.errors import DamagedRecord, StoreError
 from ussfc.pipeline.events import Notice, Subscriber, ignore
 from ussfc.pipeline.pixels.pyramid import square
+from ussfc.pipeline.runs.band_values import UNREADABLE, absent_values, open_values
 from ussfc.pipeline.runs.integrity import is_intact
 from ussfc.pipeline.runs.manifest import (
     Counts,
@@ -29,6 +31,7 @@ from ussfc.pipeline.runs.manifest import (
     StageRecord,
 )
 from ussfc.pipeline.runs.product_keys import (
+    is_made_as,
     layer_keys,
     library_versions,
     product_tags,
@@ -44,6 +47,7 @@ from ussfc.pipeline.storage.local_folder import sha256_file
 from ussfc.pipeline.types import blocks
 
 if TYPE_CHECKING:
+    from ussfc.pipeline.runs.pair import ScenePair
     from ussfc.pipeline.storage.probability_store import ProbabilityStore
 
 VECTOR_BLOCK = 2048
@@ -152,7 +156,9 @@ def write_rasters(out: Folder, config: RunConfig, subscriber: Subscriber, again:
     _make(out, config, _Stage("mosaic", keys, steps, rasters), subscriber, keys if again else ())
 
 
-def write_polygons(out: Folder, config: RunConfig, subscriber: Subscriber, again: bool) -> None:
+def write_polygons(
+    out: Folder, config: RunConfig, subscriber: Subscriber, again: bool, pair: ScenePair | None = None
+) -> None:
     """Write the polygons in a locked folder, in the formats of the configuration and in those that are there.
 
     Args:
@@ -160,6 +166,7 @@ def write_polygons(out: Folder, config: RunConfig, subscriber: Subscriber, again
         config: names threshold, filters and formats.
         subscriber: receives the events.
         again: make those of the configuration also where nothing differs.
+        pair: scenes of the run, registered, as it read them; None: they are opened again as its record names them.
     """
     from ussfc.pipeline.polygons import vectorise as vector
 
@@ -172,9 +179,22 @@ def write_polygons(out: Folder, config: RunConfig, subscriber: Subscriber, again
 
     def polygons(paths: Mapping[str, Path], scratch: Path) -> dict[str, dict[str, Any]]:
         layers = {format_of[name]: path for name, path in paths.items()}
-        counts = vector.vectorise(
-            store, facts.grid.geobox, threshold, options, layers, subscriber, VECTOR_BLOCK
+        make = partial(
+            vector.vectorise,
+            store,
+            facts.grid.geobox,
+            threshold,
+            layers=layers,
+            subscriber=subscriber,
+            block_size=VECTOR_BLOCK,
         )
+        try:
+            with ExitStack() as stack:
+                counts = make(replace(options, values=open_values(facts, pair, stack)))
+        except UNREADABLE as error:
+            subscriber(Notice(f"the polygons get no band values and no kind: {error}"))
+            counts = make(replace(options, values=absent_values(facts)))
+            keys.update({name: key.model_copy(update={"values": False}) for name, key in keys.items()})
         found = {
             "polygons": counts.polygons,
             "polygon_pixels": counts.pixels,
@@ -226,7 +246,7 @@ def _make(
     names = []
     for name, key in stage.keys.items():
         found = _product_record(out, name)
-        if name in again or found is None or found.key.dump() != key.dump():
+        if name in again or found is None or not is_made_as(found.key, key):
             names.append(name)
         elif is_intact(out, name, found):
             subscriber(Notice(f"{name} is there already, made of the same", warning=False))

@@ -22,7 +22,7 @@ from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.runs.numbers import recorded_choice
 from ussfc.pipeline.runs.pair import ScenePair, inspect_pair
 from ussfc.pipeline.runs.plan import RunPlan, plan_pair
-from ussfc.pipeline.runs.product_keys import layer_keys, raster_keys
+from ussfc.pipeline.runs.product_keys import is_made_as, layer_keys, raster_keys
 from ussfc.pipeline.runs.products import layers_in, write_manifest, write_polygons, write_rasters
 from ussfc.pipeline.runs.registration import recorded_plan
 from ussfc.pipeline.runs.run_key import run_key
@@ -109,7 +109,7 @@ def _make_products(plan: RunPlan, out: Folder, subscriber: Subscriber, computati
     for attempt in range(ROUNDS):
         try:
             write_rasters(out, plan.config, subscriber, again=False)
-            write_polygons(out, plan.config, subscriber, again=False)
+            write_polygons(out, plan.config, subscriber, again=False, pair=recorded_plan(plan, out).pair)
             return
         except DamagedTiles as error:
             if attempt == ROUNDS - 1:
@@ -144,8 +144,7 @@ def _finished_run(
         **layer_keys(record, digest, plan.config, {*plan.config.vector.format, *layers_in(out)}),
     }
     same = all(
-        name in record.products and record.products[name].key.dump() == key.dump()
-        for name, key in keys.items()
+        name in record.products and is_made_as(record.products[name].key, key) for name, key in keys.items()
     )
     return record if same and _is_untouched(plan, out, record, detector, subscriber) else None
 

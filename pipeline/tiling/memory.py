@@ -27,8 +27,9 @@ BASE_DASK = 60 * MB
 """distributed, in every process of the run."""
 BASE_STORES = 40 * MB
 """Clients of object stores, in a process that reads a remote scene: botocore, s3fs, curl."""
-FINISHING = 130 * MB
-"""Additional memory of mosaic and vectorise: squares of the rasters in work, one row of regions, Arrow."""
+FINISHING = 200 * MB
+"""Additional memory of mosaic and vectorise: squares of the rasters in work, one row of regions, both dates below them,
+Arrow."""
 LARGE_BLOCK = 8 * MB
 """Decoded blocks up to this size are part of GDAL's cache; larger ones stand beside it, in every handle."""
 COORDINATE_BYTES = 24

@@ -441,6 +441,9 @@
     $("progress").textContent = `${given.toLocaleString("en")} of ${queue.count.toLocaleString("en")}`;
   }
 
+  const signed = (value, digits) =>
+    value === null ? null : `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(Math.abs(value) < 1 ? 2 : digits)}`;
+
   function select(polygon, show) {
     selected = polygon;
     const list = $("attributes");
@@ -452,9 +455,22 @@
         pixels: ["pixels", (value) => value.toLocaleString("en")],
         mean_probability: ["mean probability", (value) => value.toFixed(2)],
         max_probability: ["largest probability", (value) => value.toFixed(2)],
+        kind: ["looks like", (value) => value],
+        ndvi_change: ["NDVI", (value) => signed(value, 2)],
+        brightness_change: ["brightness", (value) => signed(value, 0)],
       };
-      for (const [key, [label, text]] of Object.entries(names)) {
-        const value = text(polygon[key]);
+      const rows = Object.entries(names).map(([key, [label, text]]) => {
+        // Layers of earlier versions lack the last ones.
+        const value = polygon[key];
+        return [label, value === undefined ? null : text(value)];
+      });
+      for (const [key, before] of Object.entries(polygon.bands || {})) {
+        if (!key.startsWith("before_") || before === null) continue;
+        const name = key.slice("before_".length);
+        const after = polygon.bands[`after_${name}`];
+        rows.push([name, [before, after].map((value) => Number(value.toPrecision(4))).join(" → ")]);
+      }
+      for (const [label, value] of rows) {
         if (value === null) continue;
         const line = document.createElement("div");
         const term = document.createElement("dt");

@@ -37,6 +37,20 @@ def test_layers_give_the_same(finished: Path, layer: str) -> None:
             assert -180 <= one.bounds[0] < one.bounds[2] <= 180
 
 
+@pytest.mark.parametrize("layer", [LAYERS["parquet"], LAYERS["gpkg"]])
+def test_kinds_share_the_whole_area(finished: Path, layer: str) -> None:
+    found = summarise(finished, layer)
+    areas = pq.read_table(finished / LAYERS["parquet"])["area_m2"].to_numpy()
+    assert found.kinds is not None
+    assert found.kinds.sum() == pytest.approx(areas.sum())
+
+
+def test_layers_of_earlier_versions_have_no_kinds(finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / LAYERS["parquet"]
+    pq.write_table(pq.read_table(finished / path.name).drop_columns(["kind"]), path)
+    assert summarise(tmp_path, path.name).kinds is None
+
+
 def test_sizes_without_crs_are_pixels(bare: Path) -> None:
     found = summarise(bare, LAYERS["parquet"])
     assert not found.in_metres

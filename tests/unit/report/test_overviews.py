@@ -17,8 +17,9 @@ from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.report import overviews
 from ussfc.pipeline.report.overviews import averaged, largest, mapped, read_dates, read_level
 from ussfc.pipeline.report.thumbnails import unchecked
-from ussfc.pipeline.report.write import mappings_of, recorded_pair
+from ussfc.pipeline.report.write import mappings_of
 from ussfc.pipeline.runs.manifest import RunRecord
+from ussfc.pipeline.runs.recorded_pair import recorded_pair
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.types import Box, Pixels, RadiometricMapping
 

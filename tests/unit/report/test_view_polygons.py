@@ -138,3 +138,21 @@ def test_damaged_outlines_are_one_line(tmp_path: Path) -> None:
     path.write_bytes(b"gone")
     with pytest.raises(ReadError, match="outlines cannot be read"):
         index.outline(0)
+
+
+def test_bands_of_a_polygon(finished: Path) -> None:
+    path = finished / "changes.parquet"
+    with pq.ParquetFile(path) as file:
+        table = file.read()
+    index = PolygonIndex(path, GRIDS[0])
+    found = index.bands(2)
+    assert found["after_red"] == pytest.approx(table["after_red"][2].as_py(), rel=1e-4)
+    described = index.describe(2)
+    assert described["kind"] == table["kind"][2].as_py()
+    assert described["brightness_change"] == pytest.approx(table["brightness_change"][2].as_py(), abs=1e-3)
+
+
+def test_layers_of_earlier_versions_have_no_bands(layer) -> None:  # type: ignore[no-untyped-def]
+    index, _, _ = layer
+    assert index.bands(0) == {}
+    assert "kind" not in index.describe(0)

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import geopandas
+import numpy as np
 import pyogrio
 import pytest
 import rasterio
 from affine import Affine
 from click.testing import CliRunner, Result
+from scipy import ndimage
 
 from tests.support.scenes import write_scene
 from tests.support.stubs import StubRecipe
@@ -22,8 +24,11 @@ from ussfc.pipeline.events import Event, StageStarted
 from ussfc.pipeline.runs.infer import Computation, infer
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.runs.plan import plan
+from ussfc.pipeline.runs.recorded_pair import recorded_pair
 from ussfc.pipeline.runs.run import run
 from ussfc.pipeline.runs.validate import validate
+from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.types import Box
 
 COMPUTATION = Computation(StubRecipe(32, 4, 1, 3))
 SETS = ("tiling.tile_size=64", "tiling.patch_size=32", "threshold=0.1", "cluster.kind=serial")
@@ -255,3 +260,67 @@ def test_dates_are_in_every_product(pair: tuple[str, str], out: Path) -> None:
         with rasterio.open(out / name) as raster:
             assert raster.tags()["TIFFTAG_DATETIME"] == "2022:07:01 10:15:00"
     assert failures(out) == []
+
+
+def test_band_values_are_means_over_the_pixels_of_a_polygon(pair: tuple[str, str], out: Path) -> None:
+    """Of the later date where the run read it, which is beside its own place here."""
+    frame = polygons(out / "changes.parquet").set_index("id")
+    with rasterio.open(out / "change.tif") as change, rasterio.open(pair[0]) as scene:
+        labels, _ = ndimage.label(change.read(1) == 1)
+        before = scene.read()
+    record = RunRecord.parse(json.loads((out / "run.json").read_text("utf-8")), "run.json")
+    assert record.registration is not None
+    assert record.registration.state == "corrected"
+    after = recorded_pair(record).recipes[1].open().read(Box(0, 0, *labels.shape)).values
+    for date, images in (("before", before), ("after", after)):
+        for name, image in zip(("red", "green", "blue"), images, strict=True):
+            means = {
+                int(np.flatnonzero(labels == number)[0]): image[labels == number].mean(dtype=np.float64)
+                for number in range(1, 6)
+            }
+            found = frame[f"{date}_{name}"]
+            assert {number: found[number] for number in means} == pytest.approx(means, rel=1e-6)
+    assert frame["kind"].notna().all()
+
+
+def test_without_the_images_columns_are_null_until_they_are_back(
+    pair: tuple[str, str], out: Path, tmp_path: Path
+) -> None:
+    copies = [shutil.copy2(path, tmp_path) for path in pair]
+    config = load_config(sets=SETS)
+    own = tmp_path / "own"
+    run(*copies, own, config, computation=COMPUTATION)
+    content = (own / "changes.parquet").read_bytes()
+    Path(copies[1]).rename(tmp_path / "away.tif")
+    # What is there already and lacks nothing stays as it is.
+    assert ussfc("mosaic", own).exit_code == 0
+    assert (own / "changes.parquet").read_bytes() == content
+    result = ussfc("vectorise", own)
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.stderr.splitlines() if "no band values" in line]
+    assert len(lines) == 1
+    assert copies[1] in lines[0]
+    frame = polygons(own / "changes.parquet")
+    assert frame[["kind", "ndvi_change", "before_red", "after_blue"]].isna().all(axis=None)
+    assert len(frame) == len(polygons(out / "changes.parquet"))
+    assert failures(own) == []
+    (tmp_path / "away.tif").rename(copies[1])
+    events: list[Event] = []
+    run(*copies, own, config, False, events.append, COMPUTATION)
+    assert [
+        event.total for event in events if isinstance(event, StageStarted) and event.stage == "infer"
+    ] == [0]
+    assert (own / "changes.parquet").read_bytes() == content
+
+
+def test_layers_of_earlier_versions_stay(pair: tuple[str, str], out: Path) -> None:
+    for file in [out / "run.json", *(out / "work" / "products").glob("changes.*.json")]:
+        record = json.loads(file.read_text("utf-8"))
+        del record["checksum"]
+        for product in record.get("products", {"": record}).values():
+            product["key"].pop("values", None)
+        Folder.of(file.parent).write_record(file.name, record)
+    made = (out / "changes.parquet").stat().st_mtime_ns
+    assert failures(out) == []
+    run(*pair, out, load_config(sets=SETS), computation=COMPUTATION)
+    assert (out / "changes.parquet").stat().st_mtime_ns == made

@@ -1,0 +1,138 @@
+"""Values of the bands of both dates below polygons: exact sums, the same whatever the blocks and their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ussfc.pipeline.polygons.arrays import IntArray, RealArray
+from ussfc.pipeline.types import Box, Pixels, RadiometricMapping
+
+CELL = 512
+"""Side of the squares that are read where there is change, pixels: that of a warp's blocks, anchored as they are."""
+
+PRECISION = 22
+"""Bits of the largest number of a model's range: values are added up as whole multiples of a power of two."""
+
+LARGEST = 1 << 28
+"""Largest such multiple, 64 times the range: 2**63 / LARGEST pixels (34 gigapixels) fit into a region."""
+
+Line = tuple[float, float]
+"""Factor and term that bring a stored number to a value."""
+
+Reads = Callable[[Sequence[Box]], Iterator[tuple[Pixels, Pixels]]]
+"""Function that reads both dates in boxes of the grid, in their order."""
+
+
+@dataclass(frozen=True)
+class BandValues:
+    """The bands that polygons have values of, and the way to them."""
+
+    names: tuple[str, ...]
+    """Common names of the bands (``red``), the sensor's where they have none."""
+    span: Line
+    """Values of the visible bands that are 0 and 1 in the model's range."""
+    lines: tuple[tuple[Line, ...], tuple[Line, ...]]
+    """Of before and after: the line of each band."""
+    mappings: tuple[RadiometricMapping, RadiometricMapping]
+    """Radiometric constants of before and after, whose size decides what is added up."""
+    read: Reads | None = None
+    """Reads both dates, registered; None where they cannot be read: columns are null."""
+    cell: int = CELL
+    """Side of the squares that are read, pixels."""
+
+    @property
+    def columns(self) -> int:
+        """Number of sums of a piece: its pixels that count, and each band of before, then of after."""
+        return 1 + 2 * len(self.names)
+
+    @property
+    def steps(self) -> tuple[float, float]:
+        """Multiples in which numbers of before and after are added up, a power of two for each number."""
+        before, after = (_step(mapping) for mapping in self.mappings)
+        return before, after
+
+    def means(self, sums: IntArray) -> tuple[RealArray, RealArray]:
+        """Return the mean values of before and after.
+
+        Args:
+            sums: (n, columns) of :func:`sum_values`.
+
+        Returns:
+            (bands, n) and (bands, n), NaN where no pixel counts.
+        """
+        count = np.where(sums[:, 0] > 0, sums[:, 0], np.nan)
+        bands = len(self.names)
+        found = []
+        for date, (lines, step) in enumerate(zip(self.lines, self.steps, strict=True)):
+            totals = sums[:, 1 + date * bands : 1 + (date + 1) * bands].T
+            gain, offset = np.array(lines, np.float64).reshape(bands, 2).T
+            found.append(totals / (count * step) * gain[:, None] + offset[:, None])
+        return found[0], found[1]
+
+
+def _step(mapping: RadiometricMapping) -> float:
+    largest = max(float(np.abs([mapping.low, mapping.high]).max()), float(np.finfo(np.float32).tiny))
+    return float(2.0 ** (PRECISION - np.ceil(np.log2(largest))))
+
+
+def sum_values(values: BandValues, changed: IntArray, owner: IntArray, count: int, box: Box) -> IntArray:
+    """Return the sums of each piece of a block.
+
+    Args:
+        values: the bands.
+        changed: (n,) row-major positions of its changed pixels, ascending.
+        owner: (n,) number of the piece of each, from 0.
+        count: number of pieces.
+        box: the block on the grid.
+
+    Returns:
+        (count, columns): pixels that are valid in both dates, and over these the stored numbers of each band in
+        whole steps.
+    """
+    sums = np.zeros((count, values.columns), np.int64)
+    if values.read is None:
+        return sums
+    row, column = np.divmod(changed, box.shape[1])
+    row, column = row + box.y0, column + box.x0
+    cells = list(_cells(row, column, values.cell))
+    hulls = [
+        Box(
+            int(row[members].min()),
+            int(column[members].min()),
+            int(row[members].max()) + 1,
+            int(column[members].max()) + 1,
+        )
+        for members in cells
+    ]
+    for members, hull, (before, after) in zip(cells, hulls, values.read(hulls), strict=True):
+        place = row[members] - hull.y0, column[members] - hull.x0
+        found = [_numbers(pixels, place) for pixels in (before, after)]
+        valid = before.valid[place] & after.valid[place] & np.isfinite(np.concatenate(found)).all(axis=0)
+        pieces, local = np.unique(owner[members][valid], return_inverse=True)
+        sums[pieces, 0] += np.bincount(local, minlength=len(pieces))
+        column_at = 1
+        for numbers, step in zip(found, values.steps, strict=True):
+            for band in numbers:
+                whole = np.clip(np.rint(band[valid] * step), -LARGEST, LARGEST)
+                # A sum over a cell is below 2**53, so float64 adds it up exactly.
+                sums[pieces, column_at] += np.bincount(local, whole, len(pieces)).astype(np.int64)
+                column_at += 1
+    return sums
+
+
+def _numbers(pixels: Pixels, place: tuple[IntArray, IntArray]) -> RealArray:
+    """Return the (bands, n) stored numbers at places."""
+    found: RealArray = pixels.values[:, place[0], place[1]].astype(np.float64)
+    return found
+
+
+def _cells(row: IntArray, column: IntArray, side: int) -> Iterator[IntArray]:
+    """Yield the places of the pixels in each square of the grid that holds any."""
+    if not len(row):
+        return
+    key = row // side * (int(column.max()) // side + 1) + column // side
+    order = np.argsort(key, kind="stable")
+    yield from np.split(order, np.flatnonzero(np.diff(key[order])) + 1)

@@ -1,0 +1,153 @@
+"""The bands of a run whose values its polygons have: those of the model, and the near infrared."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import ussfc
+from ussfc.pipeline.errors import ConfigError, GridError, ReadError
+from ussfc.pipeline.pixels import radiometry
+from ussfc.pipeline.polygons.band_values import CELL, BandValues, Line, Reads
+from ussfc.pipeline.polygons.kinds import VISIBLE
+from ussfc.pipeline.reading import SceneRecipe, over_network
+from ussfc.pipeline.reading.bands import find_band
+from ussfc.pipeline.runs.comparison import have_large_blocks, with_band
+from ussfc.pipeline.runs.manifest import InferenceRecord
+from ussfc.pipeline.runs.pair import ScenePair, is_declared, model_range
+from ussfc.pipeline.runs.recorded_pair import recorded_pair
+from ussfc.pipeline.types import Box, Pixels, RadiometricMapping
+
+if TYPE_CHECKING:
+    from ussfc import ModelSpec
+
+REQUESTS = 4
+"""Squares of remote scenes that are read at a time."""
+
+WHOLE = 1 << 20
+"""Side of the squares that are read of files with large blocks, pixels: a block of the grid is read at once."""
+
+UNREADABLE = (ReadError, GridError, ConfigError, ussfc.ModelError)
+"""Errors of scenes that are no longer there, or not as they were."""
+
+
+def open_values(facts: InferenceRecord, pair: ScenePair | None, stack: ExitStack) -> BandValues:
+    """Return the bands of a finished inference with the way to both dates.
+
+    Args:
+        facts: the inference.
+        pair: its scenes, registered, as it read them; None: they are opened again as the record names them.
+        stack: ends the threads that read.
+
+    Raises:
+        ReadError, GridError, ConfigError, ussfc.ModelError: the scenes cannot be opened, or have changed.
+    """
+    pair = pair or recorded_pair(facts)
+    values = _described(pair.model, facts)
+    recipes = pair.recipes
+    infrared = _infrared(pair, facts)
+    if infrared is not None:
+        recipes, lines = infrared
+        values = dataclasses.replace(
+            values,
+            names=(*values.names, "nir"),
+            lines=((*values.lines[0], lines[0]), (*values.lines[1], lines[1])),
+        )
+    large = have_large_blocks((pair.before, pair.after))
+    return dataclasses.replace(values, read=_reads(recipes, stack), cell=WHOLE if large else CELL)
+
+
+def absent_values(facts: InferenceRecord) -> BandValues:
+    """Return the bands of a finished inference whose scenes cannot be read; none where its model is gone too."""
+    try:
+        return _described(ussfc.find_model(facts.model.name), facts)
+    except ussfc.ModelError:
+        mappings = facts.radiometry.before.mapping, facts.radiometry.after.mapping
+        return BandValues((), (0.0, 1.0), ((), ()), mappings)
+
+
+def _described(model: ModelSpec, facts: InferenceRecord) -> BandValues:
+    common = [band.common_name or band.name for band in model.bands]
+    names = common if len(set(common)) == len(common) else [band.name for band in model.bands]
+    mappings = facts.radiometry.before.mapping, facts.radiometry.after.mapping
+    found = facts.radiometry.normalisation
+    matched = found is not None and found.gain is not None
+    ranges = [model_range(model) or (mappings[0] if matched else own) for own in mappings]
+    lines = [
+        tuple(_line(*ends) for ends in zip(mapping.low, mapping.high, target.low, target.high, strict=True))
+        for mapping, target in zip(mappings, ranges, strict=True)
+    ]
+    visible = [place for place, name in enumerate(names) if name in VISIBLE] or range(len(names))
+    low, high = (
+        float(np.mean([ends[place] for place in visible])) for ends in (ranges[0].low, ranges[0].high)
+    )
+    return BandValues(tuple(names), (low, high), (lines[0], lines[1]), mappings)
+
+
+def _line(low: float, high: float, target_low: float, target_high: float) -> Line:
+    """Return the line that brings one range to another."""
+    gain = (target_high - target_low) / (high - low)
+    return gain, target_low - gain * low
+
+
+def _infrared(
+    pair: ScenePair, facts: InferenceRecord
+) -> tuple[tuple[SceneRecipe, SceneRecipe], tuple[Line, Line]] | None:
+    """Return recipes with the near infrared and its lines; None where the model has it, or a date does not name it.
+
+    Of a matched later date its line is not known.
+    """
+    lines = facts.radiometry.normalisation
+    if "nir" in [band.common_name for band in pair.model.bands] or (lines and lines.gain is not None):
+        return None
+    infos = pair.before, pair.after
+    numbers = [find_band(info, "nir") for info in infos]
+    recipes, found = [], []
+    unit = getattr(pair.model.radiometry, "reflectance", None)
+    for recipe, info, number in zip(pair.recipes, infos, numbers, strict=True):
+        if number is None:
+            return None
+        recipes.append(with_band(recipe, info, number))
+        scales = info.scales((number,))
+        if unit is None or not is_declared(scales):
+            found.append((1.0, 0.0))
+            continue
+        stored = radiometry.declared_mapping(RadiometricMapping((0.0,), (unit,)), scales, unit)
+        found.append(_line(stored.low[0], stored.high[0], 0.0, unit))
+    return (recipes[0], recipes[1]), (found[0], found[1])
+
+
+def _reads(recipes: tuple[SceneRecipe, SceneRecipe], stack: ExitStack) -> Reads:
+    """Return a function that reads both dates, several squares at a time where they come over a network."""
+    readers = recipes[0].open(), recipes[1].open()
+
+    def read(box: Box) -> tuple[Pixels, Pixels]:
+        return readers[0].read(box), readers[1].read(box)
+
+    if not any(over_network(uri) for recipe in recipes for uri in recipe.opened):
+        return lambda boxes: map(read, boxes)
+    pool = stack.enter_context(ThreadPoolExecutor(REQUESTS, "ussfc-values"))
+    return lambda boxes: _ahead(pool, read, boxes)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, read: Callable[[Box], tuple[Pixels, Pixels]], boxes: Sequence[Box]
+) -> Iterator[tuple[Pixels, Pixels]]:
+    """Yield what is read in the order of the boxes, few of them ahead."""
+    pending: deque[Future[tuple[Pixels, Pixels]]] = deque()
+    try:
+        for box in boxes:
+            pending.append(pool.submit(read, box))
+            if len(pending) > REQUESTS:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
