@@ -144,7 +144,7 @@ CASES = {
 def write(path: Path, pixels: Pixels, profile: dict, names: tuple[str, ...]) -> Path:
     """Write digital numbers as a GeoTIFF."""
     with rasterio.open(path, "w", **{**profile, "count": len(pixels)}) as file:
-        file.write(np.clip(np.rint(pixels), 0, 65535).astype(profile["dtype"]))
+        file.write(np.clip(np.rint(pixels.astype(np.float32)), 0, 65535).astype(profile["dtype"]))
         file.descriptions = names
     return path
 
@@ -208,7 +208,8 @@ def draw(panels: dict[str, Pixels], legend: dict[str, str], target: Path) -> Non
     # A constrained layout takes no account of titles in two lines.
     figure.subplots_adjust(left=0.003, right=0.997, bottom=0.09, top=0.875, wspace=0.02)
     for axis, (title, image) in zip(axes, panels.items(), strict=True):
-        axis.imshow(image, interpolation="antialiased")
+        # Single pixels stay sharp where they are enlarged.
+        axis.imshow(image, interpolation="nearest" if len(image) < 200 else "antialiased")
         axis.set_title(title, fontsize=10)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
@@ -231,13 +232,17 @@ def draw(panels: dict[str, Pixels], legend: dict[str, str], target: Path) -> Non
 def few_colours(picture: Path, kept: Iterable[str]) -> None:
     """Write a picture with a palette, for a third of the bytes; the colours of a legend stay as they are."""
     image = Image.open(picture).convert("RGB")
-    palette = image.quantize(200, dither=Image.Dither.NONE).getpalette()[: 3 * 200]
-    for colour in ("#ffffff", "#000000", *kept):
-        palette += [round(255 * part) for part in mpl.colors.to_rgb(colour)]
-    colours = np.reshape(palette, (-1, 3))
-    nearest = KDTree(colours).query(np.asarray(image).reshape(-1, 3))[1]
-    few = Image.fromarray(nearest.reshape(image.size[::-1]).astype(np.uint8), "P")
-    few.putpalette(palette)
+    pixels = np.asarray(image).reshape(-1, 3)
+    palette = np.reshape(image.quantize(128, dither=Image.Dither.NONE).getpalette(), (-1, 3))[:128]
+    exact = np.array(
+        [[255 * part for part in mpl.colors.to_rgb(colour)] for colour in ("white", "black", *kept)]
+    )
+    numbers = KDTree(palette).query(pixels)[1]
+    # Roofs of like colours do not take those of the legend.
+    for number, colour in enumerate(exact, len(palette)):
+        numbers[np.abs(pixels - colour).max(1) < 12] = number
+    few = Image.fromarray(numbers.reshape(image.size[::-1]).astype(np.uint8), "P")
+    few.putpalette(np.concatenate([palette, exact.round().astype(int)]).ravel().tolist())
     few.save(picture, optimize=True)
 
 
@@ -324,7 +329,7 @@ def draw_pixels(clean: Pixels, folder: Path, target: Path) -> None:
         factors = [side / own for side, own in zip(pixels.shape[1:], found.shape, strict=True)]
         shown = ndimage.zoom(found, factors, order=0, grid_mode=True, mode="nearest")
         panels[share(title, found)] = compared(pixels, shown, np.kron(clean[part], np.ones((3, 3))))
-    draw(panels, LEGEND, target)
+    draw(panels, {name: colour for name, colour in LEGEND.items() if colour != HIDDEN}, target)
 
 
 def draw_fields(dates: list[Path], folder: Path, target: Path) -> None:

@@ -83,12 +83,12 @@ def training_sources(
     spec = recipe.input_spec
     train: list[LabelledPairs] = []
     validation: list[LabelledPairs] = []
-    missing = set(validate_on)
+    known: set[str] = set()
     for kind, folder in parsed:
         if kind == GEOTIFF:
             scenes = find_scenes(folder)
             held = [scene for scene in scenes if scene.name in validate_on]
-            missing -= {scene.name for scene in held}
+            known |= {scene.name for scene in scenes}
             ScenePairs(scenes, spec).refuse_beyond_memory()
             training = ScenePairs([scene for scene in scenes if scene.name not in validate_on], spec)
             train.append(Cached(training))
@@ -97,10 +97,11 @@ def training_sources(
             train.append(Cached(open_split(kind, folder, "train"), memory))
             validation.append(open_split(kind, folder, "val"))
             check_pictures_fit(kind, spec)
-    if missing:
-        raise ConfigError(
-            f"{', '.join(sorted(missing))}: no such scene in the data to validate on; check the names"
+    if missing := sorted(set(validate_on) - known):
+        there = (
+            f"there are {', '.join(sorted(known))}" if known else "pictures bring their own validation split"
         )
+        raise ConfigError(f"{', '.join(missing)}: no such scene in the data to validate on; {there}")
     return Joined(tuple(train)), Joined(tuple(validation))
 
 

@@ -39,11 +39,25 @@ def test_advice_names_flags_that_exist() -> None:
         assert set(re.findall(r"--[a-z-]+", flags)) <= known
 
 
-def test_advice_is_added_to_messages() -> None:
-    message = "OUT: holds another run; choose another output folder, or overwrite it"
-    assert (
-        with_flags(message) == "OUT: holds another run; choose another --out, or replace it with --overwrite"
-    )
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            "OUT: holds another run; choose another output folder, or overwrite it",
+            "OUT: holds another run; choose another --out, or replace it with --overwrite",
+        ),
+        (
+            "another order gives a wrong map: set bands.before and bands.after",
+            "another order gives a wrong map: give --before-bands and --after-bands",
+        ),
+        (
+            "add the file, or choose others with bands.before and bands.after",
+            "add the file, or choose others with --before-bands and --after-bands",
+        ),
+    ],
+)
+def test_advice_is_added_to_messages(message: str, expected: str) -> None:
+    assert with_flags(message) == expected
 
 
 def test_command_line_adds_flags_to_errors(tmp_path: Path) -> None:
