@@ -25,6 +25,7 @@ from ussfc.pipeline.terminal import (
     report_commands,
     tables,
 )
+from ussfc.pipeline.terminal.aligned import terminal_width
 from ussfc.pipeline.terminal.error_reports import Commands, print_traceback, reported_errors
 from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 from ussfc.pipeline.terminal.options import Destination, Preparation, Scoring, Settings, Speeds, Training
@@ -32,6 +33,8 @@ from ussfc.pipeline.terminal.output import Output
 from ussfc.pipeline.terminal.progress import TrainingProgress, follow, follow_batch, progress
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ussfc.pipeline.batches.index import PairResult
     from ussfc.pipeline.events import Subscriber
     from ussfc.pipeline.runs.manifest import InferenceRecord, RunRecord
@@ -76,9 +79,19 @@ def run(before: str, after: str, destination: Destination, settings: Settings, o
             before, after, out, config, destination.overwrite, subscriber, computation, conclude
         )
     refresh_pair(out, record)
-    lines = tables.run_lines(record, out, output.elapsed)
+    lines = _summary(record, out, output)
     output.result(record.dump(), lines, sort_keys=True)
     _exit_if_incomplete(record, output)
+
+
+def _summary(record: RunRecord, out: str, output: Output) -> Iterator[str]:
+    from ussfc.pipeline.storage import layout
+    from ussfc.pipeline.storage.folder import Folder
+
+    # It may be that of an earlier run, or could not be made.
+    wanted = record.config.get("output", {}).get("report", True)
+    has_report = bool(wanted) and Folder.of(out).exists(layout.REPORT)
+    yield from tables.run_lines(record, out, output.elapsed, has_report, terminal_width())
 
 
 @main.command()
@@ -172,7 +185,7 @@ def demo(out: str, output: Output) -> None:
     source = (
         "Contains modified Copernicus Sentinel data 2015-2018. `ussfc models show` prints the model's card."
     )
-    lines = tables.run_lines(record, out, output.elapsed)
+    lines = _summary(record, out, output)
     output.result(record.dump(), (*lines, source), sort_keys=True)
 
 
@@ -195,7 +208,7 @@ def plan(before: str, after: str, settings: Settings, output: Output) -> None:
         "seconds_range": [found.least, found.most] if found else None,
         "seconds_source": found and found.source,
     }
-    output.result(summary, tables.plan_lines(summary))
+    output.result(summary, tables.plan_lines(summary, (before, after), terminal_width()))
 
 
 @main.command()
@@ -332,7 +345,7 @@ def _finish(stage: str, out: str, settings: Settings, output: Output) -> None:
     with progress(output) as subscriber:
         record = finish(out, subscriber)
     refresh_pair(out, record)
-    lines = tables.run_lines(record, out, output.elapsed)
+    lines = _summary(record, out, output)
     output.result(record.dump(), lines, sort_keys=True)
     _exit_if_incomplete(record, output)
 

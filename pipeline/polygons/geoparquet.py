@@ -64,6 +64,8 @@ class VectorCounts:
     """Changed pixels inside them."""
     area_m2: float | None
     """Square metres on the ellipsoid; None where the grid has no place on the earth."""
+    largest_m2: float | None = None
+    """Area of the largest; None where there is none, likewise."""
 
 
 class TableWriter:
@@ -127,7 +129,9 @@ class TableWriter:
         self._writer.close()
         areas = np.concatenate(self._areas)
         # fsum is exact: the sum does not depend on the batches either.
-        return VectorCounts(len(areas), self._pixels, math.fsum(areas[np.isfinite(areas)]))
+        known = areas[np.isfinite(areas)]
+        largest = float(known.max()) if len(known) else None
+        return VectorCounts(len(areas), self._pixels, math.fsum(known), largest)
 
     def close(self) -> None:
         """Close the file, finished or not."""

@@ -319,6 +319,8 @@ class Counts(Record):
     """Pixels inside them."""
     polygon_area_m2: float | None = None
     """Their geodesic area, m2; null on a grid without CRS as well."""
+    largest_polygon_m2: float | None = None
+    """Area of the largest; absent where there is none, on a grid without CRS, and in runs of earlier versions."""
 
     @property
     def classified_pixels(self) -> int:

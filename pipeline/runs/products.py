@@ -199,6 +199,7 @@ def write_polygons(
             "polygons": counts.polygons,
             "polygon_pixels": counts.pixels,
             "polygon_area_m2": counts.area_m2,
+            **({} if counts.largest_m2 is None else {"largest_polygon_m2": counts.largest_m2}),
         }
         return dict.fromkeys(paths, found)
 

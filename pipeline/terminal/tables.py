@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ussfc.addresses import shown_address
 from ussfc.pipeline.progress import format_duration
 from ussfc.pipeline.storage import layout
+from ussfc.pipeline.terminal.aligned import Row, aligned, aligned_paths
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,21 +51,44 @@ SCORES = {
 """Columns of the table of scores: field and heading."""
 
 
-def run_lines(record: RunRecord, out: str, seconds: float) -> Iterator[str]:
-    """Yield the counts of a run and the full paths of its products.
+def run_lines(
+    record: RunRecord, out: str, seconds: float, has_report: bool = False, width: int | None = None
+) -> Iterator[str]:
+    """Yield the summary of a run: change, area, warnings, the full paths of its products, the next command.
 
     Args:
         record: of the run.
         out: its folder.
         seconds: duration of this call, which may have found most of it done.
+        has_report: True: its page was made.
+        width: characters of a line; None: lines are not broken.
     """
     counts = record.counts
-    yield from _outcome(counts, record.thresholds)
+    if (changed := _changed(counts, record.thresholds)) is not None:
+        yield changed
+    yield from aligned(_run_rows(record, seconds), width)
+    folder = shown_address(out).rstrip("/")
+    names = (*record.products, *((layout.REPORT,) if has_report else ()))
+    yield from aligned_paths("files", (f"{folder}/{name}" for name in names))
+    if not record.complete:
+        yield from aligned([("next", "the same command again, for the tiles that failed")], width)
+    elif layout.PROBABILITY in record.products:
+        yield from aligned_paths("next", [f"ussfc view {shlex.quote(folder)}"])
+
+
+def _run_rows(record: RunRecord, seconds: float) -> Iterator[Row]:
+    counts = record.counts
+    if counts.polygon_area_m2 is not None:
+        yield "area", f"{format_area(counts.polygon_area_m2)}, {counts.changed_share:.2%} of what has data"
+    if counts.polygons is not None:
+        largest = counts.largest_polygon_m2
+        yield "polygons", f"{counts.polygons}" + (f", the largest {format_area(largest)}" if largest else "")
     if record.registration is not None and record.registration.matrix is not None:
         moved = record.registration
         yield (
+            "moved",
             f"later date moved by {moved.typical_px:.2f} px ({moved.dx:+.2f} in x, {moved.dy:+.2f} in y; "
-            f"{moved.agreeing} of {moved.windows} windows agree)"
+            f"{moved.agreeing} of {moved.windows} windows agree)",
         )
     if record.masks is not None:
         given = {"before": record.masks.before, "after": record.masks.after}
@@ -71,25 +97,31 @@ def run_lines(record: RunRecord, out: str, seconds: float) -> Iterator[str]:
             for date, mask in given.items()
             if mask is not None
         )
-        yield f"masked pixels: {', '.join(hidden)}"
+        yield "masked", f"masked pixels: {', '.join(hidden)}"
     if record.cloud_like is not None and record.cloud_like.share >= MENTIONED:
-        yield f"about {record.cloud_like.share:.0%} of the change is bright in one date alone, as clouds are"
-    yield f"{counts.pixels / 1e6:.2f} Mpx in {format_duration(seconds)}"
-    yield from _places(out, (*record.products, *_pages(record)))
+        yield (
+            "clouds",
+            f"about {record.cloud_like.share:.0%} of the change is bright in one date alone, as clouds are",
+        )
+    warnings = len(dict.fromkeys(record.warnings))
+    yield "warnings", f"{warnings}, in run.json" if warnings else "none"
+    yield "time", f"{counts.pixels / 1e6:.2f} Mpx in {format_duration(seconds)}"
 
 
-def _pages(record: RunRecord) -> tuple[str, ...]:
-    """Return the page about a run, where it has one."""
-    return (layout.REPORT,) if record.config.get("output", {}).get("report") else ()
+def _changed(counts: Counts, thresholds: Mapping[str, float]) -> str | None:
+    """Return changed pixels with their threshold; None before they are made. Scripts read the first words."""
+    if counts.changed_pixels is None:
+        return None
+    distinct = sorted(set(thresholds.values()))
+    stated = f" at threshold {' and '.join(f'{value:g}' for value in distinct)}" if distinct else ""
+    share = f"{counts.changed_share:.2%}"
+    return f"{counts.changed_pixels} of {counts.classified_pixels} pixels changed ({share}){stated}"
 
 
 def _outcome(counts: Counts, thresholds: Mapping[str, float]) -> Iterator[str]:
     """Yield changed pixels with their threshold, and polygons with their area, as far as they are made."""
-    distinct = sorted(set(thresholds.values()))
-    stated = f" at threshold {' and '.join(f'{value:g}' for value in distinct)}" if distinct else ""
-    if counts.changed_pixels is not None:
-        share = f"{counts.changed_share:.2%}"
-        yield f"{counts.changed_pixels} of {counts.classified_pixels} pixels changed ({share}){stated}"
+    if (changed := _changed(counts, thresholds)) is not None:
+        yield changed
     if counts.polygons is not None:
         area = counts.polygon_area_m2
         yield f"{counts.polygons} polygons" + ("" if area is None else f", {format_area(area)}")
@@ -102,8 +134,6 @@ def format_area(square_metres: float) -> str:
 
 
 def _places(out: str, names: Iterator[str] | Mapping[str, Any] | Sequence[str]) -> Iterator[str]:
-    from ussfc.addresses import shown_address
-
     folder = shown_address(out).rstrip("/")
     for name in names:
         yield f"  {folder}/{name}"
@@ -169,8 +199,23 @@ def batch_status_lines(pairs: Sequence[PairStatus]) -> Iterator[str]:
             yield f"    warning  {warning}"
 
 
-def plan_lines(summary: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the summary of a plan."""
+def plan_lines(
+    summary: Mapping[str, Any], pair: tuple[str, str] | None = None, width: int | None = None
+) -> Iterator[str]:
+    """Yield the summary of a plan, in the layout of that of a run.
+
+    Args:
+        summary: of the plan.
+        pair: both dates as they were given, for the next command.
+        width: characters of a line; None: lines are not broken.
+    """
+    yield from aligned(_plan_rows(summary), width)
+    if pair is not None:
+        dates = " ".join(shlex.quote(shown_address(date)) for date in pair)
+        yield from aligned_paths("next", [f"ussfc run {dates} --out DIR (and the options of this plan)"])
+
+
+def _plan_rows(summary: Mapping[str, Any]) -> Iterator[Row]:
     grid = summary["grid"]
     workers = summary["workers"] or "any number of"
     time = "unknown"
@@ -178,7 +223,7 @@ def plan_lines(summary: Mapping[str, Any]) -> Iterator[str]:
         least, most = map(format_duration, summary["seconds_range"])
         time = f"between {least} and {most}, network {summary['seconds_source']}"
     bands = {date: ", ".join(map(str, numbers)) for date, numbers in summary["bands"].items()}
-    for name, value in (
+    yield from (
         ("model", f"{summary['model']}, threshold {summary['threshold']:g}"),
         ("weights", summary["terms"] or "licence not known"),
         ("bands", f"{bands['before']} of before, {bands['after']} of after"),
@@ -191,12 +236,13 @@ def plan_lines(summary: Mapping[str, Any]) -> Iterator[str]:
         ("executor", f"{summary['executor']}, {workers} process(es) x {summary['threads']}"),
         ("time", time),
         ("numbers", RADIOMETRY[summary["radiometry"]]),
-    ):  # fmt: skip
-        yield f"{name:>9}  {value}"
+    )  # fmt: skip
     for date, mask in summary["masks"].items():
-        yield f"     mask  {date}: {mask}"
+        yield "mask", f"{date}: {mask}"
     for warning in summary["warnings"]:
-        yield f"  warning  {warning}"
+        yield "warning", warning
+    if not summary["warnings"]:
+        yield "warnings", "none"
 
 
 def check_lines(checks: Sequence[Check]) -> Iterator[str]:

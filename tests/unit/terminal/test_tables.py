@@ -8,6 +8,7 @@ from typing import Any
 
 from ussfc.pipeline.runs.manifest import RunStatus, TileCounts
 from ussfc.pipeline.terminal import tables
+from ussfc.pipeline.terminal.aligned import aligned
 from ussfc.pipeline.terminal.tables import MOST_ROWS
 
 SCORES = {"precision": 0.5, "recall": 0.25, "f1": None, "iou": 0.1, "overall_accuracy": 0.9, "kappa": 0.2}
@@ -23,33 +24,62 @@ def run_record() -> Any:
             polygons=3,
             pixels=2_000_000,
             polygon_area_m2=2_271_234.5,
+            largest_polygon_m2=412_345.0,
         ),
         thresholds={"mosaic": 0.15, "vectorise": 0.15},
         registration=None,
         masks=None,
         cloud_like=None,
         stages={"infer": SimpleNamespace(seconds=60), "mosaic": SimpleNamespace(seconds=400)},
-        products={"change.tif": None, "changes.parquet": None},
-        config={"output": {"report": True}},
+        products={"change.tif": None, "probability.tif": None, "changes.parquet": None},
+        warnings=("one", "one", "two"),
+        complete=True,
     )
 
 
 def test_product_paths_are_whole(tmp_path: Path) -> None:
     out = str(tmp_path / ("long" * 50))
-    assert list(tables.run_lines(run_record(), out, 180)) == [
-        "25 of 100 pixels changed (25.00%) at threshold 0.15",
-        "3 polygons, 2.271 km2",
-        "2.00 Mpx in 3.0 min",
-        f"  {out}/change.tif",
-        f"  {out}/changes.parquet",
-        f"  {out}/report.html",
-    ]
+    for width in (None, 80, 140):
+        assert list(tables.run_lines(run_record(), out, 180, has_report=True, width=width)) == [
+            "25 of 100 pixels changed (25.00%) at threshold 0.15",
+            "     area  2.271 km2, 25.00% of what has data",
+            " polygons  3, the largest 0.4123 km2",
+            " warnings  2, in run.json",
+            "     time  2.00 Mpx in 3.0 min",
+            f"    files  {out}/change.tif",
+            f"           {out}/probability.tif",
+            f"           {out}/changes.parquet",
+            f"           {out}/report.html",
+            f"     next  ussfc view {out}",
+        ]
+
+
+def test_a_page_that_was_not_made_is_not_listed() -> None:
+    assert not any("report.html" in line for line in tables.run_lines(run_record(), "/out", 1))
+
+
+def test_an_incomplete_run_is_to_be_given_again() -> None:
+    record = run_record()
+    record.complete = False
+    assert list(tables.run_lines(record, "/out", 1))[-1] == (
+        "     next  the same command again, for the tiles that failed"
+    )
+
+
+def test_long_values_are_broken_between_words() -> None:
+    value = "a " * 60 + "/a/path/that/is/longer/than/a/line/of/this/terminal" * 2
+    lines = list(aligned([("numbers", value), ("next", "b")], 80))
+    assert max(map(len, lines[:2])) <= 80
+    assert lines[0].startswith("  numbers  a a")
+    assert lines[1].startswith("           a a")
+    assert lines[2].strip() == value.split()[-1]
+    assert list(aligned([("numbers", value)])) == [f"  numbers  {value}"]
 
 
 def test_masked_pixels_are_counted_by_date() -> None:
     record = run_record()
     record.masks = SimpleNamespace(before=SimpleNamespace(masked_pixels=500_000), after=None)
-    assert "masked pixels: 500000 (25.0%) of before" in tables.run_lines(record, "out", 1)
+    assert "   masked  masked pixels: 500000 (25.0%) of before" in tables.run_lines(record, "out", 1)
 
 
 def test_other_thresholds_are_both_named() -> None:
@@ -59,7 +89,7 @@ def test_other_thresholds_are_both_named() -> None:
     record.counts.polygon_area_m2 = None
     assert list(tables.run_lines(record, "/out", 1))[:2] == [
         "25 of 100 pixels changed (25.00%) at threshold 0.15 and 0.7",
-        "3 polygons",
+        " polygons  3, the largest 0.4123 km2",
     ]
 
 
