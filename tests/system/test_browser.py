@@ -264,8 +264,9 @@ def test_map_reviews_polygons(browser: Any, server: ViewServer, out: Path) -> No
     with mapped(browser, server) as page:
         until(page, "document.getElementById('progress').textContent === '0 of 4'")
         page.mouse.click(*on_screen(page, 0))
-        until(page, "document.querySelectorAll('#attributes dd').length === 5")
+        until(page, "document.querySelectorAll('#attributes dd').length === 10")
         assert "3,600" in page.locator("#attributes").inner_text()
+        assert "looks like" in page.locator("#attributes").inner_text()
         number = int(page.locator("#attributes dd").first.inner_text())
         page.keyboard.press("a")
         until(page, "document.getElementById('progress').textContent === '1 of 4'")
