@@ -20,8 +20,13 @@ lint:
     .venv/bin/lint-imports --no-logo
 
 # Write the reference pages of docs/reference again.
-docs:
+reference:
     .venv/bin/python -m ussfc.pipeline.terminal.reference docs/reference
+
+# Build the site of docs/ into site/; a dead link fails.
+docs: reference
+    .venv/bin/pip install -q -c constraints.txt zensical
+    .venv/bin/zensical build --clean --strict
 
 # Check the committed tree in a fresh environment.
 ci:

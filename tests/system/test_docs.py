@@ -3,58 +3,84 @@
 from __future__ import annotations
 
 import re
-import warnings
-from pathlib import Path
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path, PurePath
 from typing import Any
 
-import click
 import pytest
 
 from tests.support.paths import ROOT
-from tests.support.scenes import write_scene
-from ussfc import PipelineWarning, cli, find_model
+from ussfc import cli
 from ussfc.pipeline.terminal import reference
 
-REFERENCE = ROOT / "docs" / "reference"
+DOCS = ROOT / "docs"
 
 
 @pytest.mark.parametrize("name", sorted(reference.PAGES))
 def test_reference_page_is_up_to_date(name: str) -> None:
     command = "python -m ussfc.pipeline.terminal.reference docs/reference"
-    written = (REFERENCE / name).read_text("utf-8")
+    written = (DOCS / "reference" / name).read_text("utf-8")
     assert written == reference.page(name, cli.main), f"run `{command}`"
 
 
-def test_commands_in_the_readme_exist() -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
-    named = set(re.findall(r"^ussfc (\w+)", readme, re.MULTILINE))
-    assert named
-    assert named <= set(cli.main.list_commands(click.Context(cli.main)))
+def links(page: Path) -> Iterator[str]:
+    """Yield the targets of links and pictures of a page that are not on the web."""
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text("utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)", text):
+        if not re.match(r"[a-z]+:", target):
+            yield target
 
 
-def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With no warning, and with the classes of the model's own threshold."""
-    write_scene(tmp_path, "a", (100, 100), side=160)
-    for date in ("before", "after"):
-        (tmp_path / f"a_{date}.tif").rename(tmp_path / f"{date}.tif")
-    monkeypatch.chdir(tmp_path)
-    code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-    assert len(code) == 1
-    found: dict[str, Any] = {}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "the scene .* is smaller than a patch", PipelineWarning)
-        exec(code[0], found)
-    probability = found["probability"]
-    assert probability.shape == (160, 160)
-    assert ((probability >= find_model("ussfc-s2-rgb").threshold) == (found["classes"] == 1)).all()
-    assert found["changed"].shape == (3, 160, 160)
-    assert (found["regions"]["area_m2"] >= 500).all()
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as the site and the usual viewers make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    plain = (re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings)
+    return {re.sub(r"[-\s]+", "-", heading) for heading in plain}
 
 
 def test_links_of_the_documents_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
-        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text("utf-8")):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    for page in (*ROOT.glob("*.md"), ROOT / "deploy" / "README.md", *DOCS.rglob("*.md")):
+        for target in links(page):
+            path, _, anchor = target.partition("#")
+            led = page.parent / path if path else page
+            assert led.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors(led), f"{page.name}: {target}"
+
+
+def test_pages_of_the_site_link_to_nothing_outside_of_it() -> None:
+    for page in DOCS.rglob("*.md"):
+        for target in links(page):
+            assert (page.parent / target.partition("#")[0]).resolve().is_relative_to(DOCS), (
+                f"{page.name}: {target}"
+            )
+
+
+def test_navigation_has_every_page() -> None:
+    project = tomllib.loads((ROOT / "zensical.toml").read_text("utf-8"))["project"]
+    listed = list(leaves(project["nav"]))
+    assert len(set(listed)) == len(listed)
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+    hidden = {
+        page for page in pages if any(PurePath(page).match(rule) for rule in project["not_in_nav"].split())
+    }
+    assert set(listed) == pages - hidden
+
+
+def leaves(entries: Any) -> Iterator[str]:
+    """Yield the pages of a navigation."""
+    if isinstance(entries, str):
+        yield entries
+    else:
+        for entry in entries.values() if isinstance(entries, dict) else entries:
+            yield from leaves(entry)
+
+
+def test_readme_is_short_and_pictures_are_small() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
+    for picture in DOCS.rglob("tutorial_*.png"):
+        assert picture.stat().st_size < 300_000, picture.name
 
 
 def test_tests_named_in_the_documents_exist() -> None:
