@@ -10,15 +10,17 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from ussfc.pipeline.assessment import assess, sample_files
 from ussfc.pipeline.batches import index
+from ussfc.pipeline.polygons.band_values import BandValues
 from ussfc.pipeline.polygons.convert import DRIVER
-from ussfc.pipeline.polygons.geoparquet import DATES, ROW_GROUP, SIDES, table_schema
+from ussfc.pipeline.polygons.geoparquet import CHANGES, DATES, KIND, ROW_GROUP, SIDES, table_schema
+from ussfc.pipeline.polygons.kinds import KINDS
 from ussfc.pipeline.rasters.styles import CLASS_NAMES
 from ussfc.pipeline.report.reviews import VERDICTS
 from ussfc.pipeline.runs import manifest
 from ussfc.pipeline.runs.manifest import Record
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.terminal.markdown import attribute_docs, definitions, module_tree, table
-from ussfc.pipeline.types import NODATA_BYTE, PROBABILITY_STEPS
+from ussfc.pipeline.types import NODATA_BYTE, PROBABILITY_STEPS, RadiometricMapping
 
 FORMATS = {"parquet": "GeoParquet 1.1, zstd", **DRIVER, "gpkg": "GeoPackage 1.2"}
 """Format of the polygons by the key of the configuration."""
@@ -32,6 +34,11 @@ POLYGON_COLUMNS = {
     "pixels": "number of its pixels",
     DATES[0]: "day of the earlier image, such as 2018-06-30; null where it is not known",
     DATES[1]: "day of the later image, likewise",
+    KIND: f"hint at what changed, {', '.join(KINDS)}: [the rule](../polygons.md#the-rule-of-kind); null where no pixel could be read",
+    CHANGES[0]: "NDVI after minus before, -2 to 2; null without a near infrared band",
+    CHANGES[1]: "mean of red, green and blue, after minus before, in the numbers of the model",
+    "before_NAME": "mean of the band NAME (`red`, `nir`, ...) of the earlier image, numbers of the model",
+    "after_NAME": "the same of the later image",
     "geometry": "Polygon or MultiPolygon (WKB) in the CRS of the grid, shells counterclockwise; in GeoJSON longitude "
     "and latitude",
     "bbox": f"{', '.join(SIDES)} of the geometry; in GeoParquet alone",
@@ -153,7 +160,9 @@ def _layers() -> Iterator[str]:
         [(f"`{name}`", f"`{key}`", FORMATS[key]) for key, name in layout.LAYERS.items()],
     )
     yield ""
-    kinds = {field.name: str(field.type) for field in table_schema()} | {"bbox": "struct of double"}
+    # Of the bands the names alone decide the columns.
+    bands = BandValues(("NAME",), (0, 1), ((), ()), (RadiometricMapping((), ()), RadiometricMapping((), ())))
+    kinds = {field.name: str(field.type) for field in table_schema(bands)} | {"bbox": "struct of double"}
     rows = [(f"`{name}`", kind, POLYGON_COLUMNS[name]) for name, kind in kinds.items()]
     yield from table(("column", "type", "meaning"), rows)
     yield from ("", f"GeoParquet comes in row groups of {ROW_GROUP} features, in the order of `id`.", "")
