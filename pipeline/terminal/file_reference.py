@@ -34,7 +34,7 @@ POLYGON_COLUMNS = {
     "pixels": "number of its pixels",
     DATES[0]: "day of the earlier image, such as 2018-06-30; null where it is not known",
     DATES[1]: "day of the later image, likewise",
-    KIND: f"hint at what changed, {', '.join(KINDS)}: [the rule](../polygons.md#the-rule-of-kind); null where no pixel could be read",
+    KIND: f"hint at the change, {', '.join(KINDS)}: [the rule](../polygons.md#the-rule-of-kind)",
     CHANGES[0]: "NDVI after minus before, -2 to 2; null without a near infrared band",
     CHANGES[1]: "mean of red, green and blue, after minus before, in the numbers of the model",
     "before_NAME": "mean of the band NAME (`red`, `nir`, ...) of the earlier image, numbers of the model",
