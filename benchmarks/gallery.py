@@ -204,13 +204,13 @@ def compared(image: Pixels, found: Pixels, clean: Pixels) -> Pixels:
 
 def draw(panels: dict[str, Pixels], legend: dict[str, str], target: Path) -> None:
     """Draw panels side by side, and the legend of those colours that are there."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(3 * len(panels), 3.75))
+    figure, axes = plt.subplots(1, len(panels), figsize=(3 * len(panels), 3.9))
     # A constrained layout takes no account of titles in two lines.
-    figure.subplots_adjust(left=0.003, right=0.997, bottom=0.09, top=0.875, wspace=0.02)
+    figure.subplots_adjust(left=0.003, right=0.997, bottom=0.105, top=0.86, wspace=0.02)
     for axis, (title, image) in zip(axes, panels.items(), strict=True):
         # Single pixels stay sharp where they are enlarged.
         axis.imshow(image, interpolation="nearest" if len(image) < 200 else "antialiased")
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title, fontsize=13)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     patches = [
@@ -222,7 +222,7 @@ def draw(panels: dict[str, Pixels], legend: dict[str, str], target: Path) -> Non
         )
     ]
     if patches:
-        figure.legend(handles=patches, loc="lower center", ncols=4, frameon=False, fontsize=10)
+        figure.legend(handles=patches, loc="lower center", ncols=4, frameon=False, fontsize=13)
     figure.savefig(target, dpi=100)
     plt.close(figure)
     few_colours(target, legend.values())
@@ -305,9 +305,7 @@ def draw_speckle(probability: Pixels, target: Path) -> None:
         f"--threshold 0.05\n{pieces} polygons": overlay(
             before, (small[view], FALSE), (change[view] & ~small[view], SHARED)
         ),
-        f"--threshold 0.05 --min-area 500\n{kept} polygons": overlay(
-            before, (change[view] & ~small[view], SHARED)
-        ),
+        f"0.05, --min-area 500\n{kept} polygons": overlay(before, (change[view] & ~small[view], SHARED)),
     }
     draw(panels, {"pieces of 500 m2 and more": SHARED, "smaller pieces": FALSE}, target)
 
@@ -363,7 +361,7 @@ def draw_roofs(image: Path, mask: Path, folder: Path, target: Path) -> None:
     difference = np.abs(leaning - pixels).max(-1)
     panels = {
         "one camera": pixels,
-        "another camera: roofs 1.4 m aside": leaning,
+        "roofs 1.4 m aside": leaning,
         "difference": plt.get_cmap("magma")(np.clip(difference / 0.5, 0, 1)),
     }
     draw(panels, {}, target)
