@@ -249,6 +249,28 @@ def test_builder_gets_copied_files_alone() -> None:
     assert patterns[-1] == "**/__pycache__"
 
 
+def test_apptainer_builds_what_the_containerfile_does() -> None:
+    text = (DEPLOY / "apptainer" / "ussfc.def").read_text("utf-8")
+    sections: dict[str, list[str]] = {}
+    for line in re.sub(r"\\\n\s*", "", text).splitlines():
+        if line.startswith("%"):
+            sections[line[1:]] = []
+        elif sections and line.strip():
+            sections[list(sections)[-1]].append(line.strip())
+    pairs = [line.split() for line in sections["files"]]
+    assert sorted(source for source, _ in pairs) == sorted(_copied())
+    assert all(target == f"/usr/src/ussfc/{source}" for source, target in pairs)
+    steps = [line for line in sections["post"] if "install.sh" in line]
+    assert [re.sub("[{ }]", "", step) for step in steps] == [
+        re.sub("[${ }]", "", step)
+        for name, rest in _instructions()
+        for step in rest.split(" && ")
+        if name == "RUN" and "install.sh" in step
+    ]
+    assert f"org.opencontainers.image.version {PROJECT['version']}" in sections["labels"]
+    assert f"org.opencontainers.image.licenses {PROJECT['license']}" in sections["labels"]
+
+
 def test_dependencies_are_installed_before_the_code() -> None:
     steps = [(name, rest) for name, rest in _instructions() if name in ("COPY", "RUN")]
     (installed,) = (i for i, (_, rest) in enumerate(steps) if "install.sh dependencies" in rest)

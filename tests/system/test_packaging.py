@@ -258,6 +258,33 @@ def _locked() -> dict[str, Version]:
     return {name: Version(version) for name, version in (pin.split("==") for pin in pins)}
 
 
+CONDA_NAMES = {
+    "dask": "dask-core",
+    "isal": "python-isal",
+    "matplotlib": "matplotlib-base",
+    "torch": "pytorch",
+}
+"""Names of packages that differ on conda-forge."""
+
+
+def test_conda_recipe_has_the_dependencies_of_the_package() -> None:
+    recipe = yaml.safe_load((ROOT / "deploy" / "conda" / "recipe.yaml").read_text("utf-8"))
+    expected = []
+    for line in PROJECT["dependencies"]:
+        requirement = Requirement(line)
+        expected.append(f"{CONDA_NAMES.get(requirement.name, requirement.name)} {requirement.specifier}")
+    assert recipe["requirements"]["run"] == ["python >=${{ python_min }}", *expected]
+    assert recipe["context"]["version"] == PROJECT["version"]
+    about = recipe["about"]
+    assert (about["summary"], about["license"], about["license_file"]) == (
+        PROJECT["description"],
+        PROJECT["license"],
+        PROJECT["license-files"],
+    )
+    scripts = [f"{name} = {target}" for name, target in PROJECT["scripts"].items()]
+    assert recipe["build"]["python"]["entry_points"] == scripts
+
+
 @pytest.mark.parametrize("extra", [None, *(extra for extra in EXTRAS if extra not in UNLOCKED_EXTRAS)])
 def test_dependencies_are_locked_within_bounds(extra: str | None) -> None:
     locked = _locked()
