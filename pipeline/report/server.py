@@ -126,19 +126,19 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(lambda: read(self.server.view, path, self._arguments()))
 
     def do_POST(self) -> None:
-        """Keep a verdict."""
+        """Keep a verdict or a label."""
         path = self._checked()
         if path is None:
             return
         length = self.headers.get("Content-Length", "")
-        if path != "review" or self.headers.get("Content-Type") != JSON:
+        if path not in KEEPERS or self.headers.get("Content-Type") != JSON:
             self._send(NOTHING)
         elif not DIGITS.fullmatch(length) or int(length) > MOST_BODY:
             self._send(Answer(b"too large\n", "text/plain", status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE))
         else:
             body = self.rfile.read(int(length))
             self.close_connection = False
-            self._answer(lambda: keep_verdict(self.server.view, body))
+            self._answer(lambda: KEEPERS[path](self.server.view, body))
 
     def _checked(self) -> str | None:
         """Return the path below the token; refuse requests that are not of the page itself."""
@@ -214,6 +214,8 @@ def read(view: RunView, path: str, arguments: dict[str, str]) -> Answer:
         )
     if path == "facts":
         return as_json(view.facts())
+    if path == "sample":
+        return as_json(None if view.labels is None else view.labels.facts())
     if path == "polygons":
         top, left, bottom, right = (float(part) for part in arguments["view"].split(","))
         return as_json(view.within((top, left, bottom, right), _filter(arguments)))
@@ -248,16 +250,46 @@ def keep_verdict(view: RunView, body: bytes) -> Answer:
     """
     if view.reviews is None or view.polygons is None:
         return NOTHING
-    given = json.loads(body)
-    if not isinstance(given, dict):
-        raise ValueError("an object is expected")
-    number, note = given["id"], given.get("note", "")
-    if type(number) is not int or not isinstance(note, str):
-        raise ValueError("a whole number is expected as id, and a text as note")
+    given, number = _given(body)
+    note = given.get("note", "")
+    if not isinstance(note, str):
+        raise ValueError("a text is expected as note")
     if view.polygons.row(number) is None:
         raise ValueError(f"no polygon {number}")
     view.reviews.set(number, given["verdict"], note[:MOST_NOTE])
     return as_json(view.reviews.counts())
+
+
+def keep_label(view: RunView, body: bytes) -> Answer:
+    """Keep the label of a point of the sample that a page sends.
+
+    Args:
+        view: the run.
+        body: JSON with ``id`` and ``label`` (null takes it back).
+
+    Raises:
+        ValueError, KeyError: it is none.
+        StoreError: it cannot be kept.
+    """
+    if view.labels is None:
+        return NOTHING
+    given, number = _given(body)
+    view.labels.set(number, given["label"])
+    return as_json({"id": number})
+
+
+KEEPERS = {"review": keep_verdict, "label": keep_label}
+"""What is kept of a request that writes, by its path."""
+
+
+def _given(body: bytes) -> tuple[dict[str, Any], int]:
+    """Return what a page sends, and the id in it."""
+    given = json.loads(body)
+    if not isinstance(given, dict):
+        raise ValueError("an object is expected")
+    if type(given["id"]) is not int:
+        raise ValueError("a whole number is expected as id")
+    return given, given["id"]
 
 
 def _filter(arguments: dict[str, str]) -> Filter:

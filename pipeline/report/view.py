@@ -6,7 +6,7 @@ import json
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyproj
@@ -40,6 +40,21 @@ REVIEW = "review.parquet"
 """Verdicts, beside the products of a local OUT."""
 
 
+class LabelStore(Protocol):
+    """Points of a sample that people label on a map."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return file, side of a unit, points and labels as JSON values."""
+
+    def set(self, number: int, label: str | None) -> None:
+        """Set the label of a point, or take it back with None.
+
+        Raises:
+            ValueError: there is no such label or point.
+            StoreError: it cannot be kept.
+        """
+
+
 @dataclass(frozen=True)
 class RunView:
     """A run as a map shows it."""
@@ -51,6 +66,8 @@ class RunView:
     reviews: ReviewTable | None
     absent: tuple[str, ...]
     """Reasons why a part cannot be shown."""
+    labels: LabelStore | None = None
+    """Sample to be labelled; None without one."""
 
     def facts(self) -> dict[str, Any]:
         """Return everything that the page needs at its start, as JSON values."""
@@ -77,6 +94,7 @@ class RunView:
                 "largest": float(polygons.sizes.max()) if len(polygons) else 0.0,
             },
             "review": self.review(),
+            "sample": self.labels is not None,
         }
 
     def review(self) -> dict[str, Any] | None:
@@ -158,7 +176,9 @@ class RunView:
         return self.reviews.as_geojson(features)
 
 
-def open_view(out: Folder | str, stack: ExitStack, review: Path | None = None) -> RunView:
+def open_view(
+    out: Folder | str, stack: ExitStack, review: Path | None = None, labels: LabelStore | None = None
+) -> RunView:
     """Open a finished run for a map.
 
     What cannot be read besides the probabilities is left out with a reason.
@@ -167,6 +187,7 @@ def open_view(out: Folder | str, stack: ExitStack, review: Path | None = None) -
         out: output folder, path or URI.
         stack: closes copies of files of an object store at its end.
         review: file of verdicts; by default ``review.parquet`` in a local OUT, else in the working directory.
+        labels: sample to be labelled.
 
     Raises:
         StoreError: no finished run in OUT, or verdicts of another one.
@@ -186,7 +207,7 @@ def open_view(out: Folder | str, stack: ExitStack, review: Path | None = None) -
     if polygons is not None:
         path = review or (out.local / REVIEW if out.local is not None else Path(REVIEW))
         reviews = ReviewTable.open(path, record.products[layout.LAYERS["parquet"]].sha256)
-    return RunView(record, tiles, overview, polygons, reviews, tuple(absent))
+    return RunView(record, tiles, overview, polygons, reviews, tuple(absent), labels)
 
 
 def _polygons(out: Folder, record: RunRecord, stack: ExitStack, absent: list[str]) -> PolygonIndex | None:

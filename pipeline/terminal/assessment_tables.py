@@ -51,7 +51,10 @@ def sample_lines(sample: DrawnSample) -> Iterator[str]:
         yield f"buffer: {record.buffer_px} px{metres} around change"
     for name in sample.files:
         yield f"  {sample.folder / name}"
-    yield "next: open sample.qgs in QGIS, fill in reference (change, no change or unclear), then `ussfc assess`"
+    yield (
+        "next: label the points in `ussfc view OUT`, or open sample.qgs in QGIS and fill in reference (change, no "
+        "change or unclear); then `ussfc assess`"
+    )
 
 
 def assessment_lines(result: AssessmentRecord, path: Path) -> Iterator[str]:

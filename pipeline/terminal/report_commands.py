@@ -42,17 +42,26 @@ def report(out: str, output: Output) -> None:
     metavar="FILE",
     help="File of the verdicts; by default review.parquet in OUT, or here where OUT is in an object store.",
 )
+@click.option(
+    "--sample",
+    type=options.LocalPath(),
+    metavar="FILE",
+    help="Sample to label, as `ussfc sample` wrote it; by default that of OUT-sample beside OUT.",
+)
 @click.option("--browser/--no-browser", default=None, help="Open the page, by default from a terminal.")
-def view(out: str, port: int, review: Path | None, browser: bool | None) -> None:
+def view(out: str, port: int, review: Path | None, sample: Path | None, browser: bool | None) -> None:
     """Show OUT as a map in the browser: both dates, probability at any threshold, polygons and their review.
+
+    With a sample also its points, one after the other, to be labelled for `ussfc assess`.
 
     Serves OUT alone, to this machine alone, until Ctrl-C. The address holds a random token.
     """
+    from ussfc.pipeline.assessment.label_table import open_labels
     from ussfc.pipeline.report.server import ViewServer
     from ussfc.pipeline.report.view import open_view
 
     with ExitStack() as stack:
-        shown = open_view(out, stack, review)
+        shown = open_view(out, stack, review, open_labels(out, sample))
         server = stack.enter_context(ViewServer(shown, port))
         click.echo(server.address)
         click.echo("Ctrl-C ends it", err=True)

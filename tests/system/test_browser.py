@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import threading
 import time
@@ -14,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.shown_runs import CHANGES, SHAPE, make_run
+from ussfc.pipeline.assessment.label_table import open_labels
+from ussfc.pipeline.assessment.sample import SampleRequest, draw_sample
 from ussfc.pipeline.report.server import ViewServer
 from ussfc.pipeline.report.view import open_view
 from ussfc.pipeline.report.write import write_report
@@ -289,6 +292,37 @@ def test_map_reviews_polygons(browser: Any, server: ViewServer, out: Path) -> No
         until(page, "document.getElementById('progress').textContent.endsWith(' of 2')")
         set_range(page, "#mean", 1)
         until(page, "document.getElementById('progress').textContent.endsWith(' of 0')")
+
+
+def test_map_labels_a_sample(browser: Any, server: ViewServer, out: Path) -> None:
+    folder = draw_sample(out, SampleRequest(points=20)).folder
+    view = server.view
+    server.view = dataclasses.replace(view, labels=open_labels(out, None))
+    try:
+        with mapped(browser, server) as page:
+            until(page, "document.getElementById('sample-progress').textContent === '0 of 20'")
+            # What the map says stays hidden.
+            assert page.locator("[name=layer][value=none]").is_checked()
+            page.keyboard.press("n")
+            settled(page)
+            before = page.locator("#map").screenshot()
+            page.keyboard.press("f")
+            settled(page)
+            assert page.locator("#map").screenshot() != before
+            for key in ("c", "x", "u"):
+                page.keyboard.press(key)
+                page.wait_for_timeout(200)
+            until(page, "document.getElementById('sample-progress').textContent === 'point 4, 3 of 20'")
+            table = pq.read_table(folder / "sample.parquet").to_pylist()
+            assert [row["reference"] for row in table[:4]] == ["change", "no change", "unclear", None]
+            page.reload()
+            settled(page)
+            until(page, "document.getElementById('sample-progress').textContent === '3 of 20'")
+            # The next one without a label; a polygon that is chosen takes the keys.
+            page.keyboard.press("n")
+            until(page, "document.getElementById('sample-progress').textContent.startsWith('point 4,')")
+    finally:
+        server.view = view
 
 
 def test_wrong_token(browser: Any, server: ViewServer) -> None:

@@ -15,6 +15,8 @@
   let least = facts.least;
   let polygons = [];
   let selected = null;
+  let sample = null;
+  let point = null;
   let queue = { ids: [], at: -1, count: 0 };
   const verdicts = facts.review ? facts.review.verdicts : {};
 
@@ -208,7 +210,23 @@
       context.lineWidth = 2.5;
       outline(selected, width, height);
     }
+    if (point) square(width, height);
+    $("tag-before").style.visibility = edge < 0.05 ? "hidden" : "visible";
+    $("tag-after").style.visibility = edge > 0.95 ? "hidden" : "visible";
     $("edge").style.left = `${edge * 100}%`;
+  }
+
+  // The unit of the sample that is to be labelled, with a gap so that nothing of it is hidden.
+  function square(width, height) {
+    const [row, col, high, wide] = unit(point);
+    const gap = 3;
+    const box = [screenX(col, width) - gap, screenY(row, height) - gap, wide * place.scale + 2 * gap, high * place.scale + 2 * gap];
+    context.strokeStyle = "#000";
+    context.lineWidth = 4;
+    context.strokeRect(...box);
+    context.strokeStyle = "#35d0ff";
+    context.lineWidth = 2;
+    context.strokeRect(...box);
   }
 
   let waiting = false;
@@ -560,11 +578,92 @@
     button.addEventListener("click", () => judge(button.dataset.verdict));
   });
 
+  // ---- points of a sample
+
+  const unit = ([, row, col]) => {
+    const { side } = sample;
+    return [row * side, col * side, Math.min(side, rows - row * side), Math.min(side, cols - col * side)];
+  };
+
+  function showPoint(at) {
+    sample.at = at;
+    point = sample.points[at];
+    const [row, col, high, wide] = unit(point);
+    Object.assign(place, { row: row + high / 2, col: col + wide / 2, scale: fitting(high + 60, wide + 60) });
+    // Beside the edge, which would lie over the middle.
+    edge = edge < 0.5 ? 0 : 1;
+    select(null, false);
+    moved();
+    showLabel();
+  }
+
+  function showLabel() {
+    document.querySelectorAll("[data-label]").forEach((button) => {
+      button.disabled = !point;
+      button.setAttribute("aria-pressed", String(Boolean(point) && sample.labels[point[0]] === button.dataset.label));
+    });
+    const given = sample.points.filter(([id]) => sample.labels[id]).length;
+    const which = point ? `point ${point[0]}, ` : "";
+    $("sample-progress").textContent = `${which}${given.toLocaleString("en")} of ${sample.points.length.toLocaleString("en")}`;
+  }
+
+  function stepPoint(by) {
+    let at = point ? sample.at : -1;
+    do {
+      at += by;
+    } while (by > 0 && at < sample.points.length && sample.labels[sample.points[at][0]]);
+    if (at >= 0 && at < sample.points.length) showPoint(at);
+  }
+
+  async function labelPoint(label) {
+    if (!point) return;
+    const [id] = point;
+    const given = sample.labels[id] === label ? null : label;
+    try {
+      await ask("label", {
+        method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ id, label: given }),
+      });
+    } catch (error) {
+      complain(`Not kept: ${error.message}`);
+      return;
+    }
+    if (given) sample.labels[id] = given; else delete sample.labels[id];
+    complain("");
+    showLabel();
+    if (given) stepPoint(1);
+  }
+
+  function flip() {
+    edge = edge < 0.5 ? 1 : 0;
+    redraw();
+  }
+
+  async function startSample() {
+    sample = await ask("sample");
+    $("sample-file").textContent = `Kept in ${sample.file}`;
+    // What the map says would sway who labels.
+    layer = "none";
+    document.querySelector("[name=layer][value=none]").checked = true;
+    $("outlines").checked = false;
+    showLabel();
+  }
+
+  $("sample-next").addEventListener("click", () => stepPoint(1));
+  $("sample-previous").addEventListener("click", () => stepPoint(-1));
+  $("flip").addEventListener("click", flip);
+  document.querySelectorAll("[data-label]").forEach((button) => {
+    button.addEventListener("click", () => labelPoint(button.dataset.label));
+  });
+
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, input")) return;
     const pan = 80 / place.scale;
     const actions = {
-      a: () => judge("accepted"), r: () => judge("rejected"), u: () => judge("unsure"), n: () => step(1), p: () => step(-1),
+      a: () => judge("accepted"), r: () => judge("rejected"), f: flip,
+      // With a sample these go by its points until a polygon is chosen.
+      u: () => (sample && !selected ? labelPoint("unclear") : judge("unsure")),
+      n: () => (sample && !selected ? stepPoint(1) : step(1)), p: () => (sample && !selected ? stepPoint(-1) : step(-1)),
+      c: () => labelPoint("change"), x: () => labelPoint("no change"),
       "+": () => zoom(1.4), "=": () => zoom(1.4), "-": () => zoom(1 / 1.4), 0: showAll,
       ArrowUp: () => { place.row -= pan; moved(); }, ArrowDown: () => { place.row += pan; moved(); },
       ArrowLeft: () => { place.col -= pan; moved(); }, ArrowRight: () => { place.col += pan; moved(); },
@@ -587,6 +686,7 @@
     $("warnings").append(item);
   }
   for (const id of ["edge", "tag-before", "tag-after"]) $(id).hidden = !facts.dates;
+  $("sample-section").hidden = !facts.sample;
   for (const id of ["polygon-section", "review-section"]) $(id).hidden = !facts.polygons;
   $("file").textContent = facts.review ? `Kept in ${facts.review.file}` : "";
   Object.assign(place, { scale: fitting(rows, cols) });
@@ -594,6 +694,7 @@
   describe();
   showVerdict();
   moved();
+  if (facts.sample) await startSample();
   if (facts.polygons) {
     filtered();
     if (id) await open(id, false);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import json
 import socket
@@ -107,6 +108,48 @@ def test_polygons(server: ViewServer) -> None:
         found(server, f"polygons?view=0,0,400,560&size={0.99 * here['area_m2']}&probability=0")["count"] == 2
     )
     assert ask(server, "/TOKEN/polygon/99999999")[0] == 404
+
+
+class Labels:
+    """A sample of two points."""
+
+    def __init__(self) -> None:
+        self.given: dict[int, str | None] = {}
+
+    def facts(self) -> dict[str, Any]:
+        return {"points": [[1, 0, 0], [2, 5, 5]], "labels": self.given}
+
+    def set(self, number: int, label: str | None) -> None:
+        if number not in (1, 2):
+            raise ValueError(f"no point {number}")
+        self.given[number] = label
+
+
+def test_labels_of_a_sample(server: ViewServer) -> None:
+    def label(body: str, **headers: str) -> int:
+        return ask(
+            server, "/TOKEN/label", "POST", body.encode(), **({"Content_Type": "application/json"} | headers)
+        )[0]
+
+    assert ask(server, "/TOKEN/sample")[0] == 404
+    assert label('{"id": 1, "label": "change"}') == 404
+    assert found(server, "facts")["sample"] is False
+    view, labels = server.view, Labels()
+    server.view = dataclasses.replace(view, labels=labels)
+    try:
+        assert found(server, "facts")["sample"] is True
+        assert label('{"id": 1, "label": "change"}') == 200
+        assert found(server, "sample")["labels"] == {"1": "change"}
+        for body in ('{"id": 3, "label": null}', '{"id": true, "label": null}', '{"id": 1}', "[]", "x"):
+            assert label(body) == 400, body
+        for headers in (
+            {"Origin": "http://elsewhere"}, {"Host": "elsewhere"}, {"Sec_Fetch_Site": "cross-site"},
+        ):  # fmt: skip
+            assert label('{"id": 2, "label": "change"}', **headers) == 403
+        assert label('{"id": 2, "label": "change"}', Content_Type="text/plain") == 404
+        assert labels.given == {1: "change"}
+    finally:
+        server.view = view
 
 
 def test_review_and_its_exports(server: ViewServer, finished: Path) -> None:
