@@ -14,6 +14,7 @@ import shapely
 
 import ussfc
 from ussfc.pipeline.errors import ConfigError, GridError, ReadError, StoreError
+from ussfc.pipeline.events import Notice, Subscriber, ignore
 from ussfc.pipeline.report import facts
 from ussfc.pipeline.report.overviews import ChangeOverview, read_dates, read_level
 from ussfc.pipeline.report.page import view_numbers
@@ -35,6 +36,12 @@ OVERVIEW = 512
 
 MOST_QUEUED = 5000
 """Polygons of a queue that the page gets at a time."""
+
+MOST_COPIED = 1_000_000_000
+"""Largest layer of an object store that is copied here for a map, bytes: some five million polygons."""
+
+MENTIONED = 20_000_000
+"""Size of a layer from which its copying is a notice, bytes."""
 
 REVIEW = "review.parquet"
 """Verdicts, beside the products of a local OUT."""
@@ -177,7 +184,11 @@ class RunView:
 
 
 def open_view(
-    out: Folder | str, stack: ExitStack, review: Path | None = None, labels: LabelStore | None = None
+    out: Folder | str,
+    stack: ExitStack,
+    review: Path | None = None,
+    labels: LabelStore | None = None,
+    subscriber: Subscriber = ignore,
 ) -> RunView:
     """Open a finished run for a map.
 
@@ -188,6 +199,7 @@ def open_view(
         stack: closes copies of files of an object store at its end.
         review: file of verdicts; by default ``review.parquet`` in a local OUT, else in the working directory.
         labels: sample to be labelled.
+        subscriber: receives notices.
 
     Raises:
         StoreError: no finished run in OUT, or verdicts of another one.
@@ -203,14 +215,16 @@ def open_view(
     absent: list[str] = []
     pair, presentation = _dates(record, overview, absent)
     tiles = TileSource(out, record.grid.shape, pair, presentation)
-    polygons, reviews = _polygons(out, record, stack, absent), None
+    polygons, reviews = _polygons(out, record, stack, absent, subscriber), None
     if polygons is not None:
         path = review or (out.local / REVIEW if out.local is not None else Path(REVIEW))
         reviews = ReviewTable.open(path, record.products[layout.LAYERS["parquet"]].sha256)
     return RunView(record, tiles, overview, polygons, reviews, tuple(absent), labels)
 
 
-def _polygons(out: Folder, record: RunRecord, stack: ExitStack, absent: list[str]) -> PolygonIndex | None:
+def _polygons(
+    out: Folder, record: RunRecord, stack: ExitStack, absent: list[str], subscriber: Subscriber
+) -> PolygonIndex | None:
     import pyarrow as pa
 
     layer = layout.LAYERS["parquet"]
@@ -219,6 +233,15 @@ def _polygons(out: Folder, record: RunRecord, stack: ExitStack, absent: list[str
             "polygons: the run has none as GeoParquet; `ussfc vectorise` with vector.format=geoparquet makes them"
         )
         return None
+    size = out.size(layer) or 0
+    if out.local is None and size > MOST_COPIED:
+        absent.append(
+            f"polygons: {out / layer}: {size / 1e9:.1f} GB, and up to {MOST_COPIED / 1e9:.1f} GB are copied from a "
+            "store for a map; copy the folder to a disk and view it there, or make fewer with a larger vector.min_area_m2"
+        )
+        return None
+    if out.local is None and size > MENTIONED:
+        subscriber(Notice(f"copying {size / 1e6:.0f} MB of polygons from {out / layer}", warning=False))
     folder = stack.enter_context(out.local_copies([layer]))
     try:
         return PolygonIndex(folder / layer, record.grid.geobox)

@@ -7,6 +7,7 @@ import sys
 import webbrowser
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from ussfc.addresses import shown_address
 from ussfc.pipeline.terminal import options
 from ussfc.pipeline.terminal.output import Output
 from ussfc.pipeline.terminal.progress import progress
+
+if TYPE_CHECKING:
+    from ussfc.pipeline.events import Event
 
 
 @click.command()
@@ -31,6 +35,13 @@ def report(out: str, output: Output) -> None:
         written = write_report(out, subscriber)
     paths = [f"{shown_address(out).rstrip('/')}/{name}" for name in (layout.REPORT, layout.PREVIEW)]
     output.result({"written": written, "files": paths}, paths)
+
+
+def _notices(event: Event) -> None:
+    from ussfc.pipeline.events import Notice
+
+    if isinstance(event, Notice):
+        click.echo(event.message, err=True)
 
 
 @click.command()
@@ -61,7 +72,7 @@ def view(out: str, port: int, review: Path | None, sample: Path | None, browser:
     from ussfc.pipeline.report.view import open_view
 
     with ExitStack() as stack:
-        shown = open_view(out, stack, review, open_labels(out, sample))
+        shown = open_view(out, stack, review, open_labels(out, sample), _notices)
         server = stack.enter_context(ViewServer(shown, port))
         click.echo(server.address)
         click.echo("Ctrl-C ends it", err=True)

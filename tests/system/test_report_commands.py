@@ -19,6 +19,8 @@ from tests.support.paths import ROOT
 from tests.support.servers import SeaweedFS
 from tests.support.shown_runs import CHANGES, copied, make_run
 from ussfc import cli
+from ussfc.pipeline.events import Notice
+from ussfc.pipeline.report import view as shown
 from ussfc.pipeline.report.view import open_view
 from ussfc.pipeline.report.view_polygons import Filter
 from ussfc.pipeline.report.write import conclude
@@ -117,6 +119,22 @@ def test_run_in_an_object_store(
         assert len(ids) == len(CHANGES)
         assert view.reviews is not None
         view.reviews.set(ids[0], "accepted")
+    # Polygons are copied up to a size; without them the map still shows the rest.
+    monkeypatch.setattr(shown, "MENTIONED", 1)
+    events: list[object] = []
+    with ExitStack() as stack:
+        assert open_view(address, stack, subscriber=events.append).polygons is not None
+    assert [event.message for event in events if isinstance(event, Notice)] == [
+        f"copying 0 MB of polygons from {address}/changes.parquet"
+    ]
+    monkeypatch.setattr(shown, "MOST_COPIED", 100)
+    with ExitStack() as stack:
+        large = open_view(address, stack)
+        assert large.polygons is None
+        (line,) = large.absent
+        assert "changes.parquet: 0.0 GB, and up to 0.0 GB are copied from a store for a map; copy" in line
+        assert large.facts()["polygons"] is None
+        assert large.tiles.tile("probability", 0, 0, 0) == near
     with ExitStack() as stack:
         local = open_view(finished, stack)
         assert near == local.tiles.tile("probability", 0, 0, 0)
