@@ -13,6 +13,9 @@ Engine = Literal["auto", "openvino", "torch", "triton"]
 VectorFormat = Literal["parquet", "gpkg", "flatgeobuf", "geojson"]
 """File format of the polygons."""
 
+Smoothing = Literal["none", "median3"]
+"""Filter of the probabilities on their way into products, see :mod:`ussfc.pipeline.pixels.smoothing`."""
+
 NO_MASK = "none"
 """Word in the place of a mask's file: the one that comes with the scene is left out as well."""
 

@@ -195,6 +195,8 @@ class ModelSpec(_Part):
     """Mapping of source numbers to [0, 1]."""
     threshold: Share = 0.5
     """Probability from which a pixel counts as changed."""
+    smoothing: Literal["none", "median3"] = "none"
+    """Filter of a scene's probabilities: the median of 3 x 3 pixels, or none; a configuration may set another."""
     licence: Licence | None = None
     """Terms; None: not known (a bare weights file)."""
     training: Training | None = None

@@ -15,7 +15,7 @@ import xarray as xr
 import ussfc
 from ussfc.pipeline.api.coordinates import on_grid_of
 from ussfc.pipeline.api.inputs import ArrayPair, open_arrays
-from ussfc.pipeline.choices import Taper
+from ussfc.pipeline.choices import Smoothing, Taper
 from ussfc.pipeline.config.load import as_config
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import PipelineWarning
@@ -23,12 +23,13 @@ from ussfc.pipeline.execution.computers import open_computer
 from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE
 from ussfc.pipeline.pixels import radiometry
 from ussfc.pipeline.pixels.encoding import decode, encode
+from ussfc.pipeline.pixels.smoothing import median3, with_rim
 from ussfc.pipeline.reading import AreaOfInterest
 from ussfc.pipeline.reading.array import Placement
-from ussfc.pipeline.runs.resolve import resolve_layout
+from ussfc.pipeline.runs.resolve import resolve_layout, resolve_smoothing
 from ussfc.pipeline.tiling.blending import taper_weights
 from ussfc.pipeline.tiling.lattice import TilePlan
-from ussfc.pipeline.types import DetectorSpec, FloatArray, PixelPair, RadiometricMapping, Tile
+from ussfc.pipeline.types import Box, DetectorSpec, FloatArray, PixelPair, RadiometricMapping, Tile
 
 
 def detect_changes(
@@ -60,7 +61,8 @@ def detect_changes(
         (y, x) float32 in [0, 1], NaN where either date has no data, in chunks of ``tiling.tile_size``, with
         dimensions, coordinates, attributes and CRS of the date that ``grid.reference`` names (before), cut to the
         common part; with those of the new grid where ``grid.crs`` or ``grid.resolution`` asks for one. Values are
-        those of the stored product of a run: with ``output.probability_dtype`` uint8 multiples of 1/254.
+        those of ``probability.tif`` of a run, smoothed as there: with ``output.probability_dtype`` uint8 multiples of
+        1/254.
 
     Raises:
         ReadError, GridError, ConfigError, ussfc.ModelError: as the command line.
@@ -85,7 +87,10 @@ def detect_changes(
     )
     for notice in pair.notices:
         warnings.warn(notice, PipelineWarning, stacklevel=2)
-    job = _ChunkJob(pair.mappings, spec, layout.taper, settings.output.probability_dtype, pair.area)
+    smoothing = resolve_smoothing(settings, card)
+    job = _ChunkJob(
+        pair.mappings, spec, layout.taper, settings.output.probability_dtype, pair.area, smoothing
+    )
     shape = pair.grid.shape[0], pair.grid.shape[1]
     tiles = TilePlan.of(shape, layout.tile_size, spec.patch_size, layout.overlap)
     own = 0 if settings.grid.reference == "before" else 1
@@ -99,6 +104,7 @@ def detect_changes(
         "units": "1",
         "model": card.name,
         "threshold": threshold,
+        "smoothing": smoothing,
         "probability_dtype": settings.output.probability_dtype,
         "registration": pair.registration.state,
         "nodata": np.nan,
@@ -112,12 +118,13 @@ def _lazy_result(pair: ArrayPair, tiles: TilePlan, job: _ChunkJob) -> da.Array:
     before, after = pair.readers
 
     def chunk(index: tuple[int, int]) -> da.Array:
-        tile = tiles.tile(index)
+        tile = tiles.tile(index, margin=int(job.smoothing != "none"))
         lazy = compute(
             before.block(tile.halo).data,
             after.block(tile.halo).data,
             (before.placement(tile.halo), after.placement(tile.halo)),
             tile,
+            tiles.core(index),
             job,
         )
         result: da.Array = da.from_delayed(lazy, tiles.core(index).shape, np.float32)
@@ -139,12 +146,13 @@ class _ChunkJob:
     dtype: str
     """Type of the stored product whose levels the values have."""
     area: AreaOfInterest | None
+    smoothing: Smoothing
 
 
 def _compute_core(
-    before: Any, after: Any, placements: tuple[Placement, Placement], tile: Tile, job: _ChunkJob
+    before: Any, after: Any, placements: tuple[Placement, Placement], tile: Tile, own: Box, job: _ChunkJob
 ) -> FloatArray:
-    """Compute one chunk; runs on whatever scheduler computes the array."""
+    """Compute the pixels that a tile owns, a chunk; runs on whatever scheduler computes the array."""
     images = radiometry.pair(placements[0](before), placements[1](after), job.mappings)
     spec = job.detector
     if job.area is not None:
@@ -152,4 +160,8 @@ def _compute_core(
     computer = open_computer(PROCESS_CACHE.detector(spec), taper_weights(spec.patch_size, job.taper))
     probability, _ = computer.blend(tile, images)
     valid = images.valid[tile.core.within(tile.halo).slices]
-    return decode(encode(probability, valid, np.dtype(job.dtype)))
+    stored = encode(probability, valid, np.dtype(job.dtype))
+    if job.smoothing != "none":
+        # Where the core ends before the grid, it has a pixel more than what is returned.
+        stored = median3(with_rim(stored))
+    return decode(stored[own.within(tile.core).slices])

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from ussfc.pipeline.choices import Engine, Taper, VectorFormat
+from ussfc.pipeline.choices import Engine, Smoothing, Taper, VectorFormat
 from ussfc.pipeline.dates import date_text
 
 _WORD = r"[A-Za-z0-9_.,@+-]+"
@@ -416,6 +416,11 @@ CLUSTERS: dict[str, type[BaseCluster]] = {
 class OutputConfig(_Section):
     """Rasters."""
 
+    smoothing: Smoothing | None = Field(
+        None,
+        description="filter of the probabilities before they become rasters and polygons: median3 (of 3 x 3 pixels) or "
+        "none; by default the model's",
+    )
     probability_dtype: Literal["uint8", "float32"] = Field(
         "uint8", description="uint8: round(254 p), nodata 255; float32: p, nodata NaN"
     )

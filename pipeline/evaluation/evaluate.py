@@ -14,6 +14,7 @@ import numpy as np
 
 import ussfc
 from ussfc.metrics import Confusion, Tally
+from ussfc.pipeline.choices import Smoothing
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError
 from ussfc.pipeline.evaluation.baselines import MEASURES, changed
@@ -23,9 +24,11 @@ from ussfc.pipeline.evaluation.sources import GEOTIFF, MASKS, check_pictures_fit
 from ussfc.pipeline.events import Advanced, Subscriber, ignore
 from ussfc.pipeline.execution.computers import open_computer
 from ussfc.pipeline.pixels.encoding import classify, encode
+from ussfc.pipeline.pixels.smoothing import median3, with_rim
 from ussfc.pipeline.runs.infer import Computation, infer
 from ussfc.pipeline.runs.model_choice import named_model
 from ussfc.pipeline.runs.plan import plan
+from ussfc.pipeline.runs.resolve import resolve_smoothing
 from ussfc.pipeline.runs.stages import stage_clock
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
@@ -181,6 +184,7 @@ def _scene_job(
     scene: LabelledScene, config: RunConfig, spec: ussfc.ModelSpec, with_baseline: bool
 ) -> _ScoreJob:
     inputs = InputSpec(bands=spec.bands, resolution_m=spec.resolution_m, radiometry=spec.radiometry)
+    smoothing = resolve_smoothing(config, spec)
 
     def job() -> tuple[SceneScore, _Shown]:
         # Read once more as for training: for the label, the baseline and the picture.
@@ -189,7 +193,7 @@ def _scene_job(
             planned = plan(str(scene.before), str(scene.after), config)
             store = infer(planned, Path(folder), computation=Computation(fail_fast=True))
             levels = store.read(Box(0, 0, *store.shape)).astype(np.uint8)
-        return _scored(pair, levels, with_baseline)
+        return _scored(pair, _smoothed(levels, smoothing), with_baseline)
 
     return job
 
@@ -210,17 +214,22 @@ def _picture_jobs(
         ),
     )
     computer = open_computer(recipe.build(), taper_weights(recipe.patch_size, "box"))
+    smoothing = resolve_smoothing(config, spec)
 
     def job(index: int) -> tuple[SceneScore, _Shown]:
         pair = pairs.pair(index)
         plan = TilePlan.of(pair.shape, max(pair.shape), recipe.patch_size, 0.0)
         images = PixelPair(as_unit_range(pair.before), as_unit_range(pair.after), np.ones(pair.shape, bool))
         probability, _ = computer.blend(plan.tile((0, 0)), images)
-        return _scored(
-            pair, encode(probability, images.valid, np.dtype(np.uint8)).astype(np.uint8), with_baseline
-        )
+        levels = encode(probability, images.valid, np.dtype(np.uint8)).astype(np.uint8)
+        return _scored(pair, _smoothed(levels, smoothing), with_baseline)
 
     return [partial(job, index) for index in range(len(pairs.names))]
+
+
+def _smoothed(levels: ByteArray, smoothing: Smoothing) -> ByteArray:
+    """Return the levels of a whole scene as its products have them."""
+    return levels if smoothing == "none" else median3(with_rim(levels)).astype(np.uint8, copy=False)
 
 
 def _scored(pair: LabelledPair, levels: ByteArray, with_baseline: bool) -> tuple[SceneScore, _Shown]:

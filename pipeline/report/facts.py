@@ -102,7 +102,9 @@ def figures(record: RunRecord, largest_m2: float | None) -> list[Figure]:
     if counts.polygons is not None:
         note = f"the largest {format_ground(largest_m2)}" if largest_m2 else ""
         found.append(Figure("polygons", f"{counts.polygons:,}", note))
-    found.append(Figure("threshold", f"{record.threshold:g}", "probability from which a pixel is change"))
+    smoothed = record.config.get("output", {}).get("smoothing") == "median3"
+    note = f"probability from which a pixel is change{', after a median of 3 x 3 pixels' if smoothed else ''}"
+    found.append(Figure("threshold", f"{record.threshold:g}", note))
     nodata = counts.nodata_pixels or 0
     found.append(
         Figure("without data", f"{nodata / counts.pixels:.1%}", f"{nodata:,} of {counts.pixels:,} px")

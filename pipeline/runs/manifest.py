@@ -383,6 +383,8 @@ class ProductKey(Record):
     """Rows and columns of the grid."""
     threshold: float | None = None
     """Probability from which a pixel counts as changed; absent where the product has none."""
+    smoothing: str | None = None
+    """Filter of the probabilities; absent where there is none, as in products of earlier versions."""
     vector: dict[str, Any] | None = None
     """Section ``vector`` of the configuration; absent for rasters."""
     dates: tuple[str | None, str | None] | None = None

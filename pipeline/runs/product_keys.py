@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ussfc.pipeline.choices import Smoothing
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.dates import iso_date, tiff_time
 from ussfc.pipeline.runs.manifest import InferenceRecord, ProductKey
@@ -19,7 +20,7 @@ def raster_keys(facts: InferenceRecord, content: str, config: RunConfig) -> dict
     Args:
         facts: the inference that they are made from.
         content: digest of its probabilities.
-        config: names threshold and compression.
+        config: names threshold, smoothing and compression.
     """
     from ussfc.pipeline.rasters.compression import ISAL_LEVEL, LEVEL
 
@@ -31,6 +32,7 @@ def raster_keys(facts: InferenceRecord, content: str, config: RunConfig) -> dict
         "compression": config.output.compression,
         "block_size": config.output.block_size,
         "level": LEVEL[config.output.compression],
+        **_smoothing_key(config, facts),
     }
     if config.output.compression == "deflate":
         common["isal"] = f"{metadata.version('isal')} level {ISAL_LEVEL}"
@@ -46,7 +48,7 @@ def layer_keys(
     Args:
         facts: the inference that they are made from.
         content: digest of its probabilities.
-        config: names threshold, filters and simplification.
+        config: names threshold, smoothing, filters and simplification.
         formats: those of the layers.
     """
     versions = {name: library_versions()[name] for name in ("ussfc", "shapely", "pyarrow", "gdal")}
@@ -56,6 +58,7 @@ def layer_keys(
             "content": content,
             "shape": facts.grid.shape,
             "threshold": product_threshold(config, facts),
+            **_smoothing_key(config, facts),
             "vector": options | {"format": format_},
             "versions": versions,
             "dates": scene_days(facts),
@@ -80,6 +83,18 @@ def is_made_as(found: ProductKey, wanted: ProductKey) -> bool:
 def product_threshold(config: RunConfig, facts: InferenceRecord) -> float:
     """Return the threshold of a configuration; that of the inference where it names none."""
     return float(facts.threshold if config.threshold is None else config.threshold)
+
+
+def product_smoothing(config: RunConfig, facts: InferenceRecord) -> Smoothing:
+    """Return the smoothing of a configuration; that of the inference where it names none, as of earlier versions."""
+    recorded: Smoothing = facts.config.get("output", {}).get("smoothing") or "none"
+    return config.output.smoothing or recorded
+
+
+def _smoothing_key(config: RunConfig, facts: InferenceRecord) -> dict[str, str]:
+    """Return the part of a key where there is any: products without have the keys of earlier versions."""
+    smoothing = product_smoothing(config, facts)
+    return {} if smoothing == "none" else {"smoothing": smoothing}
 
 
 def scene_days(facts: InferenceRecord) -> tuple[str | None, str | None]:

@@ -1,7 +1,7 @@
 """From the store to the products and their manifest.
 
-A stage reads only the files that the one before it wrote under OUT/work. The classes and all layers of a folder are of
-one threshold: whichever is made again, the others follow.
+A stage reads only the files that the one before it wrote under OUT/work. All products of a folder are of one smoothing,
+its classes and all layers of one threshold: whichever is made again, the others follow.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ussfc.cores import cores
+from ussfc.pipeline.choices import Smoothing
 from ussfc.pipeline.config.schema import RunConfig, VectorConfig
 from ussfc.pipeline.errors import DamagedRecord, StoreError
 from ussfc.pipeline.events import Notice, Subscriber, ignore
 from ussfc.pipeline.pixels.pyramid import square
+from ussfc.pipeline.pixels.smoothing import SmoothedSource
 from ussfc.pipeline.runs.band_values import UNREADABLE, absent_values, open_values
 from ussfc.pipeline.runs.integrity import is_intact
 from ussfc.pipeline.runs.manifest import (
@@ -34,6 +36,7 @@ from ussfc.pipeline.runs.product_keys import (
     is_made_as,
     layer_keys,
     library_versions,
+    product_smoothing,
     product_tags,
     product_threshold,
     raster_keys,
@@ -44,7 +47,7 @@ from ussfc.pipeline.runs.stages import scratch_folder, stage_clock
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.local_folder import sha256_file
-from ussfc.pipeline.types import blocks
+from ussfc.pipeline.types import ProbabilitySource, blocks
 
 if TYPE_CHECKING:
     from ussfc.pipeline.runs.pair import ScenePair
@@ -68,7 +71,7 @@ class _Stage:
 
 
 def mosaic(out: Folder | Path | str, config: RunConfig, subscriber: Subscriber = ignore) -> None:
-    """Write ``change.tif`` and ``probability.tif`` from the store; polygons of another threshold follow.
+    """Write ``change.tif`` and ``probability.tif`` from the store; polygons of another threshold or smoothing follow.
 
     Raises:
         StoreError: no finished inference in OUT, or no space.
@@ -131,7 +134,8 @@ def write_rasters(out: Folder, config: RunConfig, subscriber: Subscriber, again:
         block_size=config.output.block_size,
         threads=cores(),
     )
-    tags = product_tags(facts)
+    smoothing, side = product_smoothing(config, facts), square(options.block_size, store.chunk)
+    tags = product_tags(facts) | ({} if smoothing == "none" else {"USSFC_SMOOTHING": smoothing})
 
     def rasters(paths: Mapping[str, Path], scratch: Path) -> dict[str, dict[str, Any]]:
         kinds: list[cog.ChangeRaster | cog.ProbabilityRaster] = []
@@ -140,7 +144,8 @@ def write_rasters(out: Folder, config: RunConfig, subscriber: Subscriber, again:
             kinds.append(cog.ChangeRaster(paths[layout.CHANGE], change_tags, threshold))
         if layout.PROBABILITY in paths:
             kinds.append(cog.ProbabilityRaster(paths[layout.PROBABILITY], tags))
-        counts = cog.write(store, facts.grid.geobox, kinds, scratch, options, subscriber, store.chunk)
+        source = _smoothed(store, smoothing, side)
+        counts = cog.write(source, facts.grid.geobox, kinds, scratch, options, subscriber, store.chunk)
         if counts is None:
             return {}
         return {
@@ -151,7 +156,7 @@ def write_rasters(out: Folder, config: RunConfig, subscriber: Subscriber, again:
             }
         }
 
-    steps = len(list(blocks(store.shape, square(options.block_size, store.chunk))))
+    steps = len(list(blocks(store.shape, side)))
     keys = raster_keys(facts, store.content(), config)
     _make(out, config, _Stage("mosaic", keys, steps, rasters), subscriber, keys if again else ())
 
@@ -181,7 +186,7 @@ def write_polygons(
         layers = {format_of[name]: path for name, path in paths.items()}
         make = partial(
             vector.vectorise,
-            store,
+            _smoothed(store, product_smoothing(config, facts), VECTOR_BLOCK),
             facts.grid.geobox,
             threshold,
             layers=layers,
@@ -208,6 +213,11 @@ def write_polygons(
         out.remove(layout.in_work(layout.product_record(name)))
     steps = len(list(blocks(store.shape, VECTOR_BLOCK)))
     _make(out, config, _Stage("vectorise", keys, steps, polygons), subscriber, asked if again else ())
+
+
+def _smoothed(store: ProbabilityStore, smoothing: Smoothing, side: int) -> ProbabilitySource:
+    """Return the probabilities that products are made of, read in blocks of a side, pixels."""
+    return store if smoothing == "none" else SmoothedSource(store, side)
 
 
 def layers_in(out: Folder) -> tuple[str, ...]:
@@ -321,7 +331,7 @@ def write_manifest(out: Folder | Path | str, peak_memory: int | None = None) -> 
         seconds[product.stage] = seconds.get(product.stage, 0.0) + product.seconds
         if product.key.threshold is not None:
             thresholds[product.stage] = product.key.threshold
-    config |= _made_config(products)
+    config |= _made_config(config, products)
     pixels = inference.counts.pixels
     stages = {stage: StageRecord.of(spent, pixels) for stage, spent in seconds.items()}
     changed: dict[str, Any] = {
@@ -370,16 +380,20 @@ def recorded_config(out: Folder | Path | str) -> dict[str, Any]:
     if len(thresholds) == 1:
         config["threshold"] = thresholds.pop()
     config["output"] = config["output"] | _made_output(out)
-    return config | _made_config(products)
+    return config | _made_config(config, products)
 
 
-def _made_config(products: Mapping[str, ProductFileRecord]) -> dict[str, Any]:
-    """Return the section ``vector`` that layers were made with; nothing where there is none."""
-    options = [found.key.vector for found in products.values() if found.key.vector]
-    if not options:
+def _made_config(config: Mapping[str, Any], products: Mapping[str, ProductFileRecord]) -> dict[str, Any]:
+    """Return the sections ``output`` and ``vector`` that products were made with; nothing where there is none."""
+    if not products:
         return {}
-    formats = [each["format"] for each in options]
-    return {"vector": options[0] | {"format": formats[0] if len(formats) == 1 else formats}}
+    smoothing = next(iter(products.values())).key.smoothing or "none"
+    made = {"output": config.get("output", {}) | {"smoothing": smoothing}}
+    options = [found.key.vector for found in products.values() if found.key.vector]
+    if options:
+        formats = [each["format"] for each in options]
+        made["vector"] = options[0] | {"format": formats[0] if len(formats) == 1 else formats}
+    return made
 
 
 def _finished_inference(out: Folder) -> tuple[ProbabilityStore, InferenceRecord]:

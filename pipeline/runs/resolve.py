@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import ussfc
-from ussfc.pipeline.choices import Taper
+from ussfc.pipeline.choices import Smoothing, Taper
 from ussfc.pipeline.config.schema import RunConfig
 
 
@@ -37,11 +37,17 @@ def resolve_layout(config: RunConfig, model: ussfc.ModelSpec) -> PatchLayout:
     )
 
 
+def resolve_smoothing(config: RunConfig, model: ussfc.ModelSpec) -> Smoothing:
+    """Return the filter of the probabilities that the configuration asks for, by default the model's."""
+    return config.output.smoothing or model.smoothing
+
+
 def resolve_config(config: RunConfig, model: ussfc.ModelSpec) -> RunConfig:
-    """Return the configuration with the layout of :func:`resolve_layout` filled in."""
+    """Return the configuration with what it leaves to the model filled in, but for the threshold."""
     layout = resolve_layout(config, model)
     tiling = config.tiling.model_copy(
         update={"patch_size": layout.patch_size, "overlap": layout.overlap, "taper": layout.taper}
     )
     inference = config.inference.model_copy(update={"ssfc": layout.ssfc})
-    return config.model_copy(update={"tiling": tiling, "inference": inference})
+    output = config.output.model_copy(update={"smoothing": resolve_smoothing(config, model)})
+    return config.model_copy(update={"tiling": tiling, "inference": inference, "output": output})

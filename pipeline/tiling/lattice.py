@@ -127,8 +127,12 @@ class TilePlan:
         y, x = index[0] * self.tile_size, index[1] * self.tile_size
         return Box(y, x, min(y + self.tile_size, self.shape[0]), min(x + self.tile_size, self.shape[1]))
 
-    def tile(self, index: tuple[int, int]) -> Tile:
+    def tile(self, index: tuple[int, int], margin: int = 0) -> Tile:
         """Return the tile at ``index`` (row, column).
+
+        Args:
+            index: of the tile.
+            margin: pixels around what it owns that its core has as well, as far as the grid goes.
 
         Raises:
             IndexError: the plan has no such tile.
@@ -136,14 +140,15 @@ class TilePlan:
         rows, cols = self.tiles_shape
         if not (0 <= index[0] < rows and 0 <= index[1] < cols):
             raise IndexError(f"tile {index} of {rows} x {cols}")
-        core = self.core(index)
+        own, grid = self.core(index), Box(0, 0, *self.shape)
+        core = Box(own.y0 - margin, own.x0 - margin, own.y1 + margin, own.x1 + margin).intersect(grid)
         along_rows, along_cols = self.lattices
         ys = [along_rows.position(i) for i in along_rows.touching(core.y0, core.y1)]
         xs = [along_cols.position(i) for i in along_cols.touching(core.x0, core.x1)]
         size = self.patch_size
         patches = tuple(Box(y, x, y + size, x + size) for y in ys for x in xs)
         hull = Box(ys[0], xs[0], ys[-1] + size, xs[-1] + size)
-        return Tile(index, core, hull.intersect(Box(0, 0, *self.shape)), patches)
+        return Tile(index, core, hull.intersect(grid), patches)
 
     @property
     def strip_columns(self) -> int:

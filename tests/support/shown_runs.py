@@ -73,6 +73,8 @@ def make_run(folder: Path, *sets: str, crs: bool = True, pair: tuple[str, str] |
         "cluster.kind=serial",
         "registration=off",
         "threshold=0.15",
+        # Every changed pixel is known, those at corners too.
+        "output.smoothing=none",
     )
     out = folder / "out"
     run(

@@ -19,6 +19,7 @@ from ussfc import ConfigError, ReadError, polygons
 from ussfc.pipeline.api.detect import detect_changes
 from ussfc.pipeline.api.products import classify
 from ussfc.pipeline.config.load import load_config
+from ussfc.pipeline.pixels.smoothing import median3, with_rim
 from ussfc.pipeline.runs.products import vectorise
 
 Pair = tuple[xr.DataArray, xr.DataArray]
@@ -45,7 +46,9 @@ def any_probability(request: pytest.FixtureRequest, probability: xr.DataArray, f
     if request.param == "scaled raster":
         return rioxarray.open_rasterio(file, mask_and_scale=True).squeeze("band", drop=True).astype("float64")
     if request.param == "store":
-        return xr.open_zarr(finished / "work" / "probability.zarr", consolidated=False)
+        # The one of all that is not smoothed yet.
+        store = xr.open_zarr(finished / "work" / "probability.zarr", consolidated=False)
+        return store.map(lambda array: array.copy(data=median3(with_rim(array.values))))
     return probability
 
 

@@ -12,10 +12,11 @@ from PIL import Image
 
 from tests.support.scenes import write_scene, write_toy_model
 from ussfc import cli
-from ussfc.metrics import Confusion
+from ussfc.metrics import Confusion, Tally
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import ConfigError
 from ussfc.pipeline.evaluation.evaluate import Selection, evaluate
+from ussfc.pipeline.pixels.smoothing import median3, with_rim
 
 
 def ussfc(*args: object) -> Result:
@@ -44,9 +45,9 @@ def middle(folder: Path, model: Path) -> float:
 
 def test_scores_equal_those_of_run_products(folder: Path, model: Path, tmp_path: Path) -> None:
     threshold = middle(folder, model)
-    config = load_config(flags={"model": str(model), "threshold": threshold})
-    result = evaluate([f"geotiff:{folder}"], config)
-    total = Confusion()
+    flags = {"model": str(model), "threshold": threshold}
+    result = evaluate([f"geotiff:{folder}"], load_config(flags=flags))
+    total, medians = Confusion(), Tally.empty()
     for scene, cut in (("east", 0), ("north", 5)):
         ran = ussfc(
             "run", folder / f"{scene}_before.tif", folder / f"{scene}_after.tif", "--out", tmp_path / scene,
@@ -58,12 +59,20 @@ def test_scores_equal_those_of_run_products(folder: Path, model: Path, tmp_path:
         with rasterio.open(folder / f"{scene}_label.tif") as source:
             label = source.read(1)[:, cut:] > 0
         total += Confusion.of(change == 1, label)
+        with rasterio.open(tmp_path / scene / "probability.tif") as source:
+            medians += Tally.of_levels(median3(with_rim(source.read(1))), label)
     assert result.tally.at(threshold) == total
     assert min(total.tp, total.fp, total.fn, total.tn) > 0
     summary = result.summary()
     assert summary["scores"]["f1"] == total.f1
     assert [scene["name"] for scene in summary["scenes"]] == ["east", "north"]
     assert summary["scenes"][1]["pixels"] == 96 * 91
+    # Of smoothed products the scores are those of the smoothed map.
+    smoothed = evaluate(
+        [f"geotiff:{folder}"], load_config(flags=flags | {"output.smoothing": "median3"})
+    ).tally
+    np.testing.assert_array_equal(smoothed.no_change, medians.no_change)
+    assert (smoothed.no_change != result.tally.no_change).any()
 
 
 def test_threshold_is_tuned_on_other_scenes(folder: Path, model: Path) -> None:

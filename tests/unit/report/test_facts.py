@@ -69,7 +69,14 @@ def test_figures(content: dict[str, Any]) -> None:
     assert found["changed"].note.endswith("% of what was classified")
     assert (found["polygons"].value, found["polygons"].note) == ("4", "the largest 2 ha")
     assert found["threshold"].value == "0.15"
+    assert found["threshold"].note == "probability from which a pixel is change"
     assert found["without data"].value == "1.1%"
+
+
+def test_smoothing_stands_beside_the_threshold(content: dict[str, Any]) -> None:
+    smoothed = record(content, config={"output": {"smoothing": "median3"}})
+    note = next(figure.note for figure in facts.figures(smoothed, None) if figure.label == "threshold")
+    assert note == "probability from which a pixel is change, after a median of 3 x 3 pixels"
 
 
 def test_figures_of_an_empty_run(content: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import geopandas
 import numpy as np
+import numpy.typing as npt
 import pyogrio
 import pytest
 import rasterio
@@ -21,6 +22,7 @@ from tests.support.stubs import StubRecipe
 from ussfc import cli
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.events import Event, StageStarted
+from ussfc.pipeline.pixels.smoothing import median3, with_rim
 from ussfc.pipeline.runs.infer import Computation, infer
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.runs.plan import plan
@@ -28,10 +30,17 @@ from ussfc.pipeline.runs.recorded_pair import recorded_pair
 from ussfc.pipeline.runs.run import run
 from ussfc.pipeline.runs.validate import validate
 from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.types import Box
 
 COMPUTATION = Computation(StubRecipe(32, 4, 1, 3))
-SETS = ("tiling.tile_size=64", "tiling.patch_size=32", "threshold=0.1", "cluster.kind=serial")
+SETS = (
+    "output.smoothing=median3",
+    "tiling.tile_size=64",
+    "tiling.patch_size=32",
+    "threshold=0.1",
+    "cluster.kind=serial",
+)
 LAYERS = ("changes.parquet", "changes.gpkg", "changes.fgb", "changes.geojson")
 
 
@@ -128,6 +137,60 @@ def test_run_with_another_threshold_computes_nothing(out: Path, pair: tuple[str,
     assert_of_one_threshold(out, 0.15)
     assert sorted(record.config["vector"]["format"]) == ["geojson", "gpkg", "parquet"]
     assert record.config["vector"]["min_area_m2"] == 0
+
+
+def smoothing_of(out: Path) -> str:
+    """Return the smoothing of all products, once they and the record agree in it."""
+    record = RunRecord.parse(json.loads((out / "run.json").read_text("utf-8")), "run.json")
+    (found,) = {product.key.smoothing or "none" for product in record.products.values()}
+    for name in ("change.tif", "probability.tif"):
+        with rasterio.open(out / name) as raster:
+            assert raster.tags().get("USSFC_SMOOTHING", "none") == found
+    assert record.config["output"]["smoothing"] == found
+    return found
+
+
+def stored(out: Path) -> npt.NDArray[np.uint8]:
+    store = ProbabilityStore(out / "work")
+    return store.read(Box(0, 0, *store.shape)).astype(np.uint8)
+
+
+def test_all_products_follow_in_smoothing(out: Path) -> None:
+    """The store keeps what the network gave; a folder of earlier versions stays as it is until it is asked."""
+    levels = stored(out)
+    median = median3(with_rim(levels))
+    assert (median != levels).any()
+    for command, smoothing in (
+        (("mosaic", "--set", "output.smoothing=none"), "none"),
+        (("vectorise", "--set", "output.smoothing=median3"), "median3"),
+        (("threshold", "0.15"), "median3"),
+        (("mosaic", "--set", "output.smoothing=none"), "none"),
+        (("vectorise", "--format", "geojson"), "none"),
+    ):
+        result = ussfc(command[0], out, *command[1:])
+        assert result.exit_code == 0, result.output
+        assert smoothing_of(out) == smoothing
+        assert failures(out) == []
+        with rasterio.open(out / "probability.tif") as raster:
+            np.testing.assert_array_equal(raster.read(1), median if smoothing == "median3" else levels)
+    np.testing.assert_array_equal(stored(out), levels)
+    # As an earlier version left it: no record knows of smoothing.
+    for name in ("run.json", "work/infer.json"):
+        record = json.loads((out / name).read_text("utf-8"))
+        del record["checksum"], record["config"]["output"]["smoothing"]
+        Folder.of(out).write_record(name, record)
+    assert failures(out) == []
+    assert ussfc("threshold", out, "0.1").exit_code == 0
+    assert smoothing_of(out) == "none"
+
+
+def test_tiles_leave_no_trace_in_smoothed_products(
+    pair: tuple[str, str], finished: Path, tmp_path: Path
+) -> None:
+    run(*pair, tmp_path, load_config(sets=[*SETS, "tiling.tile_size=96"]), computation=COMPUTATION)
+    assert smoothing_of(tmp_path) == smoothing_of(finished) == "median3"
+    for name in ("change.tif", "probability.tif", "changes.parquet"):
+        assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
 
 
 def test_status_and_validate_name_threshold_and_area(out: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 import ussfc
+from ussfc.pipeline.choices import Smoothing
 from ussfc.pipeline.config.load import load_config
-from ussfc.pipeline.runs.resolve import PatchLayout, resolve_config, resolve_layout
+from ussfc.pipeline.runs.resolve import PatchLayout, resolve_config, resolve_layout, resolve_smoothing
 
 MODEL = ussfc.find_model("ussfc-s2-rgb")
 
@@ -47,3 +48,11 @@ def test_resolved_configuration_has_no_gaps_left() -> None:
         resolved.inference.ssfc,
     )
     assert None not in filled
+    assert resolved.output.smoothing == MODEL.smoothing
+
+
+@pytest.mark.parametrize("smoothing", ["none", "median3"])
+def test_smoothing_is_that_of_the_card_unless_it_is_set(smoothing: Smoothing) -> None:
+    card = MODEL.model_copy(update={"smoothing": smoothing})
+    assert resolve_smoothing(load_config(), card) == smoothing
+    assert resolve_smoothing(load_config(sets=["output.smoothing=none"]), card) == "none"

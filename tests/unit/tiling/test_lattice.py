@@ -72,6 +72,14 @@ def test_a_tile_has_all_patches_touching_its_core(plan: TilePlan) -> None:
     for index in plan.indices():
         tile = plan.tile(index)
         assert list(tile.patches) == [patch for patch in lattice if touches(patch, tile.core)]
+        wide, core = plan.tile(index, margin=2), tile.core
+        assert wide.core == Box(
+            max(core.y0 - 2, 0),
+            max(core.x0 - 2, 0),
+            min(core.y1 + 2, plan.shape[0]),
+            min(core.x1 + 2, plan.shape[1]),
+        )
+        assert list(wide.patches) == [patch for patch in lattice if touches(patch, wide.core)]
 
 
 @law
