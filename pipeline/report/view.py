@@ -237,7 +237,8 @@ def _polygons(
     if out.local is None and size > MOST_COPIED:
         absent.append(
             f"polygons: {out / layer}: {size / 1e9:.1f} GB, and up to {MOST_COPIED / 1e9:.1f} GB are copied from a "
-            "store for a map; copy the folder to a disk and view it there, or make fewer with a larger vector.min_area_m2"
+            "store for a map; copy the folder to a disk and view it there, or make fewer with a larger "
+            "vector.min_area_m2"
         )
         return None
     if out.local is None and size > MENTIONED:
