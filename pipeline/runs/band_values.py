@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import ussfc
+from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import ConfigError, GridError, ReadError
 from ussfc.pipeline.pixels import radiometry
 from ussfc.pipeline.polygons.band_values import CELL, BandValues, Line, Reads
 from ussfc.pipeline.polygons.kinds import VISIBLE
 from ussfc.pipeline.reading import SceneRecipe, over_network
 from ussfc.pipeline.reading.bands import find_band
-from ussfc.pipeline.runs.comparison import have_large_blocks, with_band
+from ussfc.pipeline.runs.comparison import have_large_blocks, moved_recipe, with_band
 from ussfc.pipeline.runs.manifest import InferenceRecord
-from ussfc.pipeline.runs.pair import ScenePair, is_declared, model_range
-from ussfc.pipeline.runs.recorded_pair import recorded_pair
-from ussfc.pipeline.types import Box, Pixels, RadiometricMapping
+from ussfc.pipeline.runs.model_choice import configured_model
+from ussfc.pipeline.runs.pair import ScenePair, describe_pair, is_declared, model_range
+from ussfc.pipeline.types import Box, Pixels, RadiometricMapping, SceneInfo
 
 if TYPE_CHECKING:
     from ussfc import ModelSpec
@@ -37,6 +38,15 @@ UNREADABLE = (ReadError, GridError, ConfigError, ussfc.ModelError)
 """Errors of scenes that are no longer there, or not as they were."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Scenes:
+    """Both dates as a run read them."""
+
+    infos: tuple[SceneInfo, SceneInfo]
+    recipes: tuple[SceneRecipe, SceneRecipe]
+    model: ModelSpec
+
+
 def open_values(facts: InferenceRecord, pair: ScenePair | None, stack: ExitStack) -> BandValues:
     """Return the bands of a finished inference with the way to both dates.
 
@@ -48,10 +58,12 @@ def open_values(facts: InferenceRecord, pair: ScenePair | None, stack: ExitStack
     Raises:
         ReadError, GridError, ConfigError, ussfc.ModelError: the scenes cannot be opened, or have changed.
     """
-    pair = pair or recorded_pair(facts)
-    values = _described(pair.model, facts)
-    recipes = pair.recipes
-    infrared = _infrared(pair, facts)
+    scenes = (
+        _recorded(facts) if pair is None else _Scenes((pair.before, pair.after), pair.recipes, pair.model)
+    )
+    values = _described(scenes.model, facts)
+    recipes = scenes.recipes
+    infrared = _infrared(scenes, facts)
     if infrared is not None:
         recipes, lines = infrared
         values = dataclasses.replace(
@@ -59,8 +71,24 @@ def open_values(facts: InferenceRecord, pair: ScenePair | None, stack: ExitStack
             names=(*values.names, "nir"),
             lines=((*values.lines[0], lines[0]), (*values.lines[1], lines[1])),
         )
-    large = have_large_blocks((pair.before, pair.after))
+    large = have_large_blocks(scenes.infos)
     return dataclasses.replace(values, read=_reads(recipes, stack), cell=WHOLE if large else CELL)
+
+
+def _recorded(facts: InferenceRecord) -> _Scenes:
+    """Open the scenes that a record names. What was masked, or outside an area of interest, is no change anyway."""
+    config, grid = load_config(base=facts.config), facts.grid.geobox
+    model = configured_model(config) or ussfc.find_model(facts.model.name)
+    dates = facts.inputs.before, facts.inputs.after
+    infos = describe_pair(dates[0].uri, dates[1].uri, config)
+    recipes = []
+    for info, date in zip(infos, dates, strict=True):
+        if info.identity != date.identity:
+            raise ReadError(f"{date.uri}: has changed since the run")
+        recipes.append(SceneRecipe.of(date.uri, info, grid, date.bands, config.grid.resampling))
+    before, after = recipes
+    moved = None if facts.registration is None else facts.registration.matrix
+    return _Scenes(infos, (before, after if moved is None else moved_recipe(after, moved)), model)
 
 
 def absent_values(facts: InferenceRecord) -> BandValues:
@@ -97,20 +125,19 @@ def _line(low: float, high: float, target_low: float, target_high: float) -> Lin
 
 
 def _infrared(
-    pair: ScenePair, facts: InferenceRecord
+    scenes: _Scenes, facts: InferenceRecord
 ) -> tuple[tuple[SceneRecipe, SceneRecipe], tuple[Line, Line]] | None:
     """Return recipes with the near infrared and its lines; None where the model has it, or a date does not name it.
 
     Of a matched later date its line is not known.
     """
     lines = facts.radiometry.normalisation
-    if "nir" in [band.common_name for band in pair.model.bands] or (lines and lines.gain is not None):
+    if "nir" in [band.common_name for band in scenes.model.bands] or (lines and lines.gain is not None):
         return None
-    infos = pair.before, pair.after
-    numbers = [find_band(info, "nir") for info in infos]
+    numbers = [find_band(info, "nir") for info in scenes.infos]
     recipes, found = [], []
-    unit = getattr(pair.model.radiometry, "reflectance", None)
-    for recipe, info, number in zip(pair.recipes, infos, numbers, strict=True):
+    unit = getattr(scenes.model.radiometry, "reflectance", None)
+    for recipe, info, number in zip(scenes.recipes, scenes.infos, numbers, strict=True):
         if number is None:
             return None
         recipes.append(with_band(recipe, info, number))

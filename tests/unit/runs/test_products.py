@@ -354,10 +354,16 @@ def test_without_the_images_columns_are_null_until_they_are_back(
     own = tmp_path / "own"
     run(*copies, own, config, computation=COMPUTATION)
     content = (own / "changes.parquet").read_bytes()
+    assert ussfc("vectorise", own).exit_code == 0
+    assert (own / "changes.parquet").read_bytes() == content
     Path(copies[1]).rename(tmp_path / "away.tif")
     # What is there already and lacks nothing stays as it is.
     assert ussfc("mosaic", own).exit_code == 0
     assert (own / "changes.parquet").read_bytes() == content
+    Path(copies[1]).write_bytes((tmp_path / "away.tif").read_bytes())
+    result = ussfc("vectorise", own)
+    assert "has changed since the run" in result.stderr
+    Path(copies[1]).unlink()
     result = ussfc("vectorise", own)
     assert result.exit_code == 0, result.output
     lines = [line for line in result.stderr.splitlines() if "no band values" in line]
