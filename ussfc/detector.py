@@ -27,6 +27,7 @@ from ussfc.engines import (
     SourceArray,
     TileEngine,
 )
+from ussfc.engines.turned_engine import TurnedEngine
 from ussfc.errors import ModelError
 from ussfc.programs import is_program, read_program
 
@@ -206,6 +207,8 @@ class DetectorSpec:
     """Calls at the same time; None: one per core that the process may use, 1 on CUDA. Moves no probability."""
     engine_version: str
     """Version of the engine where the spec was made; every worker must have the same."""
+    turns: int = 1
+    """Quarter turns of a patch whose probabilities are averaged: 1, the patch as it is, or 4."""
 
     @property
     def identity(self) -> str:
@@ -214,11 +217,16 @@ class DetectorSpec:
             f"weights={self.weights_sha256} engine={self.engine} precision={self.precision} "
             f"device={self.device} batch={self.batch_size} patch={self.patch_size} "
             f"ssfc={self.ssfc_window or 'patch'} version={self.engine_version}"
+            # Left out of the usual one, so that its text is that of earlier versions.
+            f"{f' turns={self.turns}' if self.turns > 1 else ''}"
         )
 
     @property
     def speed_key(self) -> str:
-        """Text that names everything that decides the speed on one machine; weights and streams do not."""
+        """Text that names everything that decides which engine is fastest on one machine.
+
+        Weights, streams and turns do not.
+        """
         facts = (
             self.engine, self.precision, self.engine_version, self.device, self.bands, self.ratio, self.patch_size,
             self.ssfc_window, self.batch_size,
@@ -265,11 +273,10 @@ class DetectorSpec:
                 engine = CudaEngine(network, shape, self.engine, self.precision)
             except OutOfMemory as error:
                 raise ModelError(f"{error}; take a smaller inference.batch_size or another device") from error
-            return TileDetector(engine, *sizes)
+            # Patches are turned on the host, where tiles are cut and blended then.
+            return TileDetector(engine, *sizes) if self.turns == 1 else self._of_patches(engine)
         module = import_module(CPU_ENGINES[self.engine])
-        return PatchDetector(
-            module.build_engine(network, shape, self.precision, self._streams(streams)), *sizes
-        )
+        return self._of_patches(module.build_engine(network, shape, self.precision, self._streams(streams)))
 
     def _streams(self, streams: int | None) -> int:
         if streams is not None:
@@ -290,7 +297,11 @@ class DetectorSpec:
             engine = program_engine(program.data, shape, self.precision, self._streams(streams))
         except ModelError as error:
             raise ModelError(f"model {shown_address(self.weights_uri)}: {error}") from error
-        return PatchDetector(engine, self.bands, self.patch_size, self.batch_size)
+        return self._of_patches(engine)
+
+    def _of_patches(self, engine: Engine) -> PatchDetector:
+        turned = engine if self.turns == 1 else TurnedEngine(engine, self.turns)
+        return PatchDetector(turned, self.bands, self.patch_size, self.batch_size)
 
 
 def engine_version(engine: str) -> str:

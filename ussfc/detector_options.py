@@ -17,6 +17,9 @@ DEVICES = ("auto", "cpu", "cuda")
 
 SSFC = ("patch", "local")
 
+QUALITIES = {"fast": 1, "best": 4}
+"""Quarter turns of a patch by quality: mirrored as well, for twice the work, it gains no more (docs/training.md)."""
+
 STRIDE = 16
 """Divisor of every patch size, pixels: four poolings."""
 
@@ -43,6 +46,8 @@ class DetectorOptions:
     """Patches per call; None: 1 on the CPU, 16 on CUDA."""
     streams: int | None = None
     """Calls at the same time; None: one per core that the building process may use, 1 on CUDA."""
+    quality: str = "fast"
+    """``fast``, or ``best``: the mean over the four turns of a patch, for four times the arithmetic."""
 
 
 AUTO = DetectorOptions()
@@ -65,8 +70,8 @@ def detector_spec(
             :func:`ussfc.anywhere`.
 
     Raises:
-        ModelError: an unknown engine, precision, device or SSFC, a combination that is not available, or a patch size,
-            batch size or number of streams out of range.
+        ModelError: an unknown engine, precision, device, SSFC or quality, a combination that is not available, or a
+            patch size, batch size or number of streams out of range.
     """
     _check_names(options)
     if is_program(model.weights_path()):
@@ -89,6 +94,7 @@ def detector_spec(
             batch_size=BATCH_SIZE[device] if options.batch_size is None else options.batch_size,
             streams=options.streams,
             engine_version=engine_version(engine),
+            turns=QUALITIES[options.quality],
         )
 
     installed, missing = [], None
@@ -125,6 +131,7 @@ def _check_names(options: DetectorOptions) -> None:
         ("precision", options.precision, ("auto", *(PRECISIONS.get(options.engine, every_precision)))),
         ("device", options.device, DEVICES),
         ("ssfc", options.ssfc, (None, *SSFC)),
+        ("quality", options.quality, tuple(QUALITIES)),
     ):
         if value not in known:
             names = ", ".join(name for name in known if name)

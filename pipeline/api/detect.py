@@ -83,6 +83,7 @@ def detect_changes(
             device=settings.inference.device,
             batch_size=settings.inference.batch_size,
             streams=1,
+            quality=settings.inference.quality,
         ),
     )
     for notice in pair.notices:

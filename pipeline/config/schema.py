@@ -147,6 +147,10 @@ class InferenceConfig(_Section):
         None, ge=1, description="patches of one call; by default 1 on CPU, 16 on CUDA"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device that runs the network")
+    quality: Literal["fast", "best"] = Field(
+        "fast",
+        description="fast, or best: the mean over the four turns of every patch, at four times the work",
+    )
     engine: Engine = Field(
         "auto", description="library that runs the network; auto: the fastest, measured once on a machine"
     )

@@ -211,6 +211,7 @@ def _picture_jobs(
             device=config.inference.device,
             batch_size=config.inference.batch_size,
             streams=config.cluster.network_threads,
+            quality=config.inference.quality,
         ),
     )
     computer = open_computer(recipe.build(), taper_weights(recipe.patch_size, "box"))

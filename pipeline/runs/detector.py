@@ -84,6 +84,7 @@ def _options(plan: RunPlan, chosen: Mapping[str, str]) -> ussfc.DetectorOptions:
         ssfc=plan.layout.ssfc,
         batch_size=plan.config.inference.batch_size,
         streams=plan.threads,
+        quality=plan.config.inference.quality,
         **chosen,
     )
 

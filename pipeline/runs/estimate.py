@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import ussfc
 from ussfc.cores import cores
+from ussfc.detector_options import QUALITIES
 from ussfc.pipeline.clusters.select import LOCAL_KINDS, REMOTE_KINDS
 from ussfc.pipeline.runs.detector import describe_detector, resolve_detector
 from ussfc.pipeline.runs.plan import RunPlan
@@ -68,7 +69,8 @@ def estimate_time(plan: RunPlan, elapsed: Callable[[], float]) -> TimeEstimate |
             pass
     if card is None:
         return None
-    speed = card * 1e6 / plan.tiles.patch_size**2 * workers * plan.threads
+    turns = QUALITIES[plan.config.inference.quality]
+    speed = card * 1e6 / plan.tiles.patch_size**2 / turns * workers * plan.threads
     return _estimate(plan, speed, "the model's card, for other processors", elapsed(), CARD_SPREAD)
 
 

@@ -97,6 +97,7 @@ class RunPlan:
             "megapixels": round(self.pixels / 1e6, 3),
             "tiles": tiles.tile_count,
             "patches": tiles.computed_patches,
+            "quality": self.config.inference.quality,
             "redundant_share": round(tiles.redundant_share, 4),
             "bytes_to_read": int(sum(self.pixels * info.bytes_per_pixel for info in infos)),
             "bytes_to_write_at_most": self.most_output_bytes,

@@ -44,6 +44,7 @@ def clusters(context: click.Context, parameter: click.Parameter, incomplete: str
 
 engines = words(*ENGINES)
 precisions = words("auto", "float32", "bfloat16", "float16")
+qualities = words("fast", "best")
 devices = words("auto", "cpu", "cuda")
 formats = words("geoparquet", "gpkg", "flatgeobuf", "geojson")
 recipes = words("paper", "strong")

@@ -46,6 +46,7 @@ class Settings:
     after_bands: str | None = None
     date_before: str | None = None
     date_after: str | None = None
+    quality: str | None = None
     engine: str | None = None
     precision: str | None = None
     cluster: str | None = None
@@ -91,6 +92,7 @@ class Settings:
             "force": self.force,
             "output.report": self.report,
             "cluster.address": self.scheduler,
+            "inference.quality": self.quality,
             "inference.engine": self.engine,
             "inference.precision": self.precision,
         }
@@ -326,6 +328,12 @@ config_options = grouped(
         help="Run even if the scenes hold no numbers that the model takes.",
     ),
     click.option("--no-report", "report", flag_value=False, default=None, help="Write no report.html."),
+    click.option(
+        "--quality",
+        metavar="NAME",
+        shell_complete=completion.qualities,
+        help="fast, or best: the mean over the four turns of every patch, at four times the work of the network.",
+    ),
     click.option(
         "--engine",
         metavar="NAME",

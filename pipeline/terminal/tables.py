@@ -229,7 +229,11 @@ def _plan_rows(summary: Mapping[str, Any]) -> Iterator[Row]:
         ("bands", f"{bands['before']} of before, {bands['after']} of after"),
         ("grid", f"{grid['rows']} x {grid['cols']} px ({summary['megapixels']} Mpx), {grid['crs'] or 'no CRS'}"),
         ("tiles", f"{summary['tiles']}"),
-        ("patches", f"{summary['patches']} ({summary['redundant_share']:.1%} computed by several tiles)"),
+        (
+            "patches",
+            f"{summary['patches']} ({summary['redundant_share']:.1%} computed by several tiles)"
+            f"{', each in four turns' if summary['quality'] == 'best' else ''}",
+        ),
         ("to read", f"{summary['bytes_to_read'] / 1e6:.1f} MB"),
         ("to write", f"{summary['bytes_to_write_at_most'] / 1e6:.1f} MB at most, seldom more than a third of that"),
         ("memory", f"{summary['memory_bytes'] / 1e9:.2f} GB peak, all processes"),

@@ -168,11 +168,13 @@ def test_tiling_of_the_model_may_be_overridden(tmp_path: Path) -> None:
     model = write_toy_model(tmp_path, tiling=cutting)
     write_scene(tmp_path, "east", (100, 300))
     pair = str(tmp_path / "east_before.tif"), str(tmp_path / "east_after.tif")
-    config = load_config(flags={"model": str(model)})
+    best = "inference.quality=best"
+    config = load_config(sets=[best], flags={"model": str(model)})
     tiles = plan(*pair, config).tiles
     assert (tiles.patch_size, tiles.stride) == (64, 32)
     manifest = run(*pair, tmp_path / "out", config)
     assert "patch=64 ssfc=32 " in manifest.detector
+    assert manifest.detector.endswith(" turns=4")
     assert manifest.config["tiling"] | {"tile_size": 0} == {
         "tile_size": 0, "patch_size": 64, "overlap": 0.5, "taper": "box",
     }  # fmt: skip
@@ -180,11 +182,12 @@ def test_tiling_of_the_model_may_be_overridden(tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     plain = write_toy_model(tmp_path / "plain")
     sets = [f"tiling.{key}={cutting[key]}" for key in ("patch_size", "overlap", "taper")]
-    other = load_config(sets=[*sets, "inference.ssfc=local"], flags={"model": str(plain)})
+    other = load_config(sets=[*sets, best, "inference.ssfc=local"], flags={"model": str(plain)})
     run(*pair, tmp_path / "other", other)
     assert (tmp_path / "other" / "change.tif").read_bytes() == (tmp_path / "out" / "change.tif").read_bytes()
     default = run(*pair, tmp_path / "default", load_config(flags={"model": str(plain)}))
     assert "patch=32 ssfc=patch " in default.detector
+    assert "turns" not in default.detector
 
     arrays = [rioxarray.open_rasterio(path) for path in pair]
     with rasterio.open(tmp_path / "out" / "probability.tif") as source:

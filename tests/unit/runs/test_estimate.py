@@ -102,6 +102,13 @@ def test_other_machines_are_in_a_wide_range(planned: Planned, measured: list[tup
     limits = zip((found.least, found.most), MEASURED_SPREAD, strict=True)
     least, most = (limit - part * rest for limit, part in limits)
     assert most / least == pytest.approx(CARD_SPREAD[1] / CARD_SPREAD[0], rel=0.1)
+    # Four turns of every patch are four times the network.
+    best = replace(planned(*slurm, "cluster.jobs=2", "inference.quality=best"), pair=made.pair)
+    dear = estimate_time(best, lambda: 0.0)
+    assert dear is not None
+    assert dear.seconds - rest == pytest.approx(4 * (found.seconds - rest), rel=0.01)
+    (line,) = (line for line in plan_lines(best.summary()) if line.strip().startswith("patches"))
+    assert line.endswith(", each in four turns")
     # Nothing is known of workers that come and go.
     adaptive = planned(*slurm, "cluster.jobs=null", "cluster.minimum_jobs=0", "cluster.maximum_jobs=5")
     assert estimate_time(adaptive, lambda: 0.0) is None

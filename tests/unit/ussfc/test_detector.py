@@ -229,12 +229,34 @@ def test_identity_names_what_moves_probabilities(spec: DetectorSpec) -> None:
         "device": "cuda",
         "batch_size": 1,
         "engine_version": "1.0",
+        "turns": 4,
     }
     for name, value in moving.items():
         assert replace(spec, **{name: value}).identity != spec.identity, name
     still: dict[str, Any] = {"streams": 1, "weights_uri": "/elsewhere/w.pth"}
     for name, value in still.items():
         assert replace(spec, **{name: value}).identity == spec.identity, name
+
+
+def test_best_is_the_mean_over_four_turns(model: ModelSpec, spec: DetectorSpec) -> None:
+    options = DetectorOptions(engine="torch", device="cpu", batch_size=2, streams=2, quality="best")
+    best = detector_spec(model, options)
+    assert best == replace(spec, turns=4)
+    assert best.identity == f"{spec.identity} turns=4"
+    assert best.speed_key == spec.speed_key
+    shape = (2, best.bands, best.patch_size, best.patch_size)
+    pair = np.random.default_rng(2).random((2, *shape), np.float32)
+    turned = [
+        np.rot90(
+            spec.build().predict(*(np.ascontiguousarray(np.rot90(image, turns, (2, 3))) for image in pair)),
+            -turns,
+            (1, 2),
+        )
+        for turns in range(4)
+    ]
+    np.testing.assert_allclose(best.build().predict(*pair), np.mean(turned, axis=0), atol=1e-6)
+    with pytest.raises(ModelError, match=r"^quality 'better': not known; known: fast, best$"):
+        detector_spec(model, DetectorOptions(quality="better"))
 
 
 def test_streams_default_to_the_cores(model: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 from tests.support.networks import GOLDEN, GOLDEN_CASES, FloatArray
 from ussfc.detector import DetectorSpec, engine_version
 from ussfc.engines import CPU_ENGINES, DEVICES, Engine
+from ussfc.engines.turned_engine import TurnedEngine
 from ussfc.errors import ModelError
 from ussfc.weights import load_weights
 
@@ -20,12 +21,12 @@ TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.02}
 """Largest difference of a probability from the float64 golden outputs, by precision."""
 
 
-def build(kind: tuple[str, str], count: int, streams: int = 1) -> Engine:
+def build(kind: tuple[str, str], count: int, streams: int = 1, cols: int = 48) -> Engine:
     """Build an engine for batches of golden patches; skip what this processor does not compute in."""
     name, precision = kind
     try:
         engine: Engine = import_module(CPU_ENGINES[name]).build_engine(
-            load_weights(GOLDEN), (count, 4, 32, 48), precision, streams
+            load_weights(GOLDEN), (count, 4, 32, cols), precision, streams
         )
     except ModelError as error:
         pytest.skip(str(error))
@@ -72,6 +73,29 @@ def test_neighbours_in_a_batch_change_no_byte(kind: tuple[str, str]) -> None:
         others = [np.roll(images, number + 1, axis=0) for images in (before, after)]
         moved = engine.run(*others)
         np.testing.assert_array_equal(np.roll(moved, -number - 1, axis=0), whole)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_turned_patches_give_the_turned_mean(kind: tuple[str, str]) -> None:
+    before, after = (np.ascontiguousarray(images[..., :32]) for images in golden()[:2])
+    plain = build(kind, len(before), streams=2, cols=32)
+    engine: Engine = TurnedEngine(plain, 4)
+    assert engine.streams == 2
+    found = engine.run(before, after)
+    assert found.dtype == np.float32
+    turned = [np.rot90(plain.run(*_turned(before, after, turns)), -turns, (1, 2)) for turns in range(4)]
+    np.testing.assert_array_equal(found, np.mean(turned, axis=0, dtype=np.float64).astype(np.float32))
+    assert (found != turned[0]).any()
+    for turns in range(1, 4):
+        moved = engine.run(*_turned(before, after, turns))
+        np.testing.assert_array_equal(moved, np.rot90(found, turns, (1, 2)))
+    with ThreadPoolExecutor(3) as callers:
+        for again in callers.map(lambda _: engine.run(before, after), range(3)):
+            np.testing.assert_array_equal(again, found)
+
+
+def _turned(before: FloatArray, after: FloatArray, turns: int) -> list[FloatArray]:
+    return [np.ascontiguousarray(np.rot90(images, turns, (-2, -1))) for images in (before, after)]
 
 
 @pytest.mark.parametrize("name", sorted(CPU_ENGINES))
