@@ -106,16 +106,29 @@ def with_possible_scales(info: SceneInfo) -> SceneInfo:
     return replace(info, bands=bands, notes=(*info.notes, *notes))
 
 
-def find_band(scene: SceneInfo, common_name: str) -> int | None:
+def find_band(scene: SceneInfo, common_name: str, name: str | None = None) -> int | None:
     """Return the number of the one band that its name or colour gives a common name; None without or with several.
 
     Args:
         scene: the scene's header.
         common_name: of STAC, for example ``nir``.
+        name: the sensor's, which the band may have instead.
     """
-    expected = [(common_name, common_name)]
+    expected = [(name or common_name, common_name)]
     found = _by_name(scene.bands, expected, _named_by(scene)) or _by_color(scene.bands, expected)
     return None if found is None else found[0]
+
+
+def sensor_name(common_name: str, others: Sequence[tuple[str, str | None]]) -> str | None:
+    """Return the name that a sensor gives a band; None where the names of other bands are not Sentinel-2's.
+
+    Args:
+        common_name: of the band.
+        others: (name, common name) of bands of the same sensor.
+    """
+    if any(SENTINEL2_NAMES.get(name) != common for name, common in others):
+        return None
+    return next((name for name, common in SENTINEL2_NAMES.items() if common == common_name), None)
 
 
 def named_bands(scene: SceneInfo, chosen: Sequence[int | str]) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from ussfc.pipeline.pixels import radiometry
 from ussfc.pipeline.polygons.band_values import CELL, BandValues, Line, Reads
 from ussfc.pipeline.polygons.kinds import VISIBLE
 from ussfc.pipeline.reading import SceneRecipe, over_network
-from ussfc.pipeline.reading.bands import find_band
+from ussfc.pipeline.reading.bands import find_band, sensor_name
 from ussfc.pipeline.runs.comparison import have_large_blocks, moved_recipe, with_band
 from ussfc.pipeline.runs.manifest import InferenceRecord
 from ussfc.pipeline.runs.model_choice import configured_model
@@ -134,7 +134,8 @@ def _infrared(
     lines = facts.radiometry.normalisation
     if "nir" in [band.common_name for band in scenes.model.bands] or (lines and lines.gain is not None):
         return None
-    numbers = [find_band(info, "nir") for info in scenes.infos]
+    name = sensor_name("nir", [(band.name, band.common_name) for band in scenes.model.bands])
+    numbers = [find_band(info, "nir", name) for info in scenes.infos]
     recipes, found = [], []
     unit = getattr(scenes.model.radiometry, "reflectance", None)
     for recipe, info, number in zip(scenes.recipes, scenes.infos, numbers, strict=True):

@@ -13,7 +13,7 @@ from odc.geo.geobox import GeoBox
 from tests.support.images import AFFINE, UTM
 from ussfc.pipeline.errors import ConfigError, ReadError
 from ussfc.pipeline.reading import choose_bands
-from ussfc.pipeline.reading.bands import find_band
+from ussfc.pipeline.reading.bands import find_band, sensor_name
 from ussfc.pipeline.types import BandInfo, SceneInfo
 
 RGB = (("B04", "red"), ("B03", "green"), ("B02", "blue"))
@@ -172,3 +172,13 @@ def test_a_product_of_sentinel2_has_colours() -> None:
     colours = (("first", "red"), ("second", "nir"))
     assert choose_bands(product("B02", "B03", "B04", "B08"), colours, None) == ((3, 4), None)
     assert find_band(product("B04", "B08"), "nir") == 2
+
+
+def test_a_band_is_found_by_the_name_of_the_sensor_of_the_others() -> None:
+    assert find_band(NAMED, "nir") is None
+    assert sensor_name("nir", RGB) == "B08"
+    assert find_band(NAMED, "nir", "B08") == 4
+    # A common name comes first, and other sensors number their bands otherwise.
+    assert find_band(scene(("nir", None), ("Band 8", None)), "nir", "B08") == 1
+    assert sensor_name("nir", (("B4", "red"),)) is None
+    assert sensor_name("swir16", RGB) is None
