@@ -212,6 +212,11 @@ def _words(annotation: Any) -> str:
 
 def _names() -> Iterator[str]:
     yield from ("", "## Every name", "")
+    yield (
+        "`work/` is what a restart and another threshold need. Its probabilities are a Zarr v3 group that xarray and GDAL "
+        "(3.12 or newer) open with their CRS; `--set output.keep_work=false` removes the folder at the end of a run."
+    )
+    yield ""
     yield from ("```text", *_layout_lines(), "```", "")
     documented = attribute_docs(module_tree(layout).body)
     rows = [
