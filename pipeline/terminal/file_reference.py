@@ -213,7 +213,7 @@ def _words(annotation: Any) -> str:
 def _names() -> Iterator[str]:
     yield from ("", "## Every name", "")
     yield (
-        "`work/` is what a restart and another threshold need. Its probabilities are a Zarr v3 group that xarray and GDAL "
+        "`work/` is what restarts and other thresholds need. Its probabilities are a Zarr v3 group; xarray and GDAL "
         "(3.12 or newer) open with their CRS; `--set output.keep_work=false` removes the folder at the end of a run."
     )
     yield ""
