@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -29,7 +29,11 @@ from ussfc.engines import (
 )
 from ussfc.engines.turned_engine import TurnedEngine
 from ussfc.errors import ModelError
+from ussfc.files import check_digest
 from ussfc.programs import is_program, read_program
+
+if TYPE_CHECKING:
+    from ussfc.network import USSFCNet
 
 Result = TypeVar("Result")
 
@@ -243,9 +247,6 @@ class DetectorSpec:
             ModelError: the weights cannot be used or differ from the model card; or this machine lacks the device, the
                 engine or its version; or the device has no room.
         """
-        # Engines are imported where a network runs, not where a run is planned.
-        from ussfc.weights import load_weights
-
         found = engine_version(self.engine)
         if found != self.engine_version:
             raise ModelError(
@@ -254,6 +255,34 @@ class DetectorSpec:
             )
         if is_program(self.weights_uri):
             return self._build_program(streams)
+        if self.engine == "openvino":
+            return self._of_patches(self._openvino_engine(self._streams(streams)))
+        network = self._network()
+        # Engines are imported where a network runs, not where a run is planned.
+        if self.device == "cuda":
+            from ussfc.engines.cuda_engine import CudaEngine
+
+            try:
+                engine = CudaEngine(network, self._shape, self.engine, self.precision)
+            except OutOfMemory as error:
+                raise ModelError(f"{error}; take a smaller inference.batch_size or another device") from error
+            if self.turns > 1:
+                # Patches are turned on the host, where tiles are cut and blended then.
+                return self._of_patches(engine)
+            return TileDetector(engine, self.bands, self.patch_size, self.batch_size)
+        module = import_module(CPU_ENGINES[self.engine])
+        return self._of_patches(
+            module.build_engine(network, self._shape, self.precision, self._streams(streams))
+        )
+
+    @property
+    def _shape(self) -> tuple[int, int, int, int]:
+        return self.batch_size, self.bands, self.patch_size, self.patch_size
+
+    def _network(self) -> USSFCNet:
+        """Load the weights and compare them with the model card."""
+        from ussfc.weights import load_weights
+
         network = load_weights(self.weights_uri, sha256=self.weights_sha256)
         where = f"weights {shown_address(self.weights_uri)}"
         if network.bands != self.bands:
@@ -264,19 +293,28 @@ class DetectorSpec:
             raise ModelError(f"{where}: ratio {network.ratio}, the model card lists {self.ratio}; correct it")
         if self.ssfc_window is not None:
             network.use_local_statistics(self.ssfc_window)
-        shape = (self.batch_size, self.bands, self.patch_size, self.patch_size)
-        sizes = self.bands, self.patch_size, self.batch_size
-        if self.device == "cuda":
-            from ussfc.engines.cuda_engine import CudaEngine
+        return network
 
-            try:
-                engine = CudaEngine(network, shape, self.engine, self.precision)
-            except OutOfMemory as error:
-                raise ModelError(f"{error}; take a smaller inference.batch_size or another device") from error
-            # Patches are turned on the host, where tiles are cut and blended then.
-            return TileDetector(engine, *sizes) if self.turns == 1 else self._of_patches(engine)
-        module = import_module(CPU_ENGINES[self.engine])
-        return self._of_patches(module.build_engine(network, shape, self.precision, self._streams(streams)))
+    def _openvino_engine(self, streams: int) -> Engine:
+        """Return the engine with a graph from the cache, or with one that is built and kept there."""
+        from ussfc.engines.graph_cache import GraphCache, code_digest
+        from ussfc.engines.openvino_engine import OpenVINOEngine
+
+        facts = (
+            self.engine_version, code_digest(), self.weights_sha256, self.bands, self.ratio, self.ssfc_window,
+            self._shape,
+        )  # fmt: skip
+        cache = GraphCache()
+        graph = cache.get(str(facts))
+        if graph is None:
+            from ussfc.engines.openvino_graph import network_graph
+
+            graph = network_graph(self._network(), self._shape)
+            cache.put(str(facts), graph)
+        else:
+            # The file may have been replaced since.
+            check_digest(self.weights_uri, self.weights_sha256)
+        return OpenVINOEngine(graph, self.precision, streams)
 
     def _streams(self, streams: int | None) -> int:
         if streams is not None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ussfc import engine_selection
+from ussfc.cores import has_cuda_driver
 from ussfc.detector import DetectorSpec, engine_version
 from ussfc.engines import DEVICES as ENGINE_DEVICES
 from ussfc.engines import PRECISIONS
@@ -174,12 +175,16 @@ def detector_choices(identity: str) -> dict[str, str]:
 
 def gpus() -> int:
     """Return the number of CUDA devices that this process may use."""
+    if not has_cuda_driver():
+        return 0
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _device_here() -> str:
+    if not has_cuda_driver():
+        return "cpu"
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

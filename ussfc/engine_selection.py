@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from ussfc.cores import has_cuda_driver
 from ussfc.engines import FloatArray
 from ussfc.errors import ModelError
 from ussfc.local_files import create_file
@@ -259,9 +260,11 @@ def _users_file() -> Path | None:
 
 def _processor() -> list[str]:
     """Return facts that distinguish this processor, and its GPU if there is one, from others."""
+    facts = cpu_facts()
+    if not has_cuda_driver():
+        return facts
     import torch
 
-    facts = cpu_facts()
     if torch.cuda.is_available():
         facts.append(torch.cuda.get_device_name())
     return facts

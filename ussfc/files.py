@@ -91,3 +91,17 @@ def sha256_of(path_or_uri: str | Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def check_digest(path_or_uri: str | Path, sha256: str) -> None:
+    """Refuse a file of weights with another digest than the model card's.
+
+    Raises:
+        ModelError: it has another one, or cannot be read.
+    """
+    found = sha256_of(path_or_uri)
+    if found != sha256:
+        raise ModelError(
+            f"weights {shown_address(path_or_uri)}: sha256 is {found}, expected {sha256}; get the file again or "
+            "correct the model card"
+        )

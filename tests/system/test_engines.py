@@ -19,6 +19,7 @@ import torch
 from tests.support.networks import MODELS, PACKAGED, drawn_network, eager, noise
 from tests.support.paths import DEMO, ROOT
 from ussfc.engines.openvino_engine import OpenVINOEngine, precisions_here
+from ussfc.engines.openvino_graph import network_graph
 from ussfc.network import USSFCNet
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.evaluation.evaluate import Selection, evaluate
@@ -41,7 +42,7 @@ def one_thread() -> Iterator[None]:
 
 
 def engine_of(network: USSFCNet, count: int, rows: int, cols: int, **options: Any) -> OpenVINOEngine:
-    return OpenVINOEngine(network, (count, network.bands, rows, cols), **options)
+    return OpenVINOEngine(network_graph(network, (count, network.bands, rows, cols)), **options)
 
 
 def demo(spec: ModelSpec) -> tuple[FloatArray, FloatArray]:
@@ -175,9 +176,9 @@ def test_engine_ended_elsewhere_leaves_signals_alone() -> None:
     program = """
 import faulthandler, signal, threading
 faulthandler.enable()
-from ussfc.engines.openvino_engine import OpenVINOEngine
+from ussfc.engines.openvino_engine import build_engine
 from ussfc.network import USSFCNet
-engines = [OpenVINOEngine(USSFCNet(3, 0.5).eval(), (1, 3, 32, 32))]
+engines = [build_engine(USSFCNet(3, 0.5).eval(), (1, 3, 32, 32), "float32", 1)]
 thread = threading.Thread(target=engines.clear)
 thread.start()
 thread.join()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.support.networks import GOLDEN, eager, noise
-from ussfc import detector, engine_selection
+from ussfc import detector, detector_options, engine_selection
 from ussfc.detector import DetectorSpec
 from ussfc.detector_options import DetectorOptions, detector_choices, detector_spec
 from ussfc.engine_selection import anywhere
@@ -193,7 +193,13 @@ def test_options_reach_the_detector(model: ModelSpec) -> None:
 
 
 def test_auto_device_is_resolved_here(model: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    for there, device, batch_size in ((True, "cuda", 16), (False, "cpu", 1)):
+    for driver, there, device, batch_size in (
+        (True, True, "cuda", 16),
+        (True, False, "cpu", 1),
+        # Torch is not asked.
+        (False, True, "cpu", 1),
+    ):
+        monkeypatch.setattr(detector_options, "has_cuda_driver", lambda driver=driver: driver)
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         spec = detector_spec(model, DetectorOptions(engine="torch", precision="float32"))
         assert (spec.device, spec.batch_size) == (device, batch_size)

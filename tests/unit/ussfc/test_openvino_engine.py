@@ -13,6 +13,7 @@ import torch
 from tests.support.networks import GOLDEN, GOLDEN_CASES, drawn_network, noise
 from ussfc.engines import openvino_engine
 from ussfc.engines.openvino_engine import OpenVINOEngine, precisions_here
+from ussfc.engines.openvino_graph import network_graph
 from ussfc.errors import ModelError
 from ussfc.network import USSFCNet
 from ussfc.weights import load_weights
@@ -30,7 +31,7 @@ def one_thread() -> Iterator[None]:
 
 
 def engine_of(network: USSFCNet, count: int, rows: int, cols: int, **options: Any) -> OpenVINOEngine:
-    return OpenVINOEngine(network, (count, network.bands, rows, cols), **options)
+    return OpenVINOEngine(network_graph(network, (count, network.bands, rows, cols)), **options)
 
 
 def test_golden_cases() -> None:

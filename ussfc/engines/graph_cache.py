@@ -1,0 +1,124 @@
+"""Graphs of networks that earlier processes folded, in files that processes share.
+
+A worker that finds its graph there does not load torch, which takes two to three seconds of a processor and 200 MB.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ussfc.local_files import create_file, open_regular
+
+if TYPE_CHECKING:
+    import openvino
+
+MOST_FILES = 16
+"""Graphs that are kept, about 9 MB each; the ones written first make room."""
+
+FORMAT = b"ussfc graph 1\n"
+"""First bytes of a file, before the digest of the rest."""
+
+_DIGEST = hashlib.sha256().digest_size
+
+
+class GraphCache:
+    """Graphs by the facts that decide them.
+
+    A file that is damaged, cut short or of another format counts as missing. A folder that cannot be written keeps
+    nothing.
+
+    Args:
+        folder: None: ``ussfc/graphs`` under ``XDG_CACHE_HOME`` or ``~/.cache``.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or _users_folder()
+
+    def get(self, facts: str) -> openvino.Model | None:
+        """Return the graph of these facts; None: it is not there."""
+        if self._folder is None:
+            return None
+        try:
+            with open_regular(self._file(self._folder, facts)) as file:
+                content = file.read()
+        except OSError:
+            return None
+        start = len(FORMAT) + _DIGEST
+        body = content[start:]
+        if content[:start] != FORMAT + hashlib.sha256(body).digest():
+            return None
+        from ussfc.engines.openvino_engine import core
+
+        length = int.from_bytes(body[:8], "little")
+        return core().read_model(body[8 : 8 + length], body[8 + length :])
+
+    def put(self, facts: str, model: openvino.Model) -> None:
+        """Keep a graph, if the folder can be written."""
+        if self._folder is None:
+            return
+        with suppress(OSError):
+            body = _serialised(model)
+            content = FORMAT + hashlib.sha256(body).digest() + body
+            self._folder.mkdir(parents=True, exist_ok=True)
+            target = self._file(self._folder, facts)
+            # Two writers write the same bytes, each to a name of its own.
+            aside = target.with_suffix(f".{os.getpid()}.part")
+            try:
+                with create_file(aside) as file:
+                    file.write(content)
+                os.replace(aside, target)
+            finally:
+                aside.unlink(missing_ok=True)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        assert self._folder is not None
+        known = sorted(self._ages(self._folder), reverse=True)
+        for _, path in known[MOST_FILES:]:
+            path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _ages(folder: Path) -> Iterator[tuple[float, Path]]:
+        # Parts of processes that were killed as well.
+        for path in folder.iterdir():
+            with suppress(OSError):
+                yield path.stat().st_mtime, path
+
+    @staticmethod
+    def _file(folder: Path, facts: str) -> Path:
+        return folder / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.graph"
+
+
+@functools.cache
+def code_digest() -> str:
+    """Return the digest of the code that folds a network and builds its graph; another one builds another graph."""
+    package = Path(__file__).parents[1]
+    names = "network.py", "layers.py", "folded.py", "weights.py", "engines/openvino_graph.py"
+    return hashlib.sha256(b"".join((package / name).read_bytes() for name in names)).hexdigest()
+
+
+def _serialised(model: openvino.Model) -> bytes:
+    """Return length and bytes of the description, and the constants behind them."""
+    import openvino
+
+    with tempfile.TemporaryDirectory(prefix="ussfc-graph-") as folder:
+        description = Path(folder) / "graph.xml"
+        # Constants of half the size would not give the bytes of a graph that was just built.
+        openvino.save_model(model, description, compress_to_fp16=False)
+        text = description.read_bytes()
+        return len(text).to_bytes(8, "little") + text + description.with_suffix(".bin").read_bytes()
+
+
+def _users_folder() -> Path | None:
+    try:
+        folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return Path(folder) / "ussfc" / "graphs"
