@@ -30,6 +30,7 @@ from ussfc.pipeline.terminal.error_reports import Commands, print_traceback, rep
 from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 from ussfc.pipeline.terminal.options import Destination, Preparation, Scoring, Settings, Speeds, Training
 from ussfc.pipeline.terminal.output import Output
+from ussfc.pipeline.terminal.parameters import LocalPath
 from ussfc.pipeline.terminal.progress import TrainingProgress, follow, follow_batch, progress
 
 if TYPE_CHECKING:
@@ -60,8 +61,21 @@ def main(context: click.Context, debug: bool) -> None:
 @options.pair_arguments
 @options.destination_options
 @options.config_options
+@click.option(
+    "--profile",
+    type=LocalPath(dir_okay=False),
+    metavar="FILE",
+    help="Write a time line of stages and tiles by process and thread, for Perfetto or chrome://tracing.",
+)
 @options.output_options
-def run(before: str, after: str, destination: Destination, settings: Settings, output: Output) -> None:
+def run(
+    before: str,
+    after: str,
+    destination: Destination,
+    settings: Settings,
+    profile: Path | None,
+    output: Output,
+) -> None:
     """Detect change between BEFORE and AFTER: change.tif, probability.tif and polygons in --out.
 
     Given again after any stop, it continues with what is missing. Tiles that keep failing are nodata in the
@@ -71,10 +85,11 @@ def run(before: str, after: str, destination: Destination, settings: Settings, o
     from ussfc.pipeline.report.write import conclude
     from ussfc.pipeline.runs.infer import Computation
     from ussfc.pipeline.runs.run import run as run_pipeline
+    from ussfc.pipeline.runs.trace import traced
 
     out, computation = destination.out, Computation(fail_fast=destination.fail_fast)
     config = settings.load()
-    with progress(output) as subscriber:
+    with progress(output) as shown, traced(profile, shown) as subscriber:
         record = run_pipeline(
             before, after, out, config, destination.overwrite, subscriber, computation, conclude
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ussfc.pipeline.types import TileTimeline
+
 
 @dataclass(frozen=True, slots=True)
 class StageStarted:
@@ -28,6 +30,8 @@ class Advanced:
     """Number of units done since the last such event; 0 for a part of one."""
     pixels: int
     """Number of pixels done since. Those of a unit's parts are taken back, as a negative number, when it ends."""
+    timeline: TileTimeline | None = None
+    """Moments of the tile that is done; None: the unit is no tile, or a part of one."""
 
 
 @dataclass(frozen=True, slots=True)

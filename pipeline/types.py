@@ -188,6 +188,18 @@ class RadiometricMapping:
 
 
 @dataclass(frozen=True, slots=True)
+class TileTimeline:
+    """Moments of a tile's steps, for a trace of the run."""
+
+    process: str
+    """Host and process id."""
+    thread: int
+    """Identifier of the thread in its process."""
+    steps: tuple[tuple[str, float, float], ...]
+    """Name, start (seconds since 1970) and seconds of each step: read, wait, network, write."""
+
+
+@dataclass(frozen=True, slots=True)
 class TileResult:
     """Record of a finished tile."""
 
@@ -201,6 +213,8 @@ class TileResult:
     """Seconds by step: read, network, blend, write."""
     masked: tuple[int, int] = (0, 0)
     """Pixels of the core inside the area of interest that the masks of before and after hide."""
+    timeline: TileTimeline | None = field(default=None, compare=False)
+    """Moments of its steps; None: it was computed by another process of the run, earlier."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class DeviceComputer:
         cover = pair.cover(tile)
         if cover.empty:
             clock.lap("read")
-            return ComputedTile.empty(tile, cover, clock.seconds)
+            return ComputedTile.empty(tile, cover, clock)
         before, after = pair.read(tile.halo, cover)
         clock.lap("read")
         seen = before.valid & after.valid
@@ -58,9 +58,11 @@ class DeviceComputer:
         # one is computed.
         images = before.values, after.values
         probability, patches, seconds = self._blend(tile, images, valid, pair.mappings, seen)
+        clock.lap("network")
+        # Of the device's own queue; the moments have the wait for it as well.
         clock.seconds["network"] = round(seconds, 3)
         core = valid[tile.core.within(tile.halo).slices]
-        return ComputedTile(probability, core, patches, clock.seconds, cover.masked)
+        return ComputedTile(probability, core, patches, clock.seconds, cover.masked, tuple(clock.steps))
 
     def blend(
         self, tile: Tile, images: PixelPair, stop: threading.Event | None = None

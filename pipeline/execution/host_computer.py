@@ -88,7 +88,7 @@ class HostComputer:
         cover = pair.cover(tile)
         if cover.empty:
             clock.lap("read")
-            return ComputedTile.empty(tile, cover, clock.seconds)
+            return ComputedTile.empty(tile, cover, clock)
         images = pair.read_mapped(tile.halo, cover)
         clock.lap("read")
         # Patches of two tiles would share the cores, and the later tile delay the earlier.
@@ -97,7 +97,7 @@ class HostComputer:
             probability, patches = self.blend(tile, images, stop, report)
             clock.lap("network")
         valid = images.valid[tile.core.within(tile.halo).slices]
-        return ComputedTile(probability, valid, patches, clock.seconds, cover.masked)
+        return ComputedTile(probability, valid, patches, clock.seconds, cover.masked, tuple(clock.steps))
 
     def blend(
         self,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from ussfc.pipeline.errors import PipelineError, StoreError, TileError
 from ussfc.pipeline.execution.errors import TileCancelled, WorkerSetupError, describe_error
 from ussfc.pipeline.execution.tile_job import TileJob
 from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE, OpenRun, WorkerCache
 from ussfc.pipeline.pixels.encoding import encode
-from ussfc.pipeline.types import Tile, TileResult
+from ussfc.pipeline.types import Tile, TileResult, TileTimeline
 
 
 def compute_tile(
@@ -60,5 +64,8 @@ def run_tile(
     valid = int(computed.valid.sum())
     result = TileResult(tile.index, computed.patches, valid, computed.seconds, computed.masked)
     stored = encode(computed.probability, computed.valid, run.store.dtype)
+    begun, start = time.time(), time.perf_counter()
     run.store.write(tile.core, stored, result)
-    return result
+    steps = (*computed.steps, ("write", begun, time.perf_counter() - start))
+    process = f"{platform.node()} {os.getpid()}"
+    return replace(result, timeline=TileTimeline(process, threading.get_native_id(), steps))

@@ -13,6 +13,9 @@ import numpy as np
 from ussfc.pipeline.execution.tile_job import Cover, OpenPair
 from ussfc.pipeline.types import BoolArray, Box, FloatArray, PixelPair, Tile
 
+Step = tuple[str, float, float]
+"""Name, start (seconds since 1970) and seconds."""
+
 
 @dataclass(frozen=True)
 class ComputedTile:
@@ -28,12 +31,15 @@ class ComputedTile:
     """Seconds of the steps read and network."""
     masked: tuple[int, int] = (0, 0)
     """Pixels of the core that the masks of before and after hide."""
+    steps: tuple[Step, ...] = ()
+    """Moments of the steps."""
 
     @classmethod
-    def empty(cls, tile: Tile, cover: Cover, seconds: dict[str, float]) -> ComputedTile:
+    def empty(cls, tile: Tile, cover: Cover, clock: StepClock) -> ComputedTile:
         """Return a core without a valid pixel, of which no image was read."""
         shape = tile.core.shape
-        return cls(np.zeros(shape, np.float32), np.zeros(shape, np.bool_), 0, seconds, cover.masked)
+        nothing = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
+        return cls(*nothing, 0, clock.seconds, cover.masked, tuple(clock.steps))
 
 
 class TileComputer(Protocol):
@@ -89,19 +95,24 @@ def relevant_patches(tile: Tile, valid: BoolArray) -> list[Box]:
 
 
 class StepClock:
-    """Seconds of each step of a tile."""
+    """Seconds of each step of a tile, and its moments."""
 
     def __init__(self) -> None:
         """Start the clock."""
         self.seconds: dict[str, float] = {}
+        self.steps: list[Step] = []
         self._last = time.perf_counter()
+        self._offset = time.time() - self._last
 
     def skip(self) -> None:
-        """Count the seconds since the last lap for no step."""
-        self._last = time.perf_counter()
+        """Count the seconds since the last lap as waiting, for no step of the tile's own."""
+        self._lap("wait")
 
     def lap(self, name: str) -> None:
         """Count the seconds since the last lap for a step."""
-        now = time.perf_counter()
-        self.seconds[name] = round(now - self._last, 3)
-        self._last = now
+        self.seconds[name] = round(self._lap(name), 3)
+
+    def _lap(self, name: str) -> float:
+        start, self._last = self._last, time.perf_counter()
+        self.steps.append((name, self._offset + start, self._last - start))
+        return self._last - start

@@ -368,7 +368,7 @@ def _compute(
 
     def on_result(result: TileResult) -> None:
         tally.add(result)
-        subscriber(Advanced("infer", 1, plan.tiles.core(result.index).pixels))
+        subscriber(Advanced("infer", 1, plan.tiles.core(result.index).pixels, result.timeline))
 
     def on_pixels(pixels: int) -> None:
         subscriber(Advanced("infer", 0, pixels))
