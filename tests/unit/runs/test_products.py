@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import geopandas
@@ -23,15 +24,17 @@ from ussfc import cli
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.events import Event, StageStarted
 from ussfc.pipeline.pixels.smoothing import median3, with_rim
+from ussfc.pipeline.runs.band_values import open_values
 from ussfc.pipeline.runs.infer import Computation, infer
-from ussfc.pipeline.runs.manifest import RunRecord
+from ussfc.pipeline.runs.manifest import InferenceRecord, RunRecord
 from ussfc.pipeline.runs.plan import plan
+from ussfc.pipeline.runs.products import read_inference
 from ussfc.pipeline.runs.recorded_pair import recorded_pair
 from ussfc.pipeline.runs.run import run
 from ussfc.pipeline.runs.validate import validate
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
-from ussfc.pipeline.types import Box
+from ussfc.pipeline.types import Box, Pixels
 
 COMPUTATION = Computation(StubRecipe(32, 4, 1, 3))
 SETS = (
@@ -393,3 +396,22 @@ def test_layers_of_earlier_versions_stay(pair: tuple[str, str], out: Path) -> No
     assert failures(out) == []
     run(*pair, out, load_config(sets=SETS), computation=COMPUTATION)
     assert (out / "changes.parquet").stat().st_mtime_ns == made
+
+
+def test_squares_over_a_network_come_in_their_order(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = read_inference(finished)
+    boxes = [Box(y, x, y + 20, x + 30) for y in range(0, 120, 20) for x in range(0, 120, 30)]
+    with ExitStack() as stack:
+        expected = [after.values for _, after in values_of(facts, stack, boxes)]
+        monkeypatch.setattr("ussfc.pipeline.runs.band_values.over_network", lambda uri: True)
+        found = values_of(facts, stack, boxes)
+        for (_, after), values in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(after.values, values)
+
+
+def values_of(
+    facts: InferenceRecord, stack: ExitStack, boxes: Sequence[Box]
+) -> Iterator[tuple[Pixels, Pixels]]:
+    read = open_values(facts, None, stack).read
+    assert read is not None
+    return iter(read(boxes))
