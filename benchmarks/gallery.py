@@ -285,28 +285,22 @@ def draw_case(case: Case, clean: Pixels, folder: Path, target: Path, infrared: P
     draw(panels, LEGEND, target)
 
 
-def draw_speckle(probability: Pixels, target: Path) -> None:
-    """Draw the pieces of the demo's change at a low threshold that are smaller than 500 m2."""
+def draw_speckle(clean: Pixels, folder: Path, target: Path) -> None:
+    """Draw the pieces of the demo's change that are smaller than 500 m2, without and with the median of the default."""
     view = slice(182, 302), slice(141, 261)
-    before, after = (read(DEMO / f"beirut_{date}.tif")[0][:, *view] for date in ("before", "after"))
-    place = read(DEMO / "beirut_before.tif")[1]["transform"]
+    dates = [DEMO / f"beirut_{date}.tif" for date in ("before", "after")]
+    before, after = (read(path)[0][:, *view] for path in dates)
+    place = read(dates[0])[1]["transform"]
     pixel_m2 = 111_320 * np.cos(np.radians(place.f)) * place.a * 110_900 * -place.e
-    change = (probability >= 0.05 * 254) & (probability < 255)
-    numbers, pieces = ndimage.label(change)
-    areas = np.bincount(numbers.ravel()) * pixel_m2
-    small = change & (areas < 500)[numbers]
-    kept = int((areas[1:] >= 500).sum())
-    print(
-        f"  {pieces} pieces, {kept} of 500 m2 and more; {small.sum() / change.sum():.1%} of the change in others"
-    )
-    panels = {
-        "before": picture(before),
-        "after": picture(after, before),
-        f"--threshold 0.05\n{pieces} polygons": overlay(
-            before, (small[view], FALSE), (change[view] & ~small[view], SHARED)
-        ),
-        f"0.05, --min-area 500\n{kept} polygons": overlay(before, (change[view] & ~small[view], SHARED)),
-    }
+    panels = {"before": picture(before), "after": picture(after, before)}
+    rough = classes(*dates, folder / "rough", "output.smoothing=none")
+    for title, found in (("smoothing=none", rough), ("default", clean)):
+        numbers, pieces = ndimage.label(found == 1)
+        areas = np.bincount(numbers.ravel()) * pixel_m2
+        small = ((areas < 500)[numbers] & (found == 1))[view]
+        print(f"  {title}: {pieces} pieces, {(areas[1:] < 500).sum()} under 500 m2")
+        large = (found[view] == 1) & ~small
+        panels[f"{title}\n{pieces} polygons"] = overlay(before, (small, FALSE), (large, SHARED))
     draw(panels, {"pieces of 500 m2 and more": SHARED, "smaller pieces": FALSE}, target)
 
 
@@ -380,7 +374,7 @@ def main() -> None:
         folder = Path(name)
         others = {
             "pixels": lambda target: draw_pixels(clean, folder, target),
-            "speckle": lambda target: draw_speckle(read(folder / "clean" / "probability.tif")[0][0], target),
+            "speckle": lambda target: draw_speckle(clean, folder, target),
         }
         if given.fields:
             others["fields"] = lambda target: draw_fields(given.fields, folder, target)
