@@ -217,7 +217,8 @@ def draw(panels: dict[str, Pixels], legend: dict[str, str], target: Path) -> Non
         Patch(facecolor=colour, label=label)
         for label, colour in legend.items()
         if any(
-            (np.abs(image[..., :3] - mpl.colors.to_rgb(colour)) < 1e-6).all(-1).mean() > 0.001
+            (np.abs(image[..., :3] - mpl.colors.to_rgb(colour)) < 1e-6).all(-1).sum()
+            > 3 + 0.001 * image[..., 0].size * (len(image) > 200)
             for image in panels.values()
         )
     ]
