@@ -23,7 +23,7 @@ def offered(line: str) -> list[tuple[str, str]]:
     [
         ("ru", ["run"]),
         ("doc", ["doctor"]),
-        ("models ", ["fit", "list", "show"]),
+        ("models ", ["export", "fit", "list", "show"]),
         ("run --eng", ["--engine"]),
         ("run --engine ", ["auto", "openvino", "torch", "triton"]),
         ("run a b --cluster sl", ["slurm"]),

@@ -143,6 +143,10 @@ def summary(scenes: int) -> dict[str, Any]:
         "scenes": [{"name": f"scene {number}", **SCORES} for number in range(scenes)],
         "scores": SCORES,
         "average_precision": None,
+        "calibration": {
+            "expected_error": 0.01234,
+            "reliability": [{"probability": 0.04, "change": 0.001, "pixels": 90}],
+        },
         "sweep": [{"threshold": 0.05, "f1": 0.5}, {"threshold": 0.1, "f1": None}],
     }
 
@@ -152,11 +156,16 @@ def test_scores_have_a_row_a_scene() -> None:
     assert lines[0] == "toy at threshold 0.3 (given)"
     assert lines[2].split() == ["scene", "0", "0.5000", "0.2500", "-", "0.1000", "0.9000", "0.2000"]
     assert lines[4].startswith("all 2 ")
-    assert lines[-2:] == ["average precision -; F1 by threshold:", "0.05 0.500  0.10 -"]
+    assert lines[5:] == [
+        "average precision -; F1 by threshold:",
+        "0.05 0.500  0.10 -",
+        "expected calibration error 0.0123; share of change by probability:",
+        "0.04 0.001",
+    ]
 
 
 def test_many_scenes_are_summed_alone() -> None:
-    assert len(list(tables.score_lines(summary(MOST_ROWS + 1)))) == 5
+    assert len(list(tables.score_lines(summary(MOST_ROWS + 1)))) == 7
 
 
 def test_sizes_are_named_up_to_a_number() -> None:
