@@ -448,24 +448,31 @@ def train(training: Training, output: Output) -> None:
     --out holds the weights, a card, the log and a state to resume from: given again after any stop, it continues.
     `ussfc run --model OUT/best.yaml` uses the result.
     """
+    import ussfc
     from ussfc.training.recipe import load_recipe
 
     check_address_space()
     chosen = load_recipe(training.recipe, training.sets)
     from ussfc.pipeline.evaluation.sources import describe, training_sources
-    from ussfc.spec import Licence
+    from ussfc.spec import derived_licence
     from ussfc.training.data import TrainingData
     from ussfc.training.loop import train as train_network
 
+    start = weights = None
+    if training.start is not None:
+        from ussfc.training.recipe import started_from
+
+        start = ussfc.find_model(training.start)
+        weights = ussfc.load_weights(start.weights_path(), sha256=start.weights.sha256)
+        chosen = started_from(chosen, start, weights)
     pairs, validation = training_sources(
         training.datas, chosen, _names(training.validate_on), int(training.memory_gb * 1e9)
     )
-    licence = training.licence
     data = TrainingData(
         pairs,
         validation,
         description=describe(training.datas),
-        licence=Licence(weights=licence, training_labels=licence) if licence else None,
+        licence=derived_licence(training.licence, start.licence if start else None),
     )
     result = train_network(
         chosen,
@@ -475,6 +482,7 @@ def train(training: Training, output: Output) -> None:
         threads=training.threads,
         overwrite=training.overwrite,
         subscriber=TrainingProgress(output),
+        start=weights,
     )
     early = ", stopped early" if result.stopped_early else ""
     line = (

@@ -112,6 +112,15 @@ class USSFCNet(nn.Module):
                 level = int(name.removeprefix("Up_conv").removeprefix("Conv")[0]) - name.startswith("Up_")
                 module.ssfc_window = window >> (level - 1)
 
+    @property
+    def masked_kernels_are_zero(self) -> bool:
+        """True where every kernel is zero that :meth:`hold_masked_kernels` holds there."""
+        return all(
+            not module.conv.weight[~cyclic_kernel_mask(module.conv.weight.shape[0])].any()
+            for module in self.modules()
+            if isinstance(module, CyclicMultiScaleConv)
+        )
+
     def hold_masked_kernels(self) -> None:
         """Zero the kernels that :func:`ussfc.layers.cyclic_kernel_mask` masks and keep them zero in training.
 

@@ -126,6 +126,28 @@ class Licence(_Part):
         return f"{self.weights}, not for commercial use" if limited else self.weights
 
 
+def derived_licence(labels: str | None, start: Licence | None) -> Licence | None:
+    """Return the terms of weights that were trained on labels, and began with other weights.
+
+    Args:
+        labels: licence of the labels; None: not stated.
+        start: terms of the weights that it began with; None: random ones, or terms that are not known.
+
+    Returns:
+        Both, the one that restricts first; None: nothing is known.
+    """
+    if start is None:
+        return Licence(weights=labels, training_labels=labels) if labels else None
+    given = Licence(weights=labels or "not stated", training_labels=labels or "not stated")
+    both = sorted((given, start), key=lambda terms: terms.restriction is None)
+    weights = "; ".join(dict.fromkeys(terms.weights for terms in both))
+    return Licence(
+        weights=weights,
+        training_labels=f"{given.training_labels}; {start.training_labels}",
+        note=f"Begun with weights under {start.weights}.",
+    )
+
+
 class Training(_Part):
     """Origin of the weights."""
 

@@ -136,6 +136,7 @@ class Training:
     memory_gb: float
     licence: str | None
     overwrite: bool
+    start: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -463,6 +464,13 @@ training_options = grouped(
         metavar="NAME|FILE",
         shell_complete=completion.recipes,
         help="paper, strong, vhr, or a YAML file.",
+    ),
+    click.option(
+        "--from",
+        "start",
+        metavar="NAME|FILE",
+        shell_complete=completion.models,
+        help="Begin with the weights of this model, at optimiser.finetuning_rate.",
     ),
     click.option("--out", required=True, type=LocalPath(), help="Folder of this training."),
     click.option(

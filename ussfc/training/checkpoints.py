@@ -229,7 +229,7 @@ class TrainingFolder:
                 device=device,
                 seconds=round(progress.seconds, 1),
                 steps=progress.step,
-                recipe="recipe.yaml",
+                recipe="recipe.yaml" + (f", begun with {start.model}" if (start := self._recipe.start) else ""),
             ),
             scores=(
                 Score(
@@ -259,6 +259,11 @@ def fingerprint_of(recipe: TrainingRecipe, data: TrainingData, device: str) -> d
     if not isinstance(data.pairs, MaskTiles):
         irrelevant.add("synthesis")
     decisive = recipe.model_dump(mode="json", exclude=irrelevant)
+    # Left out where they decide nothing, so that trainings of earlier versions go on.
+    if recipe.start is None:
+        del decisive["start"], decisive["optimiser"]["finetuning_rate"]
+    if not recipe.optimiser.freeze_statistics:
+        del decisive["optimiser"]["freeze_statistics"]
     held_out = data.validation
     return {
         "format": STATE_FORMAT,

@@ -15,6 +15,7 @@ import torch
 
 from ussfc.cores import cores
 from ussfc.errors import TrainingError
+from ussfc.network import USSFCNet
 from ussfc.training.batches import make_batches
 from ussfc.training.checkpoints import Progress, TrainingFolder, TrainingState, fingerprint_of
 from ussfc.training.crops import Batch, Batches
@@ -61,8 +62,9 @@ def train(
     threads: int | None = None,
     overwrite: bool = False,
     subscriber: Subscriber = lambda event: None,
+    start: USSFCNet | None = None,
 ) -> Result:
-    """Train a network from scratch, or go on where an earlier call in the same folder stopped.
+    """Train a network from scratch or from weights, or go on where an earlier call in the same folder stopped.
 
     On the CPU the result is the same, bit by bit, for the same recipe, data and number of threads, however often
     training was stopped in between.
@@ -75,6 +77,7 @@ def train(
         threads: intra-op threads of the CPU; None: as many as the process may use, or as the interrupted training had.
         overwrite: replace another training in the folder.
         subscriber: receives the events.
+        start: weights to begin with, those of the recipe's ``start``; None: random ones.
 
     Raises:
         TrainingError: the folder holds another training, the loss is not finite (the step is named, and the best
@@ -84,6 +87,10 @@ def train(
     if not data.validation.names:
         raise TrainingError(
             "validation: no pairs; name scenes to validate on, or give a data set with a val split"
+        )
+    if (recipe.start is None) != (start is None):
+        raise TrainingError(
+            "start: weights to begin with are given by --from, not by the recipe; leave the key out"
         )
     device = _resolve_device(device)
     if recipe.precision == "bfloat16" and device == "cpu":
@@ -105,7 +112,7 @@ def train(
             )
         )
     with _intra_op_threads(threads):
-        trainer = Trainer(recipe, device)
+        trainer = Trainer(recipe, device, start)
         if state:
             trainer.load_state_dict(state.trainer)
         progress = state.progress if state else Progress()

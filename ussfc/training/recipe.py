@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -23,9 +23,12 @@ from pydantic import (
 )
 
 from ussfc.errors import TrainingError
-from ussfc.spec import Band, Radiometry, RangeRadiometry
+from ussfc.spec import Band, ModelSpec, Radiometry, RangeRadiometry
 from ussfc.training.synthesis.settings import SynthesisSection
 from ussfc.yaml_text import parse_yaml, read_yaml
+
+if TYPE_CHECKING:
+    from ussfc.network import USSFCNet
 
 
 class _Section(BaseModel):
@@ -112,12 +115,25 @@ class OptimiserSection(_Section):
     """Weight decay."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """``cosine`` falls to zero at the last step."""
+    finetuning_rate: PositiveFloat = 1e-4
+    """Largest learning rate of a training that begins with the weights of a model."""
+    freeze_statistics: bool = False
+    """True to keep the statistics of the batch norms as they are, for trainings with few crops a step."""
     warmup_steps: int = Field(0, ge=0)
     """Steps over which the rate rises from zero."""
     clip: PositiveFloat | None = None
     """Largest norm of a gradient; null: not limited."""
     average: float | None = Field(None, gt=0, lt=1)
     """Decay of the moving average of the weights, which is validated and kept; null: the weights themselves are."""
+
+
+class StartSection(_Section):
+    """Weights that a training begins with."""
+
+    model: str
+    """Name of the model, or its card or weights file."""
+    sha256: str
+    """Digest of its weights."""
 
 
 class TrainingRecipe(_Section):
@@ -146,6 +162,8 @@ class TrainingRecipe(_Section):
     """Steps between states to resume from."""
     seed: int = Field(0, ge=0)
     """Seed of weights, crops and augmentation."""
+    start: StartSection | None = None
+    """Weights to begin with, see :func:`started_from`; null: random ones."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -165,6 +183,35 @@ class TrainingRecipe(_Section):
             TrainingError: an unknown name.
         """
         return find_input(self.input) if isinstance(self.input, str) else self.input
+
+
+def started_from(recipe: TrainingRecipe, model: ModelSpec, network: USSFCNet) -> TrainingRecipe:
+    """Return a recipe that begins with the weights of a model, at the recipe's rate for that.
+
+    Args:
+        recipe: of the training; its input stays, its network becomes that of the weights.
+        model: card of the weights.
+        network: the weights themselves.
+
+    Raises:
+        TrainingError: the weights are for another number of bands.
+    """
+    bands = recipe.input_spec.bands
+    if network.bands != len(bands):
+        known = ", ".join(band.name for band in model.bands)
+        raise TrainingError(
+            f"model {model.name}: has {network.bands} bands ({known}), the recipe's input has {len(bands)} "
+            f"({', '.join(band.name for band in bands)}); set input to one of the model's bands, or take another model"
+        )
+    return recipe.model_copy(
+        update={
+            "start": StartSection(model=model.name, sha256=model.weights.sha256),
+            "network": recipe.network.model_copy(update={"ratio": network.ratio}),
+            "optimiser": recipe.optimiser.model_copy(
+                update={"learning_rate": recipe.optimiser.finetuning_rate}
+            ),
+        }
+    )
 
 
 def find_input(name: str) -> InputSpec:

@@ -21,17 +21,21 @@ class Trainer:
     Args:
         recipe: the training's recipe; its seed decides the first weights.
         device: ``cpu`` or ``cuda``.
+        start: weights to begin with; copied. None: random ones.
     """
 
-    def __init__(self, recipe: TrainingRecipe, device: str) -> None:
+    def __init__(self, recipe: TrainingRecipe, device: str, start: USSFCNet | None = None) -> None:
         self.recipe = recipe
         self.device = torch.device(device)
         bands = len(recipe.input_spec.bands)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             network = USSFCNet(bands, recipe.network.ratio)
+        if start is not None:
+            network.load_state_dict(start.state_dict())
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if recipe.network.masked_kernels:
+        # Weights to begin with may have been trained without.
+        if recipe.network.masked_kernels and (start is None or start.masked_kernels_are_zero):
             self.network.hold_masked_kernels()
         self.average: USSFCNet | None = None
         if recipe.optimiser.average is not None:
@@ -65,6 +69,10 @@ class Trainer:
             group["lr"] = rate
         before, after, label, valid = self._to_device(batch)
         self.network.train()
+        if self.recipe.optimiser.freeze_statistics:
+            for module in self.network.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.eval()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             logits = self.network.logits(before, after)
         loss = loss_of(logits[:, 0].float(), label, valid, self.recipe.loss)

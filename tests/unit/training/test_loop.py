@@ -28,8 +28,10 @@ from tests.support.training import (
 )
 from ussfc.errors import DataError, TrainingError
 from ussfc.training.crops import Batch
-from ussfc.training.data import LabelledPair
+from ussfc.training.data import LabelledPair, TrainingData
 from ussfc.training.events import Event, TrainingNotice, Validated
+from ussfc.training.loop import train
+from ussfc.training.recipe import StartSection
 from ussfc.training.trainer import Trainer
 from ussfc.weights import load_weights
 
@@ -187,3 +189,11 @@ def test_validation_pairs_are_never_learnt_from(tmp_path: Path, monkeypatch: pyt
 def test_bfloat16_on_the_cpu_is_refused(tmp_path: Path) -> None:
     # On a CPU with AMX, PyTorch 2.13 gave gradients that were not finite, and crashed.
     assert "only on CUDA" in refusal(small_recipe(precision="bfloat16"), tmp_path / "out")
+
+
+def test_weights_and_recipe_agree_on_the_start(tmp_path: Path) -> None:
+    start = StartSection(model="a", sha256="0" * 64)
+    recipe = small_recipe().model_copy(update={"start": start})
+    with pytest.raises(TrainingError, match="start: weights to begin with are given by --from"):
+        train(recipe, TrainingData(TOWNS, TOWNS), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from ussfc.errors import TrainingError
-from ussfc.spec import RangeRadiometry
+from ussfc.network import USSFCNet
+from ussfc.spec import RangeRadiometry, find_model
 from ussfc.training.recipe import (
     AugmentationSection,
     LossSection,
@@ -21,6 +22,7 @@ from ussfc.training.recipe import (
     find_input,
     list_recipes,
     load_recipe,
+    started_from,
 )
 
 SMALLEST = "steps: 3\nvalidate_every: 1\n"
@@ -206,3 +208,20 @@ def test_every_packaged_input_is_tested() -> None:
         entry.name for entry in (files("ussfc.configs") / "inputs").iterdir() if entry.name.endswith(".yaml")
     }
     assert names == {"rgb8.yaml", "sentinel2-rgb.yaml", "sentinel2-rgbn.yaml"}
+
+
+def test_a_recipe_that_begins_with_a_model_takes_its_width_and_the_rate_for_it() -> None:
+    recipe = load_recipe("strong", ["optimiser.finetuning_rate=3e-5"])
+    model = find_model("ussfc-s2-rgb")
+    found = started_from(recipe, model, USSFCNet(3, 0.25))
+    assert found.network.ratio == 0.25
+    assert found.optimiser.learning_rate == 3e-5
+    assert found.start is not None
+    assert found.start.sha256 == model.weights.sha256
+    assert found.input == recipe.input
+    assert recipe.optimiser.learning_rate == 1e-3
+
+
+def test_weights_of_other_bands_are_refused() -> None:
+    with pytest.raises(TrainingError, match=r"has 4 bands \(B04, B03, B02, B08\), the recipe's input has 3"):
+        started_from(load_recipe("strong"), find_model("ussfc-s2-rgbn"), USSFCNet(4, 0.125))

@@ -194,3 +194,39 @@ def test_gradients_are_clipped_to_the_norm() -> None:
 
 def test_bfloat16_is_for_cuda() -> None:
     assert not Trainer(small_recipe(precision="auto"), "cpu").bfloat16
+
+
+def test_training_begins_with_given_weights() -> None:
+    torch.manual_seed(5)
+    start = USSFCNet(3, 0.125)
+    start.hold_masked_kernels()
+    recipe = small_recipe(network={"ratio": 0.125}, optimiser={"learning_rate": 1e-30, "average": 0.9})
+    trainer = Trainer(recipe, "cpu", start)
+    for kept in (trainer.network, trainer.kept):
+        for name, tensor in kept.state_dict().items():
+            torch.testing.assert_close(tensor, start.state_dict()[name], rtol=0, atol=0)
+    trainer.step(make_batches(recipe, TOWNS).batch(0), 0, 4)
+    # The given network is a copy's source, and stays as it is.
+    assert int(start.state_dict()["Conv1_1.conv.1.num_batches_tracked"]) == 0
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_kernels_are_held_at_zero_where_the_given_ones_are(held: bool) -> None:
+    start = USSFCNet(3, 0.125)
+    if held:
+        start.hold_masked_kernels()
+    assert start.masked_kernels_are_zero == held
+    recipe = small_recipe(network={"ratio": 0.125, "masked_kernels": True})
+    trainer = Trainer(recipe, "cpu", start)
+    trainer.step(make_batches(recipe, TOWNS).batch(0), 0, 4)
+    assert trainer.network.masked_kernels_are_zero == held
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_statistics_move_unless_they_are_frozen(frozen: bool) -> None:
+    recipe = small_recipe(optimiser={"freeze_statistics": frozen})
+    trainer = Trainer(recipe, "cpu")
+    before = {name: each.clone() for name, each in trainer.network.state_dict().items() if "running" in name}
+    trainer.step(make_batches(recipe, TOWNS).batch(0), 0, 4)
+    now = trainer.network.state_dict()
+    assert all(torch.equal(now[name], each) for name, each in before.items()) == frozen

@@ -17,7 +17,15 @@ import yaml
 from ussfc import spec as spec_module
 from ussfc.errors import ModelError
 from ussfc.network import USSFCNet
-from ussfc.spec import Licence, ModelSpec, PercentileRadiometry, RangeRadiometry, find_model, list_models
+from ussfc.spec import (
+    Licence,
+    ModelSpec,
+    PercentileRadiometry,
+    RangeRadiometry,
+    derived_licence,
+    find_model,
+    list_models,
+)
 from ussfc.weights import save_weights
 
 
@@ -37,6 +45,7 @@ def card(**changes: Any) -> dict[str, Any]:
         "tiling": {"patch_size": 256, "overlap": 0.5, "taper": "pyramid", "ssfc": "local"},
         "radiometry": {"kind": "percentiles", "low": 2.0, "high": 98.0},
         "threshold": 0.4,
+        "smoothing": "median3",
         "licence": {"weights": "Apache-2.0", "training_labels": "CC-BY-4.0", "note": "mind the labels"},
         "training": {
             "data": "two scenes",
@@ -238,3 +247,25 @@ def test_missing_weights_do_not_wait_for_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "weights missing.pth: no such file; check the path False\n"
+
+
+NC = Licence(weights="CC BY-NC-SA 4.0", training_labels="CC BY-NC-SA (OSCD)")
+
+
+@pytest.mark.parametrize(
+    ("labels", "start", "weights", "restricted"),
+    [
+        (None, None, None, False),
+        ("CC BY 4.0", None, "CC BY 4.0", False),
+        ("CC BY 4.0", NC, "CC BY-NC-SA 4.0; CC BY 4.0", True),
+        (None, NC, "not stated; CC BY-NC-SA 4.0", True),
+        ("CC BY-NC 4.0", Licence(weights="MIT", training_labels="MIT"), "CC BY-NC 4.0; MIT", True),
+        ("MIT", Licence(weights="MIT", training_labels="MIT"), "MIT", False),
+    ],
+)
+def test_terms_of_both_origins_stay(
+    labels: str | None, start: Licence | None, weights: str | None, restricted: bool
+) -> None:
+    found = derived_licence(labels, start)
+    assert (found.weights if found else None) == weights
+    assert bool(found and found.restriction) == restricted
