@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ussfc.pipeline.types import TileTimeline
+from ussfc.pipeline.timeline import TileTimeline
 
 
 @dataclass(frozen=True, slots=True)

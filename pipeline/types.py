@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
+from ussfc.pipeline.timeline import TileTimeline
+
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
@@ -185,18 +187,6 @@ class RadiometricMapping:
     """Source number of each band that becomes 0."""
     high: tuple[float, ...]
     """Source number of each band that becomes 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class TileTimeline:
-    """Moments of a tile's steps, for a trace of the run."""
-
-    process: str
-    """Host and process id."""
-    thread: int
-    """Identifier of the thread in its process."""
-    steps: tuple[tuple[str, float, float], ...]
-    """Name, start (seconds since 1970) and seconds of each step: read, wait, network, write."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from ussfc.pipeline.execution.errors import TileCancelled, WorkerSetupError, des
 from ussfc.pipeline.execution.tile_job import TileJob
 from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE, OpenRun, WorkerCache
 from ussfc.pipeline.pixels.encoding import encode
-from ussfc.pipeline.types import Tile, TileResult, TileTimeline
+from ussfc.pipeline.timeline import TileTimeline
+from ussfc.pipeline.types import Tile, TileResult
 
 
 def compute_tile(

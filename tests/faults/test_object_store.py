@@ -269,6 +269,7 @@ def test_a_reader_never_sees_a_half_product(
     assert seen == expected
 
 
+@pytest.mark.soak
 def test_no_secret_is_written_or_printed(
     far: City, proxied: FaultProxy, seaweed: SeaweedFS, bucket: str
 ) -> None:
@@ -297,6 +298,7 @@ def test_no_secret_is_written_or_printed(
         assert not [key for key in seaweed.objects(bucket) if secret in key]
 
 
+@pytest.mark.soak
 def test_interrupted_within_an_upload(
     far: City, proxied: FaultProxy, seaweed: SeaweedFS, bucket: str
 ) -> None:

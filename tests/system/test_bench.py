@@ -313,6 +313,7 @@ def test_failed_reference_is_reported(model: Path, tmp_path: Path) -> None:
     assert "status 1: rasterio.errors.RasterioIOError" in found["not_here"]
 
 
+@pytest.mark.soak
 def test_without_monai_the_rest_is_measured(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "monai", None)  # as of an import that finds nothing
     facts = {

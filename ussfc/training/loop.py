@@ -90,7 +90,7 @@ def train(
         )
     if (recipe.start is None) != (start is None):
         raise TrainingError(
-            "start: weights to begin with are given by --from, not by the recipe; leave the key out"
+            "start: weights to begin with are given beside the recipe, not in it; leave the key out"
         )
     device = _resolve_device(device)
     if recipe.precision == "bfloat16" and device == "cpu":

@@ -119,7 +119,7 @@ def test_script_requests_configured_resources(place: Path, tmp_path: Path, logs:
         "--job-name=ussfc",
         "--ntasks=6",
         "--cpus-per-task=4",
-        "--mem-per-cpu=1322M",
+        "--mem-per-cpu=1331M",
         "--time=12:30:00",
         f"--output={tmp_path}/out/slurm/ussfc-%j.out",
         "--requeue",

@@ -9,7 +9,7 @@ import pytest
 
 from ussfc.pipeline.events import Advanced, Event, Notice, StageFinished, StageStarted
 from ussfc.pipeline.runs.trace import traced
-from ussfc.pipeline.types import TileTimeline
+from ussfc.pipeline.timeline import TileTimeline
 
 TILE = TileTimeline("node1 42", 7, (("read", 100.0, 0.5), ("wait", 100.5, 0.25), ("network", 100.75, 2.0)))
 

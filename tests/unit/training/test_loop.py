@@ -194,6 +194,6 @@ def test_bfloat16_on_the_cpu_is_refused(tmp_path: Path) -> None:
 def test_weights_and_recipe_agree_on_the_start(tmp_path: Path) -> None:
     start = StartSection(model="a", sha256="0" * 64)
     recipe = small_recipe().model_copy(update={"start": start})
-    with pytest.raises(TrainingError, match="start: weights to begin with are given by --from"):
+    with pytest.raises(TrainingError, match="start: weights to begin with are given beside the recipe"):
         train(recipe, TrainingData(TOWNS, TOWNS), tmp_path / "out")
     assert not (tmp_path / "out").exists()
