@@ -27,7 +27,8 @@ def test_work_ahead_is_bounded() -> None:
         seen.append(len(started) - item)
     # The one that was yielded, those in work or waiting, and the next, taken before the first was waited for.
     assert max(seen) <= 7
-    assert started == list(range(20))
+    # Two threads begin them: which of two neighbours is noted first is open.
+    assert sorted(started) == list(range(20))
 
 
 def test_an_error_comes_in_its_turn() -> None:
