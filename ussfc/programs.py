@@ -84,18 +84,19 @@ def _check(model: Any, where: str) -> None:
     while graphs:
         graph = graphs.pop()
         tensors += [*graph.initializer]
+        for sparse in graph.sparse_initializer:
+            tensors += [sparse.values, sparse.indices]
         for node in graph.node:
             domains.add(node.domain)
             for attribute in node.attribute:
                 tensors += [attribute.t, *attribute.tensors]
+                for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                    tensors += [sparse.values, sparse.indices]
                 graphs += (
                     [attribute.g, *attribute.graphs] if attribute.HasField("g") or attribute.graphs else []
                 )
     # Their addresses lead anywhere on this machine.
-    if (
-        any(tensor.data_location or tensor.external_data for tensor in tensors)
-        or model.graph.sparse_initializer
-    ):
+    if any(tensor.data_location or tensor.external_data for tensor in tensors):
         raise ModelError(f"{where}: keeps tensors outside the file, which is refused; save it as one file")
     if odd := sorted(domains - {"", "ai.onnx"}):
         raise ModelError(f"{where}: has operators of {', '.join(odd)}; expected those of ONNX alone")

@@ -54,17 +54,19 @@ class GraphCache:
         body = content[start:]
         if content[:start] != FORMAT + hashlib.sha256(body).digest():
             return None
-        from ussfc.engines.openvino_engine import core
-
-        length = int.from_bytes(body[:8], "little")
-        return core().read_model(body[8 : 8 + length], body[8 + length :])
+        try:
+            return _parsed(body)
+        except RuntimeError:
+            return None
 
     def put(self, facts: str, model: openvino.Model) -> None:
         """Keep a graph, if the folder can be written."""
         if self._folder is None:
             return
-        with suppress(OSError):
+        # OpenVINO reports a full disk as a RuntimeError, or cuts the file short: it is read before it is kept.
+        with suppress(OSError, RuntimeError):
             body = _serialised(model)
+            _parsed(body)
             content = FORMAT + hashlib.sha256(body).digest() + body
             self._folder.mkdir(parents=True, exist_ok=True)
             target = self._file(self._folder, facts)
@@ -114,6 +116,13 @@ def _serialised(model: openvino.Model) -> bytes:
         openvino.save_model(model, description, compress_to_fp16=False)
         text = description.read_bytes()
         return len(text).to_bytes(8, "little") + text + description.with_suffix(".bin").read_bytes()
+
+
+def _parsed(body: bytes) -> openvino.Model:
+    from ussfc.engines.openvino_engine import core
+
+    length = int.from_bytes(body[:8], "little")
+    return core().read_model(body[8 : 8 + length], body[8 + length :])
 
 
 def _users_folder() -> Path | None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 CAPABILITY = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
 """OpenVINO's name of the arithmetic that a processor must have for a precision."""
 
+ROUNDING = 1e-3
+"""Distance from [0, 1] that counts as rounding in a program; a step of a stored byte is four times that."""
+
 HINT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
@@ -119,17 +122,42 @@ def program_engine(
         streams: batches at the same time.
 
     Raises:
-        ModelError: OpenVINO cannot run it, or not on batches of that shape.
+        ModelError: OpenVINO cannot run it, or not on batches of that shape, or its output is not float32. The engine's
+            ``run`` raises it for results outside [0, 1].
     """
     try:
         model = core().read_model(data)
         model.reshape(dict.fromkeys(range(2), openvino.PartialShape(list(shape))))
         found = list(model.output(0).partial_shape.to_shape())
+        kind = model.output(0).element_type.get_type_name()
+        expected = [shape[0], 1, *shape[2:]]
+        if found != expected:
+            raise ModelError(f"returns {tuple(found)} for batches of {shape}, expected {tuple(expected)}")
+        if kind != "f32":
+            raise ModelError(f"returns numbers of type {kind}, expected f32; cast its output to float32")
+        return _ProgramEngine(model, precision, streams)
     except RuntimeError as error:
-        # The first lines are places in OpenVINO's source.
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise ModelError(f"OpenVINO cannot run it on batches of {shape} ({reason})") from error
-    expected = [shape[0], 1, *shape[2:]]
-    if found != expected:
-        raise ModelError(f"returns {tuple(found)} for batches of {shape}, expected {tuple(expected)}")
-    return OpenVINOEngine(model, precision, streams)
+        raise ModelError(f"OpenVINO cannot run it on batches of {shape} ({_reason(error)})") from error
+
+
+class _ProgramEngine(OpenVINOEngine):
+    """Refuse what is no probability: stored as a byte, a logit would become any class."""
+
+    def run(self, before_NBHW: FloatArray, after_NBHW: FloatArray) -> FloatArray:
+        try:
+            probability = super().run(before_NBHW, after_NBHW)
+        except RuntimeError as error:
+            raise ModelError(f"OpenVINO cannot run the ONNX program ({_reason(error)})") from error
+        low, high = float(probability.min()), float(probability.max())
+        # Not so for NaN either.
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+            raise ModelError(
+                f"the ONNX program returned numbers from {low:g} to {high:g}, expected probabilities in [0, 1]; end it "
+                "with a sigmoid if they are logits"
+            )
+        return np.clip(probability, 0, 1, out=probability)
+
+
+def _reason(error: RuntimeError) -> str:
+    # The first lines are places in OpenVINO's source.
+    return (str(error).strip() or "no reason given").splitlines()[-1].strip()

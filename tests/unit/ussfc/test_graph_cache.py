@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,16 @@ def test_damaged_files_count_as_missing(tmp_path: Path, model: openvino.Model, d
     assert cache.get("facts") is None
     cache.put("facts", model)
     assert cache.get("facts") is not None
+
+
+def test_a_disk_that_is_full_keeps_nothing(tmp_path: Path, model: openvino.Model) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 15, before[1]))
+    try:
+        GraphCache(tmp_path).put("facts", model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_oldest_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: openvino.Model) -> None:

@@ -93,6 +93,14 @@ def outside_in_a_branch(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("If", ["m"], ["i"], then_branch=branch, else_branch=branch))
 
 
+def outside_in_a_sparse_one(model: onnx.ModelProto) -> None:
+    values = helper.make_tensor("values", TensorProto.FLOAT, [1], [0.5])
+    entry = values.external_data.add()
+    entry.key, entry.value = "location", "../secret"
+    sparse = helper.make_sparse_tensor(values, helper.make_tensor("at", TensorProto.INT64, [1], [0]), [1])
+    model.graph.node.append(helper.make_node("Constant", [], ["c"], sparse_value=sparse))
+
+
 def foreign_operator(model: onnx.ModelProto) -> None:
     model.graph.node[0].domain = "com.example"
 
@@ -106,10 +114,11 @@ def one_input(model: onnx.ModelProto) -> None:
     [
         (outside, "keeps tensors outside the file, which is refused"),
         (outside_in_a_branch, "keeps tensors outside the file, which is refused"),
+        (outside_in_a_sparse_one, "keeps tensors outside the file, which is refused"),
         (foreign_operator, r"has operators of com\.example; expected those of ONNX alone"),
         (one_input, r"has inputs of shapes \(\?, 3, \?, \?\) and outputs of .*expected two inputs"),
     ],
-    ids=["external", "external in a branch", "operator", "one input"],
+    ids=["external", "external in a branch", "external and sparse", "operator", "one input"],
 )
 def test_unusable_programs_are_refused(tmp_path: Path, change: Any, message: str) -> None:
     model = difference()
@@ -117,6 +126,28 @@ def test_unusable_programs_are_refused(tmp_path: Path, change: Any, message: str
     write(tmp_path, model)
     with pytest.raises(ModelError, match=message):
         read_program(str(tmp_path / "net.onnx"))
+
+
+@pytest.mark.parametrize("factor", [-4.0, 4.0, float("nan")])
+def test_numbers_that_are_no_probabilities_are_refused(tmp_path: Path, factor: float) -> None:
+    logits = difference()
+    logits.graph.initializer[0].CopyFrom(helper.make_tensor("half", TensorProto.FLOAT, [1], [factor]))
+    model = find_model(str(write(tmp_path, logits)))
+    detector = detector_spec(model, DetectorOptions(patch_size=32, precision="float32")).build()
+    before, after = np.random.default_rng(0).random((2, 1, 3, 32, 32), np.float32)
+    with pytest.raises(
+        ModelError, match=r"returned numbers from .*expected probabilities in \[0, 1\]; end it"
+    ):
+        detector.predict(before, after)
+
+
+def test_an_output_of_another_type_is_refused(tmp_path: Path) -> None:
+    cast = difference()
+    cast.graph.node[-1].output[0] = "narrow"
+    cast.graph.node.append(helper.make_node("Cast", ["narrow"], ["probability"], to=TensorProto.INT32))
+    model = find_model(str(write(tmp_path, cast)))
+    with pytest.raises(ModelError, match="returns numbers of type i32, expected f32"):
+        detector_spec(model, DetectorOptions(patch_size=32, precision="float32")).build()
 
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.UINT8])
