@@ -21,7 +21,10 @@ from ussfc.pipeline.polygons.files import sync
 VERDICTS = ("accepted", "rejected", "unsure")
 
 RUN = b"ussfc:run"
-"""Key of the file's metadata that names the run."""
+"""Key of the file's metadata that names the layer."""
+
+REGIONS = b"ussfc:regions"
+"""Key of the file's metadata that names the regions; earlier versions did not write it."""
 
 
 Verdicts = dict[int, tuple[str, str, str]]
@@ -38,22 +41,25 @@ class ReviewTable:
     """``review.parquet``."""
     run: str
     """State of the polygons that are reviewed: the digest of their layer."""
+    regions: str = ""
+    """Digest of their run, ids and pixels, which stays when the layer gets other columns; empty: not known."""
     verdicts: Verdicts = field(default_factory=dict)
     """Verdict, note and time (ISO 8601, UTC) by id."""
     _lock: Lock = field(default_factory=Lock)
 
     @classmethod
-    def open(cls, path: Path, run: str) -> ReviewTable:
+    def open(cls, path: Path, run: str, regions: str = "") -> ReviewTable:
         """Read the verdicts that are there.
 
         Args:
             path: the file; it need not exist.
             run: digest of the layer that is reviewed.
+            regions: digest of its regions; verdicts on the same ones hold in another layer too.
 
         Raises:
             StoreError: it is no such file, or of polygons of another state.
         """
-        table = cls(path, run)
+        table = cls(path, run, regions)
         table.refresh()
         return table
 
@@ -123,7 +129,9 @@ class ReviewTable:
                 f"{self.path}: is no file of verdicts ({' '.join(str(error).split())}); move it away, or name another "
                 "file of verdicts"
             ) from error
-        if (found.schema.metadata or {}).get(RUN, b"") != self.run.encode():
+        metadata = found.schema.metadata or {}
+        same = bool(self.regions) and metadata.get(REGIONS) == self.regions.encode()
+        if not same and metadata.get(RUN, b"") != self.run.encode():
             raise StoreError(
                 f"{self.path}: holds verdicts on polygons of another run or threshold, whose ids mean other places; "
                 "move it away, or name another file of verdicts"
@@ -145,7 +153,8 @@ class ReviewTable:
         try:
             # A link under this name is not followed.
             part.unlink(missing_ok=True)
-            pq.write_table(pa.table(columns).replace_schema_metadata({RUN: self.run.encode()}), part)
+            state = {RUN: self.run.encode(), **({REGIONS: self.regions.encode()} if self.regions else {})}
+            pq.write_table(pa.table(columns).replace_schema_metadata(state), part)
             sync(part)
             part.replace(self.path)
         except OSError as error:

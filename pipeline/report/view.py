@@ -218,7 +218,8 @@ def open_view(
     polygons, reviews = _polygons(out, record, stack, absent, subscriber), None
     if polygons is not None:
         path = review or (out.local / REVIEW if out.local is not None else Path(REVIEW))
-        reviews = ReviewTable.open(path, record.products[layout.LAYERS["parquet"]].sha256)
+        layer = record.products[layout.LAYERS["parquet"]].sha256
+        reviews = ReviewTable.open(path, layer, polygons.digest(record.run))
     return RunView(record, tiles, overview, polygons, reviews, tuple(absent), labels)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,6 +109,13 @@ class PolygonIndex:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def digest(self, run: str) -> str:
+        """Return a digest of the regions of a run: the same whatever else the layer holds of them."""
+        found = hashlib.sha256(run.encode())
+        for values in (self.ids, self.columns["pixels"]):
+            found.update(np.ascontiguousarray(values).data)
+        return found.hexdigest()
 
     def row(self, number: int) -> int | None:
         """Return the row of a polygon by its id; None where there is none."""

@@ -87,17 +87,17 @@ def _run_rows(record: RunRecord, seconds: float) -> Iterator[Row]:
         moved = record.registration
         yield (
             "moved",
-            f"later date moved by {moved.typical_px:.2f} px ({moved.dx:+.2f} in x, {moved.dy:+.2f} in y; "
+            f"{moved.typical_px:.2f} px, the later date ({moved.dx:+.2f} in x, {moved.dy:+.2f} in y; "
             f"{moved.agreeing} of {moved.windows} windows agree)",
         )
     if record.masks is not None:
         given = {"before": record.masks.before, "after": record.masks.after}
         hidden = (
-            f"{mask.masked_pixels} ({mask.masked_pixels / counts.pixels:.1%}) of {date}"
+            f"{mask.masked_pixels} px ({mask.masked_pixels / counts.pixels:.1%}) of {date}"
             for date, mask in given.items()
             if mask is not None
         )
-        yield "masked", f"masked pixels: {', '.join(hidden)}"
+        yield "masked", ", ".join(hidden)
     if record.cloud_like is not None and record.cloud_like.share >= MENTIONED:
         yield (
             "clouds",

@@ -45,6 +45,16 @@ def test_views_at_the_same_time_keep_all(path: Path) -> None:
     assert sorted(tables[0].verdicts) == sorted(ReviewTable.open(path, "run").verdicts) == list(range(30))
 
 
+def test_verdicts_hold_in_a_layer_with_other_columns(path: Path) -> None:
+    ReviewTable.open(path, "layer", "regions").set(1, "accepted")
+    table = ReviewTable.open(path, "with bands", "regions")
+    table.set(2, "rejected")
+    assert list(ReviewTable.open(path, "with bands").verdicts) == [1, 2]
+    for regions in ("", "others"):
+        with pytest.raises(StoreError, match="another run or threshold"):
+            ReviewTable.open(path, "layer", regions)
+
+
 def test_verdicts_on_other_polygons_are_refused(path: Path) -> None:
     table = ReviewTable.open(path, "run")
     ReviewTable.open(path, "another").set(1, "accepted")

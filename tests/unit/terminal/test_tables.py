@@ -79,7 +79,7 @@ def test_long_values_are_broken_between_words() -> None:
 def test_masked_pixels_are_counted_by_date() -> None:
     record = run_record()
     record.masks = SimpleNamespace(before=SimpleNamespace(masked_pixels=500_000), after=None)
-    assert "   masked  masked pixels: 500000 (25.0%) of before" in tables.run_lines(record, "out", 1)
+    assert "   masked  500000 px (25.0%) of before" in tables.run_lines(record, "out", 1)
 
 
 def test_other_thresholds_are_both_named() -> None:
