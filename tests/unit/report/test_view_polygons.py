@@ -156,3 +156,15 @@ def test_layers_of_earlier_versions_have_no_bands(layer) -> None:  # type: ignor
     index, _, _ = layer
     assert index.bands(0) == {}
     assert "kind" not in index.describe(0)
+
+
+def test_the_digest_of_regions_leaves_bands_out(finished: Path, tmp_path: Path) -> None:
+    with pq.ParquetFile(finished / "changes.parquet") as file:
+        table = file.read()
+    digests = []
+    for number, part in enumerate((table, table.drop_columns(["kind", "after_red"]), table.slice(1))):
+        path = tmp_path / f"{number}.parquet"
+        pq.write_table(part, path)
+        digests.append(PolygonIndex(path, GRIDS[0]).digest("run"))
+    assert digests[0] == digests[1] != digests[2]
+    assert PolygonIndex(path, GRIDS[0]).digest("other run") != digests[2]
