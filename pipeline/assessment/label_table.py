@@ -16,7 +16,8 @@ from typing import Any
 from ussfc.pipeline.assessment import sample_files
 from ussfc.pipeline.assessment.labels import NUMBERS, UNCLEAR
 from ussfc.pipeline.assessment.sample import sample_folder
-from ussfc.pipeline.errors import SampleError, StoreError
+from ussfc.pipeline.errors import DamagedRecord, ReadError, SampleError, StoreError
+from ussfc.pipeline.events import Notice, Subscriber, ignore
 from ussfc.pipeline.polygons.files import sync
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.storage import layout
@@ -202,12 +203,13 @@ def _set_in_parquet(path: Path, number: int, label: str | None) -> None:
         raise
 
 
-def open_labels(out: Folder | str, path: Path | None) -> LabelTable | None:
+def open_labels(out: Folder | str, path: Path | None, subscriber: Subscriber = ignore) -> LabelTable | None:
     """Open the sample that a map is to label.
 
     Args:
         out: folder of the run.
         path: GeoPackage or GeoParquet of a sample, or its folder; None: that of the usual folder, if it is of this run.
+        subscriber: receives a notice where that one cannot be read.
 
     Raises:
         ReadError, DamagedRecord, SampleError: the sample that was named cannot be used.
@@ -224,4 +226,7 @@ def open_labels(out: Folder | str, path: Path | None) -> LabelTable | None:
         return LabelTable.open(found, run)
     except SampleError:
         # It lies there by chance: of an earlier run.
+        return None
+    except (ReadError, DamagedRecord) as error:
+        subscriber(Notice(f"{error}; the map is shown without a sample"))
         return None

@@ -72,7 +72,7 @@ def view(out: str, port: int, review: Path | None, sample: Path | None, browser:
     from ussfc.pipeline.report.view import open_view
 
     with ExitStack() as stack:
-        shown = open_view(out, stack, review, open_labels(out, sample), _notices)
+        shown = open_view(out, stack, review, open_labels(out, sample, _notices), _notices)
         server = stack.enter_context(ViewServer(shown, port))
         click.echo(server.address)
         click.echo("Ctrl-C ends it", err=True)

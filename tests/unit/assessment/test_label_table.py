@@ -12,7 +12,8 @@ import pytest
 from ussfc.pipeline.assessment.assess import assess
 from ussfc.pipeline.assessment.label_table import LABELS, LabelTable, open_labels
 from ussfc.pipeline.assessment.sample_files import read_points
-from ussfc.pipeline.errors import SampleError, StoreError
+from ussfc.pipeline.errors import ReadError, SampleError, StoreError
+from ussfc.pipeline.events import Event, Notice
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.storage.folder import Folder
 
@@ -95,6 +96,19 @@ def test_the_usual_folder_is_found(finished: Path, drawn: Path, tmp_path: Path) 
     assert open_labels(str(finished), drawn) is not None
     alone = Path(shutil.copytree(finished, tmp_path / "out"))
     assert open_labels(str(alone), None) is None
+
+
+def test_a_damaged_sample_in_the_usual_folder_is_left_out(finished: Path, tmp_path: Path) -> None:
+    alone = Path(shutil.copytree(finished, tmp_path / "out"))
+    (tmp_path / "out-sample").mkdir()
+    (tmp_path / "out-sample" / "sample.gpkg").write_text("torn")
+    seen: list[Event] = []
+    assert open_labels(str(alone), None, seen.append) is None
+    (notice,) = seen
+    assert isinstance(notice, Notice)
+    assert "sample.gpkg: cannot be read" in notice.message
+    with pytest.raises(ReadError):
+        open_labels(str(alone), tmp_path / "out-sample")
 
 
 def test_what_is_refused(sample: Path, run: RunRecord) -> None:
