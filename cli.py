@@ -454,7 +454,7 @@ def train(training: Training, output: Output) -> None:
     check_address_space()
     chosen = load_recipe(training.recipe, training.sets)
     from ussfc.pipeline.evaluation.sources import describe, training_sources
-    from ussfc.spec import derived_licence
+    from ussfc.spec import NOT_STATED, derived_licence
     from ussfc.training.data import TrainingData
     from ussfc.training.loop import train as train_network
 
@@ -472,7 +472,7 @@ def train(training: Training, output: Output) -> None:
         pairs,
         validation,
         description=describe(training.datas),
-        licence=derived_licence(training.licence, start.licence if start else None),
+        licence=derived_licence(training.licence, (start.licence or NOT_STATED) if start else None),
     )
     result = train_network(
         chosen,

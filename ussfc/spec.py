@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -48,6 +49,18 @@ MOST_CARD_BYTES = 1 << 20
 Share = Annotated[float, Field(ge=0, le=1)]
 Percentile = Annotated[float, Field(ge=0, le=100)]
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""Characters that would move a terminal's cursor or begin a line of a log."""
+
+
+def _without_control(name: str) -> str:
+    if CONTROL.search(name):
+        raise ValueError("holds control characters; leave them out")
+    return name
+
+
+Name = Annotated[str, Field(min_length=1), AfterValidator(_without_control)]
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,7 +79,7 @@ class WeightsFile(_Part):
 class Band(_Part):
     """One band of the input."""
 
-    name: str = Field(min_length=1)
+    name: Name
     """Name of the sensor's band, such as ``B04``."""
     common_name: str | None = None
     """Name that sensors share (STAC ``eo:common_name``), such as ``red``."""
@@ -126,12 +139,16 @@ class Licence(_Part):
         return f"{self.weights}, not for commercial use" if limited else self.weights
 
 
+NOT_STATED = Licence(weights="not stated", training_labels="not stated")
+"""Terms that are not known, as of bare weights."""
+
+
 def derived_licence(labels: str | None, start: Licence | None) -> Licence | None:
     """Return the terms of weights that were trained on labels, and began with other weights.
 
     Args:
         labels: licence of the labels; None: not stated.
-        start: terms of the weights that it began with; None: random ones, or terms that are not known.
+        start: terms of the weights that it began with, :data:`NOT_STATED` if not known; None: random ones.
 
     Returns:
         Both, the one that restricts first; None: nothing is known.
@@ -199,7 +216,7 @@ class Network(_Part):
 class ModelSpec(_Part):
     """A model card."""
 
-    name: str = Field(min_length=1)
+    name: Name
     """Name for ``find_model``: the card's file name without suffix."""
     title: str
     """One line for lists of models."""
@@ -323,7 +340,7 @@ def find_model(name_or_file: str) -> ModelSpec:
     if suffix in CARD_SUFFIXES:
         return ModelSpec.load(name_or_file)
     if suffix in WEIGHTS_SUFFIXES:
-        return _spec_of_weights(name_or_file, Path(location).stem)
+        return _spec_of_weights(name_or_file, CONTROL.sub("?", Path(location).stem))
     packaged = packaged_cards()
     if name_or_file in packaged:
         return ModelSpec.load(packaged[name_or_file])

@@ -49,8 +49,13 @@ def test_exported_networks_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     # It runs as a model of its own, and knows bands, numbers and threshold.
     again = find_model(str((tmp_path / "onnx").rename(tmp_path / "again.onnx")))
     assert (again.bands, again.threshold, again.radiometry) == (spec.bands, spec.threshold, spec.radiometry)
+    assert again.smoothing == spec.smoothing
     detector = detector_spec(again, DetectorOptions(precision="float32", batch_size=3)).build()
     np.testing.assert_allclose(detector.predict(before, after), expected[:, 0], atol=1e-5)
+
+
+def test_the_facts_name_what_makes_the_products() -> None:
+    assert facts(find_model("ussfc-s2-rgb"))["smoothing"] == "median3"
 
 
 def test_missing_packages_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

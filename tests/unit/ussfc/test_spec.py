@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 import subprocess
 import sys
 from importlib.resources import files
@@ -18,6 +19,7 @@ from ussfc import spec as spec_module
 from ussfc.errors import ModelError
 from ussfc.network import USSFCNet
 from ussfc.spec import (
+    NOT_STATED,
     Licence,
     ModelSpec,
     PercentileRadiometry,
@@ -258,6 +260,7 @@ NC = Licence(weights="CC BY-NC-SA 4.0", training_labels="CC BY-NC-SA (OSCD)")
         (None, None, None, False),
         ("CC BY 4.0", None, "CC BY 4.0", False),
         ("CC BY 4.0", NC, "CC BY-NC-SA 4.0; CC BY 4.0", True),
+        ("CC BY 4.0", NOT_STATED, "not stated; CC BY 4.0", True),
         (None, NC, "not stated; CC BY-NC-SA 4.0", True),
         ("CC BY-NC 4.0", Licence(weights="MIT", training_labels="MIT"), "CC BY-NC 4.0; MIT", True),
         ("MIT", Licence(weights="MIT", training_labels="MIT"), "MIT", False),
@@ -269,3 +272,14 @@ def test_terms_of_both_origins_stay(
     found = derived_licence(labels, start)
     assert (found.weights if found else None) == weights
     assert bool(found and found.restriction) == restricted
+
+
+@pytest.mark.parametrize(
+    "changes", [{"name": "a\x1b[2J"}, {"name": "a\nnote: b"}, {"bands": [{"name": "\x9b2J"}]}]
+)
+def test_names_cannot_steer_a_terminal(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = tmp_path / "card.yaml"
+    path.write_text(yaml.safe_dump(card(**changes)))
+    with pytest.raises(ModelError, match=r"name: .*holds control characters; leave them out") as caught:
+        ModelSpec.load(path)
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", str(caught.value))
