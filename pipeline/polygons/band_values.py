@@ -89,8 +89,8 @@ def sum_values(values: BandValues, changed: IntArray, owner: IntArray, count: in
         box: the block on the grid.
 
     Returns:
-        (count, columns): pixels that are valid in both dates, and over these the stored numbers of each band in
-        whole steps.
+        (count, columns): pixels that are valid in both dates and within 64 times the range, and over these the
+        stored numbers of each band in whole steps.
     """
     sums = np.zeros((count, values.columns), np.int64)
     if values.read is None:
@@ -110,13 +110,16 @@ def sum_values(values: BandValues, changed: IntArray, owner: IntArray, count: in
     for members, hull, (before, after) in zip(cells, hulls, values.read(hulls), strict=True):
         place = row[members] - hull.y0, column[members] - hull.x0
         found = [_numbers(pixels, place) for pixels in (before, after)]
-        valid = before.valid[place] & after.valid[place] & np.isfinite(np.concatenate(found)).all(axis=0)
+        valid = before.valid[place] & after.valid[place]
+        for numbers, step in zip(found, values.steps, strict=True):
+            # Not true of NaN either; larger ones would not be added up exactly, and no mean is better than a wrong one.
+            valid &= (np.abs(numbers) <= LARGEST / step).all(axis=0)
         pieces, local = np.unique(owner[members][valid], return_inverse=True)
         sums[pieces, 0] += np.bincount(local, minlength=len(pieces))
         column_at = 1
         for numbers, step in zip(found, values.steps, strict=True):
             for band in numbers:
-                whole = np.clip(np.rint(band[valid] * step), -LARGEST, LARGEST)
+                whole = np.rint(band[valid] * step)
                 # A sum over a cell is below 2**53, so float64 adds it up exactly.
                 sums[pieces, column_at] += np.bincount(local, whole, len(pieces)).astype(np.int64)
                 column_at += 1

@@ -137,3 +137,14 @@ def test_only_squares_with_change_are_read() -> None:
     sums = sum_values(values, changed, np.array([0, 0, 1]), 2, Box(4, 0, 12, 10))
     assert asked == [Box(4, 1, 5, 3), Box(10, 5, 11, 6)]
     assert sums[:, 0].tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("number", [1e6, -1e6, np.inf, np.nan])
+def test_numbers_far_beyond_the_range_are_in_no_mean(number: float) -> None:
+    before = Pixels(np.full((2, 1, 3), 100, np.float32), np.ones((1, 3), bool))
+    values = before.values.copy()
+    values[0, 0, 1] = number
+    found = band_values((before, Pixels(values, before.valid)))
+    sums = sum_values(found, np.arange(3), np.array([0, 0, 1]), 2, Box(0, 0, 1, 3))
+    assert sums[:, 0].tolist() == [1, 1]
+    assert np.array(found.means(sums)) == pytest.approx(100)
