@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import click
 
 from ussfc.pipeline.parallel.memory_limit import check_address_space
-from ussfc.pipeline.progress import format_duration
 from ussfc.pipeline.terminal import (
     assessment_commands,
     completion,
@@ -24,14 +23,15 @@ from ussfc.pipeline.terminal import (
     options,
     report_commands,
     tables,
+    training_commands,
 )
 from ussfc.pipeline.terminal.aligned import terminal_width
 from ussfc.pipeline.terminal.error_reports import Commands, print_traceback, reported_errors
 from ussfc.pipeline.terminal.exit_statuses import ExitStatus
-from ussfc.pipeline.terminal.options import Destination, Preparation, Scoring, Settings, Speeds, Training
+from ussfc.pipeline.terminal.options import Destination, Preparation, Settings, Speeds
 from ussfc.pipeline.terminal.output import Output
 from ussfc.pipeline.terminal.parameters import LocalPath
-from ussfc.pipeline.terminal.progress import TrainingProgress, follow, follow_batch, progress
+from ussfc.pipeline.terminal.progress import follow, follow_batch, progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -439,111 +439,9 @@ main.add_command(assessment_commands.assess)
 main.add_command(model_commands.models)
 
 
-@main.command()
-@options.training_options
-@options.output_options
-def train(training: Training, output: Output) -> None:
-    """Train USSFC-Net on labelled pairs or on masks of one date.
-
-    --out holds the weights, a card, the log and a state to resume from: given again after any stop, it continues.
-    `ussfc run --model OUT/best.yaml` uses the result.
-    """
-    import ussfc
-    from ussfc.training.recipe import load_recipe
-
-    check_address_space()
-    chosen = load_recipe(training.recipe, training.sets)
-    from ussfc.pipeline.evaluation.sources import describe, training_sources
-    from ussfc.spec import NOT_STATED, derived_licence
-    from ussfc.training.data import TrainingData
-    from ussfc.training.loop import train as train_network
-
-    start = weights = None
-    if training.start is not None:
-        from ussfc.training.recipe import started_from
-
-        start = ussfc.find_model(training.start)
-        weights = ussfc.load_weights(start.weights_path(), sha256=start.weights.sha256)
-        chosen = started_from(chosen, start, weights)
-    pairs, validation = training_sources(
-        training.datas, chosen, _names(training.validate_on), int(training.memory_gb * 1e9)
-    )
-    data = TrainingData(
-        pairs,
-        validation,
-        description=describe(training.datas),
-        licence=derived_licence(training.licence, (start.licence or NOT_STATED) if start else None),
-    )
-    result = train_network(
-        chosen,
-        data,
-        training.out,
-        device=training.device,
-        threads=training.threads,
-        overwrite=training.overwrite,
-        subscriber=TrainingProgress(output),
-        start=weights,
-    )
-    early = ", stopped early" if result.stopped_early else ""
-    line = (
-        f"{training.out / 'best.yaml'}: step {result.best_step} of {result.steps}{early}, validation F1 "
-        f"{result.best_f1:.3f} at threshold {result.threshold:g}, {format_duration(result.seconds)}"
-    )
-    output.result({**vars(result), "folder": str(training.out)}, (line,))
-
-
-@main.command()
-@options.scoring_settings
-@options.scoring_options
-@options.output_options
-def evaluate(settings: Settings, scoring: Scoring, output: Output) -> None:
-    """Score a model on labelled pairs: one confusion matrix of the change class over all of them.
-
-    Georeferenced scenes go through the pipeline as in `ussfc run`; pictures in patches without overlap.
-    """
-    from ussfc.pipeline.evaluation.evaluate import Selection
-    from ussfc.pipeline.evaluation.evaluate import evaluate as score
-
-    check_address_space()
-    selection = Selection(scoring.split, _names(scoring.scenes), scoring.tune_on)
-    config = settings.load()
-    with progress(output) as subscriber:
-        result = score(scoring.datas, config, selection, scoring.baseline, scoring.out, subscriber)
-    summary = result.summary()
-    # The scores are all that the command is for: --quiet silences the progress alone.
-    dataclasses.replace(output, quiet=False).result(summary, tables.score_lines(summary))
-
-
-@main.group()
-def data() -> None:
-    """Labelled data for training and evaluation."""
-
-
-@data.command("check")
-@click.argument("kind", shell_complete=completion.data_kinds)
-@click.argument("folder", type=click.Path(path_type=Path))
-@options.json_option("Print the report as JSON.")
-def check_data(kind: str, folder: Path, output: Output) -> None:
-    """Read every file of a data set: KIND is levir-cd, cdd, dsifn-cd, geotiff or masks.
-
-    Prints how many pairs there are, of what size and how much of them changed (of masks: tiles, whole instances and
-    masked share by place), and names every broken file.
-    """
-    from ussfc.pipeline.evaluation.sources import check_data as check
-
-    reports = check(kind, folder)
-    output.result([vars(report) for report in reports], tables.data_lines(reports))
-    broken = [fault for report in reports for fault in report.broken]
-    for fault in broken:
-        output.notice(f"broken: {fault}")
-    if broken:
-        sys.exit(ExitStatus.INPUT)
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
-
-
+main.add_command(training_commands.train)
+main.add_command(training_commands.evaluate)
+main.add_command(training_commands.data)
 main.add_command(doctor_commands.doctor)
 
 

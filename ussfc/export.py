@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from torch.export import Dim, ExportedProgram
 from ussfc.addresses import shown_address
 from ussfc.errors import ModelError
 from ussfc.folded import FoldedUSSFCNet
-from ussfc.local_files import create_file
+from ussfc.local_files import replace_file
 from ussfc.preprocessing import to_network_range
 from ussfc.spec import ModelSpec
 from ussfc.weights import load_weights
@@ -72,14 +71,7 @@ def export_model(spec: ModelSpec, target: Path, kind: str) -> None:
         )
     with _silence():
         data = _WRITERS[kind](exported_program(spec), facts(spec))
-    # In the same folder, since a rename is atomic only within one file system.
-    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with create_file(aside) as file:
-            file.write(data)
-        os.replace(aside, target)
-    finally:
-        aside.unlink(missing_ok=True)
+    replace_file(target, data)
 
 
 def patch_size(spec: ModelSpec) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 from io import BufferedReader
 from pathlib import Path
@@ -75,6 +76,22 @@ def create_file(path: str | Path) -> BinaryIO:
         except FileExistsError:
             Path(path).unlink(missing_ok=True)
     raise FileExistsError(errno.EEXIST, "others create it again and again", str(path))
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file that appears under its name only when complete, whoever else writes it at the same time.
+
+    Raises:
+        OSError: it cannot be written; what had its name is still there.
+    """
+    # In the same folder, since a rename is atomic only within one file system.
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    try:
+        with create_file(aside) as file:
+            file.write(data)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def undecodable(name: str | Path) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import struct
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from torch import Tensor
 from ussfc.addresses import shown_address
 from ussfc.errors import ModelError
 from ussfc.files import opened, sha256_of
-from ussfc.local_files import create_file
+from ussfc.local_files import replace_file
 from ussfc.network import USSFCNet
 
 __all__ = ["load_weights", "save_weights", "sha256_of"]
@@ -78,18 +77,10 @@ def save_weights(network: USSFCNet, path: str | Path, metadata: Mapping[str, str
     Raises:
         OSError: the folder cannot be written.
     """
-    target = Path(path)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     facts = {**metadata, "bands": str(network.bands), "ratio": str(network.ratio)}
     data = _sorted_header(safetensors.torch.save(state, metadata=facts))
-    # In the same folder, since a rename is atomic only within one file system.
-    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with create_file(aside) as file:
-            file.write(data)
-        os.replace(aside, target)
-    finally:
-        aside.unlink(missing_ok=True)
+    replace_file(Path(path), data)
 
 
 def _sorted_header(data: bytes) -> bytes:

@@ -35,7 +35,7 @@ class BandValues:
     span: Line
     """Values of the visible bands that are 0 and 1 in the model's range."""
     lines: tuple[tuple[Line, ...], tuple[Line, ...]]
-    """Of before and after: the line of each band."""
+    """Line of each band of before and of after."""
     mappings: tuple[RadiometricMapping, RadiometricMapping]
     """Radiometric constants of before and after, whose size decides what is added up."""
     read: Reads | None = None

@@ -53,7 +53,7 @@ GREYER = 0.05
 
 @dataclass(frozen=True)
 class Hints:
-    """What the values of polygons say; every array holds one element a polygon."""
+    """Differences and kinds of polygons; every array holds one element a polygon."""
 
     kind: npt.NDArray[np.int64]
     """Number of the kind, of :data:`KINDS`; -1 where no pixel counts."""

@@ -279,7 +279,7 @@ def keep_label(view: RunView, body: bytes) -> Answer:
 
 
 KEEPERS = {"review": keep_verdict, "label": keep_label}
-"""What is kept of a request that writes, by its path."""
+"""Functions that keep the body of a request that writes, by its path."""
 
 
 def _given(body: bytes) -> tuple[dict[str, Any], int]:

@@ -218,9 +218,9 @@ class RadiometryRecord(Record):
     """Radiometric constants of a run."""
 
     before: MappingRecord
-    """Those of the earlier date."""
+    """Constants of the earlier date."""
     after: MappingRecord
-    """Those of the later date."""
+    """Constants of the later date."""
     normalisation: NormalisationRecord | None = None
     """Absent where the later date keeps its numbers."""
     chosen: Literal["model", "match"] | None = None

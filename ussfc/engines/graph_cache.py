@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ussfc.local_files import create_file, open_regular
+from ussfc.local_files import open_regular, replace_file
 
 if TYPE_CHECKING:
     import openvino
@@ -69,15 +69,7 @@ class GraphCache:
             _parsed(body)
             content = FORMAT + hashlib.sha256(body).digest() + body
             self._folder.mkdir(parents=True, exist_ok=True)
-            target = self._file(self._folder, facts)
-            # Two writers write the same bytes, each to a name of its own.
-            aside = target.with_suffix(f".{os.getpid()}.part")
-            try:
-                with create_file(aside) as file:
-                    file.write(content)
-                os.replace(aside, target)
-            finally:
-                aside.unlink(missing_ok=True)
+            replace_file(self._file(self._folder, facts), content)
             self._make_room()
 
     def _make_room(self) -> None:

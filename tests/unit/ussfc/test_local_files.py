@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from ussfc.local_files import check_regular, create_file, open_regular, undecodable
+from ussfc.local_files import check_regular, create_file, open_regular, replace_file, undecodable
 
 
 @pytest.fixture
@@ -83,3 +84,21 @@ def test_a_folder_in_the_way_is_not_removed(tmp_path: Path) -> None:
 def test_bytes_that_are_no_text_are_shown_escaped() -> None:
     assert undecodable(Path("/a/café")) is None
     assert undecodable(os.fsdecode(b"/a/caf\xe9")) == "/a/caf\\xe9"
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    contents = [bytes([number]) * 1_000_000 for number in range(4)]
+    with ThreadPoolExecutor(4) as writers:
+        for _ in writers.map(lambda content: replace_file(path, content), contents * 3):
+            assert path.read_bytes() in contents
+    kept = path.read_bytes()
+
+    def fail(source: object, target: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        replace_file(path, b"new")
+    assert path.read_bytes() == kept
+    assert list(tmp_path.iterdir()) == [path]
