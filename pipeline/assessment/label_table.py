@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from ussfc.local_files import open_lock
 from ussfc.pipeline.assessment import sample_files
 from ussfc.pipeline.assessment.labels import NUMBERS, UNCLEAR
 from ussfc.pipeline.assessment.sample import sample_folder
@@ -138,17 +138,13 @@ class LabelTable:
     def _alone(self) -> Iterator[None]:
         """Wait until no other map sets a label."""
         try:
-            descriptor = os.open(
-                self.path.with_name(f".{sample_files.RECORD}.lock"), os.O_RDWR | os.O_CREAT, 0o666
-            )
+            descriptor = open_lock(self.path.with_name(f".{sample_files.RECORD}.lock"))
         except OSError as error:
             raise StoreError(
                 f"{self.path.parent}: no label can be written there ({error.strerror or error}); make it writable, or "
                 "copy the sample to a folder that is"
             ) from error
         try:
-            with suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from ussfc.local_files import open_lock
 from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.polygons.files import sync
 
@@ -97,16 +97,12 @@ class ReviewTable:
     def _alone(self) -> Iterator[None]:
         """Wait until no other process changes the file."""
         try:
-            # The file itself is replaced, and the folder's own lock is that of a run.
-            descriptor = os.open(
-                self.path.with_name(f".{self.path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666
-            )
+            # The file itself is replaced, and the folder's own lock is that of a run. Without locks in the file system
+            # two views may lose a verdict given in the same instant.
+            descriptor = open_lock(self.path.with_name(f".{self.path.name}.lock"))
         except OSError as error:
             raise self._not_written(error) from error
         try:
-            # Where the file system has no locks, two views may still lose a verdict given in the same instant.
-            with suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 
-from ussfc.local_files import check_regular, create_file, open_regular, replace_file, undecodable
+from ussfc.local_files import check_regular, create_file, open_lock, open_regular, replace_file, undecodable
 
 
 @pytest.fixture
@@ -102,3 +102,17 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
         replace_file(path, b"new")
     assert path.read_bytes() == kept
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lock_has_one_holder_and_follows_no_link(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    held = open_lock(path)
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(open_lock, path)
+        assert not wait([waiting], timeout=0.2).done
+        os.close(held)
+        os.close(waiting.result(timeout=5))
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic link"):
+        open_lock(tmp_path / "link")
+    assert not (tmp_path / "elsewhere").exists()
