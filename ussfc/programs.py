@@ -80,6 +80,10 @@ def read_program(uri: str, *, sha256: str | None = None) -> Program:
 
 
 def _check(model: Any, where: str) -> None:
+    if model.functions or model.training_info:
+        raise ModelError(
+            f"{where}: has functions or training graphs of its own; export it for inference, with functions inlined"
+        )
     graphs, tensors, domains = [model.graph], [], set()
     while graphs:
         graph = graphs.pop()

@@ -105,6 +105,13 @@ def foreign_operator(model: onnx.ModelProto) -> None:
     model.graph.node[0].domain = "com.example"
 
 
+def own_function(model: onnx.ModelProto) -> None:
+    nodes = [helper.make_node("Abs", ["x"], ["y"])]
+    model.functions.append(
+        helper.make_function("com.example", "F", ["x"], ["y"], nodes, [helper.make_opsetid("", 17)])
+    )
+
+
 def one_input(model: onnx.ModelProto) -> None:
     del model.graph.input[1]
 
@@ -116,9 +123,10 @@ def one_input(model: onnx.ModelProto) -> None:
         (outside_in_a_branch, "keeps tensors outside the file, which is refused"),
         (outside_in_a_sparse_one, "keeps tensors outside the file, which is refused"),
         (foreign_operator, r"has operators of com\.example; expected those of ONNX alone"),
+        (own_function, "has functions or training graphs of its own"),
         (one_input, r"has inputs of shapes \(\?, 3, \?, \?\) and outputs of .*expected two inputs"),
     ],
-    ids=["external", "external in a branch", "external and sparse", "operator", "one input"],
+    ids=["external", "external in a branch", "external and sparse", "operator", "function", "one input"],
 )
 def test_unusable_programs_are_refused(tmp_path: Path, change: Any, message: str) -> None:
     model = difference()
