@@ -15,6 +15,9 @@ import numpy.typing as npt
 LEVELS = 255
 """Levels of a probability: 0/254 .. 254/254."""
 
+MOST_TEMPERATURE = 20.0
+"""Largest temperature that is looked for, and the inverse of the smallest."""
+
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
@@ -75,6 +78,11 @@ class Confusion:
         return _ratio(self.tp, self.tp + self.fp + self.fn)
 
     @property
+    def area_ratio(self) -> float:
+        """Area claimed over area of change, 1 where errors of both kinds cancel; NaN where there is no change."""
+        return _ratio(self.tp + self.fp, self.tp + self.fn)
+
+    @property
     def overall_accuracy(self) -> float:
         """Share of pixels that are right; NaN without pixels."""
         return _ratio(self.tp + self.tn, self.total)
@@ -91,7 +99,7 @@ class Confusion:
 
     def scores(self) -> dict[str, float | None]:
         """Return every metric by name; None where it is not defined."""
-        names = ("precision", "recall", "f1", "iou", "overall_accuracy", "kappa")
+        names = ("precision", "recall", "f1", "iou", "overall_accuracy", "kappa", "area_ratio")
         values = {name: getattr(self, name) for name in names}
         return {name: None if math.isnan(value) else value for name, value in values.items()}
 
@@ -177,16 +185,17 @@ class Tally:
                 points.append((level / (LEVELS - 1), found.precision, found.recall))
         return points
 
-    def reliability(self, bins: int = 10) -> list[tuple[float, float, int]]:
+    def reliability(self, bins: int = 10, temperature: float = 1.0) -> list[tuple[float, float, int]]:
         """Compare probabilities with how often there is change.
 
         Args:
             bins: intervals of equal width between 0 and 1.
+            temperature: divisor of the logits of the probabilities, above 0; see :meth:`temperature`.
 
         Returns:
             (mean probability, share of change, pixels) of each interval that has pixels, ascending.
         """
-        probability = np.arange(LEVELS) / (LEVELS - 1)
+        probability = _probabilities(temperature)
         interval = np.minimum((probability * bins).astype(int), bins - 1)
         pixels = self.change + self.no_change
         found = []
@@ -198,16 +207,41 @@ class Tally:
                 found.append((mean, int(self.change[inside].sum()) / count, count))
         return found
 
-    def calibration_error(self, bins: int = 10) -> float:
+    def calibration_error(self, bins: int = 10, temperature: float = 1.0) -> float:
         """Compute the expected calibration error (Naeini et al., AAAI 2015); NaN without pixels.
 
-        It is the mean over pixels of the difference between probability and share of change in their interval.
+        It is the mean over pixels of the difference between probability and share of change in their interval; see
+        :meth:`reliability` for the arguments.
         """
-        points = self.reliability(bins)
+        points = self.reliability(bins, temperature)
         total = sum(pixels for _, _, pixels in points)
         return (
             sum(abs(mean - share) * pixels for mean, share, pixels in points) / total if total else math.nan
         )
+
+    def temperature(self) -> float:
+        """Find the divisor of the logits with the largest likelihood of the labels (Guo et al., ICML 2017).
+
+        Above 1 the probabilities are too sure, below 1 not sure enough. Pixels of the lowest and the highest level
+        do not count: they stand for 0 and 1 at every temperature.
+
+        Returns:
+            The temperature, between 1 / 20 and 20; NaN where no such number is best, as without change, or where
+            probabilities say nothing or everything about it.
+        """
+        from scipy.optimize import brentq
+
+        pixels, logits = (self.change + self.no_change)[1:-1], _logits()
+
+        def slope(log_temperature: float) -> float:
+            # Of the negative log-likelihood along the inverse temperature, in which it is convex.
+            share = 1 / (1 + np.exp(-logits / math.exp(log_temperature)))
+            return float((logits * (pixels * share - self.change[1:-1])).sum())
+
+        end = math.log(MOST_TEMPERATURE)
+        if not slope(end) < 0 < slope(-end):
+            return math.nan
+        return math.exp(brentq(slope, -end, end))
 
     def average_precision(self) -> float:
         """Compute the area under the precision-recall curve as a step function; NaN without change."""
@@ -218,6 +252,19 @@ class Tally:
             area += precision * (recall - last)
             last = recall
         return area
+
+
+def _logits() -> npt.NDArray[np.float64]:
+    """Return the logits of all levels but the lowest and the highest, whose logits are not finite."""
+    inner = np.arange(1, LEVELS - 1)
+    logits: npt.NDArray[np.float64] = np.log(inner / (LEVELS - 1 - inner))
+    return logits
+
+
+def _probabilities(temperature: float) -> npt.NDArray[np.float64]:
+    """Return the probability of every level, its logit divided by the temperature."""
+    inner = 1 / (1 + np.exp(-_logits() / temperature))
+    return np.concatenate(([0.0], inner, [1.0]))
 
 
 def _ratio(part: int, whole: int) -> float:

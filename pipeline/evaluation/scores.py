@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,14 +53,19 @@ class Evaluation:
             "confusion": dataclasses.asdict(total.at(self.threshold)),
             "average_precision": total.average_precision() if total.change.any() else None,
             "calibration": {
-                "expected_error": total.calibration_error() if total.change.any() else None,
+                **_calibration(total),
                 "reliability": [
                     {"probability": mean, "change": share, "pixels": pixels}
                     for mean, share, pixels in total.reliability()
                 ],
             },
             "scenes": [
-                {"name": scene.name, **_counts(scene.tally), **scene.tally.at(self.threshold).scores()}
+                {
+                    "name": scene.name,
+                    **_counts(scene.tally),
+                    **scene.tally.at(self.threshold).scores(),
+                    "calibration": _calibration(scene.tally),
+                }
                 for scene in self.scenes
             ],
             "sweep": sweep,
@@ -77,6 +83,18 @@ class Evaluation:
                 for name in names
             ]
         return result
+
+
+def _calibration(tally: Tally) -> dict[str, float | None]:
+    """Return the calibration error, the temperature and the error at that temperature; None where not defined."""
+    error, temperature = tally.calibration_error(), tally.temperature()
+    tempered = math.nan if math.isnan(temperature) else tally.calibration_error(temperature=temperature)
+    values = {
+        "expected_error": error if tally.change.any() else math.nan,
+        "temperature": temperature,
+        "tempered_error": tempered,
+    }
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 def _counts(tally: Tally) -> dict[str, int]:

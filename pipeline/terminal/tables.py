@@ -47,8 +47,12 @@ SCORES = {
     "iou": "IoU",
     "overall_accuracy": "OA",
     "kappa": "kappa",
+    "area_ratio": "area",
 }
-"""Columns of the table of scores: field and heading."""
+"""Columns of the table of scores: field and heading; the last is the area claimed over the area labelled."""
+
+CALIBRATION = {"expected_error": "error", "temperature": "T", "tempered_error": "at T"}
+"""Columns of the table of calibration: field and heading."""
 
 
 def run_lines(
@@ -297,27 +301,36 @@ def clean_lines(found: Mapping[str, Sequence[str]], dry_run: bool) -> Iterator[s
 def score_lines(summary: Mapping[str, Any]) -> Iterator[str]:
     """Yield the scores of an evaluation, a scene a row, and F1 by threshold."""
     yield f"{summary['model']} at threshold {summary['threshold']:g} ({summary['threshold_from']})"
-    yield " " * 24 + "".join(f"{heading:>9}" for heading in SCORES.values())
-    if len(summary["scenes"]) <= MOST_ROWS:
-        for scene in summary["scenes"]:
-            yield _score_line(scene["name"], scene)
-    yield _score_line(f"all {len(summary['scenes'])}", summary["scores"])
+    scenes = summary["scenes"] if len(summary["scenes"]) <= MOST_ROWS else ()
+    yield _heading_line("", SCORES)
+    for scene in scenes:
+        yield _score_line(scene["name"], scene, SCORES)
+    every = f"all {len(summary['scenes'])}"
+    yield _score_line(every, summary["scores"], SCORES)
     for plain in summary.get("baselines", ()):
-        yield _score_line("", plain["scores"]) + f"  {plain['method']}"
+        yield _score_line("", plain["scores"], SCORES) + f"  {plain['method']}"
     average = summary["average_precision"]
     yield f"average precision {'-' if average is None else format(average, '.4f')}; F1 by threshold:"
     scored = [(row["threshold"], row["f1"]) for row in summary["sweep"]]
     yield "  ".join(f"{t:.2f} {'-' if f1 is None else format(f1, '.3f')}" for t, f1 in scored)
     calibration = summary["calibration"]
     if calibration["expected_error"] is not None:
-        yield f"expected calibration error {calibration['expected_error']:.4f}; share of change by probability:"
+        yield _heading_line("calibration", CALIBRATION)
+        for scene in scenes:
+            yield _score_line(scene["name"], scene["calibration"], CALIBRATION)
+        yield _score_line(every, calibration, CALIBRATION)
+        yield "share of change by probability:"
         rows = calibration["reliability"]
         yield "  ".join(f"{row['probability']:.2f} {row['change']:.3f}" for row in rows)
 
 
-def _score_line(name: str, scores: Mapping[str, Any]) -> str:
-    numbers = ("     -   " if scores[key] is None else f"{scores[key]:9.4f}" for key in SCORES)
-    return f"{name:<24}" + "".join(numbers)
+def _heading_line(name: str, columns: Mapping[str, str]) -> str:
+    return f"{name:<24}" + "".join(f"{heading:>9}" for heading in columns.values())
+
+
+def _score_line(name: str, scores: Mapping[str, Any], columns: Mapping[str, str]) -> str:
+    numbers = ("     -   " if scores[key] is None else f"{scores[key]:9.4f}" for key in columns)
+    return (f"{name:<24}" + "".join(numbers)).rstrip()
 
 
 def data_lines(reports: Sequence[SplitReport | PlaceReport]) -> Iterator[str]:

@@ -12,6 +12,8 @@ from ussfc.pipeline.terminal.aligned import aligned
 from ussfc.pipeline.terminal.tables import MOST_ROWS
 
 SCORES = {"precision": 0.5, "recall": 0.25, "f1": None, "iou": 0.1, "overall_accuracy": 0.9, "kappa": 0.2}
+SCORES["area_ratio"] = 12.5
+CALIBRATION = {"expected_error": 0.01234, "temperature": None, "tempered_error": None}
 
 
 def run_record() -> Any:
@@ -140,11 +142,15 @@ def summary(scenes: int) -> dict[str, Any]:
         "model": "toy",
         "threshold": 0.3,
         "threshold_from": "given",
-        "scenes": [{"name": f"scene {number}", **SCORES} for number in range(scenes)],
+        "scenes": [
+            {"name": f"scene {number}", **SCORES, "calibration": CALIBRATION} for number in range(scenes)
+        ],
         "scores": SCORES,
         "average_precision": None,
         "calibration": {
             "expected_error": 0.01234,
+            "temperature": 1.25,
+            "tempered_error": 0.0111,
             "reliability": [{"probability": 0.04, "change": 0.001, "pixels": 90}],
         },
         "sweep": [{"threshold": 0.05, "f1": 0.5}, {"threshold": 0.1, "f1": None}],
@@ -154,18 +160,32 @@ def summary(scenes: int) -> dict[str, Any]:
 def test_scores_have_a_row_a_scene() -> None:
     lines = list(tables.score_lines(summary(2)))
     assert lines[0] == "toy at threshold 0.3 (given)"
-    assert lines[2].split() == ["scene", "0", "0.5000", "0.2500", "-", "0.1000", "0.9000", "0.2000"]
+    assert lines[2].split() == [
+        "scene",
+        "0",
+        "0.5000",
+        "0.2500",
+        "-",
+        "0.1000",
+        "0.9000",
+        "0.2000",
+        "12.5000",
+    ]
     assert lines[4].startswith("all 2 ")
     assert lines[5:] == [
         "average precision -; F1 by threshold:",
         "0.05 0.500  0.10 -",
-        "expected calibration error 0.0123; share of change by probability:",
+        "calibration                 error        T     at T",
+        "scene 0                    0.0123     -        -",
+        "scene 1                    0.0123     -        -",
+        "all 2                      0.0123   1.2500   0.0111",
+        "share of change by probability:",
         "0.04 0.001",
     ]
 
 
 def test_many_scenes_are_summed_alone() -> None:
-    assert len(list(tables.score_lines(summary(MOST_ROWS + 1)))) == 7
+    assert len(list(tables.score_lines(summary(MOST_ROWS + 1)))) == 9
 
 
 def test_sizes_are_named_up_to_a_number() -> None:

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -15,7 +15,7 @@ from ussfc.metrics import LEVELS, Confusion, Tally
 from ussfc.pipeline.pixels.encoding import classify, encode
 from ussfc.pipeline.types import NODATA_BYTE, PROBABILITY_STEPS, BoolArray, ByteArray, FloatArray
 
-NAMES = ["precision", "recall", "f1", "iou", "overall_accuracy", "kappa"]
+NAMES = ["precision", "recall", "f1", "iou", "overall_accuracy", "kappa", "area_ratio"]
 
 # 60 pixels claimed, 70 changed, 200 in all.
 BY_HAND = Confusion(tp=50, fp=10, fn=20, tn=120)
@@ -31,6 +31,7 @@ def test_every_metric_by_hand() -> None:
     # p_o = 170 / 200 = 0.85; p_e = 60/200 * 70/200 + 140/200 * 130/200 = 0.105 + 0.455 = 0.56
     # kappa = (0.85 - 0.56) / (1 - 0.56) = 0.29 / 0.44
     assert BY_HAND.kappa == pytest.approx(0.29 / 0.44)
+    assert BY_HAND.area_ratio == pytest.approx(60 / 70)  # (tp + fp) / (tp + fn)
     assert list(BY_HAND.scores()) == NAMES
     assert BY_HAND.scores() == {name: getattr(BY_HAND, name) for name in NAMES}
 
@@ -50,13 +51,13 @@ def test_sets_sum_their_matrices() -> None:
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        (Confusion(), [None, None, None, None, None, None]),
-        (Confusion(tn=5), [None, None, None, None, 1, None]),
-        (Confusion(tp=5), [1, 1, 1, 1, 1, None]),
-        (Confusion(fp=3, tn=1), [0, None, 0, 0, 0.25, 0]),
-        (Confusion(fn=3, tn=1), [None, 0, 0, 0, 0.25, 0]),
-        (Confusion(fp=1, fn=1), [0, 0, 0, 0, 0, -1]),
-        (Confusion(tp=1, tn=1), [1, 1, 1, 1, 1, 1]),
+        (Confusion(), [None, None, None, None, None, None, None]),
+        (Confusion(tn=5), [None, None, None, None, 1, None, None]),
+        (Confusion(tp=5), [1, 1, 1, 1, 1, None, 1]),
+        (Confusion(fp=3, tn=1), [0, None, 0, 0, 0.25, 0, None]),
+        (Confusion(fn=3, tn=1), [None, 0, 0, 0, 0.25, 0, 0]),
+        (Confusion(fp=1, fn=1), [0, 0, 0, 0, 0, -1, 1]),
+        (Confusion(tp=1, tn=1), [1, 1, 1, 1, 1, 1, 1]),
     ],
 )
 def test_undefined_scores_are_nan_and_none(found: Confusion, expected: list[float | None]) -> None:
@@ -279,3 +280,52 @@ def test_probabilities_drawn_from_themselves_are_calibrated() -> None:
     assert timid.calibration_error() == pytest.approx(0.25, abs=0.01)
     for mean, share, _ in timid.reliability():
         assert share == pytest.approx(2 * mean, abs=0.05)
+
+
+@pytest.mark.parametrize("wanted", [0.5, 1.0, 2.0])
+def test_temperature_undoes_a_factor_of_the_logits(wanted: float) -> None:
+    rng = np.random.default_rng(5)
+    logits = rng.normal(0, 1, 400_000)
+    truth = rng.random(logits.size) < 1 / (1 + np.exp(-logits))
+    found = Tally.of((1 / (1 + np.exp(-wanted * logits))).astype(np.float32), truth)
+    assert found.temperature() == pytest.approx(wanted, rel=0.03)
+    assert found.calibration_error(temperature=found.temperature()) < 0.005
+    assert wanted == 1 or found.calibration_error() > 0.02
+    pixels = [sum(count for _, _, count in found.reliability(temperature=at)) for at in (1, wanted)]
+    assert pixels == [logits.size, logits.size]
+
+
+@given(levels, levels)
+def test_temperature_has_the_largest_likelihood(change: ByteArray, no_change: ByteArray) -> None:
+    tally = tally_of(change, no_change)
+    best = tally.temperature()
+    assume(not math.isnan(best))
+    inner = np.arange(1, 254)
+    logits = np.log(inner / (254 - inner))
+
+    def loss(temperature: float) -> float:
+        scaled = logits / temperature
+        wrong = tally.change[1:-1] * np.logaddexp(0, -scaled), tally.no_change[1:-1] * np.logaddexp(0, scaled)
+        return float(sum(each.sum() for each in wrong))
+
+    assert loss(best) <= min(loss(best * factor) for factor in (0.9, 0.99, 1.01, 1.1)) + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("change", "no_change"),
+    [
+        ([], []),
+        ([], [3, 90]),  # all right: the smaller the better
+        ([200], [20]),  # the same
+        ([20], [200]),  # all wrong: the larger the better
+        ([254, 0, 127], [0, 254, 127]),  # no level that a temperature moves
+    ],
+)
+def test_temperature_is_not_defined(change: list[int], no_change: list[int]) -> None:
+    tally = tally_of(np.array(change, np.uint8), np.array(no_change, np.uint8))
+    assert math.isnan(tally.temperature())
+
+
+def test_ends_stay_where_they_are_at_every_temperature() -> None:
+    tally = tally_of(np.array([254], np.uint8), np.array([0], np.uint8))
+    assert tally.reliability(temperature=3) == [(0, 0, 1), (1, 1, 1)]
