@@ -31,6 +31,9 @@ def core() -> Any:
     The CPU plugin gives the thread that loads it a signal stack, and takes the memory away with the last engine. Were
     that in another thread, the first one would crash at its next signal: Ctrl-C in the middle of a run.
     """
+    # Its first use of NumPy's interface, by two threads at once, would have each wait for the other for ever: one has
+    # the interpreter and wants the lock of the interface, the other the reverse.
+    openvino.Type.f32.to_dtype()
     return openvino.Core()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -133,3 +135,25 @@ def test_unknown_options_are_refused(options: dict[str, Any], message: str) -> N
     with pytest.raises(ModelError) as caught:
         engine_of(drawn_network(0), 1, 16, 16, **options)
     assert str(caught.value) == message
+
+
+FIRST_USE = """
+import faulthandler, sys, threading
+from ussfc.engines import openvino_engine
+openvino_engine.core()
+faulthandler.dump_traceback_later(20, exit=True)
+sys.setswitchinterval(1e-6)
+together = threading.Barrier(4)
+def convert():
+    together.wait()
+    openvino_engine.openvino.Type.f32.to_dtype()
+threads = [threading.Thread(target=convert) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+@pytest.mark.soak  # without the preparation one process in four hangs
+@pytest.mark.parametrize("attempt", range(12))
+def test_streams_that_begin_together_do_not_hang(attempt: int) -> None:
+    subprocess.run([sys.executable, "-c", FIRST_USE], check=True, timeout=60)
