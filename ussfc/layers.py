@@ -29,9 +29,9 @@ def spatial_spectral_cooperation(x_NCHW: Tensor, window: int | None = None) -> T
     Returns:
         The reweighted features, same shape and dtype.
     """
-    # Both means stay in float32: a float16 sum over a patch overflows, and bf16 statistics turn NaN
+    # Both means are in float32 at least: a float16 sum over a patch overflows, and bf16 statistics turn NaN
     # in training. Under autocast these operators would otherwise run in the reduced dtype.
-    x_32 = x_NCHW.float()
+    x_32 = x_NCHW if x_NCHW.dtype == torch.float64 else x_NCHW.float()
     deviation = (x_32 - _mean(x_32, window)).square()
     saliency = deviation / (2 * _mean(deviation, window) + SSFC_EPS) + 0.5
     return (x_32 * torch.sigmoid(saliency)).to(x_NCHW.dtype)
@@ -153,7 +153,9 @@ class MultiScaleDecoupledConv(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         native = self.native(x_NCHW)
         aux = spatial_spectral_cooperation(self.aux(native), self.ssfc_window)
-        return torch.cat((native, aux), dim=1)[:, : self.out_channels]
+        features = torch.cat((native, aux), dim=1)
+        # A slice that takes all would copy the gradients.
+        return features if features.shape[1] == self.out_channels else features[:, : self.out_channels]
 
 
 class DoubleConv(nn.Module):

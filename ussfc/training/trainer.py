@@ -33,7 +33,11 @@ class Trainer:
             network = USSFCNet(bands, recipe.network.ratio)
         if start is not None:
             network.load_state_dict(start.state_dict())
-        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # On CPUs PyTorch sums the statistics of batch norms of channels-last maps pixel after pixel in float32:
+        # gradients then differ from those of float64 by 2 to 3 %, instead of 0.3 to 0.5 %.
+        on_gpu = self.device.type == "cuda"
+        self._layout = torch.channels_last if on_gpu else torch.contiguous_format
+        self.network = network.to(self.device, memory_format=self._layout)  # type: ignore[call-overload]
         # Weights to begin with may have been trained without.
         if recipe.network.masked_kernels and (start is None or start.masked_kernels_are_zero):
             self.network.hold_masked_kernels()
@@ -90,7 +94,7 @@ class Trainer:
     def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         images = (
             to_network_range(torch.from_numpy(image).to(self.device, non_blocking=True)).contiguous(
-                memory_format=torch.channels_last
+                memory_format=self._layout
             )
             for image in (batch.before, batch.after)
         )
@@ -126,6 +130,11 @@ class Trainer:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
+        # A state of an earlier version may have another layout than the weights; the fused optimiser does not look.
+        for weight, moments in self.optimiser.state.items():
+            for name, kept in moments.items():
+                if kept.shape == weight.shape:
+                    moments[name] = torch.empty_like(weight).copy_(kept)
 
 
 def loss_of(logits: Tensor, label: Tensor, valid: Tensor, section: LossSection) -> Tensor:

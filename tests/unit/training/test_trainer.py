@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -15,6 +16,7 @@ from torch import Tensor
 from tests.support.training import TOWNS, small_recipe, steps_by_hand
 from ussfc.layers import CyclicMultiScaleConv, cyclic_kernel_mask
 from ussfc.network import USSFCNet
+from ussfc.preprocessing import to_network_range
 from ussfc.training.batches import make_batches
 from ussfc.training.recipe import LossSection, OptimiserSection
 from ussfc.training.trainer import Trainer, learning_rate, loss_of
@@ -230,3 +232,37 @@ def test_statistics_move_unless_they_are_frozen(frozen: bool) -> None:
     trainer.step(make_batches(recipe, TOWNS).batch(0), 0, 4)
     now = trainer.network.state_dict()
     assert all(torch.equal(now[name], each) for name, each in before.items()) == frozen
+
+
+def test_statistics_of_batch_norms_are_those_of_float64() -> None:
+    """PyTorch's sums over channels-last maps are ten times as far off, and gradients with them."""
+    recipe = small_recipe()
+    trainer = Trainer(recipe, "cpu")
+    batch = make_batches(recipe, TOWNS).batch(0)
+    exact = copy.deepcopy(trainer.network).double().train()
+    exact.logits(
+        *(to_network_range(torch.from_numpy(image).double()) for image in (batch.before, batch.after))
+    )
+    trainer.step(batch, 0, 10)
+    for found, expected in zip(trainer.network.modules(), exact.modules(), strict=True):
+        if isinstance(found, torch.nn.BatchNorm2d):
+            difference = (found.running_mean.double() - expected.running_mean).norm()  # type: ignore[operator, union-attr]
+            assert difference < 2e-5 * expected.running_mean.norm()  # type: ignore[operator, union-attr]
+
+
+def test_state_of_another_memory_layout_goes_on_alike() -> None:
+    recipe = small_recipe()
+    batches = make_batches(recipe, TOWNS)
+    first = Trainer(recipe, "cpu")
+    first.step(batches.batch(0), 0, 4)
+    state = copy.deepcopy(first.state_dict())
+    for moments in state["optimiser"]["state"].values():
+        for name, kept in moments.items():
+            if kept.dim() == 4:
+                moments[name] = kept.to(memory_format=torch.channels_last)
+    second = Trainer(recipe, "cpu")
+    second.load_state_dict(state)
+    for trainer in (first, second):
+        trainer.step(batches.batch(1), 1, 4)
+    for one, other in zip(first.network.parameters(), second.network.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)

@@ -144,6 +144,12 @@ def test_ssfc_is_the_papers_formula() -> None:
     np.testing.assert_allclose(found, ssfc_in_float64(x.astype(np.float32).astype(np.float64)), rtol=2e-6)
 
 
+def test_ssfc_of_float64_is_float64_throughout() -> None:
+    x = np.random.default_rng(0).normal(2, 3, size=(1, 2, 9, 7))
+    found = spatial_spectral_cooperation(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(found, ssfc_in_float64(x), rtol=1e-12)
+
+
 def test_ssfc_of_a_constant_is_finite() -> None:
     found = spatial_spectral_cooperation(torch.full((1, 1, 8, 8), 3.0))
     torch.testing.assert_close(found, torch.full((1, 1, 8, 8), 3.0) * torch.sigmoid(torch.tensor(0.5)))
