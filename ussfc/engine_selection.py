@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ import numpy as np
 from ussfc.cores import has_cuda_driver
 from ussfc.engines import FloatArray
 from ussfc.errors import ModelError
-from ussfc.local_files import create_file
+from ussfc.local_files import replace_file, users_cache
 
 Choice = tuple[str, str]
 """Engine and precision."""
@@ -223,11 +222,8 @@ class EngineCache:
             if self._file is None:
                 return
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            part = self._file.with_suffix(f".{os.getpid()}.part")
             content = {**self._content(), self._key(candidates): list(choice)}
-            with create_file(part) as file:
-                file.write(json.dumps(content).encode())
-            part.replace(self._file)
+            replace_file(self._file, json.dumps(content).encode())
 
     def _key(self, candidates: Sequence[Candidate]) -> str:
         speeds = sorted(candidate.speed_key for candidate in candidates)
@@ -251,11 +247,8 @@ def engine_was_chosen() -> bool:
 
 def _users_file() -> Path | None:
     """Return the file in the user's cache; None: the user has no home."""
-    try:
-        folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:
-        return None
-    return Path(folder) / "ussfc" / "engines.json"
+    cache = users_cache()
+    return cache and cache / "engines.json"
 
 
 def _processor() -> list[str]:

@@ -111,6 +111,19 @@ def open_lock(path: Path) -> int:
     return descriptor
 
 
+def users_cache() -> Path | None:
+    """Return the folder ``ussfc`` in the user's cache, ``XDG_CACHE_HOME`` or ``~/.cache``; None: the user has no home.
+
+    A relative path is ignored, as the XDG Base Directory Specification has it: it would be another cache in each folder
+    that a command is given in.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return (folder if folder.is_absolute() else Path.home() / ".cache") / "ussfc"
+    except RuntimeError:
+        return None
+
+
 def undecodable(name: str | Path) -> str | None:
     """Return a name as a message shows it if it holds bytes that are no UTF-8, None for any other.
 

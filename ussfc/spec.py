@@ -37,9 +37,18 @@ CARD_SUFFIXES = (".yaml", ".yml")
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".onnx")
 
 PERMISSIVE = re.compile(
-    r"(apache|mit|[0-9]?bsd|isc|zlib|unlicense|public domain|cc0|pddl|odc by|cc by( [0-9 ]+)?$)\b"
+    r"apache( 2( 0)?)?|mit( 0)?|(0|new |simplified )?bsd|bsd [0-9] clause|[0-9] clause bsd|isc|zlib|unlicense"
+    r"|public domain|cc0( 1 0)?|pddl( 1 0)?|odc by( 1 0)?|cdla permissive [12] 0"
+    r"|(cc by|creative commons attribution)( [0-9]( [0-9])?)?"
 )
-"""Licences, in lower case and without punctuation, that allow every use."""
+"""Licences that allow every use, whole: in lower case, without punctuation and without :data:`LICENCE_FILLERS`."""
+
+LICENCE_FILLERS = re.compile(r"\b(the|licen[cs]e|version|international|universal|unported)\b|\bv(?=[0-9])")
+"""Words of licences' names that change nothing."""
+
+LIMITED = re.compile(r"\bnc\b|\bnon ?commercial\b")
+"""Words of licences without commercial use."""
+
 MOST_SHOWN = 80
 """Characters of a wrong value that a message shows."""
 
@@ -53,13 +62,21 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """Characters that would move a terminal's cursor or begin a line of a log."""
 
 
-def _without_control(name: str) -> str:
-    if CONTROL.search(name):
+def _without_control(text: str) -> str:
+    if CONTROL.search(text):
         raise ValueError("holds control characters; leave them out")
-    return name
+    return text
+
+
+def _on_one_line(text: str) -> str:
+    """Put blanks for breaks of lines, as YAML's block texts have them, and refuse other control characters."""
+    return _without_control(re.sub(r"\s*[\n\r\t]\s*", " ", text).strip() if CONTROL.search(text) else text)
 
 
 Name = Annotated[str, Field(min_length=1), AfterValidator(_without_control)]
+
+Text = Annotated[str, AfterValidator(_on_one_line)]
+"""A text of a card; lists, messages, reports and records show it."""
 
 
 class _Part(BaseModel):
@@ -81,7 +98,7 @@ class Band(_Part):
 
     name: Name
     """Name of the sensor's band, such as ``B04``."""
-    common_name: str | None = None
+    common_name: Text | None = None
     """Name that sensors share (STAC ``eo:common_name``), such as ``red``."""
     wavelength_um: PositiveFloat | None = None
     """Centre wavelength, micrometres."""
@@ -117,11 +134,11 @@ Radiometry = Annotated[RangeRadiometry | PercentileRadiometry, Field(discriminat
 class Licence(_Part):
     """Terms of a model."""
 
-    weights: str
+    weights: Text
     """Licence of the weights, an SPDX name where there is one."""
-    training_labels: str
+    training_labels: Text
     """Licence of the labels that the weights were trained on."""
-    note: str = ""
+    note: Text = ""
     """Advice for the use of the weights in a product."""
 
     @property
@@ -132,11 +149,33 @@ class Licence(_Part):
     @property
     def restriction(self) -> str | None:
         """Licence of the weights and its limit, in words; None where they may be used for anything."""
-        words = re.sub(r"[^a-z0-9]+", " ", self.weights.lower()).strip()
-        if PERMISSIVE.match(words):
+        if _is_permissive(self.weights):
             return None
-        limited = re.search(r"\bnc\b|non ?commercial", words)
+        limited = LIMITED.search(_plain(self.weights))
         return f"{self.weights}, not for commercial use" if limited else self.weights
+
+
+def _is_permissive(licence: str) -> bool:
+    """Return whether a licence allows every use; one that is not known, or has words of its own, does not.
+
+    Of licences joined by ``;``, ``and``, ``+`` and the like all must, of those joined by ``or`` one.
+    """
+    if LIMITED.search(_plain(licence)):
+        return False
+    # Without its brackets an expression of both kinds would be another one: then all must.
+    choice = r"$^" if "(" in licence else r"(?i)\bor\b"
+    return all(
+        any(
+            all(PERMISSIVE.fullmatch(_plain(part)) for part in re.split(r"(?i)\band\b|[+&,/]", alternative))
+            for alternative in re.split(choice, terms)
+        )
+        for terms in licence.split(";")
+    )
+
+
+def _plain(licence: str) -> str:
+    words = LICENCE_FILLERS.sub(" ", re.sub(r"[^a-z0-9]+", " ", licence.lower()))
+    return " ".join(words.split())
 
 
 NOT_STATED = Licence(weights="not stated", training_labels="not stated")
@@ -152,7 +191,12 @@ def derived_licence(labels: str | None, start: Licence | None) -> Licence | None
 
     Returns:
         Both, the one that restricts first; None: nothing is known.
+
+    Raises:
+        ModelError: the licence of the labels holds control characters.
     """
+    if labels and CONTROL.search(labels):
+        raise ModelError(f"licence {labels!r}: holds control characters; leave them out")
     if start is None:
         return Licence(weights=labels, training_labels=labels) if labels else None
     given = Licence(weights=labels or "not stated", training_labels=labels or "not stated")
@@ -168,17 +212,17 @@ def derived_licence(labels: str | None, start: Licence | None) -> Licence | None
 class Training(_Part):
     """Origin of the weights."""
 
-    data: str
+    data: Text
     """Data that they were trained on."""
-    held_out: str
+    held_out: Text
     """Data that training never saw."""
-    device: str
+    device: Text
     """Device of the training."""
     seconds: NonNegativeFloat
     """Wall-clock time, seconds."""
     steps: NonNegativeInt
     """Optimizer steps."""
-    recipe: str = ""
+    recipe: Text = ""
     """Optimizer, schedule, loss, augmentation."""
 
 
@@ -198,12 +242,12 @@ class TilingDefaults(_Part):
 class Score(_Part):
     """Metrics of the change class on one scene or test set, from one confusion matrix."""
 
-    scene: str
+    scene: Text
     precision: Share
     recall: Share
     f1: Share
     iou: Share
-    note: str = ""
+    note: Text = ""
 
 
 class Network(_Part):
@@ -218,7 +262,7 @@ class ModelSpec(_Part):
 
     name: Name
     """Name for ``find_model``: the card's file name without suffix."""
-    title: str
+    title: Text
     """One line for lists of models."""
     weights: WeightsFile
     network: Network = Network()
@@ -244,7 +288,7 @@ class ModelSpec(_Part):
     """Scores by scene; the last entry is the one over all of them."""
     cpu_mpx_per_s: PositiveFloat | None = None
     """Speed of one CPU core when the card was written, megapixels per second; None: not measured."""
-    notes: str = ""
+    notes: Text = ""
 
     _folder: str | None = PrivateAttr(default=None)
 
@@ -384,7 +428,7 @@ def _spec_of_weights(uri: str, stem: str) -> ModelSpec:
     network = load_weights(uri, sha256=digest)
     return ModelSpec(
         name=stem,
-        title=f"weights from {shown_address(uri)}",
+        title=CONTROL.sub("?", f"weights from {shown_address(uri)}"),
         weights=WeightsFile(uri=uri if is_uri(uri) else str(Path(uri).absolute()), sha256=digest),
         network=Network(ratio=network.ratio),
         bands=tuple(Band(name=f"band{number}") for number in range(1, network.bands + 1)),
@@ -395,7 +439,7 @@ def _spec_of_program(uri: str, stem: str, digest: str) -> ModelSpec:
     program = read_program(uri, sha256=digest)
     card = {
         "name": stem,
-        "title": f"program from {shown_address(uri)}",
+        "title": CONTROL.sub("?", f"program from {shown_address(uri)}"),
         "bands": [{"name": f"band{number}"} for number in range(1, program.bands + 1)],
         **{name: value for name, value in program.facts.items() if name in ModelSpec.model_fields},
         "weights": {"uri": uri if is_uri(uri) else str(Path(uri).absolute()), "sha256": digest},

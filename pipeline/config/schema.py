@@ -449,14 +449,17 @@ FORMATS: dict[str, VectorFormat] = {
 
 def _formats(value: Any) -> Any:
     """Return formats under one name each; several may stand in one text, with commas."""
-    if isinstance(value, str):
-        value = [name.strip() for name in value.split(",") if name.strip()]
-    if not isinstance(value, list | tuple) or not value:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        texts = []
+    # A flag is given once for each format, or once for all of them.
+    names = [name.strip() for text in texts for name in str(text).split(",") if name.strip()]
+    if not names:
         raise ValueError("expected one or several of geoparquet, gpkg, flatgeobuf, geojson")
-    unknown = [name for name in value if str(name).lower() not in FORMATS]
+    unknown = [name for name in names if name.lower() not in FORMATS]
     if unknown:
         raise ValueError(f"{unknown[0]!r} is none of geoparquet, gpkg, flatgeobuf, geojson")
-    return tuple(dict.fromkeys(FORMATS[str(name).lower()] for name in value))
+    return tuple(dict.fromkeys(FORMATS[name.lower()] for name in names))
 
 
 class VectorConfig(_Section):

@@ -233,7 +233,7 @@ POLYGONS = (
         multiple=True,
         metavar="NAME",
         shell_complete=completion.formats,
-        help="Format of the polygons: geoparquet, gpkg, flatgeobuf or geojson. May be given again.",
+        help="Format of the polygons: geoparquet, gpkg, flatgeobuf or geojson. Several with commas, or given again.",
     ),
     click.option("--min-area", type=float, metavar="M2", help="Leave out regions smaller than this, m2."),
     click.option(

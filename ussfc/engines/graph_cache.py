@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ussfc.local_files import open_regular, replace_file
+from ussfc.local_files import open_regular, replace_file, users_cache
 
 if TYPE_CHECKING:
     import openvino
@@ -39,7 +38,8 @@ class GraphCache:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder or _users_folder()
+        cache = users_cache()
+        self._folder = folder or (cache and cache / "graphs")
 
     def get(self, facts: str) -> openvino.Model | None:
         """Return the graph of these facts; None: it is not there."""
@@ -115,11 +115,3 @@ def _parsed(body: bytes) -> openvino.Model:
 
     length = int.from_bytes(body[:8], "little")
     return core().read_model(body[8 : 8 + length], body[8 + length :])
-
-
-def _users_folder() -> Path | None:
-    try:
-        folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:
-        return None
-    return Path(folder) / "ussfc" / "graphs"

@@ -162,5 +162,11 @@ class _ProgramEngine(OpenVINOEngine):
 
 
 def _reason(error: RuntimeError) -> str:
-    # The first lines are places in OpenVINO's source.
-    return (str(error).strip() or "no reason given").splitlines()[-1].strip()
+    """Return what OpenVINO cannot convert, by operator, where it lists that; otherwise its last line."""
+    # The first lines are places in OpenVINO's source, the last one may be advice for its developers.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    summary = lines[lines.index("Summary:") :] if "Summary:" in lines else []
+    listed = [line.removeprefix("-- ") for line in summary if line.startswith("-- ")]
+    reason = "; ".join(listed) or (lines[-1] if lines else "no reason given")
+    # Names of operators are whatever the file has.
+    return "".join(each if each.isprintable() else "?" for each in reason)

@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ import yaml
 
 from ussfc.errors import TrainingError
 from ussfc.files import sha256_of
-from ussfc.local_files import create_file
+from ussfc.local_files import replace_file
 from ussfc.network import USSFCNet
 from ussfc.spec import ModelSpec, Network, Score, Training, WeightsFile
 from ussfc.training import pictures
@@ -154,7 +153,7 @@ class TrainingFolder:
     def start(self, progress: Progress) -> None:
         """Write the recipe, and the log as far as it goes."""
         text = yaml.safe_dump(self._recipe.model_dump(mode="json"), sort_keys=False)
-        _replace(self.path / "recipe.yaml", text.encode())
+        replace_file(self.path / "recipe.yaml", text.encode())
         self.write_log(progress)
 
     def save_state(self, state: TrainingState) -> None:
@@ -165,21 +164,19 @@ class TrainingFolder:
             "threads": state.threads,
             "fingerprint": self._fingerprint,
         }
-        aside = self._state.with_name(".state.pt.part")
-        with create_file(aside) as file:
-            torch.save(content, file)
-        os.replace(aside, self._state)
+        file = io.BytesIO()
+        torch.save(content, file)
+        replace_file(self._state, file.getvalue())
 
     def write_log(self, progress: Progress) -> None:
         """Write the whole log: after a resume the file may hold rows of steps that will be done again."""
         if not progress.rows:
             return
-        aside = self.path / ".log.csv.part"
-        with io.TextIOWrapper(create_file(aside), "utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(progress.rows[0]))
-            writer.writeheader()
-            writer.writerows(progress.rows)
-        os.replace(aside, self.path / "log.csv")
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(progress.rows[0]))
+        writer.writeheader()
+        writer.writerows(progress.rows)
+        replace_file(self.path / "log.csv", text.getvalue().encode())
 
     def save_best(self, network: USSFCNet, progress: Progress) -> None:
         """Write the weights of the best validation so far, which is the last one."""
@@ -202,7 +199,7 @@ class TrainingFolder:
         """Write the model card beside the best weights, so that every command takes them by its name."""
         card = self._card(progress, data, device)
         text = yaml.safe_dump(card.model_dump(mode="json", exclude_none=True), sort_keys=False, width=110)
-        _replace(self.path / "best.yaml", text.encode())
+        replace_file(self.path / "best.yaml", text.encode())
 
     def _card(self, progress: Progress, data: TrainingData, device: str) -> ModelSpec:
         spec = self._recipe.input_spec
@@ -243,13 +240,6 @@ class TrainingFolder:
 
 def _share(value: float) -> float:
     return 0.0 if math.isnan(value) else round(value, 4)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    aside = path.with_name(f".{path.name}.part")
-    with create_file(aside) as file:
-        file.write(data)
-    os.replace(aside, path)
 
 
 def fingerprint_of(recipe: TrainingRecipe, data: TrainingData, device: str) -> dict[str, Any]:

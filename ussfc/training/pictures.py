@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ussfc.local_files import create_file
+from ussfc.local_files import replace_file
 from ussfc.metrics import Confusion
 from ussfc.training.data import BoolArray, FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Picture = npt.NDArray[np.uint8]
 
@@ -66,10 +70,9 @@ def save(picture: Picture, path: Path) -> None:
     """Write a PNG; it appears only when complete."""
     from PIL import Image
 
-    aside = path.with_name(f".{path.name}.part")
-    with create_file(aside) as file:
-        Image.fromarray(picture).save(file, format="PNG")
-    os.replace(aside, path)
+    content = BytesIO()
+    Image.fromarray(picture).save(content, format="PNG")
+    replace_file(path, content.getvalue())
 
 
 def precision_recall(points: Sequence[tuple[float, float, float]], chosen: Confusion, path: Path) -> None:
@@ -89,10 +92,7 @@ def precision_recall(points: Sequence[tuple[float, float, float]], chosen: Confu
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="recall", ylabel="precision", aspect="equal")
     axes.grid(color="#dddddd")
     axes.legend(loc="lower left")
-    aside = path.with_name(f".{path.name}.part")
-    with create_file(aside) as file:
-        figure.savefig(file, format="png", dpi=110)
-    os.replace(aside, path)
+    _save_figure(figure, path)
 
 
 def reliability(points: Sequence[tuple[float, float, int]], path: Path) -> None:
@@ -113,7 +113,10 @@ def reliability(points: Sequence[tuple[float, float, int]], path: Path) -> None:
     upper.legend(loc="upper left")
     lower.bar([mean for mean, _, _ in points], [pixels for _, _, pixels in points], 0.06, color="#3c78d8")
     lower.set(yscale="log", xlabel="probability", ylabel="pixels")
-    aside = path.with_name(f".{path.name}.part")
-    with create_file(aside) as file:
-        figure.savefig(file, format="png", dpi=110)
-    os.replace(aside, path)
+    _save_figure(figure, path)
+
+
+def _save_figure(figure: Figure, path: Path) -> None:
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    replace_file(path, content.getvalue())

@@ -552,7 +552,12 @@ def test_formats_have_several_names(text: str, formats: tuple[str, ...]) -> None
     assert load_config(flags={"vector.format": recorded}).vector.format == formats
 
 
-@pytest.mark.parametrize("text", ["[]", "''", "shp", "[gpkg, shp]", "3", "null"])
+def test_a_repeated_flag_may_hold_several_formats_each() -> None:
+    config = load_config(flags={"vector.format": ["gpkg,geojson", "fgb"]})
+    assert config.vector.format == ("gpkg", "geojson", "flatgeobuf")
+
+
+@pytest.mark.parametrize("text", ["[]", "''", "shp", "[gpkg, shp]", "['gpkg,shp']", "[',']", "3", "null"])
 def test_unknown_formats_are_refused(text: str) -> None:
     message = refused(sets=[f"vector.format={text}"])
     assert message.startswith("vector.format = ")

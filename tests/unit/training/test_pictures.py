@@ -136,3 +136,15 @@ def test_reliability_is_drawn(tmp_path: Path) -> None:
     assert (read(path)[..., :3] == (60, 120, 216)).all(axis=-1).any()
     pictures.reliability([], path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_evaluations_may_draw_into_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asides = []
+    replace = os.replace
+    monkeypatch.setattr(
+        os, "replace", lambda source, target: (asides.append(source), replace(source, target))
+    )
+    for _ in range(2):
+        pictures.save(np.zeros((2, 2, 3), np.uint8), tmp_path / "a.png")
+        pictures.reliability([], tmp_path / "b.png")
+    assert len(set(asides)) == 4

@@ -241,10 +241,10 @@ def test_unwritable_caches_do_no_harm(
         monkeypatch.setattr("pwd.getpwuid", lambda uid: (_ for _ in ()).throw(KeyError(uid)))
     else:
 
-        def full(path: Path) -> None:
+        def full(path: Path, data: bytes) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("ussfc.engine_selection.create_file", full)
+        monkeypatch.setattr("ussfc.engine_selection.replace_file", full)
     for _ in range(2):
         assert machine.choose() == ("openvino", "float32")
         assert len(machine.timed) == 3

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from ussfc.local_files import check_regular, create_file, open_lock, open_regular, replace_file, undecodable
+from ussfc.local_files import (
+    check_regular,
+    create_file,
+    open_lock,
+    open_regular,
+    replace_file,
+    undecodable,
+    users_cache,
+)
 
 
 @pytest.fixture
@@ -116,3 +124,20 @@ def test_a_lock_has_one_holder_and_follows_no_link(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic link"):
         open_lock(tmp_path / "link")
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("value", [None, "", "cache", "./cache", "~/cache"])
+def test_a_cache_that_is_no_absolute_path_is_in_the_home(
+    value: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if value is None:
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+    assert users_cache() == tmp_path / ".cache" / "ussfc"
+
+
+def test_an_absolute_cache_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert users_cache() == tmp_path / "cache" / "ussfc"

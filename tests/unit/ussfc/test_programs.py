@@ -136,6 +136,18 @@ def test_unusable_programs_are_refused(tmp_path: Path, change: Any, message: str
         read_program(str(tmp_path / "net.onnx"))
 
 
+def test_operators_that_openvino_lacks_are_named(tmp_path: Path) -> None:
+    model = difference()
+    model.graph.node[1].op_type = "Det"
+    model.graph.node[3].op_type = "Frob\x1b[2J"
+    spec = find_model(str(write(tmp_path, model)))
+    with pytest.raises(
+        ModelError, match=r"No conversion rule found for operations: .*Det-17.*Frob\?\[2J-17"
+    ) as caught:
+        detector_spec(spec, DetectorOptions(patch_size=32, device="cpu")).build()
+    assert "docs.openvino.ai" not in str(caught.value)
+
+
 @pytest.mark.parametrize("factor", [-4.0, 4.0, float("nan")])
 def test_numbers_that_are_no_probabilities_are_refused(tmp_path: Path, factor: float) -> None:
     logits = difference()

@@ -228,6 +228,26 @@ def test_cards_are_read_without_torch(tmp_path: Path) -> None:
         ("CC-BY-4.0", None),
         ("CC BY 4.0", None),
         ("CC0-1.0", None),
+        ("The MIT License", None),
+        ("Apache v2.0", None),
+        ("3-Clause BSD License", None),
+        ("CC BY 4.0 International", None),
+        ("CC BY 4.0; MIT", None),
+        ("MIT AND Apache-2.0", None),
+        ("MIT OR GPL-3.0-only", None),
+        ("CC BY 4.0 + ODC-By", None),
+        ("MIT; GPL-3.0-only", "MIT; GPL-3.0-only"),
+        ("GPL-3.0-only OR AGPL-3.0-only", "GPL-3.0-only OR AGPL-3.0-only"),
+        ("(MIT OR GPL-3.0-only) AND ODbL", "(MIT OR GPL-3.0-only) AND ODbL"),
+        ("MIT and not stated", "MIT and not stated"),
+        ("MIT for non-commercial use", "MIT for non-commercial use, not for commercial use"),
+        ("MIT, noncommercial", "MIT, noncommercial, not for commercial use"),
+        ("MIT; CC BY-NC 4.0", "MIT; CC BY-NC 4.0, not for commercial use"),
+        ("MIT OR CC BY-NC 4.0", "MIT OR CC BY-NC 4.0, not for commercial use"),
+        ("MIT, research only", "MIT, research only"),
+        ("Apache 2.0 with Commons Clause", "Apache 2.0 with Commons Clause"),
+        ("mitigated", "mitigated"),
+        ("", ""),
     ],
 )
 def test_restriction_of_a_licence(weights: str, restriction: str | None) -> None:
@@ -275,11 +295,42 @@ def test_terms_of_both_origins_stay(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"name": "a\x1b[2J"}, {"name": "a\nnote: b"}, {"bands": [{"name": "\x9b2J"}]}]
+    "changes",
+    [
+        {"name": "a\x1b[2J"},
+        {"name": "a\nnote: b"},
+        {"bands": [{"name": "\x9b2J"}]},
+        {"bands": [{"name": "B04", "common_name": "\x07"}]},
+        {"title": "a\x1b[2J"},
+        {"notes": "a\x08"},
+        {"licence": {"weights": "MIT\x1b[2J", "training_labels": "MIT"}},
+    ],
 )
-def test_names_cannot_steer_a_terminal(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_texts_cannot_steer_a_terminal(tmp_path: Path, changes: dict[str, Any]) -> None:
     path = tmp_path / "card.yaml"
     path.write_text(yaml.safe_dump(card(**changes)))
-    with pytest.raises(ModelError, match=r"name: .*holds control characters; leave them out") as caught:
+    with pytest.raises(
+        ModelError, match=r"(name|title|notes|weights): .*holds control characters; leave them out"
+    ) as caught:
         ModelSpec.load(path)
     assert not re.search(r"[\x00-\x1f\x7f-\x9f]", str(caught.value))
+
+
+def test_texts_of_several_lines_become_one(tmp_path: Path) -> None:
+    path = tmp_path / "card.yaml"
+    path.write_text(yaml.safe_dump(card(notes="one\n  two\r\n\nthree\tfour\n", title="a  b")))
+    spec = ModelSpec.load(path)
+    assert (spec.notes, spec.title) == ("one two three four", "a  b")
+
+
+def test_licences_of_labels_cannot_steer_a_terminal() -> None:
+    with pytest.raises(ModelError, match=r"licence 'MIT\\x1b\[2J': holds control characters; leave them out"):
+        derived_licence("MIT\x1b[2J", None)
+
+
+def test_weights_in_a_folder_of_an_odd_name_have_a_title(tmp_path: Path) -> None:
+    folder = tmp_path / "a\x1b[2Jb"
+    folder.mkdir()
+    path = folder / "net.safetensors"
+    save_weights(USSFCNet(3, 0.125), path, {})
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", find_model(str(path)).title)
