@@ -13,7 +13,7 @@ import xarray as xr
 from ussfc.pipeline.api.inputs import image_array
 from ussfc.pipeline.errors import ConfigError, ReadError
 from ussfc.pipeline.pixels import encoding
-from ussfc.pipeline.polygons.vectorise import VectorOptions, trace_features
+from ussfc.pipeline.polygons.vectorise import RegionRules, VectorOptions, find_blocks, join_features
 from ussfc.pipeline.reading.array import array_geobox, with_bands
 from ussfc.pipeline.types import NODATA_BYTE, PROBABILITY_STEPS, Box, ByteArray, FloatArray, StoredArray
 
@@ -114,7 +114,8 @@ def polygons(
     geobox = array_geobox(array)
     source = _Source(array[0], _of_classes if bare else _stored(change))
     options = VectorOptions(min_area_m2, simplify_m, connectivity)
-    features = list(trace_features(source, geobox, cut, options, block_size=_block_size(array)))
+    rules = RegionRules(geobox, cut, options)
+    features = list(join_features(find_blocks(source, rules, _block_size(array)), rules))
     return _frame(features, None if geobox.crs is None else geobox.crs.proj, bare)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ussfc.pipeline.clusters.base import Started
 from ussfc.pipeline.errors import ClusterError
 from ussfc.pipeline.execution.errors import SchedulerLostError, unrunnable_error
-from ussfc.pipeline.execution.tile_job import TileJob
+from ussfc.pipeline.execution.square_job import Job
 from ussfc.pipeline.execution.worker_tasks import check_worker, describe_difference, versions
 from ussfc.pipeline.waiting import waiting_for
 
@@ -211,7 +211,7 @@ def check_versions(client: Any, scheduler: str) -> list[str]:
     return addresses
 
 
-def check_workers(client: Any, scheduler: str, job: TileJob) -> None:
+def check_workers(client: Any, scheduler: str, job: Job) -> None:
     """Check that the scheduler and every worker that is there can compute a job.
 
     They need the versions of this process, the store's folder under the same name, both scenes and the model. That also

@@ -29,7 +29,7 @@ from ussfc.pipeline.execution.connection import (
 )
 from ussfc.pipeline.execution.errors import SchedulerLostError, WorkersLostError
 from ussfc.pipeline.execution.executor import TILE_BACKOFF, handle_failure
-from ussfc.pipeline.execution.tile_job import TileJob
+from ussfc.pipeline.execution.square_job import Job
 from ussfc.pipeline.execution.tile_parts import TileParts
 from ussfc.pipeline.execution.worker_pool import STOPPED, PendingTask, TaskSizer, TileBatcher, WorkerPool
 from ussfc.pipeline.execution.worker_tasks import (
@@ -110,7 +110,7 @@ class DaskExecutor:
 
     def run(
         self,
-        job: TileJob,
+        job: Job,
         indices: Iterable[Index],
         on_result: Callable[[TileResult], None],
         on_failure: Callable[[TileFailure], None],
@@ -126,7 +126,7 @@ class DaskExecutor:
     def _run(
         self,
         started: Started,
-        job: TileJob,
+        job: Job,
         indices: Iterable[Index],
         on_result: Callable[[TileResult], None],
         on_failure: Callable[[TileFailure], None],
@@ -210,7 +210,7 @@ class _TaskLoop:
         self,
         client: Any,
         pool: WorkerPool,
-        job: TileJob,
+        job: Job,
         schedule: Schedule,
         parts: TileParts,
         on_result: Callable[[TileResult], None],

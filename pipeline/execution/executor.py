@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from ussfc.pipeline.errors import PipelineError, StoreError, TileError
 from ussfc.pipeline.execution.errors import WorkersLostError, unrunnable_error
-from ussfc.pipeline.execution.tile_job import TileJob
+from ussfc.pipeline.execution.square_job import Job
 from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.parallel.schedule import Schedule
 from ussfc.pipeline.types import Index, TileFailure, TileResult
@@ -19,11 +19,11 @@ TILE_BACKOFF = Backoff(attempts=4, first=2, factor=4, longest=60)
 
 
 class Executor(Protocol):
-    """Runs :func:`ussfc.pipeline.execution.tile.compute_tile` over tiles, in any order."""
+    """Runs :func:`ussfc.pipeline.execution.tile.compute_item` over tiles, in any order."""
 
     def run(
         self,
-        job: TileJob,
+        job: Job,
         indices: Iterable[Index],
         on_result: Callable[[TileResult], None],
         on_failure: Callable[[TileFailure], None],
@@ -57,7 +57,7 @@ class Executor(Protocol):
 
 def handle_failure(
     schedule: Schedule,
-    job: TileJob,
+    job: Job,
     index: Index,
     error: Exception,
     on_failure: Callable[[TileFailure], None],

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from ussfc.pipeline.errors import StoreError, TileError
 from ussfc.pipeline.execution.executor import TILE_BACKOFF, handle_failure
-from ussfc.pipeline.execution.tile import compute_tile
-from ussfc.pipeline.execution.tile_job import TileJob
+from ussfc.pipeline.execution.square_job import Job
+from ussfc.pipeline.execution.tile import compute_item
 from ussfc.pipeline.execution.tile_parts import TileParts
 from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE, WorkerCache
 from ussfc.pipeline.parallel.backoff import Backoff
@@ -48,7 +48,7 @@ class SerialExecutor:
 
     def run(
         self,
-        job: TileJob,
+        job: Job,
         indices: Iterable[Index],
         on_result: Callable[[TileResult], None],
         on_failure: Callable[[TileFailure], None],
@@ -64,7 +64,7 @@ class SerialExecutor:
                 while True:
                     while len(under_way) < self._concurrent_tiles and (index := schedule.take()) is not None:
                         future = threads.submit(
-                            compute_tile, job, index, stop, self._cache, parts.reporter(index)
+                            compute_item, job, index, stop, self._cache, parts.reporter(index)
                         )
                         under_way[future] = index
                     if not under_way:

@@ -11,11 +11,12 @@ from dataclasses import replace
 
 from ussfc.pipeline.errors import PipelineError, StoreError, TileError
 from ussfc.pipeline.execution.errors import TileCancelled, WorkerSetupError, describe_error
+from ussfc.pipeline.execution.square_job import Job, SquareJob, compute_square
 from ussfc.pipeline.execution.tile_job import TileJob
 from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE, OpenRun, WorkerCache
 from ussfc.pipeline.pixels.encoding import encode
 from ussfc.pipeline.timeline import TileTimeline
-from ussfc.pipeline.types import Tile, TileResult
+from ussfc.pipeline.types import Index, Tile, TileResult
 
 
 def compute_tile(
@@ -52,6 +53,22 @@ def compute_tile(
     except Exception as error:
         # Whatever a library raises over one tile, a run of hours must not end by it.
         raise TileError(f"{job.tile_name(index)}: {describe_error(error)}") from error
+
+
+def compute_item(
+    job: Job,
+    index: Index,
+    stop: threading.Event | None = None,
+    cache: WorkerCache = PROCESS_CACHE,
+    report: Callable[[float], None] | None = None,
+) -> TileResult:
+    """Compute a tile of the network's, or a square of the products', by the kind of the job.
+
+    Args and errors are those of :func:`compute_tile` and of :func:`ussfc.pipeline.execution.square_job.compute_square`.
+    """
+    if isinstance(job, SquareJob):
+        return compute_square(job, index, cache.open_squares)
+    return compute_tile(job, index, stop, cache, report)
 
 
 def run_tile(

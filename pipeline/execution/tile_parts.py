@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from ussfc.pipeline.execution.tile_job import TileJob
+from ussfc.pipeline.execution.square_job import Job
 from ussfc.pipeline.types import Index
 
 
 class TileParts:
     """Computed pixels of unfinished tiles."""
 
-    def __init__(self, job: TileJob, on_pixels: Callable[[int], None] | None) -> None:
+    def __init__(self, job: Job, on_pixels: Callable[[int], None] | None) -> None:
         """Begin with none.
 
         Args:

@@ -13,6 +13,7 @@ from ussfc.pipeline.errors import PipelineError, StoreError
 from ussfc.pipeline.execution.computers import open_computer
 from ussfc.pipeline.execution.errors import WorkerSetupError, describe_error
 from ussfc.pipeline.execution.host_computer import PatchCache
+from ussfc.pipeline.execution.square_job import OpenSquares, SquareJob
 from ussfc.pipeline.execution.tile_computer import TileComputer
 from ussfc.pipeline.execution.tile_job import OpenPair, TileJob
 from ussfc.pipeline.storage.folder import Folder
@@ -52,6 +53,7 @@ class WorkerCache:
         self._turn = threading.Lock() if turn is None else turn
         self._opening = threading.RLock()
         self._runs: dict[tuple[str, Folder], OpenRun] = {}
+        self._squares: dict[tuple[str, Folder], OpenSquares] = {}
         self._detectors: dict[DetectorSpec, Detector] = {}
         self._changed = threading.Condition()
         self._in_hand = 0
@@ -100,6 +102,20 @@ class WorkerCache:
             self._runs[name] = run = self._runs.pop(name)
             return run
 
+    def open_squares(self, job: SquareJob) -> OpenSquares:
+        """Return what the squares of a job share, opening it for the first of them.
+
+        Raises:
+            StoreError, ReadError: the store, or a scene, cannot be opened.
+        """
+        name = job.key, job.store
+        with self._opening:
+            if name not in self._squares:
+                while len(self._squares) >= self._most_runs:
+                    del self._squares[next(iter(self._squares))]
+                self._squares[name] = OpenSquares(job)
+            return self._squares[name]
+
     def detector(self, spec: DetectorSpec) -> Detector:
         """Return the detector of a spec, building it unless it is the last one that was built."""
         with self._opening:
@@ -113,6 +129,7 @@ class WorkerCache:
         """Close all runs and detectors; the next tile opens its own again."""
         with self._opening:
             self._runs.clear()
+            self._squares.clear()
             self._detectors.clear()
 
     @contextmanager

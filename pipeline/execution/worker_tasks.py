@@ -16,10 +16,10 @@ from typing import Any
 import psutil
 
 from ussfc.pipeline.clusters.base import JOB_END
-from ussfc.pipeline.errors import StoreError, TileError
+from ussfc.pipeline.errors import PipelineError, StoreError, TileError
 from ussfc.pipeline.execution.errors import WorkerSetupError
-from ussfc.pipeline.execution.tile import compute_tile
-from ussfc.pipeline.execution.tile_job import TileJob
+from ussfc.pipeline.execution.square_job import Job, SquareJob
+from ussfc.pipeline.execution.tile import compute_item
 from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE, WorkerCache
 from ussfc.pipeline.types import Index, TileResult
 
@@ -77,7 +77,7 @@ PROCESS_PACE = Pace()
 
 
 def compute_tiles(
-    job: TileJob, expected: dict[str, str], indices: Sequence[Index], progress_seconds: float | None = None
+    job: Job, expected: dict[str, str], indices: Sequence[Index], progress_seconds: float | None = None
 ) -> TaskReport:
     """Compute tiles on a worker, one after the other.
 
@@ -105,7 +105,7 @@ def compute_tiles(
         try:
             with cache.tile_in_hand():
                 send = _progress_sender(worker, job.key, index, progress_seconds)
-                outcomes.append(compute_tile(job, index, cache=cache, report=send))
+                outcomes.append(compute_item(job, index, cache=cache, report=send))
         except (TileError, StoreError) as error:
             outcomes.append(error)
     return TaskReport(worker.address, tuple(outcomes), seconds=(time.monotonic() - start) / len(outcomes))
@@ -127,7 +127,7 @@ def _progress_sender(
     return send
 
 
-def check_worker(job: TileJob, probe: str, token: str) -> str | None:
+def check_worker(job: Job, probe: str, token: str) -> str | None:
     """Return the reason why a worker cannot compute a job, on that worker; None if it can.
 
     Args:
@@ -148,7 +148,7 @@ def check_worker(job: TileJob, probe: str, token: str) -> str | None:
     return find_setup_fault(job)
 
 
-def find_setup_fault(job: TileJob, cache: WorkerCache = PROCESS_CACHE) -> str | None:
+def find_setup_fault(job: Job, cache: WorkerCache = PROCESS_CACHE) -> str | None:
     """Return the reason why a process cannot open what every tile of a run needs; None if it can, and then it is open.
 
     Args:
@@ -156,8 +156,11 @@ def find_setup_fault(job: TileJob, cache: WorkerCache = PROCESS_CACHE) -> str | 
         cache: of the process.
     """
     try:
-        cache.open_run(job)
-    except (WorkerSetupError, StoreError) as error:
+        if isinstance(job, SquareJob):
+            cache.open_squares(job)
+        else:
+            cache.open_run(job)
+    except (WorkerSetupError, PipelineError) as error:
         return str(error)
     return None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import shapely
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from ussfc.pipeline.polygons.arrays import Geometries, RealArray, geometry_array, reduce_groups
+from ussfc.pipeline.polygons.arrays import Geometries, IntArray, RealArray, geometry_array, reduce_groups
 from ussfc.pipeline.polygons.pieces import Pieces
 
 if TYPE_CHECKING:
@@ -108,13 +109,30 @@ class Features:
     """Rows of the file; every column holds one element a feature."""
 
     regions: Pieces
-    """Regions that the features show."""
+    """Numbers of the regions that the features show; their outlines are left out."""
     area: RealArray
     """Square metres, NaN where unknown."""
     perimeter: RealArray
     """Metres, NaN where unknown."""
     geometry: Geometries
     """Valid polygons and multipolygons in the grid's reference system, shells counterclockwise."""
+
+    @staticmethod
+    def concatenate(several: Sequence[Features]) -> Features:
+        """Return all features, in their order."""
+        none = np.zeros(0)
+        return Features(
+            Pieces.concatenate([features.regions for features in several]),
+            np.concatenate([none, *(features.area for features in several)]),
+            np.concatenate([none, *(features.perimeter for features in several)]),
+            np.concatenate([geometry_array([]), *(features.geometry for features in several)]),
+        )
+
+    def take(self, places: IntArray) -> Features:
+        """Return the features at places."""
+        return Features(
+            self.regions.take(places), self.area[places], self.perimeter[places], self.geometry[places]
+        )
 
 
 def make_features(
@@ -142,7 +160,7 @@ def make_features(
     broken = ~shapely.is_valid(geometry)
     # "structure" without what collapsed leaves polygons only.
     geometry[broken] = shapely.make_valid(geometry[broken], method="structure", keep_collapsed=False)
-    return Features(regions, area, perimeter, shapely.orient_polygons(geometry))
+    return Features(replace(regions, outlines=[]), area, perimeter, shapely.orient_polygons(geometry))
 
 
 def simplify(outlines: Geometries, pixel_size: RealArray, tolerance: float) -> Geometries:

@@ -78,16 +78,18 @@ class Pieces:
             np.concatenate([pieces.values for pieces in several]),
         )
 
-    def take(self, keep: FlagArray) -> Pieces:
-        """Return the pieces whose flag is True."""
+    def take(self, places: FlagArray | IntArray) -> Pieces:
+        """Return the pieces whose flag is True, or those at places; without outlines where there are none."""
+        if places.dtype == np.bool_:
+            places = np.flatnonzero(places)
         return Pieces(
-            self.first[keep],
-            self.last[keep],
-            self.pixels[keep],
-            self.total[keep],
-            self.peak[keep],
-            list(itertools.compress(self.outlines, keep)),
-            self.values[keep],
+            self.first[places],
+            self.last[places],
+            self.pixels[places],
+            self.total[places],
+            self.peak[places],
+            [self.outlines[place] for place in places.tolist()] if self.outlines else [],
+            self.values[places],
         )
 
     def parts(self, count: int) -> Iterator[Pieces]:

@@ -1,42 +1,41 @@
 """From pieces to whole regions: blocks are joined over their seams, one row of blocks after the other.
 
-A region that lies inside one block is finished there; one that touches another block stays open until the row of
-blocks below it has been seen, and then its pieces are united. Memory holds one row of blocks and what is open.
+A region that lies inside one block is finished there (``blocks``); one that touches another block stays open until the
+row of blocks below it has been seen, and then its pieces are united. Memory holds one row of blocks and what is open.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
 
 from ussfc.pipeline.events import Advanced, Subscriber
-from ussfc.pipeline.parallel.ordered_map import in_order
 from ussfc.pipeline.polygons.arrays import Connectivity, IntArray, components, geometry_array
-from ussfc.pipeline.polygons.band_values import BandValues
-from ussfc.pipeline.polygons.pieces import Pieces, TracedBlock, trace_block
-from ussfc.pipeline.types import Box, ProbabilitySource, blocks
+from ussfc.pipeline.polygons.blocks import (
+    BlockRegions,
+    MakeFeatures,
+    in_file_order,
+    make_parts,
+    shift_numbers,
+)
+from ussfc.pipeline.polygons.measure import Features
+from ussfc.pipeline.polygons.pieces import Pieces
+from ussfc.pipeline.types import Box
 
 STAGE = "vectorise"
 """Name of the stage in events."""
-
-THREADS = 2
-"""Blocks that are read and traced at the same time. Memory follows them: a block that is all change takes much."""
-
-AHEAD = 8
-"""Blocks that are traced while others are united, measured and written: their regions wait in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockRow:
     """A row of blocks once scanned. Open pieces go by number, from 1; 0 is none."""
 
-    closed: Pieces
-    """Pieces that touch no other block."""
+    closed: list[Features]
+    """Regions that touch no other block."""
     open: Pieces
     """Pieces that touch another block."""
     pairs: IntArray
@@ -47,35 +46,25 @@ class BlockRow:
     """(cols,) the same for the last row of pixels."""
 
 
-def trace_regions(
-    source: ProbabilitySource,
-    threshold: float,
+def join_regions(
+    found: Iterable[tuple[Box, BlockRegions]],
+    shape: tuple[int, int],
     connectivity: Connectivity,
-    block_size: int,
+    make: MakeFeatures,
     subscriber: Subscriber,
-    values: BandValues | None = None,
-) -> Iterator[Pieces]:
-    """Yield whole regions, a batch for every row of blocks, ordered by their last pixel.
+) -> Iterator[Features]:
+    """Yield the features of all regions, a batch for every row of blocks, ordered by their last pixel.
 
     Args:
-        source: (rows, cols) probabilities.
-        threshold: in [0, 1]; a probability of at least this is change.
+        found: blocks that partition the grid, row by row, each with its regions.
+        shape: (rows, cols) of the grid.
         connectivity: 8 joins pixels that touch at a corner only.
-        block_size: side of the blocks, pixels.
+        make: makes features of the regions that lie in several blocks.
         subscriber: receives one ``Advanced`` for every block.
-        values: bands that are added up below the regions; None: none are.
     """
-    rows, cols = source.shape
-    above, floor = Pieces.none(), np.zeros(cols, np.int64)
-    traced = in_order(
-        partial(trace_block, source, threshold, connectivity, values=values),
-        blocks((rows, cols), block_size),
-        THREADS,
-        "ussfc-vector",
-        AHEAD,
-    )
-    for _, row_of_blocks in itertools.groupby(traced, key=lambda found: found[0].y0):
-        row = join_row(row_of_blocks, (rows, cols), connectivity, len(above.first), subscriber)
+    above, floor = Pieces.none(), np.zeros(shape[1], np.int64)
+    for _, row_of_blocks in itertools.groupby(found, key=lambda each: each[0].y0):
+        row = join_row(row_of_blocks, shape, connectivity, len(above.first), subscriber)
         pieces = Pieces.concatenate([above, row.open])
         pairs = np.concatenate([row.pairs, facing_pairs(floor, row.top, connectivity)])
         group = components(pairs, len(pieces.first))
@@ -89,11 +78,12 @@ def trace_regions(
             merged.take(still_open[1:]),
             np.cumsum(still_open)[number[row.bottom]] * (row.bottom > 0),
         )
-        yield _finish(row.closed, merged.take(~still_open[1:]))
+        ended = _canonical(merged.take(~still_open[1:]))
+        yield in_file_order([*row.closed, make_parts(ended, make)])
 
 
 def join_row(
-    blocks_of_row: Iterable[tuple[Box, TracedBlock]],
+    blocks_of_row: Iterable[tuple[Box, BlockRegions]],
     shape: tuple[int, int],
     connectivity: Connectivity,
     taken: int,
@@ -112,32 +102,19 @@ def join_row(
     top, bottom = np.zeros(cols, np.int64), np.zeros(cols, np.int64)
     closed, opened, pairs = [], [], [np.zeros((0, 2), np.int64)]
     seam: IntArray | None = None
-    for box, traced in blocks_of_row:
-        pieces = traced.pieces
-        touches = np.zeros(len(pieces.first) + 1, np.bool_)
-        for inner, edge in (
-            (box.y0 > 0, traced.top),
-            (box.y1 < rows, traced.bottom),
-            (box.x0 > 0, traced.left),
-            (box.x1 < cols, traced.right),
-        ):
-            if inner:
-                touches[edge] = True
-        touches[0] = False
-        closed.append(pieces.take(~touches[1:]))
-        opened.append(pieces.take(touches[1:]))
-        number = np.where(touches, taken + np.cumsum(touches), 0)
-        taken += int(np.count_nonzero(touches))
+    for box, regions in blocks_of_row:
+        found = shift_numbers(regions, taken)
+        closed.append(found.closed)
+        opened.append(found.open)
+        taken += len(found.open.first)
         if seam is not None:
-            pairs.append(facing_pairs(seam, number[traced.left], connectivity))
-        seam = number[traced.right]
-        top[box.x0 : box.x1] = number[traced.top]
+            pairs.append(facing_pairs(seam, found.left, connectivity))
+        seam = found.right
+        top[box.x0 : box.x1] = found.top
         if box.y1 < rows:
-            bottom[box.x0 : box.x1] = number[traced.bottom]
+            bottom[box.x0 : box.x1] = found.bottom
         subscriber(Advanced(STAGE, 1, box.pixels))
-    return BlockRow(
-        Pieces.concatenate(closed), Pieces.concatenate(opened), np.concatenate(pairs), top, bottom
-    )
+    return BlockRow(closed, Pieces.concatenate(opened), np.concatenate(pairs), top, bottom)
 
 
 def facing_pairs(one: IntArray, other: IntArray, connectivity: Connectivity) -> IntArray:
@@ -179,21 +156,10 @@ def _unite(outlines: Sequence[shapely.Geometry]) -> shapely.Geometry:
     return outlines[0] if len(outlines) == 1 else shapely.union_all(outlines)
 
 
-def _finish(closed: Pieces, merged: Pieces) -> Pieces:
-    """Order finished regions by their last pixel: one outline each, canonical but for where rings begin."""
+def _canonical(merged: Pieces) -> Pieces:
+    """Return finished regions with one outline each, canonical but for where rings begin."""
     # This takes away the vertices that seams left on straight edges. A ring's first vertex stays whatever
     # it is, so rings are first turned to start at their least one, which is a corner.
     united = geometry_array([_unite(outlines) for outlines in merged.outlines])
     united = shapely.simplify(shapely.normalize(united), 0)
-    outlines = np.concatenate([geometry_array([outline for (outline,) in closed.outlines]), united])
-    regions = Pieces.concatenate([closed, merged])
-    order = np.argsort(regions.last)
-    return Pieces(
-        regions.first[order],
-        regions.last[order],
-        regions.pixels[order],
-        regions.total[order],
-        regions.peak[order],
-        [(outline,) for outline in outlines[order]],
-        regions.values[order],
-    )
+    return replace(merged, outlines=[(outline,) for outline in united])

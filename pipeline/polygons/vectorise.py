@@ -1,8 +1,8 @@
 """Changed regions as polygons, the same whatever the blocks they were traced in.
 
-The raster is labelled and traced block by block, in whole pixel coordinates (``outlines``, ``pieces``), and pieces are
-united over the seams (``regions``). Filters and measures come after that (``measure``), so that nothing in the file
-(``geoparquet``, ``convert``) shows where the seams were.
+The raster is labelled and traced block by block, in whole pixel coordinates (``outlines``, ``pieces``). Regions that
+end in a block are measured and filtered (``measure``) where they were found (``blocks``); the others once their pieces
+are united over the seams (``regions``). Nothing in the file (``geoparquet``, ``convert``) shows where the seams were.
 
 Features are ordered by their last pixel, row by row. That is the one order in which regions can leave a scan
 from top to bottom without waiting for each other, and it does not depend on the blocks.
@@ -11,7 +11,7 @@ from top to bottom without waiting for each other, and it does not depend on the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,20 +24,30 @@ from ussfc.pipeline.events import Subscriber, ignore
 from ussfc.pipeline.parallel.ordered_map import in_order
 from ussfc.pipeline.polygons.arrays import Connectivity
 from ussfc.pipeline.polygons.band_values import BandValues
+from ussfc.pipeline.polygons.blocks import BlockRegions, MakeFeatures, find_regions
 from ussfc.pipeline.polygons.convert import convert
 from ussfc.pipeline.polygons.files import discard, sync, writing
 from ussfc.pipeline.polygons.geoparquet import Dates, VectorCounts, write_table
 from ussfc.pipeline.polygons.measure import Ellipsoid, Features, make_features
-from ussfc.pipeline.polygons.regions import trace_regions
-from ussfc.pipeline.types import ProbabilitySource
+from ussfc.pipeline.polygons.regions import join_regions
+from ussfc.pipeline.types import Box, ProbabilitySource, blocks
 
-__all__ = ["VectorCounts", "VectorOptions", "trace_features", "vectorise"]
+__all__ = [
+    "RegionRules",
+    "VectorCounts",
+    "VectorOptions",
+    "find_blocks",
+    "join_features",
+    "vectorise",
+    "write_layers",
+]
 
-MEASURED = 1024
-"""Regions that are measured together."""
+MOST_THREADS = 4
+"""Largest number of blocks that are read and traced at the same time. Memory follows them: a block that is all change
+takes much."""
 
-MOST_THREADS = 8
-"""Largest number of threads that measure regions."""
+AHEAD = 8
+"""Blocks that are found while others are united and written: their regions wait in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,48 @@ class VectorOptions:
     """Bands whose mean values the polygons have; None: they have no such columns."""
 
 
+@dataclass(frozen=True, slots=True)
+class RegionRules:
+    """All that decides the regions of a block, and their features.
+
+    Raises ConfigError where metres are asked of a grid whose pixels have no size in metres.
+    """
+
+    geobox: GeoBox
+    """The grid."""
+    threshold: float
+    """Least probability of change, in [0, 1]."""
+    options: VectorOptions
+    """Filters, simplification, connectivity and bands."""
+
+    def __post_init__(self) -> None:
+        """Refuse metres on a grid that has none."""
+        if not (self.options.min_area_m2 > 0 or self.options.simplify_m > 0):
+            return
+        if Ellipsoid.of_grid(self.geobox) is None:
+            raise ConfigError(
+                "min_area_m2 and simplify_m need the size of a pixel in metres, and the grid has no geographic"
+                " reference; set both to 0 or give the images a reference system"
+            )
+
+    def maker(self) -> MakeFeatures:
+        """Return the function that makes features of whole regions."""
+        return partial(
+            make_features,
+            geobox=self.geobox,
+            ellipsoid=Ellipsoid.of_grid(self.geobox),
+            min_area_m2=self.options.min_area_m2,
+            simplify_m=self.options.simplify_m,
+        )
+
+    def finder(self, source: ProbabilitySource) -> Callable[[Box], BlockRegions]:
+        """Return the function that finds the regions of a block of a source; it may run on many threads."""
+        options = self.options
+        return partial(
+            find_regions, source, self.threshold, options.connectivity, self.maker(), values=options.values
+        )
+
+
 def vectorise(
     source: ProbabilitySource,
     geobox: GeoBox,
@@ -64,6 +116,23 @@ def vectorise(
     layers: Mapping[str, Path],
     subscriber: Subscriber = ignore,
     block_size: int = 2048,
+) -> VectorCounts:
+    """Find the regions of change and write them; the arguments are those of what this puts together.
+
+    Raises:
+        ussfc.pipeline.errors.ConfigError: metres are asked of a grid whose pixels have no size in metres.
+        ussfc.pipeline.errors.StoreError: a file cannot be written.
+        ValueError: ``source`` is not of the shape of ``geobox``.
+    """
+    rules = RegionRules(geobox, threshold, options)
+    return write_layers(find_blocks(source, rules, block_size), rules, layers, subscriber)
+
+
+def write_layers(
+    found: Iterable[tuple[Box, BlockRegions]],
+    rules: RegionRules,
+    layers: Mapping[str, Path],
+    subscriber: Subscriber = ignore,
 ) -> VectorCounts:
     """Write the regions of change as polygons in the grid's reference system; GeoJSON has longitudes and latitudes.
 
@@ -75,21 +144,17 @@ def vectorise(
     ``after_BAND`` of each band (float32), null where not known; see docs/polygons.md. Nodata is inside no polygon.
 
     Args:
-        source: (rows, cols) probabilities on ``geobox``.
-        geobox: the grid; with ``crs`` None the coordinates are its affine's, with no reference system.
-        threshold: in [0, 1]; a probability of at least this is change.
-        options: how the polygons are made.
+        found: blocks that partition the grid, row by row, each with its regions; :func:`find_blocks` finds them here.
+        rules: those that the blocks were made by.
         layers: the file to write for each format of :data:`ussfc.pipeline.storage.layout.LAYERS`, all in one folder;
             each appears when complete and replaces an older one.
         subscriber: receives one ``Advanced`` for every block.
-        block_size: side in pixels of the blocks that are read; memory follows it, the result does not.
 
     Raises:
-        ussfc.pipeline.errors.ConfigError: metres are asked of a grid whose pixels have no size in metres.
         ussfc.pipeline.errors.StoreError: a file cannot be written.
-        ValueError: ``source`` is not of the shape of ``geobox``.
     """
-    features = trace_features(source, geobox, threshold, options, subscriber, block_size)
+    geobox, options = rules.geobox, rules.options
+    features = join_features(found, rules, subscriber)
     first = next(iter(layers.values()))
     parts = {format_: path.with_name(f"{path.stem}.part{path.suffix}") for format_, path in layers.items()}
     # GDAL wants a layer in one stream and its geometry type first, which is known only at the end.
@@ -113,38 +178,32 @@ def vectorise(
     return replace(counts, area_m2=None) if Ellipsoid.of_grid(geobox) is None else counts
 
 
-def trace_features(
-    source: ProbabilitySource,
-    geobox: GeoBox,
-    threshold: float,
-    options: VectorOptions,
-    subscriber: Subscriber = ignore,
-    block_size: int = 2048,
+def find_blocks(
+    source: ProbabilitySource, rules: RegionRules, block_size: int = 2048
+) -> Iterator[tuple[Box, BlockRegions]]:
+    """Yield the blocks of a source with their regions, row by row; nothing is read before the first is asked for.
+
+    Args:
+        source: (rows, cols) probabilities on the grid of the rules.
+        rules: threshold, filters and grid.
+        block_size: side in pixels of the blocks that are read; memory follows it, the features do not.
+
+    Raises:
+        ValueError: ``source`` is not of the shape of the grid.
+    """
+    rows, cols = source.shape
+    if (rows, cols) != tuple(rules.geobox.shape):
+        raise ValueError(f"the source has shape {(rows, cols)}, its grid {tuple(rules.geobox.shape)}")
+    threads = min(max(cores(), 2), MOST_THREADS)
+    return in_order(rules.finder(source), blocks((rows, cols), block_size), threads, "ussfc-vector", AHEAD)
+
+
+def join_features(
+    found: Iterable[tuple[Box, BlockRegions]], rules: RegionRules, subscriber: Subscriber = ignore
 ) -> Iterator[Features]:
     """Return an iterator over the regions of change, measured and filtered, in the order of the file.
 
-    Args and errors are those of :func:`vectorise`; nothing is read before the first features are asked for.
+    Args are those of :func:`write_layers`.
     """
-    rows, cols = source.shape
-    if (rows, cols) != tuple(geobox.shape):
-        raise ValueError(f"the source has shape {(rows, cols)}, its grid {tuple(geobox.shape)}")
-    ellipsoid = Ellipsoid.of_grid(geobox)
-    if ellipsoid is None and (options.min_area_m2 > 0 or options.simplify_m > 0):
-        raise ConfigError(
-            "min_area_m2 and simplify_m need the size of a pixel in metres, and the grid has no geographic"
-            " reference; set both to 0 or give the images a reference system"
-        )
-    regions = trace_regions(source, threshold, options.connectivity, block_size, subscriber, options.values)
-    measured = in_order(
-        partial(
-            make_features,
-            geobox=geobox,
-            ellipsoid=ellipsoid,
-            min_area_m2=options.min_area_m2,
-            simplify_m=options.simplify_m,
-        ),
-        (part for batch in regions for part in batch.parts(MEASURED)),
-        min(cores(), MOST_THREADS),
-        "ussfc-measure",
-    )
-    return (found for _, found in measured)
+    shape = int(rules.geobox.shape[0]), int(rules.geobox.shape[1])
+    return join_regions(found, shape, rules.options.connectivity, rules.maker(), subscriber)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,43 +48,32 @@ class Strip:
     """Row of blocks that they belong to."""
 
 
-class Assembler:
-    """Makes one raster from its squares. :meth:`compress` may run on many threads, the rest on one."""
+class SquareCompressor:
+    """Makes the blocks of one raster from its squares; safe to use from several threads."""
 
-    def __init__(self, work: Workspace, product: Product, options: CogOptions, side: int) -> None:
-        """Prepare the scratch files.
+    def __init__(self, product: Product, options: CogOptions, side: int) -> None:
+        """Prepare for squares of one side.
 
         Args:
-            work: where the raster is made.
             product: the raster.
             options: compression and side of the blocks.
             side: side of the squares, pixels: a power of two times the block.
+        """
+        self._product, self._block = product, options.block_size
+        self.shapes = pyramid_shapes(product, options)
+        """(rows, cols) of the levels, full resolution first."""
+        self.whole = min((side // self._block).bit_length(), len(self.shapes))
+        """Levels of which a square holds whole blocks."""
+        self._depth = len(self.shapes)
+        self._compressor = BlockCompressor(product.dtype, product.predictor, options)
+
+    def pack(self, blocks: npt.NDArray[Any]) -> list[bytes]:
+        """Compress (number, block, block) pixels.
 
         Raises:
-            ussfc.pipeline.errors.StoreError: the scratch files cannot be written.
+            rasterio.errors.RasterioError, SystemError, ValueError: GDAL failed.
         """
-        block, grid = options.block_size, product.geobox.shape
-        shapes = [(grid[0], grid[1]), *level_shapes((grid[0], grid[1]), block)]
-        self.counts = [0] * len(product.counted)
-        """Pixels of each value that is counted, so far."""
-        self._work, self._product, self._block = work, product, block
-        self._depth = len(shapes)
-        self._whole = min((side // block).bit_length(), self._depth)
-        """Levels of which a square holds whole blocks."""
-        self._strips = {
-            number: Strip(np.zeros((block, cols), product.dtype))
-            for number, (_, cols) in enumerate(shapes)
-            if number >= self._whole
-        }
-        self._compressor = BlockCompressor(product.dtype, product.predictor, options)
-        with work.writing():
-            full, *overview = template_directories(work, product, options, overviews=self._depth > 1)
-            self._directories = [full] + [directory for directory in overview for _ in shapes[1:]]
-            self._spool = BlockSpool(work, shapes, block)
-
-    def close(self) -> None:
-        """Close the scratch file."""
-        self._spool.close()
+        return self._compressor.compress(blocks)
 
     def compress(self, stored: StoredArray) -> CompressedSquare:
         """Pool and compress a square.
@@ -92,49 +82,22 @@ class Assembler:
             stored: (rows, cols) probabilities, whole squares but at the right and the lower edge of the grid.
 
         Raises:
-            ussfc.pipeline.errors.StoreError: GDAL failed.
+            rasterio.errors.RasterioError, SystemError, ValueError: GDAL failed.
         """
         block, product = self._block, self._product
         shape = stored.shape[0], stored.shape[1]
-        numbers = [math.prod(-(-side // (block << level)) for side in shape) for level in range(self._whole)]
+        numbers = [math.prod(-(-side // (block << level)) for side in shape) for level in range(self.whole)]
         # All in one: a TIFF in memory takes a millisecond, however few blocks it holds.
         cut = np.empty((sum(numbers), block, block), product.dtype)
         starts = [0, *itertools.accumulate(numbers)]
         counts, half = self._cut_full_resolution(stored, cut)
-        for level in range(1, self._whole):
+        for level in range(1, self.whole):
             _fill(cut[starts[level] : starts[level + 1]], half)
             if level + 1 < self._depth:
                 half = product.halve(half)
-        packed = self._packed(cut)
+        packed = self.pack(cut)
         levels = [packed[start:end] for start, end in itertools.pairwise(starts)]
-        return CompressedSquare(levels, half if self._whole < self._depth else None, counts)
-
-    def take(self, box: Box, square: CompressedSquare) -> None:
-        """Store the next square; they come row by row.
-
-        Raises:
-            ussfc.pipeline.errors.StoreError: the scratch file cannot be written, or GDAL failed.
-        """
-        self.counts = [sum(pair) for pair in zip(self.counts, square.counts, strict=True)]
-        block = self._block
-        for number, packed in enumerate(square.levels):
-            cols = -(-(box.x1 - box.x0) // (block << number))
-            self._spool.put(number, (box.y0 >> number) // block, (box.x0 >> number) // block, cols, packed)
-        if square.rest is not None:
-            strip = self._strips[self._whole]
-            x = box.x0 >> self._whole
-            rows, cols = square.rest.shape
-            strip.pixels[strip.filled : strip.filled + rows, x : x + cols] = square.rest
-            if box.x1 == self._product.geobox.shape[1]:
-                self._grow(self._whole, rows)
-
-    def finish(self) -> None:
-        """Write the file and check it.
-
-        Raises:
-            ussfc.pipeline.errors.StoreError: it cannot be written, or the disk holds other bytes.
-        """
-        self._spool.assemble(self._directories)
+        return CompressedSquare(levels, half if self.whole < self._depth else None, counts)
 
     def _cut_full_resolution(
         self, stored: StoredArray, cut: npt.NDArray[Any]
@@ -154,9 +117,77 @@ class Assembler:
                 half[box.y0 // 2 : (box.y1 + 1) // 2, box.x0 // 2 : (box.x1 + 1) // 2] = product.halve(pixels)
         return counts, half
 
-    def _packed(self, cut: npt.NDArray[Any]) -> list[bytes]:
+
+class Assembler:
+    """Puts one raster together from its squares, on one thread."""
+
+    def __init__(self, work: Workspace, product: Product, options: CogOptions, side: int) -> None:
+        """Prepare the scratch files.
+
+        Args:
+            work: where the raster is made.
+            product: the raster.
+            options: compression and side of the blocks.
+            side: side of the squares, pixels: a power of two times the block.
+
+        Raises:
+            ussfc.pipeline.errors.StoreError: the scratch files cannot be written.
+        """
+        self.squares = SquareCompressor(product, options, side)
+        """Makes the squares."""
+        self.counts = [0] * len(product.counted)
+        """Pixels of each value that is counted, so far."""
+        self._work, self._product, self._block = work, product, options.block_size
+        shapes = self.squares.shapes
+        self._strips = {
+            number: Strip(np.zeros((self._block, cols), product.dtype))
+            for number, (_, cols) in enumerate(shapes)
+            if number >= self.squares.whole
+        }
+        with work.writing():
+            full, *overview = template_directories(work, product, options, overviews=len(shapes) > 1)
+            self._directories = [full] + [directory for directory in overview for _ in shapes[1:]]
+            self._spool = BlockSpool(work, shapes, self._block)
+
+    def close(self) -> None:
+        """Close the scratch file."""
+        self._spool.close()
+
+    def compress(self, stored: StoredArray) -> CompressedSquare:
+        """Make a square of this raster, see :meth:`SquareCompressor.compress`; this may run on many threads.
+
+        Raises:
+            ussfc.pipeline.errors.StoreError: GDAL failed.
+        """
         with self._work.writing():
-            return self._compressor.compress(cut)
+            return self.squares.compress(stored)
+
+    def take(self, box: Box, square: CompressedSquare) -> None:
+        """Store the next square; they come row by row.
+
+        Raises:
+            ussfc.pipeline.errors.StoreError: the scratch file cannot be written, or GDAL failed.
+        """
+        self.counts = [sum(pair) for pair in zip(self.counts, square.counts, strict=True)]
+        block = self._block
+        for number, packed in enumerate(square.levels):
+            cols = -(-(box.x1 - box.x0) // (block << number))
+            self._spool.put(number, (box.y0 >> number) // block, (box.x0 >> number) // block, cols, packed)
+        if square.rest is not None:
+            whole = self.squares.whole
+            strip, x = self._strips[whole], box.x0 >> whole
+            rows, cols = square.rest.shape
+            strip.pixels[strip.filled : strip.filled + rows, x : x + cols] = square.rest
+            if box.x1 == self._product.geobox.shape[1]:
+                self._grow(whole, rows)
+
+    def finish(self) -> None:
+        """Write the file and check it.
+
+        Raises:
+            ussfc.pipeline.errors.StoreError: it cannot be written, or the disk holds other bytes.
+        """
+        self._spool.assemble(self._directories)
 
     def _grow(self, number: int, rows: int) -> None:
         """Count ``rows`` more in a strip, and pass it on once it is full or its level ends."""
@@ -169,14 +200,43 @@ class Assembler:
         cols = level.sizes.shape[1]
         cut = np.empty((cols, self._block, self._block), self._product.dtype)
         _fill(cut, pixels)
-        self._spool.put(number, strip.first, 0, cols, self._packed(cut))
+        with self._work.writing():
+            packed = self.squares.pack(cut)
+        self._spool.put(number, strip.first, 0, cols, packed)
         strip.first += 1
         strip.filled = 0
-        if number + 1 < self._depth:
+        if number + 1 < len(self._spool.levels):
             halved = self._product.halve(pixels)
             following = self._strips[number + 1]
             following.pixels[following.filled : following.filled + len(halved)] = halved
             self._grow(number + 1, len(halved))
+
+
+def pyramid_shapes(product: Product, options: CogOptions) -> list[tuple[int, int]]:
+    """Return the (rows, cols) of all levels of a raster, full resolution first."""
+    shape = int(product.geobox.shape[0]), int(product.geobox.shape[1])
+    return [shape, *level_shapes(shape, options.block_size)]
+
+
+def to_arrays(square: CompressedSquare) -> dict[str, npt.NDArray[Any]]:
+    """Return a square as named arrays of numbers."""
+    packed = list(itertools.chain.from_iterable(square.levels))
+    return {
+        "levels": np.array([len(level) for level in square.levels], np.int64),
+        "sizes": np.array([len(block) for block in packed], np.int64),
+        "blocks": np.frombuffer(b"".join(packed), np.uint8),
+        "counts": np.array(square.counts, np.int64),
+        **({} if square.rest is None else {"rest": square.rest}),
+    }
+
+
+def of_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> CompressedSquare:
+    """Return the square that :func:`to_arrays` took apart."""
+    content = arrays["blocks"].tobytes()
+    ends = [0, *np.cumsum(arrays["sizes"]).tolist()]
+    packed = iter([content[start:end] for start, end in itertools.pairwise(ends)])
+    levels = [list(itertools.islice(packed, count)) for count in arrays["levels"].tolist()]
+    return CompressedSquare(levels, arrays.get("rest"), arrays["counts"].tolist())
 
 
 def _fill(cut: npt.NDArray[Any], pixels: npt.NDArray[Any]) -> None:

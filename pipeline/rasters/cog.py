@@ -8,11 +8,13 @@ resampling that keeps a single changed pixel (``mode`` and ``nearest`` lose it, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from odc.geo.geobox import GeoBox
 
 from ussfc.pipeline.events import Advanced, Subscriber, ignore
@@ -30,11 +32,15 @@ __all__ = [
     "CogOptions",
     "ProbabilityRaster",
     "write",
+    "write_squares",
 ]
 
 IN_FLIGHT = 20_000_000
 """Bytes of source pixels in work at the same time. Bounds the threads, and through them the memory: a thread needs
 about seven times its square."""
+
+Squares = Iterable[tuple[Box, Sequence[CompressedSquare]]]
+"""Squares of the grid, each with one for every raster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,7 @@ def write(
     subscriber: Subscriber = ignore,
     chunk: int = 1,
 ) -> ClassCounts | None:
-    """Write rasters in one pass.
+    """Make all squares of rasters in one pass, and write these.
 
     Args:
         source: (rows, cols) probabilities on ``geobox``; read from ``options.threads`` threads.
@@ -81,19 +87,48 @@ def write(
     # One more than there are cores to compress on: while one waits for its square, the others are busy.
     threads = options.threads + (options.threads > 1)
     threads = max(1, min(threads, IN_FLIGHT // (side**2 * source.dtype.itemsize)))
-    with ExitStack() as stack:
-        files = []
-        for raster in rasters:
-            work = stack.enter_context(workspace(raster.path, scratch))
-            file = Assembler(work, raster.product(geobox, source.dtype), options, side)
-            files.append(stack.enter_context(closing(file)))
 
+    def squares(files: Sequence[Assembler]) -> Squares:
         def compress(box: Box) -> list[CompressedSquare]:
             stored = source.read(box)
             return [file.compress(stored) for file in files]
 
-        for box, squares in in_order(compress, blocks(shape, side), threads, "ussfc-mosaic"):
-            for file, compressed in zip(files, squares, strict=True):
+        return in_order(compress, blocks(shape, side), threads, "ussfc-mosaic")
+
+    return write_squares(squares, geobox, source.dtype, rasters, scratch, options, side, subscriber)
+
+
+def write_squares(
+    squares: Callable[[Sequence[Assembler]], Squares],
+    geobox: GeoBox,
+    dtype: np.dtype[Any],
+    rasters: Sequence[ChangeRaster | ProbabilityRaster],
+    scratch: Path,
+    options: CogOptions,
+    side: int,
+    subscriber: Subscriber = ignore,
+) -> ClassCounts | None:
+    """Write rasters from their squares; see :func:`write`.
+
+    Args:
+        squares: returns the squares of the grid, row by row, each with one for every raster; called with what
+            puts these together.
+        geobox: the grid.
+        dtype: of the probabilities.
+        rasters: what to write.
+        scratch: a folder on a disk with room for the files.
+        options: how the files are compressed.
+        side: side of the squares, pixels.
+        subscriber: receives one ``Advanced`` for every square.
+    """
+    with ExitStack() as stack:
+        files = []
+        for raster in rasters:
+            work = stack.enter_context(workspace(raster.path, scratch))
+            file = Assembler(work, raster.product(geobox, dtype), options, side)
+            files.append(stack.enter_context(closing(file)))
+        for box, made in squares(files):
+            for file, compressed in zip(files, made, strict=True):
                 file.take(box, compressed)
             subscriber(Advanced("mosaic", 1, box.pixels))
         for file in files:

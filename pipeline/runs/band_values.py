@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +10,9 @@ import numpy as np
 import ussfc
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import ConfigError, GridError, ReadError
+from ussfc.pipeline.execution.square_job import band_reads
 from ussfc.pipeline.pixels import radiometry
-from ussfc.pipeline.polygons.band_values import CELL, BandValues, Line, Reads
+from ussfc.pipeline.polygons.band_values import CELL, BandValues, Line
 from ussfc.pipeline.polygons.kinds import VISIBLE
 from ussfc.pipeline.reading import SceneRecipe, over_network
 from ussfc.pipeline.reading.bands import find_band, sensor_name
@@ -23,13 +20,10 @@ from ussfc.pipeline.runs.comparison import have_large_blocks, moved_recipe, with
 from ussfc.pipeline.runs.manifest import InferenceRecord
 from ussfc.pipeline.runs.model_choice import configured_model
 from ussfc.pipeline.runs.pair import ScenePair, describe_pair, is_declared, model_range
-from ussfc.pipeline.types import Box, Pixels, RadiometricMapping, SceneInfo
+from ussfc.pipeline.types import RadiometricMapping, SceneInfo
 
 if TYPE_CHECKING:
     from ussfc import ModelSpec
-
-REQUESTS = 4
-"""Squares of remote scenes that are read at a time."""
 
 WHOLE = 1 << 20
 """Side of the squares that are read of files with large blocks, pixels: a block of the grid is read at once."""
@@ -47,13 +41,20 @@ class _Scenes:
     model: ModelSpec
 
 
-def open_values(facts: InferenceRecord, pair: ScenePair | None, stack: ExitStack) -> BandValues:
-    """Return the bands of a finished inference with the way to both dates.
+def open_values(facts: InferenceRecord, pair: ScenePair | None) -> BandValues:
+    """Return the bands of a finished inference with the way to both dates, see :func:`plan_values`."""
+    values, scenes, network = plan_values(facts, pair)
+    return dataclasses.replace(values, read=band_reads(scenes, network))
+
+
+def plan_values(
+    facts: InferenceRecord, pair: ScenePair | None
+) -> tuple[BandValues, tuple[SceneRecipe, SceneRecipe], bool]:
+    """Return the bands of a finished inference, recipes of both dates with them, and True if one is over a network.
 
     Args:
         facts: the inference.
         pair: its scenes, registered, as it read them; None: they are opened again as the record names them.
-        stack: ends the threads that read.
 
     Raises:
         ReadError, GridError, ConfigError, ussfc.ModelError: the scenes cannot be opened, or have changed.
@@ -71,8 +72,8 @@ def open_values(facts: InferenceRecord, pair: ScenePair | None, stack: ExitStack
             names=(*values.names, "nir"),
             lines=((*values.lines[0], lines[0]), (*values.lines[1], lines[1])),
         )
-    large = have_large_blocks(scenes.infos)
-    return dataclasses.replace(values, read=_reads(recipes, stack), cell=WHOLE if large else CELL)
+    values = dataclasses.replace(values, cell=WHOLE if have_large_blocks(scenes.infos) else CELL)
+    return values, recipes, any(over_network(uri) for recipe in recipes for uri in recipe.opened)
 
 
 def _recorded(facts: InferenceRecord) -> _Scenes:
@@ -149,33 +150,3 @@ def _infrared(
         stored = radiometry.declared_mapping(RadiometricMapping((0.0,), (unit,)), scales, unit)
         found.append(_line(stored.low[0], stored.high[0], 0.0, unit))
     return (recipes[0], recipes[1]), (found[0], found[1])
-
-
-def _reads(recipes: tuple[SceneRecipe, SceneRecipe], stack: ExitStack) -> Reads:
-    """Return a function that reads both dates, several squares at a time where they come over a network."""
-    readers = recipes[0].open(), recipes[1].open()
-
-    def read(box: Box) -> tuple[Pixels, Pixels]:
-        return readers[0].read(box), readers[1].read(box)
-
-    if not any(over_network(uri) for recipe in recipes for uri in recipe.opened):
-        return lambda boxes: map(read, boxes)
-    pool = stack.enter_context(ThreadPoolExecutor(REQUESTS, "ussfc-values"))
-    return lambda boxes: _ahead(pool, read, boxes)
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, read: Callable[[Box], tuple[Pixels, Pixels]], boxes: Sequence[Box]
-) -> Iterator[tuple[Pixels, Pixels]]:
-    """Yield what is read in the order of the boxes, few of them ahead."""
-    pending: deque[Future[tuple[Pixels, Pixels]]] = deque()
-    try:
-        for box in boxes:
-            pending.append(pool.submit(read, box))
-            if len(pending) > REQUESTS:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()

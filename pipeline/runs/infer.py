@@ -43,6 +43,7 @@ from ussfc.pipeline.runs.registration import describe as describe_registration
 from ussfc.pipeline.runs.registration import recorded_plan, register_plan
 from ussfc.pipeline.runs.run_key import run_key
 from ussfc.pipeline.runs.run_log import recorded
+from ussfc.pipeline.runs.squares import Workers
 from ussfc.pipeline.runs.stages import left_absent, scratch_folder, stage_clock
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
@@ -102,13 +103,31 @@ def infer(
         out.prepare()
         with out.lock(), recorded(out, subscriber) as recording:
             recording(Notice(headline(plan), warning=False))
-            return infer_locked(plan, out, overwrite, recording, computation)
+            store, _ = infer_locked(plan, out, overwrite, recording, computation)
+            return store
 
 
 def infer_locked(
-    plan: RunPlan, out: Folder, overwrite: bool, subscriber: Subscriber, computation: Computation
-) -> ProbabilityStore:
-    """Do as :func:`infer` does, in a folder that is locked already."""
+    plan: RunPlan,
+    out: Folder,
+    overwrite: bool,
+    subscriber: Subscriber,
+    computation: Computation,
+    kept: ExitStack | None = None,
+) -> tuple[ProbabilityStore, Workers]:
+    """Do as :func:`infer` does, in a folder that is locked already.
+
+    Args:
+        plan: from :func:`ussfc.plan`.
+        out: output folder.
+        overwrite: replace another run's work and products.
+        subscriber: receives the events.
+        computation: how the tiles are computed.
+        kept: ends the workers; None: they end with the inference.
+
+    Returns:
+        The store, and the workers that are there until ``kept`` ends, if any had to be started.
+    """
     from ussfc.pipeline.storage.probability_store import run_name
 
     _warn(plan, plan.pair.notices, subscriber)
@@ -130,7 +149,7 @@ def infer_locked(
     if not overwrite:
         repair_key(plan, out / layout.WORK, computation.detector, subscriber)
     with ExitStack() as stack:
-        executor = _LazyExecutor(plan, out, subscriber, computation, stack)
+        executor = _LazyExecutor(plan, out, subscriber, computation, stack if kept is None else kept)
         detector = _resolve_detector(plan, out, overwrite, computation, executor)
         key = run_key(plan, detector)
         store = _open_store(plan, out, key, overwrite)
@@ -162,7 +181,7 @@ def infer_locked(
     record = record.model_copy(update={"stages": {"infer": StageRecord.of(clock[0], pixels)}})
     record = _with_cloud_check(record, plan, store, radiometry, subscriber)
     record.write(out / layout.WORK, layout.INFERENCE)
-    return store
+    return store, executor.started_workers
 
 
 def _with_cloud_check(
@@ -247,6 +266,11 @@ class _LazyExecutor:
         scratch = self._stack.enter_context(scratch_folder(self._out, self._plan.config, layout.DASK_SCRATCH))
         made = executor_for(self._plan, scratch, self.subscriber, self.computation.fail_fast)
         return self._stack.enter_context(made) if isinstance(made, DaskExecutor) else made
+
+    def started_workers(self) -> Executor | None:
+        """Return the executor of worker processes, if it was started."""
+        started: Executor | None = vars(self).get("executor")
+        return None if self._plan.cluster is None else started
 
     def ask(self, function: Callable[..., Answer], *args: object) -> list[Answer]:
         """Return a function's answer on each worker that is there."""

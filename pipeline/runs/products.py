@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from ussfc.cores import cores
 from ussfc.pipeline.choices import Smoothing
 from ussfc.pipeline.config.schema import RunConfig, VectorConfig
-from ussfc.pipeline.errors import DamagedRecord, StoreError
+from ussfc.pipeline.errors import DamagedRecord, ReadError, StoreError
 from ussfc.pipeline.events import Notice, Subscriber, ignore
+from ussfc.pipeline.execution.square_job import RasterPart, RegionPart, SquareJob, band_reads
 from ussfc.pipeline.pixels.pyramid import square
 from ussfc.pipeline.pixels.smoothing import SmoothedSource
-from ussfc.pipeline.runs.band_values import UNREADABLE, absent_values, open_values
+from ussfc.pipeline.runs.band_values import UNREADABLE, absent_values, plan_values
 from ussfc.pipeline.runs.integrity import is_intact
 from ussfc.pipeline.runs.manifest import (
     Counts,
@@ -43,6 +43,15 @@ from ussfc.pipeline.runs.product_keys import (
     scene_days,
 )
 from ussfc.pipeline.runs.run_log import recorded
+from ussfc.pipeline.runs.squares import (
+    Workers,
+    bytes_key,
+    make_squares,
+    no_workers,
+    regions_of,
+    squares_of,
+    start_workers,
+)
 from ussfc.pipeline.runs.stages import scratch_folder, stage_clock
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
@@ -50,8 +59,13 @@ from ussfc.pipeline.storage.local_folder import sha256_file
 from ussfc.pipeline.types import ProbabilitySource, blocks
 
 if TYPE_CHECKING:
+    from ussfc.pipeline.execution.tile_job import SceneSource
+    from ussfc.pipeline.polygons.band_values import BandValues
     from ussfc.pipeline.runs.pair import ScenePair
     from ussfc.pipeline.storage.probability_store import ProbabilityStore
+
+Scenes = tuple[tuple["SceneSource", "SceneSource"], bool]
+"""Both dates, and True if one is read over a network."""
 
 VECTOR_BLOCK = 2048
 """Side of the blocks that are outlined one by one, pixels."""
@@ -77,11 +91,11 @@ def mosaic(out: Folder | Path | str, config: RunConfig, subscriber: Subscriber =
         StoreError: no finished inference in OUT, or no space.
     """
     out = Folder.of(out)
-    with out.lock(), _recorded(out, config, subscriber) as subscriber:
-        write_rasters(out, config, subscriber, again=True)
+    with _making(out, config, subscriber) as (subscriber, workers):
+        write_rasters(out, config, subscriber, again=True, workers=workers)
         if layers_in(out):
             made = config.model_copy(update={"vector": _made_vector(out, config)})
-            write_polygons(out, made, subscriber, again=False)
+            write_polygons(out, made, subscriber, again=False, workers=workers)
 
 
 def vectorise(out: Folder | Path | str, config: RunConfig, subscriber: Subscriber = ignore) -> None:
@@ -92,11 +106,11 @@ def vectorise(out: Folder | Path | str, config: RunConfig, subscriber: Subscribe
         ConfigError: metres asked for on a grid without CRS.
     """
     out = Folder.of(out)
-    with out.lock(), _recorded(out, config, subscriber) as subscriber:
-        write_polygons(out, config, subscriber, again=True)
+    with _making(out, config, subscriber) as (subscriber, workers):
+        write_polygons(out, config, subscriber, again=True, workers=workers)
         if out.exists(layout.CHANGE):
             made = config.model_copy(update={"output": config.output.model_copy(update=_made_output(out))})
-            write_rasters(out, made, subscriber, again=False)
+            write_rasters(out, made, subscriber, again=False, workers=workers)
 
 
 def write_products(out: Folder | Path | str, config: RunConfig, subscriber: Subscriber = ignore) -> None:
@@ -107,24 +121,30 @@ def write_products(out: Folder | Path | str, config: RunConfig, subscriber: Subs
         ConfigError: metres asked for on a grid without CRS.
     """
     out = Folder.of(out)
-    with out.lock(), _recorded(out, config, subscriber) as subscriber:
-        write_rasters(out, config, subscriber, again=False)
-        write_polygons(out, config, subscriber, again=False)
+    with _making(out, config, subscriber) as (subscriber, workers):
+        write_rasters(out, config, subscriber, again=False, workers=workers)
+        write_polygons(out, config, subscriber, again=False, workers=workers)
 
 
 @contextmanager
-def _recorded(out: Folder, config: RunConfig, subscriber: Subscriber) -> Iterator[Subscriber]:
-    """Keep a log as a run does, with a first line of its own."""
-    with recorded(out, subscriber) as recording:
+def _making(out: Folder, config: RunConfig, subscriber: Subscriber) -> Iterator[tuple[Subscriber, Workers]]:
+    """Lock the folder, keep a log as a run does, with a first line of its own, and have workers on call."""
+    with out.lock(), recorded(out, subscriber) as recording, ExitStack() as stack:
         facts = read_inference(out)
         threshold = product_threshold(config, facts)
         line = f"ussfc {metadata.version('ussfc')}: model {facts.model.name}, threshold {threshold:g}"
         recording(Notice(line, warning=False))
-        yield recording
+        yield recording, start_workers(out, config, facts.grid.shape, recording, stack)
+        out.remove(layout.in_work(layout.SQUARES))
 
 
-def write_rasters(out: Folder, config: RunConfig, subscriber: Subscriber, again: bool) -> None:
-    """Do as :func:`mosaic` does in a locked folder; without ``again`` an unchanged raster stays."""
+def write_rasters(
+    out: Folder, config: RunConfig, subscriber: Subscriber, again: bool, workers: Workers = no_workers
+) -> None:
+    """Do as :func:`mosaic` does in a locked folder; without ``again`` an unchanged raster stays.
+
+    With workers these make the squares of the rasters, and this process puts them in order.
+    """
     from ussfc.pipeline.rasters import cog
 
     store, facts = _finished_inference(out)
@@ -144,8 +164,31 @@ def write_rasters(out: Folder, config: RunConfig, subscriber: Subscriber, again:
             kinds.append(cog.ChangeRaster(paths[layout.CHANGE], change_tags, threshold))
         if layout.PROBABILITY in paths:
             kinds.append(cog.ProbabilityRaster(paths[layout.PROBABILITY], tags))
-        source = _smoothed(store, smoothing, side)
-        counts = cog.write(source, facts.grid.geobox, kinds, scratch, options, subscriber, store.chunk)
+        executor, geobox = workers(), facts.grid.geobox
+        if executor is None:
+            source = _smoothed(store, smoothing, side)
+            counts = cog.write(source, geobox, kinds, scratch, options, subscriber, store.chunk)
+        else:
+            job = SquareJob.of(
+                store.root, store.shape, side, smoothing,
+                [facts.run, *(bytes_key(keys[name]) for name in paths)],
+                rasters=RasterPart(
+                    geobox, replace(options, threads=1), threshold if layout.CHANGE in paths else None,
+                    layout.PROBABILITY in paths,
+                ),
+            )  # fmt: skip
+            make_squares(executor, job, store, subscriber)
+            counts = cog.write_squares(
+                lambda files: squares_of(job, store),
+                geobox,
+                store.dtype,
+                kinds,
+                scratch,
+                options,
+                side,
+                subscriber,
+            )
+            job.files.remove()
         if counts is None:
             return {}
         return {
@@ -156,13 +199,18 @@ def write_rasters(out: Folder, config: RunConfig, subscriber: Subscriber, again:
             }
         }
 
-    steps = len(list(blocks(store.shape, side)))
     keys = raster_keys(facts, store.content(), config)
+    steps = len(list(blocks(store.shape, side)))
     _make(out, config, _Stage("mosaic", keys, steps, rasters), subscriber, keys if again else ())
 
 
 def write_polygons(
-    out: Folder, config: RunConfig, subscriber: Subscriber, again: bool, pair: ScenePair | None = None
+    out: Folder,
+    config: RunConfig,
+    subscriber: Subscriber,
+    again: bool,
+    pair: ScenePair | None = None,
+    workers: Workers = no_workers,
 ) -> None:
     """Write the polygons in a locked folder, in the formats of the configuration and in those that are there.
 
@@ -172,33 +220,49 @@ def write_polygons(
         subscriber: receives the events.
         again: make those of the configuration also where nothing differs.
         pair: scenes of the run, registered, as it read them; None: they are opened again as its record names them.
+        workers: those that find the regions.
     """
     from ussfc.pipeline.polygons import vectorise as vector
 
     store, facts = _finished_inference(out)
     options = vector.VectorOptions(**config.vector.model_dump(exclude={"format"}), dates=scene_days(facts))
-    threshold = product_threshold(config, facts)
+    smoothing = product_smoothing(config, facts)
     asked = layer_keys(facts, store.content(), config, config.vector.format)
     keys = asked | layer_keys(facts, store.content(), config, layers_in(out))
     format_of = {name: format_ for format_, name in layout.LAYERS.items()}
 
-    def polygons(paths: Mapping[str, Path], scratch: Path) -> dict[str, dict[str, Any]]:
-        layers = {format_of[name]: path for name, path in paths.items()}
-        make = partial(
-            vector.vectorise,
-            _smoothed(store, product_smoothing(config, facts), VECTOR_BLOCK),
-            facts.grid.geobox,
-            threshold,
-            layers=layers,
-            subscriber=subscriber,
-            block_size=VECTOR_BLOCK,
+    def write(paths: Mapping[str, Path], values: BandValues, scenes: Scenes | None) -> vector.VectorCounts:
+        rules = vector.RegionRules(
+            facts.grid.geobox, product_threshold(config, facts), replace(options, values=values)
         )
+        layers = {format_of[name]: path for name, path in paths.items()}
+        executor = workers()
+        if executor is None:
+            if scenes is not None:
+                opened = replace(values, read=band_reads(*scenes))
+                rules = replace(rules, options=replace(options, values=opened))
+            source = _smoothed(store, smoothing, VECTOR_BLOCK)
+            found = vector.find_blocks(source, rules, VECTOR_BLOCK)
+            return vector.write_layers(found, rules, layers, subscriber)
+        key = bytes_key(keys[min(paths)])
+        key["vector"] = {name: value for name, value in key["vector"].items() if name != "format"}
+        job = SquareJob.of(
+            store.root, store.shape, VECTOR_BLOCK, smoothing,
+            [facts.run, key, values.names, values.lines, values.steps, scenes is not None],
+            regions=RegionPart(rules, *(scenes or (None, False))),
+        )  # fmt: skip
+        make_squares(executor, job, store, subscriber, ReadError)
+        counts = vector.write_layers(regions_of(job, store), rules, layers, subscriber)
+        job.files.remove()
+        return counts
+
+    def polygons(paths: Mapping[str, Path], scratch: Path) -> dict[str, dict[str, Any]]:
         try:
-            with ExitStack() as stack:
-                counts = make(replace(options, values=open_values(facts, pair, stack)))
+            values, recipes, network = plan_values(facts, pair)
+            counts = write(paths, values, (recipes, network))
         except UNREADABLE as error:
             subscriber(Notice(f"the polygons get no band values and no kind: {error}"))
-            counts = make(replace(options, values=absent_values(facts)))
+            counts = write(paths, absent_values(facts), None)
             keys.update({name: key.model_copy(update={"values": False}) for name, key in keys.items()})
         found = {
             "polygons": counts.polygons,

@@ -6,6 +6,7 @@ A stage reads only the files that the one before it wrote under OUT/work, so tha
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from ussfc.pipeline.config.schema import RunConfig
@@ -27,6 +28,7 @@ from ussfc.pipeline.runs.products import layers_in, write_manifest, write_polygo
 from ussfc.pipeline.runs.registration import recorded_plan
 from ussfc.pipeline.runs.run_key import run_key
 from ussfc.pipeline.runs.run_log import recorded
+from ussfc.pipeline.runs.squares import Workers
 from ussfc.pipeline.runs.stages import left_absent
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
@@ -83,8 +85,9 @@ def run(
                 plan = plan if overwrite else recorded_choice(recorded_plan(plan, out), out)
                 record = None if overwrite else _finished_run(plan, out, recording, computation)
                 if record is None:
-                    infer_locked(plan, out, overwrite, recording, computation)
-                    _make_products(plan, out, recording, computation)
+                    with ExitStack() as kept:
+                        _, workers = infer_locked(plan, out, overwrite, recording, computation, kept)
+                        _make_products(plan, out, recording, computation, workers)
                     # With what inference measured: the later date where it lies.
                     plan = recorded_plan(plan, out)
                 else:
@@ -104,17 +107,22 @@ def run(
     return record
 
 
-def _make_products(plan: RunPlan, out: Folder, subscriber: Subscriber, computation: Computation) -> None:
+def _make_products(
+    plan: RunPlan, out: Folder, subscriber: Subscriber, computation: Computation, workers: Workers
+) -> None:
     """Write rasters and polygons; tiles that turn out damaged in the store are computed again first."""
     for attempt in range(ROUNDS):
         try:
-            write_rasters(out, plan.config, subscriber, again=False)
-            write_polygons(out, plan.config, subscriber, again=False, pair=recorded_plan(plan, out).pair)
+            write_rasters(out, plan.config, subscriber, again=False, workers=workers)
+            pair = recorded_plan(plan, out).pair
+            write_polygons(out, plan.config, subscriber, again=False, pair=pair, workers=workers)
+            out.remove(layout.in_work(layout.SQUARES))
             return
         except DamagedTiles as error:
             if attempt == ROUNDS - 1:
                 raise
             _forget_damaged(out, error, subscriber)
+            # The damaged tiles are few: this process, or workers of their own, compute them.
             infer_locked(plan, out, False, subscriber, computation)
 
 

@@ -21,6 +21,7 @@
     OUT/work/failed/ROW.COLUMN.json                                     one a tile that kept failing
     OUT/work/infer.json                                                 the inference that ended
     OUT/work/products/NAME.json                                         the bytes of a product and their origin
+    OUT/work/squares/NAME/ROW/COL                                       what workers made of a square for the products
     OUT/work/scratch/  dask/                                            temporary files, in a local OUT only
 
 A batch has such a folder for each pair, and beside them ``results.csv`` and ``collection.json``.
@@ -104,6 +105,9 @@ DONE = "done"
 
 FAILED = "failed"
 """Folder of the records of failed tiles, in OUT/work."""
+
+SQUARES = "squares"
+"""Folder of blocks and regions that workers made for the products, in OUT/work."""
 
 SCRATCH = "scratch"
 """Folder of temporary files of the stages after the inference, in a local OUT/work."""

@@ -10,12 +10,13 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import zarr
 from odc.geo.geobox import GeoBox
 
@@ -189,6 +190,12 @@ class ProbabilityStore:
         facts = sorted((index, record.checksum) for index, record in self.known().items())
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
+    def origin(self, box: Box) -> npt.NDArray[np.int64]:
+        """Return (tiles, 3) row, column and checksum of each known tile with a pixel in ``box``."""
+        known = self.known()
+        facts = [(*index, known[index].checksum) for index in self._touching(box) if index in known]
+        return np.array(facts, np.int64).reshape(-1, 3)
+
     def read(self, box: Box) -> StoredArray:
         """Return the probabilities of ``box`` as stored, (rows, cols); nodata where a tile is not done.
 
@@ -197,14 +204,7 @@ class ProbabilityStore:
             StoreError: the store cannot be read.
         """
         known = self.known()
-        rows, cols = self._array.chunks
-        touched = [
-            index
-            for index in itertools.product(
-                range(box.y0 // rows, -(-box.y1 // rows)), range(box.x0 // cols, -(-box.x1 // cols))
-            )
-            if index in known
-        ]
+        touched = [index for index in self._touching(box) if index in known]
         if len(touched) == 1 and self._core(touched[0]) == box:
             return self._chunk(known[touched[0]], box)
         stored: StoredArray = np.full(box.shape, self._array.fill_value, self.dtype)
@@ -258,6 +258,13 @@ class ProbabilityStore:
         """
         self._ledger.remove(indices)
         self._records = None
+
+    def _touching(self, box: Box) -> Iterator[Index]:
+        """Return the indices of the tiles with a pixel in a box, row by row."""
+        rows, cols = self._array.chunks
+        return itertools.product(
+            range(box.y0 // rows, -(-box.y1 // rows)), range(box.x0 // cols, -(-box.x1 // cols))
+        )
 
     def _core(self, index: Index) -> Box:
         rows, cols = self._array.chunks

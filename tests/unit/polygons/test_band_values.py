@@ -13,8 +13,13 @@ from hypothesis import strategies as st
 from tests.support.layers import PROPERTY, Array, grid, label, mask, rasters, read_layer
 from tests.support.probabilities import ArraySource
 from ussfc.pipeline.polygons.band_values import BandValues, sum_values
-from ussfc.pipeline.polygons.regions import trace_regions
-from ussfc.pipeline.polygons.vectorise import VectorOptions, vectorise
+from ussfc.pipeline.polygons.vectorise import (
+    RegionRules,
+    VectorOptions,
+    find_blocks,
+    join_features,
+    vectorise,
+)
 from ussfc.pipeline.types import Box, Pixels, RadiometricMapping
 
 NAMES = ("red", "nir")
@@ -59,15 +64,12 @@ def test_sums_are_those_of_the_labelled_raster(
     shape = stored.shape[0], stored.shape[1]
     dates = scenes(shape, seed, whole)
     values = band_values(dates, cell)
-    batches = list(
-        trace_regions(
-            ArraySource(stored), 0.5, 8 if connectivity == 8 else 4, block, lambda event: None, values
-        )
-    )
+    options = VectorOptions(connectivity=8 if connectivity == 8 else 4, values=values)
+    rules = RegionRules(grid(shape), 0.5, options)
     found = {
         int(first): sums.tolist()
-        for batch in batches
-        for first, sums in zip(batch.first, batch.values, strict=True)
+        for batch in join_features(find_blocks(ArraySource(stored), rules, block), rules)
+        for first, sums in zip(batch.regions.first, batch.regions.values, strict=True)
     }
     labels, count = label(stored, connectivity)
     valid = dates[0].valid & dates[1].valid

@@ -24,8 +24,14 @@ from tests.support.layers import (
 )
 from tests.support.probabilities import ArraySource
 from ussfc.pipeline.events import Advanced, Event
-from ussfc.pipeline.polygons.regions import facing_pairs, trace_regions
-from ussfc.pipeline.polygons.vectorise import VectorOptions, vectorise
+from ussfc.pipeline.polygons.regions import facing_pairs
+from ussfc.pipeline.polygons.vectorise import (
+    RegionRules,
+    VectorOptions,
+    find_blocks,
+    join_features,
+    vectorise,
+)
 
 
 @PROPERTY
@@ -98,16 +104,16 @@ def test_pieces_meet_over_a_seam() -> None:
 
 def test_regions_leave_by_their_last_pixel() -> None:
     stored = mask(np.random.default_rng(6).random((40, 50)) < 0.4)
-    batches = list(trace_regions(ArraySource(stored), 0.5, 4, 16, lambda event: None))
+    rules = RegionRules(grid((40, 50)), 0.5, VectorOptions())
+    batches = list(join_features(find_blocks(ArraySource(stored), rules, 16), rules))
     assert len(batches) == 3
-    last = np.concatenate([batch.last for batch in batches])
+    last = np.concatenate([batch.regions.last for batch in batches])
     assert (np.diff(last) > 0).all()
     assert len(last) == label(stored, 4)[1]
-    assert all(len(outline) == 1 for batch in batches for outline in batch.outlines)
 
 
 def test_a_source_is_not_read_far_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ussfc.pipeline.polygons.regions.AHEAD", 0)
+    monkeypatch.setattr("ussfc.pipeline.polygons.vectorise.AHEAD", 0)
     ahead: list[int] = []
     source = ArraySource(mask(np.eye(60)))
     vectorise(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import geopandas
@@ -401,17 +400,14 @@ def test_layers_of_earlier_versions_stay(pair: tuple[str, str], out: Path) -> No
 def test_squares_over_a_network_come_in_their_order(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = read_inference(finished)
     boxes = [Box(y, x, y + 20, x + 30) for y in range(0, 120, 20) for x in range(0, 120, 30)]
-    with ExitStack() as stack:
-        expected = [after.values for _, after in values_of(facts, stack, boxes)]
-        monkeypatch.setattr("ussfc.pipeline.runs.band_values.over_network", lambda uri: True)
-        found = values_of(facts, stack, boxes)
-        for (_, after), values in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(after.values, values)
+    expected = [after.values for _, after in values_of(facts, boxes)]
+    monkeypatch.setattr("ussfc.pipeline.runs.band_values.over_network", lambda uri: True)
+    found = values_of(facts, boxes)
+    for (_, after), values in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(after.values, values)
 
 
-def values_of(
-    facts: InferenceRecord, stack: ExitStack, boxes: Sequence[Box]
-) -> Iterator[tuple[Pixels, Pixels]]:
-    read = open_values(facts, None, stack).read
+def values_of(facts: InferenceRecord, boxes: Sequence[Box]) -> Iterator[tuple[Pixels, Pixels]]:
+    read = open_values(facts, None).read
     assert read is not None
     return iter(read(boxes))

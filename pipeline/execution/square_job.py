@@ -1,0 +1,277 @@
+"""What follows from the probabilities of one square of the grid: compressed blocks of the rasters, regions of change.
+
+A square is the unit of work of the products, as a tile is that of the network. Any worker makes it from the store
+alone, and keeps it in a file of its own; the process that writes the products puts these in order and joins them over
+their seams.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from odc.geo.geobox import GeoBox
+
+from ussfc.pipeline.choices import Smoothing
+from ussfc.pipeline.errors import PipelineError, StoreError, TileError
+from ussfc.pipeline.execution.errors import describe_error
+from ussfc.pipeline.execution.tile_job import SceneSource, TileJob
+from ussfc.pipeline.parallel.ordered_map import in_order
+from ussfc.pipeline.pixels.smoothing import SmoothedSource
+from ussfc.pipeline.polygons.band_values import Reads
+from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.probability_store import ProbabilityStore
+from ussfc.pipeline.storage.square_files import Arrays, SquareFiles
+from ussfc.pipeline.tiling.lattice import TilePlan
+from ussfc.pipeline.timeline import TileTimeline
+from ussfc.pipeline.types import Box, Index, Pixels, ProbabilitySource, StoredArray, TileResult
+
+if TYPE_CHECKING:
+    from ussfc.pipeline.polygons.vectorise import RegionRules
+    from ussfc.pipeline.rasters.assembly import SquareCompressor
+    from ussfc.pipeline.rasters.compression import CogOptions
+
+REQUESTS = 4
+"""Windows of remote scenes that are read at a time below the polygons of a square."""
+
+
+@dataclass(frozen=True)
+class RasterPart:
+    """The blocks of the rasters."""
+
+    geobox: GeoBox
+    """The grid."""
+    options: CogOptions
+    """Compression and side of the blocks."""
+    threshold: float | None
+    """Least probability of change in the raster of classes, in [0, 1]; None: it is not made."""
+    probability: bool
+    """True if the raster of probabilities is made."""
+
+
+@dataclass(frozen=True)
+class RegionPart:
+    """The regions of change, and the bands below them."""
+
+    rules: RegionRules
+    """Threshold, filters and grid; the bands without the way to them."""
+    scenes: tuple[SceneSource, SceneSource] | None
+    """Both dates, registered; None where bands have no values."""
+    over_network: bool
+    """True if a date is read over a network."""
+
+
+@dataclass(frozen=True)
+class SquareJob:
+    """All that is the same for every square of a run. It travels with every task, so it holds recipes only."""
+
+    key: str
+    """Name of the run and of what is made."""
+    plan: TilePlan
+    """How the grid is cut: its tiles are the squares."""
+    store: Folder
+    """The run's ``work`` folder."""
+    smoothing: Smoothing
+    """Filter that the probabilities go through first."""
+    rasters: RasterPart | None = None
+    regions: RegionPart | None = None
+
+    @classmethod
+    def of(
+        cls,
+        store: Folder,
+        shape: tuple[int, int],
+        side: int,
+        smoothing: Smoothing,
+        keys: Sequence[Any],
+        rasters: RasterPart | None = None,
+        regions: RegionPart | None = None,
+    ) -> SquareJob:
+        """Return a job whose name follows from everything that decides its bytes.
+
+        Args:
+            store: the run's ``work`` folder.
+            shape: (rows, cols) of the grid.
+            side: side of the squares, pixels.
+            smoothing: of the probabilities.
+            keys: what else decides the bytes, as JSON knows it; not the probabilities, which each file names itself.
+            rasters: blocks to make.
+            regions: regions to find.
+        """
+        text = json.dumps([shape, side, smoothing, *keys], sort_keys=True)
+        name = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return cls(name, TilePlan.of(shape, side, 1, 0), store, smoothing, rasters, regions)
+
+    @property
+    def files(self) -> SquareFiles:
+        """The squares that are made."""
+        return SquareFiles(self.store, self.key)
+
+    def origin(self, store: ProbabilityStore, box: Box) -> npt.NDArray[np.int64]:
+        """Return what a square is made of: row, column and checksum of each tile, as this store knows them."""
+        rim = 0 if self.smoothing == "none" else 1
+        around = Box(box.y0 - rim, box.x0 - rim, box.y1 + rim, box.x1 + rim)
+        return store.origin(around.intersect(Box(0, 0, *self.plan.shape)))
+
+    def tile_name(self, index: Index) -> str:
+        """Return the name of a square in messages."""
+        core = self.plan.core(index)
+        return f"square {index[0]},{index[1]} (rows {core.y0}..{core.y1}, columns {core.x0}..{core.x1})"
+
+
+Job = TileJob | SquareJob
+"""What an executor computes: the tiles of the network, or the squares of the products."""
+
+
+class OpenSquares:
+    """What the squares of a job share in one process; used from any number of threads."""
+
+    def __init__(self, job: SquareJob) -> None:
+        """Open the store, and scenes where bands have values.
+
+        Raises:
+            StoreError: the store cannot be read.
+            ReadError: a scene cannot be opened.
+        """
+        self._job = job
+        self.store = ProbabilityStore(job.store)
+        side = job.plan.tile_size
+        self._source: ProbabilitySource = (
+            self.store if job.smoothing == "none" else SmoothedSource(self.store, side)
+        )
+        self._compressors = {} if job.rasters is None else _compressors(job.rasters, self.store.dtype, side)
+        self._rules: RegionRules | None = None
+        if job.regions is not None:
+            rules, scenes = job.regions.rules, job.regions.scenes
+            values = rules.options.values
+            if values is not None and scenes is not None:
+                values = replace(values, read=band_reads(scenes, job.regions.over_network))
+            self._rules = replace(rules, options=replace(rules.options, values=values))
+
+    def make(self, index: Index) -> TileResult:
+        """Make a square and write its file."""
+        job, steps = self._job, []
+
+        def lap(name: str, start: float) -> float:
+            now = time.perf_counter()
+            steps.append((name, time.time() - (now - start), now - start))
+            return now
+
+        start, box = time.perf_counter(), job.plan.core(index)
+        stored = self._source.read(box)
+        start = lap("read", start)
+        arrays = pack(self._compressors, stored)
+        if self._compressors:
+            start = lap("pack", start)
+        if self._rules is not None:
+            from ussfc.pipeline.polygons import blocks
+
+            found = self._rules.finder(_ReadSquare(stored, self.store.shape))(box)
+            arrays |= {f"regions.{name}": array for name, array in blocks.to_arrays(found).items()}
+            start = lap("polygons", start)
+        job.files.write(index, job.origin(self.store, box), arrays)
+        lap("write", start)
+        process = f"{platform.node()} {os.getpid()}"
+        timeline = TileTimeline(process, threading.get_native_id(), tuple(steps))
+        return TileResult(
+            index, 0, 0, {name: round(seconds, 3) for name, _, seconds in steps}, timeline=timeline
+        )
+
+
+def compute_square(
+    job: SquareJob, index: Index, open_squares: Callable[[SquareJob], OpenSquares]
+) -> TileResult:
+    """Make one square; every executor runs this.
+
+    Args:
+        job: the run.
+        index: (row, column) of the square.
+        open_squares: returns what the squares of a job share in this process.
+
+    Raises:
+        TileError: it failed; names the square, its bounds and the cause.
+        StoreError: the store cannot be used, or holds other pixels than were written.
+    """
+    try:
+        return open_squares(job).make(index)
+    except StoreError:
+        raise
+    except PipelineError as error:
+        raise TileError(f"{job.tile_name(index)}: {error}") from error
+    except Exception as error:
+        # Whatever a library raises over one square, workers go on.
+        raise TileError(f"{job.tile_name(index)}: {describe_error(error)}") from error
+
+
+def pack(compressors: dict[str, SquareCompressor], stored: StoredArray) -> dict[str, npt.NDArray[Any]]:
+    """Return the compressed blocks of a square for each raster, as named arrays."""
+    from ussfc.pipeline.rasters import assembly
+
+    return {
+        f"{kind}.{name}": array
+        for kind, compressor in compressors.items()
+        for name, array in assembly.to_arrays(compressor.compress(stored)).items()
+    }
+
+
+def part(arrays: Arrays, kind: str) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of one kind: change, probability or regions."""
+    return {
+        name.removeprefix(f"{kind}."): array for name, array in arrays.items() if name.startswith(f"{kind}.")
+    }
+
+
+def band_reads(scenes: tuple[SceneSource, SceneSource], over_network: bool) -> Reads:
+    """Return a function that reads both dates in boxes, several at a time where they come over a network.
+
+    Raises:
+        ReadError: a scene cannot be opened.
+    """
+    readers = scenes[0].open(), scenes[1].open()
+
+    def read(box: Box) -> tuple[Pixels, Pixels]:
+        return readers[0].read(box), readers[1].read(box)
+
+    if not over_network:
+        return lambda boxes: map(read, boxes)
+    return lambda boxes: (pixels for _, pixels in in_order(read, boxes, REQUESTS, "ussfc-values"))
+
+
+def _compressors(part: RasterPart, dtype: np.dtype[Any], side: int) -> dict[str, SquareCompressor]:
+    from ussfc.pipeline.rasters.assembly import SquareCompressor
+    from ussfc.pipeline.rasters.kinds import ChangeRaster, ProbabilityRaster
+
+    nowhere, found = Path(), {}
+    if part.threshold is not None:
+        change = ChangeRaster(nowhere, {}, part.threshold).product(part.geobox, dtype)
+        found["change"] = SquareCompressor(change, part.options, side)
+    if part.probability:
+        probability = ProbabilityRaster(nowhere, {}).product(part.geobox, dtype)
+        found["probability"] = SquareCompressor(probability, part.options, side)
+    return found
+
+
+@dataclass(frozen=True)
+class _ReadSquare:
+    """A source that holds the one square that was read."""
+
+    stored: StoredArray
+    shape: tuple[int, int]
+
+    @property
+    def dtype(self) -> Any:
+        return self.stored.dtype
+
+    def read(self, box: Box) -> StoredArray:
+        assert box.shape == self.stored.shape
+        return self.stored
