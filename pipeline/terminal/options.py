@@ -226,6 +226,17 @@ SET = click.option("--set", "sets", multiple=True, metavar="A.B=C", help="Set on
 THRESHOLD = click.option(
     "--threshold", type=float, metavar="T", help="Change where the probability is at least T."
 )
+CLUSTER = (
+    click.option(
+        "--cluster",
+        metavar="NAME|FILE",
+        shell_complete=completion.clusters,
+        help="Place of the computation: local, local-cuda, slurm, allocation, kubernetes, scheduler, or a YAML file.",
+    ),
+    click.option(
+        "--scheduler", metavar="ADDRESS", help="Use the workers of a Dask scheduler, tcp://host:port."
+    ),
+)
 POLYGONS = (
     click.option(
         "--format",
@@ -347,15 +358,7 @@ config_options = grouped(
         shell_complete=completion.precisions,
         help="Arithmetic of the network: auto, float32, bfloat16 or float16.",
     ),
-    click.option(
-        "--cluster",
-        metavar="NAME|FILE",
-        shell_complete=completion.clusters,
-        help="Place of the computation: local, local-cuda, slurm, allocation, kubernetes, scheduler, or a YAML file.",
-    ),
-    click.option(
-        "--scheduler", metavar="ADDRESS", help="Use the workers of a Dask scheduler, tcp://host:port."
-    ),
+    *CLUSTER,
 )
 """Options of every command that starts from a pair."""
 
@@ -395,14 +398,14 @@ prepare_options = grouped(
 )
 """Argument and options of `ussfc prepare`."""
 
-raster_options = grouped("settings", Settings, CONFIG, SET, THRESHOLD)
+raster_options = grouped("settings", Settings, CONFIG, SET, THRESHOLD, *CLUSTER)
 """Options of `ussfc mosaic`."""
 
-polygon_options = grouped("settings", Settings, CONFIG, SET, THRESHOLD, *POLYGONS)
+polygon_options = grouped("settings", Settings, CONFIG, SET, THRESHOLD, *POLYGONS, *CLUSTER)
 """Options of `ussfc vectorise`."""
 
 threshold_options = grouped(
-    "settings", Settings, click.argument("threshold", type=float), CONFIG, SET, *POLYGONS
+    "settings", Settings, click.argument("threshold", type=float), CONFIG, SET, *POLYGONS, *CLUSTER
 )
 """Argument and options of `ussfc threshold`."""
 
