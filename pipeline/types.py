@@ -205,6 +205,8 @@ class TileResult:
     """Pixels of the core inside the area of interest that the masks of before and after hide."""
     timeline: TileTimeline | None = field(default=None, compare=False)
     """Moments of its steps; None: it was computed by another process of the run, earlier."""
+    checksum: int | None = field(default=None, compare=False)
+    """CRC-32 of its pixels in the store; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)

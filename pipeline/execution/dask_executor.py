@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ from ussfc.pipeline.execution.connection import (
 )
 from ussfc.pipeline.execution.errors import SchedulerLostError, WorkersLostError
 from ussfc.pipeline.execution.executor import TILE_BACKOFF, handle_failure
+from ussfc.pipeline.execution.follow_ups import FollowUps, ReadySquare
 from ussfc.pipeline.execution.square_job import Job
 from ussfc.pipeline.execution.tile_parts import TileParts
 from ussfc.pipeline.execution.worker_pool import STOPPED, PendingTask, TaskSizer, TileBatcher, WorkerPool
@@ -37,6 +39,7 @@ from ussfc.pipeline.execution.worker_tasks import (
     NotTried,
     TaskReport,
     compute_tiles,
+    make_square,
     versions,
 )
 from ussfc.pipeline.parallel.backoff import Backoff
@@ -115,13 +118,14 @@ class DaskExecutor:
         on_result: Callable[[TileResult], None],
         on_failure: Callable[[TileFailure], None],
         on_pixels: Callable[[int], None] | None = None,
+        follow_ups: FollowUps | None = None,
     ) -> None:
         """Compute all tiles; see :class:`ussfc.pipeline.execution.executor.Executor`."""
         if self._started is not None:
-            self._run(self._started, job, indices, on_result, on_failure, on_pixels)
+            self._run(self._started, job, indices, on_result, on_failure, on_pixels, follow_ups)
             return
         with self._cluster.start(self._scratch) as started:
-            self._run(started, job, indices, on_result, on_failure, on_pixels)
+            self._run(started, job, indices, on_result, on_failure, on_pixels, follow_ups)
 
     def _run(
         self,
@@ -131,6 +135,7 @@ class DaskExecutor:
         on_result: Callable[[TileResult], None],
         on_failure: Callable[[TileFailure], None],
         on_pixels: Callable[[int], None] | None,
+        follow_ups: FollowUps | None,
     ) -> None:
         parts = TileParts(job, on_pixels)
         schedule = Schedule(indices, self._backoff)
@@ -144,7 +149,9 @@ class DaskExecutor:
             if not self._cluster.is_local:
                 pool.wait_for_workers()
                 check_workers(client, self._cluster.name, job)
-            _TaskLoop(client, pool, job, schedule, parts, deliver, on_failure).run(self._cluster.worker_count)
+            squares = SquareTasks(client, follow_ups)
+            loop = _TaskLoop(client, pool, job, schedule, parts, (deliver, on_failure), squares)
+            loop.run(self._cluster.worker_count)
 
         def recall() -> None:
             schedule.recall()
@@ -203,6 +210,60 @@ class DaskExecutor:
                 raise ClusterError(STOPPED)
 
 
+class SquareTasks:
+    """Tasks of squares that are made in passing; of a lost one nothing is kept."""
+
+    def __init__(self, client: Any, follow_ups: FollowUps | None) -> None:
+        """Begin with none.
+
+        Args:
+            client: of the scheduler.
+            follow_ups: the squares of the run; None: it has none.
+        """
+        self._client = client
+        self._follow_ups = follow_ups
+        self._ready: deque[ReadySquare] = deque()
+        self._running: set[Any] = set()
+
+    def __len__(self) -> int:
+        """Return the number of tasks that are out."""
+        return len(self._running)
+
+    @property
+    def over(self) -> bool:
+        """True if no square waits for a worker, and none is made."""
+        return not (self._ready or self._running)
+
+    def add(self, result: TileResult) -> None:
+        """Note a tile that is in the store."""
+        if self._follow_ups is not None:
+            self._ready.extend(self._follow_ups.add(result))
+
+    def submit(self, on_end: Callable[[Any], None]) -> bool:
+        """Hand out a square that waits; return False if none does."""
+        if not self._ready:
+            return False
+        with detect_loss(self._client):
+            future = self._client.submit(make_square, self._ready.popleft(), versions(), pure=False)
+            future.add_done_callback(on_end)
+        self._running.add(future)
+        return True
+
+    def collect(self, future: Any) -> bool:
+        """Part with a task that ended; return False if it is none of these."""
+        if future not in self._running:
+            return False
+        self._running.discard(future)
+        with detect_loss(self._client):
+            # With its worker the answer may be lost as well; the file of the square is there all the same.
+            with suppress(TimeoutError):
+                made = fetch_result(future) if future.status == "finished" else None
+                if made is not None and self._follow_ups is not None:
+                    self._follow_ups.on_made(made)
+            future.release()
+        return True
+
+
 class _TaskLoop:
     """Hands out the tiles of a run and takes their results, as long as one client has its scheduler."""
 
@@ -213,16 +274,16 @@ class _TaskLoop:
         job: Job,
         schedule: Schedule,
         parts: TileParts,
-        on_result: Callable[[TileResult], None],
-        on_failure: Callable[[TileFailure], None],
+        ends: tuple[Callable[[TileResult], None], Callable[[TileFailure], None]],
+        squares: SquareTasks,
     ) -> None:
         self._client = client
         self._pool = pool
         self._job = job
         self._schedule = schedule
         self._parts = parts
-        self._on_result = on_result
-        self._on_failure = on_failure
+        self._on_result, self._on_failure = ends
+        self._squares = squares
         self._running: dict[Any, PendingTask] = {}
         self._ended: SimpleQueue[Any] = SimpleQueue()
         self._sizer = TaskSizer()
@@ -245,13 +306,13 @@ class _TaskLoop:
             if not self._running:
                 self._pool.retire()
             patience = min(self._pool.patience, self._hand_out(batcher, bands))
-            if self._schedule.over:
+            if self._schedule.over and (self._squares.over or not self._pool.threads):
                 return
             try:
                 future = self._ended.get(timeout=patience)
             except Empty:
                 continue
-            if future in self._running:  # else it was taken back
+            if not self._squares.collect(future) and future in self._running:  # else it was taken back
                 self._collect(future)
 
     def _take_progress(self, event: tuple[float, Any]) -> None:
@@ -281,7 +342,9 @@ class _TaskLoop:
 
     def _hand_out(self, batcher: TileBatcher, bands: int) -> float:
         """Submit as many tasks as may be out; return the seconds after which a tile that failed is due again."""
-        while len(self._running) < self._pool.task_limit:
+        while len(self._running) + len(self._squares) < self._pool.task_limit:
+            if self._squares.submit(self._ended.put):
+                continue
             indices = batcher.next(self._sizer.tiles)
             if not indices:
                 return self._schedule.due_in()
@@ -321,6 +384,7 @@ class _TaskLoop:
             if isinstance(outcome, TileResult):
                 self._schedule.done(index)
                 self._on_result(outcome)
+                self._squares.add(outcome)
             elif isinstance(outcome, NotTried):
                 self._schedule.back(index)
             else:

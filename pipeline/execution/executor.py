@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 from ussfc.pipeline.errors import PipelineError, StoreError, TileError
 from ussfc.pipeline.execution.errors import WorkersLostError, unrunnable_error
+from ussfc.pipeline.execution.follow_ups import FollowUps
 from ussfc.pipeline.execution.square_job import Job
 from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.parallel.schedule import Schedule
@@ -28,6 +29,7 @@ class Executor(Protocol):
         on_result: Callable[[TileResult], None],
         on_failure: Callable[[TileFailure], None],
         on_pixels: Callable[[int], None] | None = None,
+        follow_ups: FollowUps | None = None,
     ) -> None:
         """Compute all tiles; every one ends in one call of one of the two functions.
 
@@ -39,6 +41,7 @@ class Executor(Protocol):
                 passes as it is.
             on_pixels: receives the pixels of unfinished tiles that were computed since its last call; they are taken
                 back, as a negative number, when their tile ends.
+            follow_ups: squares that are made in passing; one that fails is left to the products.
 
         Raises:
             StoreError: the store could not be used, again and again.

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from ussfc.cores import cores
 from ussfc.pipeline.errors import StoreError, TileError
 from ussfc.pipeline.execution.executor import TILE_BACKOFF, handle_failure
+from ussfc.pipeline.execution.follow_ups import FollowUps, make_ready
 from ussfc.pipeline.execution.square_job import Job
 from ussfc.pipeline.execution.tile import compute_item
 from ussfc.pipeline.execution.tile_parts import TileParts
@@ -53,12 +55,14 @@ class SerialExecutor:
         on_result: Callable[[TileResult], None],
         on_failure: Callable[[TileFailure], None],
         on_pixels: Callable[[int], None] | None = None,
+        follow_ups: FollowUps | None = None,
     ) -> None:
         """Compute all tiles; see :class:`ussfc.pipeline.execution.executor.Executor`."""
         schedule = Schedule(indices, self._backoff)
         stop = threading.Event()
         under_way: dict[Future[TileResult], Index] = {}
         parts = TileParts(job, on_pixels)
+        squares = _Squares(follow_ups, self._cache)
         with ThreadPoolExecutor(self._concurrent_tiles, "ussfc-tile") as threads:
             try:
                 while True:
@@ -85,13 +89,46 @@ class SerialExecutor:
                         else:
                             schedule.done(index)
                             on_result(result)
+                            squares.add(result)
+                    squares.report()
             finally:
                 # Whatever ended the run, its threads must not go on for minutes.
                 stop.set()
+                squares.end(whole=schedule.over)
 
     def ask(self, function: Callable[..., Answer], *args: object) -> list[Answer]:
         """Return the answer of the one worker, which is this process."""
         return [function(*args)]
+
+
+class _Squares:
+    """Squares that are made beside the tiles, on threads of their own."""
+
+    def __init__(self, follow_ups: FollowUps | None, cache: WorkerCache) -> None:
+        self._follow_ups = follow_ups
+        self._cache = cache
+        self._threads = ThreadPoolExecutor(max(1, cores() // 2), "ussfc-square")
+        self._under_way: list[Future[TileResult]] = []
+
+    def add(self, result: TileResult) -> None:
+        """Begin with the squares for which this tile was the last."""
+        for square in [] if self._follow_ups is None else self._follow_ups.add(result):
+            self._under_way.append(self._threads.submit(make_ready, square, self._cache))
+
+    def report(self) -> None:
+        """Report those that are made, in the thread of the executor."""
+        completed = [future for future in self._under_way if future.done()]
+        for future in completed:
+            self._under_way.remove(future)
+            # One that fails is made with the products, which report what is wrong.
+            if self._follow_ups is not None and future.exception() is None:
+                self._follow_ups.on_made(future.result())
+
+    def end(self, whole: bool) -> None:
+        """Wait for all squares, or, of a run that ends before its time, for those that are begun."""
+        self._threads.shutdown(wait=True, cancel_futures=not whole)
+        if whole:
+            self.report()
 
 
 def _completed(futures: Iterable[Future[TileResult]], patience: float) -> Iterable[Future[TileResult]]:

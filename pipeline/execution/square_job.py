@@ -119,9 +119,13 @@ class SquareJob:
 
     def origin(self, store: ProbabilityStore, box: Box) -> npt.NDArray[np.int64]:
         """Return what a square is made of: row, column and checksum of each tile, as this store knows them."""
+        return store.origin(self.around(box))
+
+    def around(self, box: Box) -> Box:
+        """Return a box with the rim that the filter reads, as far as the grid goes."""
         rim = 0 if self.smoothing == "none" else 1
-        around = Box(box.y0 - rim, box.x0 - rim, box.y1 + rim, box.x1 + rim)
-        return store.origin(around.intersect(Box(0, 0, *self.plan.shape)))
+        grown = Box(box.y0 - rim, box.x0 - rim, box.y1 + rim, box.x1 + rim)
+        return grown.intersect(Box(0, 0, *self.plan.shape))
 
     def tile_name(self, index: Index) -> str:
         """Return the name of a square in messages."""
@@ -158,8 +162,17 @@ class OpenSquares:
                 values = replace(values, read=band_reads(scenes, job.regions.over_network))
             self._rules = replace(rules, options=replace(rules.options, values=values))
 
-    def make(self, index: Index) -> TileResult:
-        """Make a square and write its file."""
+    def read(self, index: Index) -> StoredArray:
+        """Return the filtered probabilities of a square."""
+        return self._source.read(self._job.plan.core(index))
+
+    def make(self, index: Index, stored: StoredArray | None = None) -> TileResult:
+        """Make a square and write its file.
+
+        Args:
+            index: row and column of the square.
+            stored: its filtered probabilities; None: they are read.
+        """
         job, steps = self._job, []
 
         def lap(name: str, start: float) -> float:
@@ -168,8 +181,9 @@ class OpenSquares:
             return now
 
         start, box = time.perf_counter(), job.plan.core(index)
-        stored = self._source.read(box)
-        start = lap("read", start)
+        if stored is None:
+            stored = self.read(index)
+            start = lap("read", start)
         arrays = pack(self._compressors, stored)
         if self._compressors:
             start = lap("pack", start)

@@ -83,7 +83,8 @@ def run_tile(
     result = TileResult(tile.index, computed.patches, valid, computed.seconds, computed.masked)
     stored = encode(computed.probability, computed.valid, run.store.dtype)
     begun, start = time.time(), time.perf_counter()
-    run.store.write(tile.core, stored, result)
+    checksum = run.store.write(tile.core, stored, result)
     steps = (*computed.steps, ("write", begun, time.perf_counter() - start))
     process = f"{platform.node()} {os.getpid()}"
-    return replace(result, timeline=TileTimeline(process, threading.get_native_id(), steps))
+    timeline = TileTimeline(process, threading.get_native_id(), steps)
+    return replace(result, timeline=timeline, checksum=checksum)

@@ -53,7 +53,7 @@ class WorkerCache:
         self._turn = threading.Lock() if turn is None else turn
         self._opening = threading.RLock()
         self._runs: dict[tuple[str, Folder], OpenRun] = {}
-        self._squares: dict[tuple[str, Folder], OpenSquares] = {}
+        self._squares: dict[tuple[str, Folder, bool], OpenSquares] = {}
         self._detectors: dict[DetectorSpec, Detector] = {}
         self._changed = threading.Condition()
         self._in_hand = 0
@@ -102,13 +102,17 @@ class WorkerCache:
             self._runs[name] = run = self._runs.pop(name)
             return run
 
-    def open_squares(self, job: SquareJob) -> OpenSquares:
+    def open_squares(self, job: SquareJob, following: bool = False) -> OpenSquares:
         """Return what the squares of a job share, opening it for the first of them.
+
+        Args:
+            job: the squares.
+            following: True while tiles are still computed: the store then goes by what it learns.
 
         Raises:
             StoreError, ReadError: the store, or a scene, cannot be opened.
         """
-        name = job.key, job.store
+        name = job.key, job.store, following
         with self._opening:
             if name not in self._squares:
                 while len(self._squares) >= self._most_runs:

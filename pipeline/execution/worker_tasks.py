@@ -18,6 +18,7 @@ import psutil
 from ussfc.pipeline.clusters.base import JOB_END
 from ussfc.pipeline.errors import PipelineError, StoreError, TileError
 from ussfc.pipeline.execution.errors import WorkerSetupError
+from ussfc.pipeline.execution.follow_ups import ReadySquare, make_ready
 from ussfc.pipeline.execution.square_job import Job, SquareJob
 from ussfc.pipeline.execution.tile import compute_item
 from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE, WorkerCache
@@ -125,6 +126,21 @@ def _progress_sender(
                 worker.log_event(PROGRESS_TOPIC, [key, *index, share])
 
     return send
+
+
+def make_square(square: ReadySquare, expected: dict[str, str]) -> TileResult | None:
+    """Make a square on a worker; None where that fails: the products make it then, and report what is wrong.
+
+    Args:
+        square: what is made.
+        expected: versions that this worker must have, see :func:`versions`.
+    """
+    if versions() != expected:
+        return None
+    try:
+        return make_ready(square)
+    except PipelineError:
+        return None
 
 
 def check_worker(job: Job, probe: str, token: str) -> str | None:

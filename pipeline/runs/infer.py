@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import cached_property
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     import threading
 
     from ussfc.pipeline.execution.executor import Executor
+    from ussfc.pipeline.execution.follow_ups import FollowUps
     from ussfc.pipeline.execution.tile_job import TileJob
     from ussfc.pipeline.storage.probability_store import ProbabilityStore
 
@@ -171,17 +173,43 @@ def infer_locked(
             notice = f"resuming: {len(done)} of {plan.tiles.tile_count} tiles are done"
             subscriber(Notice(notice, warning=False))
         subscriber(Notice(f"computed by {describe_detector(detector)}", warning=False))
+        record_of = functools.partial(_inference_record, plan, run_name(key), detector, radiometry)
         with stage_clock("infer", plan.tiles.tile_count - len(done), pixels, subscriber) as clock:
-            failures = _compute(executor, plan, job, done, tally)
+            follow_ups = _follow_ups(plan, store, done, record_of, subscriber)
+            failures = _compute(executor, plan, job, done, tally, follow_ups)
             for source in (*plan.pair.recipes, *plan.pair.masks):
                 # Readers keep their handles: a file that was rewritten meanwhile is noticed here.
                 if source is not None:
                     source.check_unchanged()
-    record = _inference_record(plan, run_name(key), detector, radiometry, tally, failures)
+    record = record_of(tally, failures)
     record = record.model_copy(update={"stages": {"infer": StageRecord.of(clock[0], pixels)}})
     record = _with_cloud_check(record, plan, store, radiometry, subscriber)
     record.write(out / layout.WORK, layout.INFERENCE)
     return store, executor.started_workers
+
+
+def _follow_ups(
+    plan: RunPlan,
+    store: ProbabilityStore,
+    done: set[Index],
+    record_of: Callable[[_TileTally, list[TileFailure]], InferenceRecord],
+    subscriber: Subscriber,
+) -> FollowUps | None:
+    """Return the squares that workers make in passing; None where this process's cores are the network's."""
+    from ussfc.pipeline.execution.follow_ups import FollowUps
+    from ussfc.pipeline.runs.products import square_jobs
+
+    if not plan.makes_squares:
+        return None
+
+    def on_made(result: TileResult) -> None:
+        subscriber(Advanced("infer", 0, 0, result.timeline))
+
+    # Not what the store then goes by: most of its tiles are still to come.
+    checksums = {index: record.checksum for index, record in store.records().items()} if done else {}
+    facts = record_of(_TileTally(), [])
+    jobs = square_jobs(store.root, facts, plan.config, store.chunk, plan.pair)
+    return FollowUps(jobs, plan.tiles, checksums, on_made)
 
 
 def _with_cloud_check(
@@ -384,7 +412,12 @@ class _TileTally:
 
 
 def _compute(
-    lazy: _LazyExecutor, plan: RunPlan, job: TileJob, done: set[Index], tally: _TileTally
+    lazy: _LazyExecutor,
+    plan: RunPlan,
+    job: TileJob,
+    done: set[Index],
+    tally: _TileTally,
+    follow_ups: FollowUps | None,
 ) -> list[TileFailure]:
     """Compute the missing tiles, add them to the tally, and return those that kept failing."""
     failures: list[TileFailure] = []
@@ -413,7 +446,7 @@ def _compute(
         job.store.remove(layout.INFERENCE)
         workers = plan.cluster.worker_count if plan.cluster is not None else 0
         remaining = (index for index in plan.tiles.indices(max(1, workers)) if index not in done)
-        lazy.executor.run(job, remaining, on_result, on_failure, on_pixels)
+        lazy.executor.run(job, remaining, on_result, on_failure, on_pixels, follow_ups)
     if failures and not tally.tiles:
         raise TileError(failures[0].error)
     return sorted(failures, key=lambda failure: failure.index)

@@ -15,6 +15,7 @@ from ussfc.pipeline.clusters.select import LOCAL_KINDS, REMOTE_KINDS, select_clu
 from ussfc.pipeline.config.schema import JobsCluster, RunConfig, size_in_bytes
 from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, StoreError
 from ussfc.pipeline.parallel.memory_limit import available_memory, check_address_space
+from ussfc.pipeline.pixels.pyramid import READ_SIZE
 from ussfc.pipeline.reading import SceneRecipe, over_network
 from ussfc.pipeline.reading.date_masks import describe_mask
 from ussfc.pipeline.runs.manifest import RegistrationRecord
@@ -75,9 +76,14 @@ class RunPlan:
 
     @property
     def most_output_bytes(self) -> int:
-        """Bytes of store, scratch raster and products with overviews, each at worst uncompressed."""
+        """Bytes of store, squares, scratch raster and products with overviews, each at worst uncompressed."""
         item = 1 if self.config.output.probability_dtype == "uint8" else 4
-        return int(self.pixels * item * 3.7)
+        return int(self.pixels * item * (3.7 + 1.35 * self.makes_squares))
+
+    @property
+    def makes_squares(self) -> bool:
+        """True if products are made in passing, of squares that are kept in files until then."""
+        return self.cluster is not None or self.on_gpu
 
     def summary(self) -> dict[str, Any]:
         """Return the plan as numbers, for people and programs."""
@@ -246,13 +252,16 @@ def space_notices(plan: RunPlan, out: Folder) -> list[str]:
 
 
 def check_files(plan: RunPlan, out: Folder) -> None:
-    """Refuse a run whose files the disk cannot take: a chunk and a record for each tile.
+    """Refuse a run whose files the disk cannot take: a chunk and a record for each tile, and squares.
 
     Raises:
         StoreError: names both numbers.
     """
     free = out.free_files()
     needed = 2 * plan.tiles.tile_count + -(-plan.tiles.shape[0] // plan.layout.tile_size) + OTHER_FILES
+    if plan.makes_squares:
+        rows, cols = (-(-side // READ_SIZE) for side in plan.tiles.shape)
+        needed += 2 * rows * (cols + 1)
     if free is None or free >= needed:
         return
     needed -= len(out.sizes())

@@ -61,6 +61,7 @@ from ussfc.pipeline.types import ProbabilitySource, blocks
 if TYPE_CHECKING:
     from ussfc.pipeline.execution.tile_job import SceneSource
     from ussfc.pipeline.polygons.band_values import BandValues
+    from ussfc.pipeline.polygons.vectorise import RegionRules
     from ussfc.pipeline.runs.pair import ScenePair
     from ussfc.pipeline.storage.probability_store import ProbabilityStore
 
@@ -169,14 +170,8 @@ def write_rasters(
             source = _smoothed(store, smoothing, side)
             counts = cog.write(source, geobox, kinds, scratch, options, subscriber, store.chunk)
         else:
-            job = SquareJob.of(
-                store.root, store.shape, side, smoothing,
-                [facts.run, *(bytes_key(keys[name]) for name in paths)],
-                rasters=RasterPart(
-                    geobox, replace(options, threads=1), threshold if layout.CHANGE in paths else None,
-                    layout.PROBABILITY in paths,
-                ),
-            )  # fmt: skip
+            wanted = {name: keys[name] for name in paths}
+            job = _raster_job(store.root, facts, config, side, wanted)
             make_squares(executor, job, store, subscriber)
             counts = cog.write_squares(
                 lambda files: squares_of(job, store),
@@ -244,13 +239,8 @@ def write_polygons(
             source = _smoothed(store, smoothing, VECTOR_BLOCK)
             found = vector.find_blocks(source, rules, VECTOR_BLOCK)
             return vector.write_layers(found, rules, layers, subscriber)
-        key = bytes_key(keys[min(paths)])
-        key["vector"] = {name: value for name, value in key["vector"].items() if name != "format"}
-        job = SquareJob.of(
-            store.root, store.shape, VECTOR_BLOCK, smoothing,
-            [facts.run, key, values.names, values.lines, values.steps, scenes is not None],
-            regions=RegionPart(rules, *(scenes or (None, False))),
-        )  # fmt: skip
+        side = square(config.output.block_size, store.chunk)
+        job = _region_job(store.root, facts, side, smoothing, keys[min(paths)], rules, scenes)
         make_squares(executor, job, store, subscriber, ReadError)
         counts = vector.write_layers(regions_of(job, store), rules, layers, subscriber)
         job.files.remove()
@@ -277,6 +267,68 @@ def write_polygons(
         out.remove(layout.in_work(layout.product_record(name)))
     steps = len(list(blocks(store.shape, VECTOR_BLOCK)))
     _make(out, config, _Stage("vectorise", keys, steps, polygons), subscriber, asked if again else ())
+
+
+def square_jobs(
+    work: Folder, facts: InferenceRecord, config: RunConfig, chunk: int, pair: ScenePair
+) -> tuple[SquareJob, ...]:
+    """Return all that a run makes of every square, as the stages after its inference will look for it.
+
+    Args:
+        work: the run's ``work`` folder.
+        facts: the inference, as far as it is known before its end.
+        config: of the run.
+        chunk: side of the chunks of the store, pixels.
+        pair: both scenes, registered.
+    """
+    from ussfc.pipeline.polygons import vectorise as vector
+
+    side = square(config.output.block_size, chunk)
+    smoothing = product_smoothing(config, facts)
+    rasters = _raster_job(work, facts, config, side, raster_keys(facts, "", config))
+    values, recipes, network = plan_values(facts, pair)
+    options = vector.VectorOptions(
+        **config.vector.model_dump(exclude={"format"}), dates=scene_days(facts), values=values
+    )
+    rules = vector.RegionRules(facts.grid.geobox, product_threshold(config, facts), options)
+    keys = layer_keys(facts, "", config, config.vector.format)
+    regions = _region_job(work, facts, side, smoothing, keys[min(keys)], rules, (recipes, network))
+    return rasters, regions
+
+
+def _raster_job(
+    work: Folder, facts: InferenceRecord, config: RunConfig, side: int, keys: Mapping[str, ProductKey]
+) -> SquareJob:
+    """Return the squares of the rasters that have the keys."""
+    from ussfc.pipeline.rasters.compression import CogOptions
+
+    part = RasterPart(
+        facts.grid.geobox,
+        CogOptions(config.output.compression, config.output.block_size),
+        product_threshold(config, facts) if layout.CHANGE in keys else None,
+        layout.PROBABILITY in keys,
+    )
+    named = [facts.run, *(bytes_key(key) for key in keys.values())]
+    return SquareJob.of(work, facts.grid.shape, side, product_smoothing(config, facts), named, rasters=part)
+
+
+def _region_job(
+    work: Folder,
+    facts: InferenceRecord,
+    side: int,
+    smoothing: Smoothing,
+    key: ProductKey,
+    rules: RegionRules,
+    scenes: Scenes | None,
+) -> SquareJob:
+    """Return the squares of the layer that has the key; those of other formats are the same."""
+    decisive = bytes_key(key)
+    decisive["vector"] = {name: value for name, value in decisive["vector"].items() if name != "format"}
+    values = rules.options.values
+    bands = [] if values is None else [values.names, values.lines, values.steps, scenes is not None]
+    named = [facts.run, decisive, *bands]
+    part = RegionPart(rules, *(scenes or (None, False)))
+    return SquareJob.of(work, facts.grid.shape, side, smoothing, named, regions=part)
 
 
 def _smoothed(store: ProbabilityStore, smoothing: Smoothing, side: int) -> ProbabilitySource:

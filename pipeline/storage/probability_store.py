@@ -120,8 +120,8 @@ class ProbabilityStore:
         dtype: np.dtype[Any] = np.dtype(self._array.dtype)
         return dtype
 
-    def write(self, core: Box, stored: StoredArray, result: TileResult) -> None:
-        """Write a tile's chunk, then its record.
+    def write(self, core: Box, stored: StoredArray, result: TileResult) -> int:
+        """Write a tile's chunk, then its record; return the checksum of its pixels.
 
         Args:
             core: the tile's core: a whole chunk.
@@ -150,6 +150,7 @@ class ProbabilityStore:
         self._ledger.add(record)
         if self._records is not None:
             self._records[result.index] = record
+        return record.checksum
 
     def records(self) -> dict[Index, TileRecord]:
         """Return the record of every finished tile: its chunk has the recorded size.
@@ -172,6 +173,13 @@ class ProbabilityStore:
         if self._records is None:
             self._records = self.records()
         return self._records
+
+    def learn(self, checksums: Mapping[Index, int]) -> None:
+        """Note finished tiles instead of listing them, each with the checksum of its pixels."""
+        if self._records is None:
+            self._records = {}
+        for index, number in checksums.items():
+            self._records[index] = TileRecord(TileResult(index, 0, 0), 0, number)
 
     def sweep(self) -> None:
         """Remove the files that killed writers left beside the chunks.

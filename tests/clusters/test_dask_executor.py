@@ -10,10 +10,11 @@ import socket
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dask
+import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 
@@ -21,6 +22,7 @@ from tests.support.clusters import Programs, task_states, wait_until
 from tests.support.stubs import Killing, SlowRecipe, StubRecipe, Transient, damaged, store_bytes, stub_job
 from tests.support.tile_runs import (
     BACKOFF,
+    GRID,
     LUCKY,
     ONCE,
     PLAN,
@@ -43,10 +45,14 @@ from ussfc.pipeline.events import Event, Notice
 from ussfc.pipeline.execution import connection, dask_executor, worker_pool
 from ussfc.pipeline.execution.dask_executor import DaskExecutor
 from ussfc.pipeline.execution.executor import Executor
+from ussfc.pipeline.execution.follow_ups import FollowUps
 from ussfc.pipeline.execution.serial_executor import SerialExecutor
+from ussfc.pipeline.execution.square_job import OpenSquares, RasterPart, SquareJob
 from ussfc.pipeline.execution.worker_pool import TASKS_AHEAD
 from ussfc.pipeline.parallel.backoff import Backoff
+from ussfc.pipeline.rasters.compression import CogOptions
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
+from ussfc.pipeline.storage.square_files import SquareFiles
 from ussfc.pipeline.types import Box, TileFailure, TileResult
 
 SERIAL = ["serial", "serial-2", "serial-4"]
@@ -147,6 +153,37 @@ def test_executor_and_order_change_no_byte(executor: Executor, tmp_path: Path) -
     assert store_bytes(job.store) == expected
     assert indices_of(results) == list(PLAN.indices())
     assert {result.index: result for result in results} == ProbabilityStore(job.store).done()
+
+
+@pytest.mark.parametrize("make", ["scheduler"], indirect=True)
+def test_workers_make_squares_in_passing_and_afterwards(executor: Executor, tmp_path: Path) -> None:
+    job = job_in(tmp_path / "work")
+    part = RasterPart(GRID, CogOptions(block_size=16), 0.5, probability=True)
+    squares, later = (
+        SquareJob.of(job.store, PLAN.shape, 32, smoothing, ["test"], rasters=part)
+        for smoothing in ("median3", "none")
+    )
+    made: list[TileResult] = []
+    executor.run(
+        job, iter(shuffled(2)), lambda result: None, unwanted,
+        follow_ups=FollowUps([squares], PLAN, {}, made.append),
+    )  # fmt: skip
+    assert indices_of(made) == list(PLAN.indices())
+    made.clear()
+    executor.run(later, PLAN.indices(), made.append, unwanted)
+    assert indices_of(made) == list(PLAN.indices())
+    store = ProbabilityStore(job.store)
+    for each in (squares, later):
+        opened = OpenSquares(replace(each, key="here"))
+        for index in PLAN.indices():
+            opened.make(index)
+            origin = each.origin(store, PLAN.core(index))
+            found = each.files.find(index, origin)
+            expected = SquareFiles(job.store, "here").find(index, origin)
+            assert found is not None
+            assert expected is not None
+            for name in found.keys() | expected.keys():
+                np.testing.assert_array_equal(found[name], expected[name])
 
 
 def test_one_tile_reads_the_unlucky_pixel() -> None:
