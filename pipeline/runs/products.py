@@ -130,12 +130,14 @@ def write_products(out: Folder | Path | str, config: RunConfig, subscriber: Subs
 @contextmanager
 def _making(out: Folder, config: RunConfig, subscriber: Subscriber) -> Iterator[tuple[Subscriber, Workers]]:
     """Lock the folder, keep a log as a run does, with a first line of its own, and have workers on call."""
-    with out.lock(), recorded(out, subscriber) as recording, ExitStack() as stack:
+    with out.lock(), recorded(out, subscriber) as recording:
         facts = read_inference(out)
         threshold = product_threshold(config, facts)
         line = f"ussfc {metadata.version('ussfc')}: model {facts.model.name}, threshold {threshold:g}"
         recording(Notice(line, warning=False))
-        yield recording, start_workers(out, config, facts.grid.shape, recording, stack)
+        with ExitStack() as stack:
+            yield recording, start_workers(out, config, facts.grid.shape, recording, stack)
+        # Those of a process that was killed as well.
         out.remove(layout.in_work(layout.SQUARES))
 
 

@@ -88,6 +88,9 @@ def run(
                     with ExitStack() as kept:
                         _, workers = infer_locked(plan, out, overwrite, recording, computation, kept)
                         _make_products(plan, out, recording, computation, workers)
+                    # What a killed process had left as well.
+                    for name in (layout.SQUARES, layout.DASK_SCRATCH):
+                        out.remove(layout.in_work(name))
                     # With what inference measured: the later date where it lies.
                     plan = recorded_plan(plan, out)
                 else:
@@ -116,7 +119,6 @@ def _make_products(
             write_rasters(out, plan.config, subscriber, again=False, workers=workers)
             pair = recorded_plan(plan, out).pair
             write_polygons(out, plan.config, subscriber, again=False, pair=pair, workers=workers)
-            out.remove(layout.in_work(layout.SQUARES))
             return
         except DamagedTiles as error:
             if attempt == ROUNDS - 1:
