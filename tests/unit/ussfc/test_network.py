@@ -163,6 +163,14 @@ def test_ssfc_keeps_its_means_in_float32() -> None:
     torch.testing.assert_close(found.float(), spatial_spectral_cooperation(x.float()), rtol=1e-3, atol=1e-3)
 
 
+def test_cyclic_conv_answers_in_the_layout_of_its_input() -> None:
+    conv, x = CyclicMultiScaleConv(8), torch.rand(2, 8, 12, 12)
+    plain, last = conv(x), conv(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(plain, last, rtol=1e-4, atol=1e-5)
+    assert plain.is_contiguous()
+    assert last.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_cyclic_conv_permutes_pairs_of_channels() -> None:
     torch.manual_seed(0)
     layer = CyclicMultiScaleConv(12)
