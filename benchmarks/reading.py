@@ -10,7 +10,10 @@ Mpx/s of the thread's CPU time, pixels of the window counted once for both dates
 of both files once in the files' own dtype. The median of the rounds is printed.
 
 With --threads so many readers go side by side, as beside a GPU, over DEFLATE uint16 without nodata: first as a CPU's
-network wants its tiles, mapped, then as a GPU takes them, as they are. CPU seconds are the process's.
+network wants its tiles, mapped, then as a GPU takes them, as they are: each tile by itself, and with the squares that
+tiles share. The scene is read twice, and the second time counts, when arrays are used again. CPU seconds are the
+process's; *blocks* is how often a block is read and decoded, by the bytes that the process reads (Linux) over the size
+of both files.
 """
 
 from __future__ import annotations
@@ -33,8 +36,9 @@ from ussfc.pipeline.execution.tile_job import OpenPair
 from ussfc.pipeline.pixels.encoding import encode
 from ussfc.pipeline.pixels.radiometry import pair, range_mapping
 from ussfc.pipeline.reading import SceneRecipe, describe_scene
+from ussfc.pipeline.reading.squares import share
 from ussfc.pipeline.tiling.lattice import TilePlan
-from ussfc.pipeline.tiling.memory import GDAL_CACHE
+from ussfc.pipeline.tiling.memory import GDAL_CACHE, SQUARES
 from ussfc.pipeline.types import Box
 
 DATES = ("before", "after")
@@ -84,6 +88,11 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.thread_time() - start
 
 
+def bytes_read() -> int:
+    """Return the bytes that this process has read from files, those in the kernel's cache included."""
+    return int(Path("/proc/self/io").read_text("ascii").split("rchar: ")[1].split()[0])
+
+
 def windows(side: int) -> Iterator[Box]:
     plan = TilePlan.of((side, side), 2048, 256, 0.125)
     return (plan.tile(index).halo for index in plan.indices())
@@ -125,26 +134,33 @@ def one_round(files: list[Path], dtype: str, side: int) -> dict[str, float]:
     return {step: pixels / 1e6 / spent for step, spent in seconds.items()}
 
 
-def side_by_side(files: list[Path], side: int, threads: int, mapped: bool) -> None:
+def side_by_side(files: list[Path], side: int, threads: int, way: str) -> None:
     """Print the time that ``threads`` readers of one process take."""
     grid = describe_scene(str(files[0])).geobox
-    before, after = (SceneRecipe(str(file), grid, BANDS, "bilinear").open() for file in files)
+    readers = [SceneRecipe(str(file), grid, BANDS, "bilinear").open() for file in files]
     mapping = range_mapping(*RANGES["uint16"], len(BANDS))
+    if way == "shared":
+        readers = share(readers, TilePlan.of((side, side), 2048, 256, 0.125), SQUARES)
 
     def read(box: Box) -> None:
-        if mapped:
-            OpenPair(before, after, (mapping, mapping)).read_mapped(box)
+        if way == "mapped":
+            OpenPair(readers[0], readers[1], (mapping, mapping)).read_mapped(box)
         else:
             # Both are there at the same time.
-            _ = before.read(box), after.read(box)
+            _ = [reader.read(box) for reader in readers]
 
-    wall, cpu = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(read, windows(side)))
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        wall, cpu, count = time.perf_counter(), time.process_time(), bytes_read()
+        list(pool.map(read, windows(side)))
+    wall, cpu, count = time.perf_counter() - wall, time.process_time() - cpu, bytes_read() - count
     pixels = side**2 / 1e6
-    name = "mapped" if mapped else "as they are"
-    print(f"{name:<12} {wall:6.1f} s, {cpu:6.1f} CPU s, {pixels / cpu:5.1f} Mpx of the scene a CPU second")
+    factor = count / sum(file.stat().st_size for file in files)
+    print(
+        f"{way:<12} {wall:6.1f} s, {cpu:6.1f} CPU s, {pixels / cpu:5.1f} Mpx of the scene a CPU second, "
+        f"blocks {factor:.2f}",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -160,8 +176,8 @@ def main() -> None:
         files = [folder / f"deflate_uint16_{options.side}_{date}.tif" for date in DATES]
         for file, date in zip(files, DATES, strict=True):
             write_scene(file, date, options.side, "uint16", "deflate", nodata=False)
-        for mapped in (True, False) * options.rounds:
-            side_by_side(files, options.side, options.threads, mapped)
+        for way in ("mapped", "as they are", "shared") * options.rounds:
+            side_by_side(files, options.side, options.threads, way)
         return
     steps = ("decode", "read", "pair", "read_pair", "encode")
     print(f"{'Mpx/s of CPU time':<32}" + "".join(f"{step:>11}" for step in steps))

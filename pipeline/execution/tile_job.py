@@ -9,8 +9,10 @@ import numpy as np
 
 from ussfc.pipeline.choices import Taper
 from ussfc.pipeline.pixels.radiometry import pair
+from ussfc.pipeline.reading.squares import share
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.tiling.lattice import TilePlan
+from ussfc.pipeline.tiling.memory import SQUARES
 from ussfc.pipeline.types import (
     BoolArray,
     Box,
@@ -140,8 +142,12 @@ class TileJob:
     masks: tuple[Mask | None, Mask | None] = (None, None)
     """Masks of before and after."""
 
-    def open_pair(self) -> OpenPair:
+    def open_pair(self, shared: bool = False) -> OpenPair:
         """Open both scenes.
+
+        Args:
+            shared: tiles are read side by side, faster than they are computed: none reads what another has read. The
+                pixels of a tile then hold until the same thread reads another one.
 
         Raises:
             ReadError: one cannot be opened, or a mask has changed.
@@ -149,7 +155,10 @@ class TileJob:
         for mask in self.masks:
             if mask is not None:
                 mask.check_unchanged()
-        return OpenPair(self.before.open(), self.after.open(), self.mappings, self.area, self.masks)
+        before, after = self.before.open(), self.after.open()
+        if shared:
+            before, after = share((before, after), self.plan, SQUARES)
+        return OpenPair(before, after, self.mappings, self.area, self.masks)
 
     def tile_name(self, index: tuple[int, int]) -> str:
         """Return the name of a tile in messages: its index and the bounds of its core, pixels."""

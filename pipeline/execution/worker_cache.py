@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ussfc.pipeline.errors import PipelineError, StoreError
 from ussfc.pipeline.execution.computers import open_computer
+from ussfc.pipeline.execution.device_computer import DeviceComputer
 from ussfc.pipeline.execution.errors import WorkerSetupError, describe_error
 from ussfc.pipeline.execution.host_computer import PatchCache
 from ussfc.pipeline.execution.square_job import OpenSquares, SquareJob
@@ -97,7 +98,8 @@ class WorkerCache:
                 detector = self.detector(job.detector)
                 weights = taper_weights(job.plan.patch_size, job.taper)
                 computer = open_computer(detector, weights, PatchCache(), self._turn)
-                self._runs[name] = OpenRun(job.open_pair(), computer, store)
+                pair = job.open_pair(shared=isinstance(computer, DeviceComputer))
+                self._runs[name] = OpenRun(pair, computer, store)
             # The one used longest ago is the first to go.
             self._runs[name] = run = self._runs.pop(name)
             return run

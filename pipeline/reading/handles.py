@@ -11,9 +11,16 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from ussfc.pipeline.reading.masks import SMALL_INTEGERS, NodataMarks, fill_invalid, read_validity
-from ussfc.pipeline.reading.warp import crs_wkt, unify_nodata, warp_blocks, warped_view
+from ussfc.pipeline.reading.squares import Squares
+from ussfc.pipeline.reading.warp import WARP_BLOCK, crs_wkt, unify_nodata, warp_blocks, warped_view
 from ussfc.pipeline.tiling.grid import near_longitudes, north_up, pixel_shift, warp_crs, warp_scale
 from ussfc.pipeline.types import Box, Pixels
+
+SMALLEST_SQUARE = 64
+"""Least side of a file's blocks that tiles share, pixels; the lines of a file without blocks are not shared."""
+
+LARGEST_SQUARE = 1024
+"""Largest side likewise: a window does not need much more than itself."""
 
 
 class RasterHandles:
@@ -74,14 +81,36 @@ class RasterHandles:
         self.source.close()
         self._file.close()
 
+    @property
+    def squares(self) -> Squares | None:
+        """Parts of the grid that are decoded, or warped, as a whole; None where one is a large part of the file."""
+        if self._shift is None:
+            return Squares((0, 0), (WARP_BLOCK, WARP_BLOCK))
+        sizes = {self.source.block_shapes[index - 1] for index in self._bands}
+        size = sizes.pop()
+        # A VRT's blocks are none of the files that it leads to.
+        if sizes or max(size) > LARGEST_SQUARE or min(size) < SMALLEST_SQUARE or self.source.driver == "VRT":
+            return None
+        return Squares((-self._shift[0], -self._shift[1]), size)
+
+    def empty(self, shape: tuple[int, int]) -> Pixels:
+        """Return arrays for a window of (rows, cols), with any content."""
+        dtype = self._dtype if self._shift is not None else "float32"
+        return Pixels(np.empty((len(self._bands), *shape), dtype), np.empty(shape, np.bool_))
+
     def read(self, box: Box) -> Pixels:
         """Read the pixels of ``box`` on the grid."""
-        values, valid = self._read_plain(box) if self._shift is not None else self._read_warped(box)
-        return fill_invalid(values, valid)
+        target = self.empty(box.shape)
+        self.read_into(box, target)
+        return target
 
-    def _read_warped(self, box: Box) -> tuple[Any, Any]:
-        values = np.zeros((len(self._bands), *box.shape), np.float32)
-        valid = np.zeros(box.shape, bool)
+    def read_into(self, box: Box, target: Pixels) -> None:
+        """Read the pixels of ``box`` on the grid into arrays of its shape."""
+        (self._read_warped if self._shift is None else self._read_plain)(box, target)
+        fill_invalid(target.values, target.valid)
+
+    def _read_warped(self, box: Box, into: Pixels) -> None:
+        values, valid = into.values, into.valid
         for block in warp_blocks(box, self._image.shape):
             window = Window(block.x0, block.y0, block.shape[1], block.shape[0])
             common = block.intersect(box)
@@ -89,34 +118,34 @@ class RasterHandles:
             image = self._image.read(self._bands, window=window, out_dtype="float32")
             values[(slice(None), *target)] = image[(slice(None), *part)]
             valid[target] = read_validity(self._mask, window)[part]
-        return values, valid
 
-    def _read_plain(self, box: Box) -> tuple[Any, Any]:
+    def _read_plain(self, box: Box, into: Pixels) -> None:
         assert self._shift is not None
         rows, cols = self._shift
         asked = Box(box.y0 + rows, box.x0 + cols, box.y1 + rows, box.x1 + cols)
         common = asked.intersect(Box(0, 0, *self.source.shape))
         if common == asked and common.pixels:
-            return self._read_source(common)
-        values = np.zeros((len(self._bands), *box.shape), self._dtype)
-        valid = np.zeros(box.shape, bool)
+            self._read_source(common, into)
+            return
+        into.values[:] = 0
+        into.valid[:] = False
         if common.pixels:
             target = common.within(asked).slices
-            values[(slice(None), *target)], valid[target] = self._read_source(common)
-        return values, valid
+            self._read_source(common, Pixels(into.values[(slice(None), *target)], into.valid[target]))
 
-    def _read_source(self, part: Box) -> tuple[Any, Any]:
+    def _read_source(self, part: Box, into: Pixels) -> None:
         """Read a part of the file, in its own pixels."""
         window = Window(part.x0, part.y0, part.shape[1], part.shape[0])
         if self._mixed:
             # rasterio reads no two types at once.
-            bands = [self.source.read(index, window=window, out_dtype=self._dtype) for index in self._bands]
-            values = np.stack(bands)
+            for index, band in zip(self._bands, into.values, strict=True):
+                self.source.read(index, window=window, out=band)
         else:
-            values = self.source.read(self._bands, window=window, out_dtype=self._dtype)
+            self.source.read(self._bands, window=window, out=into.values)
         if self._marks is None:
-            return values, read_validity(self.source, window)
-        return values, self._marks.valid(self.source, window, values)
+            into.valid[:] = read_validity(self.source, window)
+        else:
+            into.valid[:] = self._marks.valid(self.source, window, into.values)
 
 
 def _geobox(source: Any) -> GeoBox:

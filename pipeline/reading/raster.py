@@ -23,6 +23,7 @@ from ussfc.pipeline.reading.cloud_access import GDAL_ERRORS
 from ussfc.pipeline.reading.handles import RasterHandles
 from ussfc.pipeline.reading.mask_rules import kind_of
 from ussfc.pipeline.reading.opening import open_raster, opened_raster, retry_gdal
+from ussfc.pipeline.reading.squares import Squares
 from ussfc.pipeline.reading.vrt import REMEDY
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.grid import north_up
@@ -227,6 +228,10 @@ def _geobox(source: Any, shown: str) -> tuple[GeoBox, tuple[str, ...]]:
         )
 
 
+def _place(box: Box) -> str:
+    return f"rows {box.y0}..{box.y1}, columns {box.x0}..{box.x1} of the grid"
+
+
 class RasterReader:
     """A raster seen on the grid, through a plain windowed read where the pixels agree, else a warp.
 
@@ -269,7 +274,23 @@ class RasterReader:
         def read(handles: RasterHandles) -> Pixels:
             return handles.read(box)
 
-        return self._with_handles(read, f"rows {box.y0}..{box.y1}, columns {box.x0}..{box.x1} of the grid")
+        return self._with_handles(read, _place(box))
+
+    def read_into(self, box: Box, target: Pixels) -> None:
+        """Read the pixels of ``box``; see :class:`ussfc.pipeline.reading.squares.SquareReader`."""
+
+        def read(handles: RasterHandles) -> None:
+            handles.read_into(box, target)
+
+        self._with_handles(read, _place(box))
+
+    def squares(self) -> Squares | None:
+        """Return the parts of the grid that are decoded as a whole; None where there are none."""
+        return self._with_handles(lambda handles: handles.squares, "its header")
+
+    def empty(self, shape: tuple[int, int]) -> Pixels:
+        """Return arrays for a window of (rows, cols), with any content."""
+        return self._with_handles(lambda handles: handles.empty(shape), "its header")
 
     def sample(self, most: int | None = None) -> Pixels:
         """Read a sample of the scene, from overviews where the file has them."""

@@ -150,6 +150,23 @@ class TilePlan:
         hull = Box(ys[0], xs[0], ys[-1] + size, xs[-1] + size)
         return Tile(index, core, hull.intersect(grid), patches)
 
+    def tiles_reading(self, box: Box) -> int:
+        """Return the number of tiles whose halos reach into ``box``."""
+        count = 1
+        spans = ((box.y0, box.y1), (box.x0, box.x1))
+        for (start, stop), lattice, tiles in zip(spans, self.lattices, self.tiles_shape, strict=True):
+            # A halo ends less than a patch beyond its core.
+            first = max(0, (start - self.patch_size) // self.tile_size)
+            last = min(tiles - 1, (stop + self.patch_size) // self.tile_size)
+            count *= sum(self._reaches(lattice, tile, start, stop) for tile in range(first, last + 1))
+        return count
+
+    def _reaches(self, lattice: Lattice, tile: int, start: int, stop: int) -> bool:
+        """Return True if the halo of a row or column of tiles has a pixel in ``[start, stop)``."""
+        end = min((tile + 1) * self.tile_size, lattice.length)
+        patches = lattice.touching(tile * self.tile_size, end)
+        return lattice.position(patches[0]) < stop and start < lattice.position(patches[-1]) + self.patch_size
+
     @property
     def strip_columns(self) -> int:
         """Columns of tiles in a strip."""

@@ -36,6 +36,8 @@ COORDINATE_BYTES = 24
 """Coordinates of a row or column while the store is made: float64, and two copies in encoding."""
 GDAL_CACHE = 128 * MB
 """GDAL's decoded blocks in a process that reads local files; GDAL's default is a share of the machine's memory."""
+SQUARES = 256 * MB
+"""Decoded squares that tiles share where they are read for a device; a row of a strip takes 60 MB of uint16."""
 FETCHED = 64 * MB
 """Compressed blocks of one window of a remote scene, which GDAL keeps until they are decoded."""
 REMOTE_BLOCK = 512
@@ -124,6 +126,8 @@ def project(plan: TilePlan, work: Workload) -> MemoryProjection:
         block = COSTLY_BLOCK if work.costly else REMOTE_BLOCK
         allowed = block_cache(plan, work.source_bytes / (plan.shape[0] * plan.shape[1]), block)
     cache = min(allowed, work.source_bytes)
+    if work.on_gpu:
+        cache += min(SQUARES, work.source_bytes)
     if work.remote:
         cache += BASE_STORES + work.threads * min(FETCHED, work.source_bytes)
     base = (BASE_CUDA if work.on_gpu else BASE_NETWORK) if work.network else 0
@@ -148,6 +152,8 @@ def _tile_bytes(plan: TilePlan, work: Workload) -> int:
     reach = 2 * (plan.patch_size - 1)
     halo = min(plan.shape[0], tile[0] + reach) * min(plan.shape[1], tile[1] + reach)
     core = tile[0] * tile[1]
+    if work.on_gpu:
+        return int(FRAGMENTATION * work.threads * _device_tile_bytes(plan, work, halo, core))
     # Both dates as they are read, 16 bits a number, and as float32 in the model's range, and the validity. Dates that
     # are read as float32 take 4 bytes a band more in the place of what FRAGMENTATION adds: nothing else comes and goes.
     # A mask is read, grown and joined with the other one.
@@ -155,17 +161,31 @@ def _tile_bytes(plan: TilePlan, work: Workload) -> int:
     # Weighted sum, weight, mean, and the encoded levels.
     blending = core * 20
     kept = halo * (2 * work.bands * 4 + 2 + min(1, work.masks))
-    if work.on_gpu:
-        # The tile once more in pinned memory, on its way to the device.
-        activations = work.threads * halo * 2 * work.bands * 4
-    else:
-        live = ACTIVATION_BYTES_LOCAL if work.local else ACTIVATION_BYTES_PER_PIXEL
-        pixel = live if work.network else 4 * work.bands * 3
-        activations = work.patches_in_flight * plan.patch_size**2 * pixel
+    live = ACTIVATION_BYTES_LOCAL if work.local else ACTIVATION_BYTES_PER_PIXEL
+    pixel = live if work.network else 4 * work.bands * 3
+    activations = work.patches_in_flight * plan.patch_size**2 * pixel
     # The predictions that a tile leaves for its neighbours are less than its own blending at most.
     patches = min(PATCH_CACHE, core * 4)
     one = max(reading, kept + blending)
     return int(FRAGMENTATION * (work.threads * one + activations) + patches)
+
+
+def _device_tile_bytes(plan: TilePlan, work: Workload, halo: int, core: int) -> float:
+    """Return the memory of a tile that goes to a device as it was read.
+
+    Args:
+        plan: how the grid is cut.
+        work: the run's other properties.
+        halo: pixels that the tile reads at most.
+        core: pixels that it writes at most.
+    """
+    both = 2 * work.bands * 4
+    read = min(both, work.source_bytes / (plan.shape[0] * plan.shape[1]))
+    # Read in whole squares, with their validity; the squares at the edges reach beyond the halo.
+    reach = 2 * (plan.patch_size - 1) + 2 * REMOTE_BLOCK
+    rows, cols = (min(side, plan.tile_size + reach) for side in plan.shape)
+    # Once more in pinned memory, on its way to the device; mapped on the host where an edge is mirrored.
+    return rows * cols * (read + 2) + halo * (read + 4 + 3 * work.masks) + core * 20
 
 
 def check_projection(projection: MemoryProjection, allowed: int, block_bytes: int = 0) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
@@ -27,6 +28,8 @@ from tests.support.stubs import (
 from tests.support.tile_runs import GRID, PLAN
 from ussfc.pipeline.execution.tile import compute_tile
 from ussfc.pipeline.execution.worker_cache import WorkerCache
+from ussfc.pipeline.reading import SceneRecipe
+from ussfc.pipeline.reading.squares import SharedReader
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.tiling.lattice import TilePlan
 from ussfc.pipeline.types import Box, RadiometricMapping, TileDetector
@@ -66,6 +69,33 @@ def test_device_and_host_write_the_same_bytes(tmp_path: Path, case: str, dtype: 
     assert rasters[0] == rasters[1]
     assert records[0] == records[1]
     assert any(record.patches == 0 for record in records[0]) == (case in ("holes", "area"))
+
+
+def test_tiles_of_files_share_what_they_read(tmp_path: Path) -> None:
+    """On a device alone; the bytes are those of the host."""
+    grid = GeoBox((70, 100), Affine(10, 0, 500_000, 0, -10, 4_000_000), "EPSG:32636")
+    plan = TilePlan.of((70, 100), 32, 16, 0.25)
+    for number, name in enumerate(("before.tif", "after.tif")):
+        values = np.random.default_rng(number).random((1, 90, 110), np.float32)
+        with rasterio.open(
+            tmp_path / name, "w", driver="GTiff", count=1, height=90, width=110, dtype="float32", tiled=True,
+            blockxsize=64, blockysize=64, crs="EPSG:32636", transform=grid.affine,
+        ) as target:  # fmt: skip
+            target.write(values)
+    scenes = [
+        SceneRecipe(str(tmp_path / name), grid, (1,), "bilinear") for name in ("before.tif", "after.tif")
+    ]
+    rasters, shared, cache = [], [], WorkerCache()
+    for name, recipe in (("plain", StubRecipe(16, 3)), ("device", StubTileRecipe(16, 3))):
+        store = ProbabilityStore.create(tmp_path / name, grid, "float32", 32)
+        job = stub_job(store, plan, f"{name}-{tmp_path}", detector=recipe)
+        job = replace(job, before=scenes[0], after=scenes[1])
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(partial(compute_tile, job, cache=cache), plan.indices()))
+        rasters.append(stored(tmp_path / name, plan.shape).tobytes())
+        shared.append(isinstance(cache.open_run(job).pair.before, SharedReader))
+    assert rasters[0] == rasters[1]
+    assert shared == [False, True]
 
 
 def test_seconds_are_those_of_the_device(tmp_path: Path) -> None:

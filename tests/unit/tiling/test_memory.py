@@ -8,7 +8,14 @@ import pytest
 
 from ussfc.pipeline.errors import InsufficientMemoryError
 from ussfc.pipeline.tiling.lattice import TilePlan
-from ussfc.pipeline.tiling.memory import GDAL_CACHE, MemoryProjection, Workload, check_projection, project
+from ussfc.pipeline.tiling.memory import (
+    GDAL_CACHE,
+    SQUARES,
+    MemoryProjection,
+    Workload,
+    check_projection,
+    project,
+)
 
 
 def projection(side: int, processes: int = 0) -> MemoryProjection:
@@ -62,3 +69,21 @@ def test_comparison_of_engines_is_projected() -> None:
         first = project(tiles, dataclasses.replace(chosen, compares_engines=True))
         # 1.20 GB were measured where the largest of a run with a choice was 1.05 GB.
         assert first.total >= max(1_200_000_000, project(tiles, chosen).total + 90_000_000)
+
+
+def test_squares_that_tiles_share_are_projected_for_a_device() -> None:
+    tiles = TilePlan.of((20_000, 20_000), 2048, 256, 0.125)
+    work = Workload(
+        bands=3,
+        source_bytes=12 * 20_000**2,
+        processes=0,
+        threads=12,
+        patches_in_flight=16,
+        network=True,
+        on_gpu=True,
+    )
+    found = project(tiles, work).total
+    # Every thread has both dates of its squares, 14 bytes a pixel with their validity.
+    assert found > SQUARES + GDAL_CACHE + 12 * 14 * 3072**2
+    twice = dataclasses.replace(work, threads=24)
+    assert project(tiles, twice).total > found + 12 * 14 * 3072**2
