@@ -10,7 +10,7 @@ Mpx/s of the thread's CPU time, pixels of the window counted once for both dates
 of both files once in the files' own dtype. The median of the rounds is printed.
 
 With --threads so many readers go side by side, as beside a GPU, over DEFLATE uint16 without nodata: first as a CPU's
-network wants its tiles, mapped, then as a GPU takes them, as they are: each tile by itself, and with the squares that
+network wants its tiles, mapped, then as a GPU takes them, as they are: each tile by itself, and with the blocks that
 tiles share. The scene is read twice, and the second time counts, when arrays are used again. CPU seconds are the
 process's; *blocks* is how often a block is read and decoded, by the bytes that the process reads (Linux) over the size
 of both files.
@@ -36,9 +36,9 @@ from ussfc.pipeline.execution.tile_job import OpenPair
 from ussfc.pipeline.pixels.encoding import encode
 from ussfc.pipeline.pixels.radiometry import pair, range_mapping
 from ussfc.pipeline.reading import SceneRecipe, describe_scene
-from ussfc.pipeline.reading.squares import share
+from ussfc.pipeline.reading.shared_blocks import share
 from ussfc.pipeline.tiling.lattice import TilePlan
-from ussfc.pipeline.tiling.memory import GDAL_CACHE, SQUARES
+from ussfc.pipeline.tiling.memory import GDAL_CACHE, SHARED_BLOCKS
 from ussfc.pipeline.types import Box
 
 DATES = ("before", "after")
@@ -140,7 +140,7 @@ def side_by_side(files: list[Path], side: int, threads: int, way: str) -> None:
     readers = [SceneRecipe(str(file), grid, BANDS, "bilinear").open() for file in files]
     mapping = range_mapping(*RANGES["uint16"], len(BANDS))
     if way == "shared":
-        readers = share(readers, TilePlan.of((side, side), 2048, 256, 0.125), SQUARES)
+        readers = share(readers, TilePlan.of((side, side), 2048, 256, 0.125), SHARED_BLOCKS)
 
     def read(box: Box) -> None:
         if way == "mapped":

@@ -9,10 +9,10 @@ import numpy as np
 
 from ussfc.pipeline.choices import Taper
 from ussfc.pipeline.pixels.radiometry import pair
-from ussfc.pipeline.reading.squares import share
+from ussfc.pipeline.reading.shared_blocks import share
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.tiling.lattice import TilePlan
-from ussfc.pipeline.tiling.memory import SQUARES
+from ussfc.pipeline.tiling.memory import SHARED_BLOCKS
 from ussfc.pipeline.types import (
     BoolArray,
     Box,
@@ -157,7 +157,7 @@ class TileJob:
                 mask.check_unchanged()
         before, after = self.before.open(), self.after.open()
         if shared:
-            before, after = share((before, after), self.plan, SQUARES)
+            before, after = share((before, after), self.plan, SHARED_BLOCKS)
         return OpenPair(before, after, self.mappings, self.area, self.masks)
 
     def tile_name(self, index: tuple[int, int]) -> str:

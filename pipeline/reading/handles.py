@@ -11,15 +11,15 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from ussfc.pipeline.reading.masks import SMALL_INTEGERS, NodataMarks, fill_invalid, read_validity
-from ussfc.pipeline.reading.squares import Squares
+from ussfc.pipeline.reading.shared_blocks import BlockGrid
 from ussfc.pipeline.reading.warp import WARP_BLOCK, crs_wkt, unify_nodata, warp_blocks, warped_view
 from ussfc.pipeline.tiling.grid import near_longitudes, north_up, pixel_shift, warp_crs, warp_scale
 from ussfc.pipeline.types import Box, Pixels
 
-SMALLEST_SQUARE = 64
+SMALLEST_BLOCK = 64
 """Least side of a file's blocks that tiles share, pixels; the lines of a file without blocks are not shared."""
 
-LARGEST_SQUARE = 1024
+LARGEST_BLOCK = 1024
 """Largest side likewise: a window does not need much more than itself."""
 
 
@@ -82,16 +82,16 @@ class RasterHandles:
         self._file.close()
 
     @property
-    def squares(self) -> Squares | None:
+    def blocks(self) -> BlockGrid | None:
         """Parts of the grid that are decoded, or warped, as a whole; None where one is a large part of the file."""
         if self._shift is None:
-            return Squares((0, 0), (WARP_BLOCK, WARP_BLOCK))
+            return BlockGrid((0, 0), (WARP_BLOCK, WARP_BLOCK))
         sizes = {self.source.block_shapes[index - 1] for index in self._bands}
         size = sizes.pop()
         # A VRT's blocks are none of the files that it leads to.
-        if sizes or max(size) > LARGEST_SQUARE or min(size) < SMALLEST_SQUARE or self.source.driver == "VRT":
+        if sizes or max(size) > LARGEST_BLOCK or min(size) < SMALLEST_BLOCK or self.source.driver == "VRT":
             return None
-        return Squares((-self._shift[0], -self._shift[1]), size)
+        return BlockGrid((-self._shift[0], -self._shift[1]), size)
 
     def empty(self, shape: tuple[int, int]) -> Pixels:
         """Return arrays for a window of (rows, cols), with any content."""

@@ -23,7 +23,7 @@ from ussfc.pipeline.reading.cloud_access import GDAL_ERRORS
 from ussfc.pipeline.reading.handles import RasterHandles
 from ussfc.pipeline.reading.mask_rules import kind_of
 from ussfc.pipeline.reading.opening import open_raster, opened_raster, retry_gdal
-from ussfc.pipeline.reading.squares import Squares
+from ussfc.pipeline.reading.shared_blocks import BlockGrid
 from ussfc.pipeline.reading.vrt import REMEDY
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.grid import north_up
@@ -277,16 +277,16 @@ class RasterReader:
         return self._with_handles(read, _place(box))
 
     def read_into(self, box: Box, target: Pixels) -> None:
-        """Read the pixels of ``box``; see :class:`ussfc.pipeline.reading.squares.SquareReader`."""
+        """Read the pixels of ``box``; see :class:`ussfc.pipeline.reading.shared_blocks.BlockReader`."""
 
         def read(handles: RasterHandles) -> None:
             handles.read_into(box, target)
 
         self._with_handles(read, _place(box))
 
-    def squares(self) -> Squares | None:
+    def blocks(self) -> BlockGrid | None:
         """Return the parts of the grid that are decoded as a whole; None where there are none."""
-        return self._with_handles(lambda handles: handles.squares, "its header")
+        return self._with_handles(lambda handles: handles.blocks, "its header")
 
     def empty(self, shape: tuple[int, int]) -> Pixels:
         """Return arrays for a window of (rows, cols), with any content."""

@@ -36,8 +36,8 @@ COORDINATE_BYTES = 24
 """Coordinates of a row or column while the store is made: float64, and two copies in encoding."""
 GDAL_CACHE = 128 * MB
 """GDAL's decoded blocks in a process that reads local files; GDAL's default is a share of the machine's memory."""
-SQUARES = 256 * MB
-"""Decoded squares that tiles share where they are read for a device; a row of a strip takes 60 MB of uint16."""
+SHARED_BLOCKS = 256 * MB
+"""Decoded blocks that tiles share where they are read for a device; a row of a strip takes 60 MB of uint16."""
 FETCHED = 64 * MB
 """Compressed blocks of one window of a remote scene, which GDAL keeps until they are decoded."""
 REMOTE_BLOCK = 512
@@ -127,7 +127,7 @@ def project(plan: TilePlan, work: Workload) -> MemoryProjection:
         allowed = block_cache(plan, work.source_bytes / (plan.shape[0] * plan.shape[1]), block)
     cache = min(allowed, work.source_bytes)
     if work.on_gpu:
-        cache += min(SQUARES, work.source_bytes)
+        cache += min(SHARED_BLOCKS, work.source_bytes)
     if work.remote:
         cache += BASE_STORES + work.threads * min(FETCHED, work.source_bytes)
     base = (BASE_CUDA if work.on_gpu else BASE_NETWORK) if work.network else 0
@@ -181,7 +181,7 @@ def _device_tile_bytes(plan: TilePlan, work: Workload, halo: int, core: int) -> 
     """
     both = 2 * work.bands * 4
     read = min(both, work.source_bytes / (plan.shape[0] * plan.shape[1]))
-    # Read in whole squares, with their validity; the squares at the edges reach beyond the halo.
+    # Read in whole blocks, with their validity; the blocks at the edges reach beyond the halo.
     reach = 2 * (plan.patch_size - 1) + 2 * REMOTE_BLOCK
     rows, cols = (min(side, plan.tile_size + reach) for side in plan.shape)
     # Once more in pinned memory, on its way to the device; mapped on the host where an edge is mirrored.

@@ -29,7 +29,7 @@ from tests.support.tile_runs import GRID, PLAN
 from ussfc.pipeline.execution.tile import compute_tile
 from ussfc.pipeline.execution.worker_cache import WorkerCache
 from ussfc.pipeline.reading import SceneRecipe
-from ussfc.pipeline.reading.squares import SharedReader
+from ussfc.pipeline.reading.shared_blocks import SharedReader
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.tiling.lattice import TilePlan
 from ussfc.pipeline.types import Box, RadiometricMapping, TileDetector

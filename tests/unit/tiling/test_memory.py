@@ -10,7 +10,7 @@ from ussfc.pipeline.errors import InsufficientMemoryError
 from ussfc.pipeline.tiling.lattice import TilePlan
 from ussfc.pipeline.tiling.memory import (
     GDAL_CACHE,
-    SQUARES,
+    SHARED_BLOCKS,
     MemoryProjection,
     Workload,
     check_projection,
@@ -71,7 +71,7 @@ def test_comparison_of_engines_is_projected() -> None:
         assert first.total >= max(1_200_000_000, project(tiles, chosen).total + 90_000_000)
 
 
-def test_squares_that_tiles_share_are_projected_for_a_device() -> None:
+def test_blocks_that_tiles_share_are_projected_for_a_device() -> None:
     tiles = TilePlan.of((20_000, 20_000), 2048, 256, 0.125)
     work = Workload(
         bands=3,
@@ -83,7 +83,7 @@ def test_squares_that_tiles_share_are_projected_for_a_device() -> None:
         on_gpu=True,
     )
     found = project(tiles, work).total
-    # Every thread has both dates of its squares, 14 bytes a pixel with their validity.
-    assert found > SQUARES + GDAL_CACHE + 12 * 14 * 3072**2
+    # Every thread has both dates of its blocks, 14 bytes a pixel with their validity.
+    assert found > SHARED_BLOCKS + GDAL_CACHE + 12 * 14 * 3072**2
     twice = dataclasses.replace(work, threads=24)
     assert project(tiles, twice).total > found + 12 * 14 * 3072**2

@@ -1,4 +1,4 @@
-"""Squares of a scene that neighbouring tiles share: each is read and decoded once in a process.
+"""Blocks of a scene that neighbouring tiles share: each is read and decoded once in a process.
 
 Every thread has GDAL handles of its own, and each handle its own decoded blocks: tiles side by side would decode
 what lies between them once each.
@@ -22,7 +22,7 @@ Place = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Squares:
+class BlockGrid:
     """Division of the grid into parts that are decoded, or warped, as a whole."""
 
     origin: tuple[int, int]
@@ -45,11 +45,11 @@ class Squares:
 
 
 @runtime_checkable
-class SquareReader(SceneReader, Protocol):
-    """A scene that is decoded in squares of the grid."""
+class BlockReader(SceneReader, Protocol):
+    """A scene that is decoded in blocks of the grid."""
 
-    def squares(self) -> Squares | None:
-        """Return the squares; None: it has none, and any window is read alike."""
+    def blocks(self) -> BlockGrid | None:
+        """Return the blocks; None: it has none, and any window is read alike."""
 
     def empty(self, shape: tuple[int, int]) -> Pixels:
         """Return arrays for a window of (rows, cols), with any content."""
@@ -59,8 +59,8 @@ class SquareReader(SceneReader, Protocol):
 
 
 @dataclass(eq=False)
-class _Square:
-    """A square in hand, or kept for other tiles."""
+class _Block:
+    """A block in hand, or kept for other tiles."""
 
     left: int
     """Number of tiles that have not asked for it yet."""
@@ -73,10 +73,10 @@ class _Square:
     """None while it is read, and after that has failed."""
 
 
-class SquareCache:
-    """Squares of both dates, kept until the last tile that reaches into them has been read.
+class BlockCache:
+    """BlockGrid of both dates, kept until the last tile that reaches into them has been read.
 
-    A tile may never come: it was done by an earlier run, or another process has it. The square used longest ago goes
+    A tile may never come: it was done by an earlier run, or another process has it. The block used longest ago goes
     when there is no room.
     """
 
@@ -87,53 +87,53 @@ class SquareCache:
             room: most bytes that are kept.
         """
         self._room = room
-        self._kept: OrderedDict[tuple[int, Place], _Square] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, Place], _Block] = OrderedDict()
         self._free: dict[tuple[object, ...], list[Pixels]] = {}
         self._bytes = 0
         self._changing = threading.Lock()
 
     @property
     def kept_bytes(self) -> int:
-        """Size of the squares that are kept or in hand."""
+        """Size of the blocks that are kept or in hand."""
         return self._bytes
 
-    def take(self, key: tuple[int, Place], uses: int) -> tuple[_Square, bool]:
-        """Return a square, and True if the caller is the one who has to read it.
+    def take(self, key: tuple[int, Place], uses: int) -> tuple[_Block, bool]:
+        """Return a block, and True if the caller is the one who has to read it.
 
         Args:
-            key: date and place of the square.
+            key: date and place of the block.
             uses: number of tiles that reach into it.
         """
         with self._changing:
-            square = self._kept.get(key)
-            if square is None:
-                square = _Square(uses - 1, uses > 1)
-                if square.shared:
-                    self._kept[key] = square
-                return square, True
-            square.left -= 1
-            square.users += 1
+            block = self._kept.get(key)
+            if block is None:
+                block = _Block(uses - 1, uses > 1)
+                if block.shared:
+                    self._kept[key] = block
+                return block, True
+            block.left -= 1
+            block.users += 1
             self._kept.move_to_end(key)
-            if not square.left:
+            if not block.left:
                 del self._kept[key]
-            return square, False
+            return block, False
 
-    def put(self, square: _Square, pixels: Pixels | None) -> None:
-        """Hand a square that was read to those who wait for it; None: it could not be read."""
+    def put(self, block: _Block, pixels: Pixels | None) -> None:
+        """Hand a block that was read to those who wait for it; None: it could not be read."""
         if pixels is not None:
             copy = self._arrays(pixels)
             np.copyto(copy.values, pixels.values)
             np.copyto(copy.valid, pixels.valid)
-            square.pixels = copy
-        square.there.set()
+            block.pixels = copy
+        block.there.set()
 
-    def give_back(self, key: tuple[int, Place], square: _Square) -> None:
-        """End the use of a square; the one that nothing needs any more makes room."""
+    def give_back(self, key: tuple[int, Place], block: _Block) -> None:
+        """End the use of a block; the one that nothing needs any more makes room."""
         with self._changing:
-            square.users -= 1
-            if square.pixels is None and self._kept.get(key) is square:
+            block.users -= 1
+            if block.pixels is None and self._kept.get(key) is block:
                 del self._kept[key]
-            self._release(key, square)
+            self._release(key, block)
             if self._bytes > self._room:
                 for other in [other for other, kept in self._kept.items() if not kept.users]:
                     self._release(other, self._kept.pop(other))
@@ -141,7 +141,7 @@ class SquareCache:
                         break
 
     def _arrays(self, like: Pixels) -> Pixels:
-        """Return arrays for a square, those of an earlier one where there are: fresh memory is slow."""
+        """Return arrays for a block, those of an earlier one where there are: fresh memory is slow."""
         kind = like.values.shape, like.values.dtype
         with self._changing:
             self._bytes += _nbytes(like)
@@ -149,12 +149,12 @@ class SquareCache:
                 return self._free[kind].pop()
         return Pixels(np.empty_like(like.values), np.empty_like(like.valid))
 
-    def _release(self, key: tuple[int, Place], square: _Square) -> None:
-        if square.pixels is None or square.users or self._kept.get(key) is square:
+    def _release(self, key: tuple[int, Place], block: _Block) -> None:
+        if block.pixels is None or block.users or self._kept.get(key) is block:
             return
-        self._bytes -= _nbytes(square.pixels)
-        kind = square.pixels.values.shape, square.pixels.values.dtype
-        self._free.setdefault(kind, []).append(square.pixels)
+        self._bytes -= _nbytes(block.pixels)
+        kind = block.pixels.values.shape, block.pixels.values.dtype
+        self._free.setdefault(kind, []).append(block.pixels)
 
 
 def _nbytes(pixels: Pixels) -> int:
@@ -162,13 +162,13 @@ def _nbytes(pixels: Pixels) -> int:
 
 
 class SharedReader:
-    """A scene whose squares are shared by the tiles of a run; see :class:`ussfc.pipeline.types.SceneReader`.
+    """A scene whose blocks are shared by the tiles of a run; see :class:`ussfc.pipeline.types.SceneReader`.
 
     What :meth:`read` returns holds until the same thread reads again.
     """
 
-    def __init__(self, reader: SquareReader, date: int, plan: TilePlan, cache: SquareCache) -> None:
-        """Share the squares of a scene.
+    def __init__(self, reader: BlockReader, date: int, plan: TilePlan, cache: BlockCache) -> None:
+        """Share the blocks of a scene.
 
         Args:
             reader: of the scene.
@@ -184,28 +184,28 @@ class SharedReader:
 
     def read(self, box: Box) -> Pixels:
         """Read the pixels of ``box``."""
-        squares = self._reader.squares()
-        if squares is None:
+        blocks = self._reader.blocks()
+        if blocks is None:
             return self._reader.read(box)
-        boxes = {place: squares.box(place, self._plan.shape) for place in squares.places(box)}
+        boxes = {place: blocks.box(place, self._plan.shape) for place in blocks.places(box)}
         first, last = next(iter(boxes.values())), list(boxes.values())[-1]
         hull = Box(first.y0, first.x0, last.y1, last.x1)
         found = self._buffer(hull.shape)
-        mine: dict[Place, _Square] = {}
-        others: dict[Place, _Square] = {}
+        mine: dict[Place, _Block] = {}
+        others: dict[Place, _Block] = {}
         for place, part in boxes.items():
-            square, own = self._cache.take((self._date, place), self._plan.tiles_reading(part))
-            (mine if own else others)[place] = square
+            block, own = self._cache.take((self._date, place), self._plan.tiles_reading(part))
+            (mine if own else others)[place] = block
         self._read_own(mine, boxes, hull, found)
-        for place, square in others.items():
-            square.there.wait()
+        for place, block in others.items():
+            block.there.wait()
             target = _part(found, boxes[place].within(hull))
-            if square.pixels is not None:
-                np.copyto(target.values, square.pixels.values)
-                np.copyto(target.valid, square.pixels.valid)
-        for place, square in others.items():
-            failed = square.pixels is None
-            self._cache.give_back((self._date, place), square)
+            if block.pixels is not None:
+                np.copyto(target.values, block.pixels.values)
+                np.copyto(target.valid, block.pixels.valid)
+        for place, block in others.items():
+            failed = block.pixels is None
+            self._cache.give_back((self._date, place), block)
             if failed:
                 self._reader.read_into(boxes[place], _part(found, boxes[place].within(hull)))
         return _part(found, box.within(hull))
@@ -214,23 +214,21 @@ class SharedReader:
         """Read pixels that represent the whole scene."""
         return self._reader.sample(most)
 
-    def _read_own(
-        self, mine: dict[Place, _Square], boxes: dict[Place, Box], hull: Box, found: Pixels
-    ) -> None:
-        """Read the squares that fall to this tile, in few windows, and hand on those that others want."""
+    def _read_own(self, mine: dict[Place, _Block], boxes: dict[Place, Box], hull: Box, found: Pixels) -> None:
+        """Read the blocks that fall to this tile, in few windows, and hand on those that others want."""
         waiting = dict(mine)
         try:
             for window in _windows(list(mine), boxes):
                 self._reader.read_into(window, _part(found, window.within(hull)))
-            for place, square in mine.items():
-                # A copy, for the arrays are used again; of a square that no other tile wants there is none.
-                if square.shared:
-                    self._cache.put(square, _part(found, boxes[place].within(hull)))
+            for place, block in mine.items():
+                # A copy, for the arrays are used again; of a block that no other tile wants there is none.
+                if block.shared:
+                    self._cache.put(block, _part(found, boxes[place].within(hull)))
                 self._cache.give_back((self._date, place), waiting.pop(place))
         finally:
-            for place, square in waiting.items():
-                self._cache.put(square, None)
-                self._cache.give_back((self._date, place), square)
+            for place, block in waiting.items():
+                self._cache.put(block, None)
+                self._cache.give_back((self._date, place), block)
 
     def _buffer(self, shape: tuple[int, int]) -> Pixels:
         """Return this thread's arrays for a window; memory that is fresh from the kernel costs as much as decoding."""
@@ -246,7 +244,7 @@ def _part(pixels: Pixels, box: Box) -> Pixels:
 
 
 def _windows(places: Sequence[Place], boxes: dict[Place, Box]) -> Iterator[Box]:
-    """Yield windows that cover squares once: runs of columns, continued as long as the next row has the same."""
+    """Yield windows that cover blocks once: runs of columns, continued as long as the next row has the same."""
     rows: dict[tuple[int, ...], list[int]] = {}
     for row, group in itertools.groupby(places, key=lambda place: place[0]):
         for run in _runs([col for _, col in group]):
@@ -264,15 +262,15 @@ def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 
 def share(readers: Sequence[SceneReader], plan: TilePlan, room: int) -> list[SceneReader]:
-    """Return the readers of both dates with shared squares, where a reader has such.
+    """Return the readers of both dates with shared blocks, where a reader has such.
 
     Args:
         readers: of the dates.
         plan: of the tiles that will be read.
         room: most bytes that are kept of both.
     """
-    cache = SquareCache(room)
+    cache = BlockCache(room)
     return [
-        SharedReader(reader, date, plan, cache) if isinstance(reader, SquareReader) else reader
+        SharedReader(reader, date, plan, cache) if isinstance(reader, BlockReader) else reader
         for date, reader in enumerate(readers)
     ]
