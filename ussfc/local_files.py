@@ -81,7 +81,7 @@ def create_file(path: str | Path) -> BinaryIO:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file that appears under its name only when complete, whoever else writes it at the same time.
+    """Write a file that appears under its name only when complete, also where others write it at the same time.
 
     Raises:
         OSError: it cannot be written; what had its name is still there.

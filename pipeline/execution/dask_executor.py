@@ -303,7 +303,7 @@ class _TaskLoop:
             if self._pool.refresh():
                 self._take_back_orphans()
                 self._parts.report(index for task in self._running.values() for index in task.indices)
-            if not self._running:
+            if not self._running and not len(self._squares):
                 self._pool.retire()
             patience = min(self._pool.patience, self._hand_out(batcher, bands))
             if self._schedule.over and (self._squares.over or not self._pool.threads):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ussfc.pipeline.errors import ClusterError, TileError
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ussfc.pipeline.errors import ClusterError, PipelineError, StoreError, TileError
 
 
 class WorkerSetupError(TileError):
@@ -19,6 +22,32 @@ class TileCancelled(Exception):
 
 class SchedulerLostError(Exception):
     """The client has no scheduler any more; what it was waiting for will not come."""
+
+
+@contextmanager
+def errors_of(name: str) -> Iterator[None]:
+    """Turn every error of the body into one of a tile or a square, which may fail without ending the run.
+
+    Args:
+        name: of the tile or square, in messages.
+
+    Raises:
+        TileError: the body failed, for whatever reason; names the tile and the cause.
+        StoreError, TileCancelled: as they are: they are no matter of this tile.
+    """
+    try:
+        yield
+    except (StoreError, TileCancelled):
+        raise
+    except WorkerSetupError as error:
+        if error.permanent:
+            raise
+        raise WorkerSetupError(f"{name}: {error}") from error
+    except PipelineError as error:
+        raise TileError(f"{name}: {error}") from error
+    except Exception as error:
+        # Whatever a library raises over one tile, a run of hours must not end by it.
+        raise TileError(f"{name}: {describe_error(error)}") from error
 
 
 def describe_error(error: Exception) -> str:

@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ussfc.pipeline.errors import PipelineError, TileError
-from ussfc.pipeline.execution.errors import describe_error
+from ussfc.pipeline.execution.errors import errors_of
 from ussfc.pipeline.execution.square_job import SquareJob
 from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE, WorkerCache
 from ussfc.pipeline.tiling.lattice import TilePlan
@@ -24,7 +23,7 @@ class ReadySquare:
     """A square of which all tiles are in the store. It travels to a worker."""
 
     jobs: tuple[SquareJob, ...]
-    """What is made of it, of one plan and one filter."""
+    """Products to make of it, of one plan and one filter."""
     index: Index
     """Row and column of the square."""
     checksums: tuple[tuple[Index, int], ...]
@@ -52,28 +51,41 @@ class FollowUps:
         self.on_made = on_made
         self._jobs = tuple(jobs)
         self._tiles = tiles
+        # Of tiles that a square still waits for: a run may have a million.
         self._checksums = dict(done)
-        self._made: set[Index] = set()
+        self._made = bytearray(jobs[0].plan.tile_count if jobs else 0)
 
     def add(self, result: TileResult) -> list[ReadySquare]:
         """Note a tile that is in the store, and return the squares that can be made now."""
         if result.checksum is None or not self._jobs:
             return []
         self._checksums[result.index] = result.checksum
-        reach = self._around(self._tiles.core(result.index))
         found = []
-        for square in _touching(reach, self._jobs[0].plan):
-            if square in self._made:
-                continue
-            needed = list(_touching(self._around(self._jobs[0].plan.core(square)), self._tiles))
-            if all(tile in self._checksums for tile in needed):
-                self._made.add(square)
-                checksums = tuple((tile, self._checksums[tile]) for tile in needed)
-                found.append(ReadySquare(self._jobs, square, checksums))
+        for square in self._squares_of(result.index):
+            needed = self._tiles_of(square)
+            if not self._is_made(square) and all(tile in self._checksums for tile in needed):
+                self._made[self._number(square)] = True
+                found.append(
+                    ReadySquare(self._jobs, square, tuple((tile, self._checksums[tile]) for tile in needed))
+                )
+        for tile in {tile for square in found for tile in self._tiles_of(square.index)}:
+            if all(self._is_made(square) for square in self._squares_of(tile)):
+                del self._checksums[tile]
         return found
 
-    def _around(self, box: Box) -> Box:
-        return self._jobs[0].around(box)
+    def _squares_of(self, tile: Index) -> list[Index]:
+        """Return the squares that are made of a tile."""
+        return list(_touching(self._jobs[0].around(self._tiles.core(tile)), self._jobs[0].plan))
+
+    def _tiles_of(self, square: Index) -> list[Index]:
+        """Return the tiles that a square is made of."""
+        return list(_touching(self._jobs[0].around(self._jobs[0].plan.core(square)), self._tiles))
+
+    def _is_made(self, square: Index) -> bool:
+        return bool(self._made[self._number(square)])
+
+    def _number(self, square: Index) -> int:
+        return square[0] * self._jobs[0].plan.tiles_shape[1] + square[1]
 
 
 def make_ready(square: ReadySquare, cache: WorkerCache = PROCESS_CACHE) -> TileResult:
@@ -82,23 +94,14 @@ def make_ready(square: ReadySquare, cache: WorkerCache = PROCESS_CACHE) -> TileR
     Raises:
         PipelineError: it cannot be read, or written; the products then make it.
     """
-    try:
-        return _make(square, cache)
-    except PipelineError:
-        raise
-    except Exception as error:
-        # Whatever a library raises over one square, the tiles go on.
-        raise TileError(f"{square.jobs[0].tile_name(square.index)}: {describe_error(error)}") from error
-
-
-def _make(square: ReadySquare, cache: WorkerCache) -> TileResult:
-    opened = [cache.open_squares(job, following=True) for job in square.jobs]
-    for each in opened:
-        each.store.learn(dict(square.checksums))
-    begun, start = time.time(), time.perf_counter()
-    stored = opened[0].read(square.index)
-    read = "read", begun, time.perf_counter() - start
-    results = [each.make(square.index, stored) for each in opened]
+    with errors_of(square.jobs[0].tile_name(square.index)):
+        opened = [cache.open_squares(job, following=True) for job in square.jobs]
+        for each in opened:
+            each.store.learn(dict(square.checksums))
+        begun, start = time.time(), time.perf_counter()
+        stored = opened[0].read(square.index)
+        read = "read", begun, time.perf_counter() - start
+        results = [each.make(square.index, stored) for each in opened]
     timelines = [result.timeline for result in results if result.timeline is not None]
     steps = (read, *itertools.chain.from_iterable(timeline.steps for timeline in timelines))
     return replace(results[0], timeline=replace(timelines[0], steps=steps))

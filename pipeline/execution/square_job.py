@@ -1,4 +1,4 @@
-"""What follows from the probabilities of one square of the grid: compressed blocks of the rasters, regions of change.
+"""Squares of the products: compressed blocks of the rasters and regions of change, made of probabilities.
 
 A square is the unit of work of the products, as a tile is that of the network. Any worker makes it from the store
 alone, and keeps it in a file of its own; the process that writes the products puts these in order and joins them over
@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,11 +22,11 @@ import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
 from ussfc.pipeline.choices import Smoothing
-from ussfc.pipeline.errors import PipelineError, StoreError, TileError
-from ussfc.pipeline.execution.errors import describe_error
+from ussfc.pipeline.execution.errors import errors_of
+from ussfc.pipeline.execution.tile_computer import StepClock
 from ussfc.pipeline.execution.tile_job import SceneSource, TileJob
 from ussfc.pipeline.parallel.ordered_map import in_order
-from ussfc.pipeline.pixels.smoothing import SmoothedSource
+from ussfc.pipeline.pixels.smoothing import AloneSource, SmoothedSource
 from ussfc.pipeline.polygons.band_values import Reads
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
@@ -78,7 +77,7 @@ class SquareJob:
     key: str
     """Name of the run and of what is made."""
     plan: TilePlan
-    """How the grid is cut: its tiles are the squares."""
+    """Grid in squares, which are its tiles."""
     store: Folder
     """The run's ``work`` folder."""
     smoothing: Smoothing
@@ -134,14 +133,18 @@ class SquareJob:
 
 
 Job = TileJob | SquareJob
-"""What an executor computes: the tiles of the network, or the squares of the products."""
+"""Work of an executor: the tiles of the network, or the squares of the products."""
 
 
 class OpenSquares:
-    """What the squares of a job share in one process; used from any number of threads."""
+    """Store, compressors and scenes that the squares of a job share in one process, on any number of threads."""
 
-    def __init__(self, job: SquareJob) -> None:
+    def __init__(self, job: SquareJob, following: bool = False) -> None:
         """Open the store, and scenes where bands have values.
+
+        Args:
+            job: the squares.
+            following: True while tiles are still computed: no pixel is kept that a later tile may write.
 
         Raises:
             StoreError: the store cannot be read.
@@ -150,9 +153,9 @@ class OpenSquares:
         self._job = job
         self.store = ProbabilityStore(job.store)
         side = job.plan.tile_size
-        self._source: ProbabilitySource = (
-            self.store if job.smoothing == "none" else SmoothedSource(self.store, side)
-        )
+        self._source: ProbabilitySource = self.store
+        if job.smoothing != "none":
+            self._source = AloneSource(self.store) if following else SmoothedSource(self.store, side)
         self._compressors = {} if job.rasters is None else _compressors(job.rasters, self.store.dtype, side)
         self._rules: RegionRules | None = None
         if job.regions is not None:
@@ -173,33 +176,32 @@ class OpenSquares:
             index: row and column of the square.
             stored: its filtered probabilities; None: they are read.
         """
-        job, steps = self._job, []
+        clock = StepClock()
+        arrays = self.arrays(index, stored, clock)
+        self._job.files.write(index, self._job.origin(self.store, self._job.plan.core(index)), arrays)
+        clock.lap("write")
+        process = f"{platform.node()} {os.getpid()}"
+        timeline = TileTimeline(process, threading.get_native_id(), tuple(clock.steps))
+        return TileResult(index, 0, 0, clock.seconds, timeline=timeline)
 
-        def lap(name: str, start: float) -> float:
-            now = time.perf_counter()
-            steps.append((name, time.time() - (now - start), now - start))
-            return now
-
-        start, box = time.perf_counter(), job.plan.core(index)
+    def arrays(
+        self, index: Index, stored: StoredArray | None = None, clock: StepClock | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Make a square; the arguments are those of :meth:`make`, and the clock of its steps."""
+        clock = StepClock() if clock is None else clock
         if stored is None:
             stored = self.read(index)
-            start = lap("read", start)
+            clock.lap("read")
         arrays = pack(self._compressors, stored)
         if self._compressors:
-            start = lap("pack", start)
+            clock.lap("pack")
         if self._rules is not None:
             from ussfc.pipeline.polygons import blocks
 
-            found = self._rules.finder(_ReadSquare(stored, self.store.shape))(box)
+            found = self._rules.finder(_ReadSquare(stored, self.store.shape))(self._job.plan.core(index))
             arrays |= {f"regions.{name}": array for name, array in blocks.to_arrays(found).items()}
-            start = lap("polygons", start)
-        job.files.write(index, job.origin(self.store, box), arrays)
-        lap("write", start)
-        process = f"{platform.node()} {os.getpid()}"
-        timeline = TileTimeline(process, threading.get_native_id(), tuple(steps))
-        return TileResult(
-            index, 0, 0, {name: round(seconds, 3) for name, _, seconds in steps}, timeline=timeline
-        )
+            clock.lap("polygons")
+        return arrays
 
 
 def compute_square(
@@ -210,21 +212,14 @@ def compute_square(
     Args:
         job: the run.
         index: (row, column) of the square.
-        open_squares: returns what the squares of a job share in this process.
+        open_squares: opens the job in this process, once.
 
     Raises:
         TileError: it failed; names the square, its bounds and the cause.
         StoreError: the store cannot be used, or holds other pixels than were written.
     """
-    try:
+    with errors_of(job.tile_name(index)):
         return open_squares(job).make(index)
-    except StoreError:
-        raise
-    except PipelineError as error:
-        raise TileError(f"{job.tile_name(index)}: {error}") from error
-    except Exception as error:
-        # Whatever a library raises over one square, workers go on.
-        raise TileError(f"{job.tile_name(index)}: {describe_error(error)}") from error
 
 
 def pack(compressors: dict[str, SquareCompressor], stored: StoredArray) -> dict[str, npt.NDArray[Any]]:

@@ -9,8 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from ussfc.pipeline.errors import PipelineError, StoreError, TileError
-from ussfc.pipeline.execution.errors import TileCancelled, WorkerSetupError, describe_error
+from ussfc.pipeline.execution.errors import errors_of
 from ussfc.pipeline.execution.square_job import Job, SquareJob, compute_square
 from ussfc.pipeline.execution.tile_job import TileJob
 from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE, OpenRun, WorkerCache
@@ -40,19 +39,8 @@ def compute_tile(
         TileError: it failed, for whatever reason; names the tile, its bounds and the cause.
         StoreError: the store cannot be used, which is no matter of this tile.
     """
-    try:
+    with errors_of(job.tile_name(index)):
         return run_tile(job.plan.tile(index), cache.open_run(job), stop, report)
-    except (StoreError, TileCancelled):
-        raise
-    except WorkerSetupError as error:
-        if error.permanent:
-            raise
-        raise WorkerSetupError(f"{job.tile_name(index)}: {error}") from error
-    except PipelineError as error:
-        raise TileError(f"{job.tile_name(index)}: {error}") from error
-    except Exception as error:
-        # Whatever a library raises over one tile, a run of hours must not end by it.
-        raise TileError(f"{job.tile_name(index)}: {describe_error(error)}") from error
 
 
 def compute_item(

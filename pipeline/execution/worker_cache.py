@@ -119,7 +119,7 @@ class WorkerCache:
             if name not in self._squares:
                 while len(self._squares) >= self._most_runs:
                     del self._squares[next(iter(self._squares))]
-                self._squares[name] = OpenSquares(job)
+                self._squares[name] = OpenSquares(job, following)
             return self._squares[name]
 
     def detector(self, spec: DetectorSpec) -> Detector:

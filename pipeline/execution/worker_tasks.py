@@ -17,7 +17,6 @@ import psutil
 
 from ussfc.pipeline.clusters.base import JOB_END
 from ussfc.pipeline.errors import PipelineError, StoreError, TileError
-from ussfc.pipeline.execution.errors import WorkerSetupError
 from ussfc.pipeline.execution.follow_ups import ReadySquare, make_ready
 from ussfc.pipeline.execution.square_job import Job, SquareJob
 from ussfc.pipeline.execution.tile import compute_item
@@ -176,7 +175,7 @@ def find_setup_fault(job: Job, cache: WorkerCache = PROCESS_CACHE) -> str | None
             cache.open_squares(job)
         else:
             cache.open_run(job)
-    except (WorkerSetupError, PipelineError) as error:
+    except PipelineError as error:
         return str(error)
     return None
 

@@ -151,6 +151,38 @@ class SmoothedSource:
         return stored, lines
 
 
+class AloneSource:
+    """Probabilities smoothed by :func:`median3` block by block: the source may still change beyond a block's rim."""
+
+    def __init__(self, source: ProbabilitySource) -> None:
+        """Smooth a source.
+
+        Args:
+            source: the probabilities; read from as many threads as this is.
+        """
+        self._source = source
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, cols) of the grid."""
+        return self._source.shape
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8] | np.dtype[np.float32]:
+        """uint8 or float32."""
+        return self._source.dtype
+
+    def read(self, box: Box) -> StoredArray:
+        """Return the smoothed probabilities of a block, (rows, cols); raises what the source raises."""
+        rim = Box(box.y0 - 1, box.x0 - 1, box.y1 + 1, box.x1 + 1)
+        inside = rim.intersect(Box(0, 0, *self.shape))
+        missing = [(inside.y0 - rim.y0, rim.y1 - inside.y1), (inside.x0 - rim.x0, rim.x1 - inside.x1)]
+        stored = self._source.read(inside)
+        nodata = NODATA_BYTE if stored.dtype == np.uint8 else np.nan
+        window: Any = np.pad(stored, missing, constant_values=nodata)
+        return median3(window)
+
+
 def with_rim(stored: StoredArray) -> StoredArray:
     """Return probabilities with a rim of one pixel of nodata."""
     nodata = NODATA_BYTE if stored.dtype == np.uint8 else np.nan

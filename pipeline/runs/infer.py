@@ -44,7 +44,6 @@ from ussfc.pipeline.runs.registration import describe as describe_registration
 from ussfc.pipeline.runs.registration import recorded_plan, register_plan
 from ussfc.pipeline.runs.run_key import run_key
 from ussfc.pipeline.runs.run_log import recorded
-from ussfc.pipeline.runs.squares import Workers
 from ussfc.pipeline.runs.stages import left_absent, scratch_folder, stage_clock
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
@@ -58,6 +57,7 @@ if TYPE_CHECKING:
     from ussfc.pipeline.execution.follow_ups import FollowUps
     from ussfc.pipeline.execution.tile_job import TileJob
     from ussfc.pipeline.storage.probability_store import ProbabilityStore
+    from ussfc.pipeline.storage.tile_records import TileRecord
 
 Answer = TypeVar("Answer")
 
@@ -105,33 +105,23 @@ def infer(
         out.prepare()
         with out.lock(), recorded(out, subscriber) as recording:
             recording(Notice(headline(plan), warning=False))
-            store, _ = infer_locked(plan, out, overwrite, recording, computation)
-            return store
+            with ExitStack() as stack:
+                workers = LazyExecutor(plan, out, recording, computation, stack)
+                return infer_locked(plan, out, overwrite, workers)
 
 
-def infer_locked(
-    plan: RunPlan,
-    out: Folder,
-    overwrite: bool,
-    subscriber: Subscriber,
-    computation: Computation,
-    kept: ExitStack | None = None,
-) -> tuple[ProbabilityStore, Workers]:
+def infer_locked(plan: RunPlan, out: Folder, overwrite: bool, workers: LazyExecutor) -> ProbabilityStore:
     """Do as :func:`infer` does, in a folder that is locked already.
 
     Args:
         plan: from :func:`ussfc.plan`.
         out: output folder.
         overwrite: replace another run's work and products.
-        subscriber: receives the events.
-        computation: how the tiles are computed.
-        kept: ends the workers; None: they end with the inference.
-
-    Returns:
-        The store, and the workers that are there until ``kept`` ends, if any had to be started.
+        workers: the executor; it names who receives the events, and how tiles are computed.
     """
     from ussfc.pipeline.storage.probability_store import run_name
 
+    subscriber, computation = workers.subscriber, workers.computation
     _warn(plan, plan.pair.notices, subscriber)
     for date, mask in zip(("before", "after"), plan.pair.masks, strict=True):
         if mask is not None:
@@ -150,48 +140,47 @@ def infer_locked(
     plan, measured = _with_choice(plan if overwrite else recorded_choice(plan, out), subscriber)
     if not overwrite:
         repair_key(plan, out / layout.WORK, computation.detector, subscriber)
-    with ExitStack() as stack:
-        executor = _LazyExecutor(plan, out, subscriber, computation, stack if kept is None else kept)
-        detector = _resolve_detector(plan, out, overwrite, computation, executor)
-        key = run_key(plan, detector)
-        store = _open_store(plan, out, key, overwrite)
-        remove_other_clouds(plan, out)
-        if plan.registration is not None:
-            plan.registration.write(out / layout.WORK, layout.REGISTRATION)
-        with stage_clock("radiometry", 2, 0, subscriber):
-            radiometry = _recorded_radiometry(plan, out / layout.WORK, measured, subscriber)
-        _warn(plan, radiometry.warnings, subscriber)
-        lines = radiometry.normalisation
-        # Where auto has matched, there is a warning about it.
-        if lines and radiometry.chosen is None and (line := describe_normalisation(lines)):
-            subscriber(Notice(line, warning=False))
-        done, tally = _TileTally.of(store.done())
-        job = _tile_job(plan, run_name(key), detector, radiometry, out / layout.WORK)
-        # Speed and time left are of this process's own work, not of an earlier one's.
-        pixels = plan.pixels - sum(plan.tiles.core(index).pixels for index in done)
-        if done:
-            notice = f"resuming: {len(done)} of {plan.tiles.tile_count} tiles are done"
-            subscriber(Notice(notice, warning=False))
-        subscriber(Notice(f"computed by {describe_detector(detector)}", warning=False))
-        record_of = functools.partial(_inference_record, plan, run_name(key), detector, radiometry)
-        with stage_clock("infer", plan.tiles.tile_count - len(done), pixels, subscriber) as clock:
-            follow_ups = _follow_ups(plan, store, done, record_of, subscriber)
-            failures = _compute(executor, plan, job, done, tally, follow_ups)
-            for source in (*plan.pair.recipes, *plan.pair.masks):
-                # Readers keep their handles: a file that was rewritten meanwhile is noticed here.
-                if source is not None:
-                    source.check_unchanged()
+    detector = _resolve_detector(plan, out, overwrite, computation, workers)
+    key = run_key(plan, detector)
+    store = _open_store(plan, out, key, overwrite)
+    remove_other_clouds(plan, out)
+    if plan.registration is not None:
+        plan.registration.write(out / layout.WORK, layout.REGISTRATION)
+    with stage_clock("radiometry", 2, 0, subscriber):
+        radiometry = _recorded_radiometry(plan, out / layout.WORK, measured, subscriber)
+    _warn(plan, radiometry.warnings, subscriber)
+    lines = radiometry.normalisation
+    # Where auto has matched, there is a warning about it.
+    if lines and radiometry.chosen is None and (line := describe_normalisation(lines)):
+        subscriber(Notice(line, warning=False))
+    records = store.records()
+    done, tally = _TileTally.of({index: record.result for index, record in records.items()})
+    job = _tile_job(plan, run_name(key), detector, radiometry, out / layout.WORK)
+    # Speed and time left are of this process's own work, not of an earlier one's.
+    pixels = plan.pixels - sum(plan.tiles.core(index).pixels for index in done)
+    if done:
+        notice = f"resuming: {len(done)} of {plan.tiles.tile_count} tiles are done"
+        subscriber(Notice(notice, warning=False))
+    subscriber(Notice(f"computed by {describe_detector(detector)}", warning=False))
+    record_of = functools.partial(_inference_record, plan, run_name(key), detector, radiometry)
+    with stage_clock("infer", plan.tiles.tile_count - len(done), pixels, subscriber) as clock:
+        follow_ups = _follow_ups(plan, store, records, record_of, subscriber)
+        failures = _compute(workers, plan, job, done, tally, follow_ups)
+        for source in (*plan.pair.recipes, *plan.pair.masks):
+            # Readers keep their handles: a file that was rewritten meanwhile is noticed here.
+            if source is not None:
+                source.check_unchanged()
     record = record_of(tally, failures)
     record = record.model_copy(update={"stages": {"infer": StageRecord.of(clock[0], pixels)}})
     record = _with_cloud_check(record, plan, store, radiometry, subscriber)
     record.write(out / layout.WORK, layout.INFERENCE)
-    return store, executor.started_workers
+    return store
 
 
 def _follow_ups(
     plan: RunPlan,
     store: ProbabilityStore,
-    done: set[Index],
+    records: Mapping[Index, TileRecord],
     record_of: Callable[[_TileTally, list[TileFailure]], InferenceRecord],
     subscriber: Subscriber,
 ) -> FollowUps | None:
@@ -205,8 +194,7 @@ def _follow_ups(
     def on_made(result: TileResult) -> None:
         subscriber(Advanced("infer", 0, 0, result.timeline))
 
-    # Not what the store then goes by: most of its tiles are still to come.
-    checksums = {index: record.checksum for index, record in store.records().items()} if done else {}
+    checksums = {index: record.checksum for index, record in records.items()}
     facts = record_of(_TileTally(), [])
     jobs = square_jobs(store.root, facts, plan.config, store.chunk, plan.pair)
     return FollowUps(jobs, plan.tiles, checksums, on_made)
@@ -267,8 +255,8 @@ def _with_choice(plan: RunPlan, subscriber: Subscriber) -> tuple[RunPlan, Radiom
     return dataclasses.replace(plan, chosen=measured.chosen), measured
 
 
-class _LazyExecutor:
-    """The executor of a run: started when first needed, closed with the stack."""
+class LazyExecutor:
+    """The executor of a run, for its tiles and its products: started when first needed, closed with the stack."""
 
     def __init__(
         self,
@@ -278,6 +266,15 @@ class _LazyExecutor:
         computation: Computation,
         stack: ExitStack,
     ) -> None:
+        """Start nothing yet.
+
+        Args:
+            plan: of the run.
+            out: output folder.
+            subscriber: receives the events.
+            computation: how the tiles are computed.
+            stack: ends the workers.
+        """
         self._plan = plan
         self._out = out
         self.subscriber = subscriber
@@ -295,8 +292,8 @@ class _LazyExecutor:
         made = executor_for(self._plan, scratch, self.subscriber, self.computation.fail_fast)
         return self._stack.enter_context(made) if isinstance(made, DaskExecutor) else made
 
-    def started_workers(self) -> Executor | None:
-        """Return the executor of worker processes, if it was started."""
+    def started(self) -> Executor | None:
+        """Return the executor where it has worker processes, and these were started."""
         started: Executor | None = vars(self).get("executor")
         return None if self._plan.cluster is None else started
 
@@ -313,7 +310,7 @@ class _LazyExecutor:
 
 
 def _resolve_detector(
-    plan: RunPlan, out: Folder, overwrite: bool, computation: Computation, executor: _LazyExecutor
+    plan: RunPlan, out: Folder, overwrite: bool, computation: Computation, executor: LazyExecutor
 ) -> DetectorSpec:
     """Return the detector; a run that is there goes on with its own, or is refused at once, without workers."""
     begun = None if overwrite else (out / layout.WORK).find_json(layout.RUN_KEY)
@@ -412,7 +409,7 @@ class _TileTally:
 
 
 def _compute(
-    lazy: _LazyExecutor,
+    lazy: LazyExecutor,
     plan: RunPlan,
     job: TileJob,
     done: set[Index],

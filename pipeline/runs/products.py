@@ -174,7 +174,7 @@ def write_rasters(
         else:
             wanted = {name: keys[name] for name in paths}
             job = _raster_job(store.root, facts, config, side, wanted)
-            make_squares(executor, job, store, subscriber)
+            make_squares(executor, job, subscriber)
             counts = cog.write_squares(
                 lambda files: squares_of(job, store),
                 geobox,
@@ -243,7 +243,7 @@ def write_polygons(
             return vector.write_layers(found, rules, layers, subscriber)
         side = square(config.output.block_size, store.chunk)
         job = _region_job(store.root, facts, side, smoothing, keys[min(paths)], rules, scenes)
-        make_squares(executor, job, store, subscriber, ReadError)
+        make_squares(executor, job, subscriber, ReadError)
         counts = vector.write_layers(regions_of(job, store), rules, layers, subscriber)
         job.files.remove()
         return counts

@@ -17,7 +17,7 @@ from ussfc.pipeline.parallel.memory_meter import MemoryMeter
 from ussfc.pipeline.pixels.sample_checks import check_map
 from ussfc.pipeline.runs.detector import resolve_detector
 from ussfc.pipeline.runs.headline import headline
-from ussfc.pipeline.runs.infer import Computation, infer_locked
+from ussfc.pipeline.runs.infer import Computation, LazyExecutor, infer_locked
 from ussfc.pipeline.runs.integrity import Finding, compare_work, damaged_metadata_of, is_intact
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.runs.numbers import recorded_choice
@@ -28,7 +28,6 @@ from ussfc.pipeline.runs.products import layers_in, write_manifest, write_polygo
 from ussfc.pipeline.runs.registration import recorded_plan
 from ussfc.pipeline.runs.run_key import run_key
 from ussfc.pipeline.runs.run_log import recorded
-from ussfc.pipeline.runs.squares import Workers
 from ussfc.pipeline.runs.stages import left_absent
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
@@ -85,9 +84,10 @@ def run(
                 plan = plan if overwrite else recorded_choice(recorded_plan(plan, out), out)
                 record = None if overwrite else _finished_run(plan, out, recording, computation)
                 if record is None:
-                    with ExitStack() as kept:
-                        _, workers = infer_locked(plan, out, overwrite, recording, computation, kept)
-                        _make_products(plan, out, recording, computation, workers)
+                    with ExitStack() as stack:
+                        workers = LazyExecutor(plan, out, recording, computation, stack)
+                        infer_locked(plan, out, overwrite, workers)
+                        _make_products(plan, out, recording, workers)
                     # What a killed process had left as well.
                     for name in (layout.SQUARES, layout.DASK_SCRATCH):
                         out.remove(layout.in_work(name))
@@ -110,22 +110,19 @@ def run(
     return record
 
 
-def _make_products(
-    plan: RunPlan, out: Folder, subscriber: Subscriber, computation: Computation, workers: Workers
-) -> None:
+def _make_products(plan: RunPlan, out: Folder, subscriber: Subscriber, workers: LazyExecutor) -> None:
     """Write rasters and polygons; tiles that turn out damaged in the store are computed again first."""
     for attempt in range(ROUNDS):
         try:
-            write_rasters(out, plan.config, subscriber, again=False, workers=workers)
+            write_rasters(out, plan.config, subscriber, again=False, workers=workers.started)
             pair = recorded_plan(plan, out).pair
-            write_polygons(out, plan.config, subscriber, again=False, pair=pair, workers=workers)
+            write_polygons(out, plan.config, subscriber, again=False, pair=pair, workers=workers.started)
             return
         except DamagedTiles as error:
             if attempt == ROUNDS - 1:
                 raise
             _forget_damaged(out, error, subscriber)
-            # The damaged tiles are few: this process, or workers of their own, compute them.
-            infer_locked(plan, out, False, subscriber, computation)
+            infer_locked(plan, out, False, workers)
 
 
 def _finished_run(

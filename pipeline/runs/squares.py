@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,6 @@ def bytes_key(key: ProductKey) -> dict[str, Any]:
 def make_squares(
     executor: Executor,
     job: SquareJob,
-    store: ProbabilityStore,
     subscriber: Subscriber,
     error: type[PipelineError] = StoreError,
 ) -> None:
@@ -88,7 +88,6 @@ def make_squares(
     Args:
         executor: of the run.
         job: the squares.
-        store: what they are made of.
         subscriber: receives the events of the stage, and the moments of its steps.
         error: raised where a square keeps failing.
 
@@ -96,22 +95,16 @@ def make_squares(
         StoreError: the store cannot be used; DamagedTiles where it holds other pixels than were written.
     """
 
-    def is_missing(index: Index) -> bool:
-        return job.files.find(index, job.origin(store, job.plan.core(index))) is None
-
     def on_result(result: TileResult) -> None:
         subscriber(Advanced(STAGE, 1, job.plan.core(result.index).pixels, result.timeline))
 
     def on_failure(failure: TileFailure) -> None:
-        raise error(failure.error)
+        raise error(f"{failure.error} (tried {failure.attempts} times); run the same command again")
 
     rows, cols = job.plan.shape
     with stage_clock(STAGE, job.plan.tile_count, rows * cols, subscriber):
-        missing = (
-            index
-            for index, found in in_order(is_missing, job.plan.indices(), READERS, "ussfc-squares")
-            if found
-        )
+        present = job.files.present()
+        missing = (index for index in job.plan.indices() if index not in present)
         executor.run(job, missing, on_result, on_failure)
 
 
@@ -133,25 +126,21 @@ def regions_of(job: SquareJob, store: ProbabilityStore) -> Iterator[tuple[Box, B
 
 
 def read_squares(job: SquareJob, store: ProbabilityStore) -> Iterator[tuple[Box, Arrays]]:
-    """Yield the squares row by row; one that is not there, or damaged, is made here.
+    """Yield the squares row by row; one that is not there, damaged, or made of other tiles is made here.
 
     Raises:
-        StoreError: the folder cannot be read, or does not keep what is written.
+        StoreError: the folder cannot be read.
     """
-    opened: list[OpenSquares] = []
+    present, opening = job.files.present(), threading.Lock()
+    opened = functools.cache(lambda: OpenSquares(job))
 
     def read(index: Index) -> Arrays:
         origin = job.origin(store, job.plan.core(index))
-        found = job.files.find(index, origin)
+        found = job.files.read(index, origin) if index in present else None
         if found is None:
-            if not opened:
-                opened.append(OpenSquares(job))
-            opened[0].make(index)
-            found = job.files.find(index, origin)
-        if found is None:
-            raise StoreError(
-                f"{job.store}: {job.tile_name(index)} was written and is not there; check the store"
-            )
+            with opening:
+                squares = opened()
+            return squares.arrays(index)
         return found
 
     rows, cols = job.plan.tiles_shape

@@ -19,7 +19,7 @@ from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.types import Index
 
 ORIGIN = "origin"
-"""Array that tells which probabilities a square was made of."""
+"""Array of the probabilities that a square was made of."""
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -48,17 +48,29 @@ class SquareFiles:
         np.savez(content, allow_pickle=False, **{ORIGIN: origin}, **arrays)
         self.work.write(self._file(index), content.getvalue())
 
-    def find(self, index: Index, origin: npt.NDArray[np.int64]) -> Arrays | None:
+    def present(self) -> set[Index]:
+        """Return the squares that have a file, by one listing; whether it is whole, its reading shows.
+
+        Raises:
+            StoreError: the folder cannot be listed.
+        """
+        names = (name.split("/") for name in self.work.sizes(f"{layout.SQUARES}/{self.name}"))
+        return {
+            (int(name[0]), int(name[1])) for name in names if len(name) == 2 and "".join(name).isdecimal()
+        }
+
+    def read(self, index: Index, origin: npt.NDArray[np.int64]) -> Arrays | None:
         """Return the arrays of a square; None where it is not there, damaged, or made of something else.
 
         Raises:
-            StoreError: the folder cannot be read.
+            StoreError: it cannot be read.
         """
-        file = self._file(index)
-        if not self.work.exists(file):
+        try:
+            content = self.work.read(self._file(index))
+        except FileNotFoundError:
             return None
         try:
-            with np.load(io.BytesIO(self.work.read(file)), allow_pickle=False) as archive:
+            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
         except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile):
             return None

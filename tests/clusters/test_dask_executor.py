@@ -178,8 +178,8 @@ def test_workers_make_squares_in_passing_and_afterwards(executor: Executor, tmp_
         for index in PLAN.indices():
             opened.make(index)
             origin = each.origin(store, PLAN.core(index))
-            found = each.files.find(index, origin)
-            expected = SquareFiles(job.store, "here").find(index, origin)
+            found = each.files.read(index, origin)
+            expected = SquareFiles(job.store, "here").read(index, origin)
             assert found is not None
             assert expected is not None
             for name in found.keys() | expected.keys():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from tests.support.tile_runs import GRID, PLAN, job_in, serially, unwanted
 from ussfc.pipeline.choices import Smoothing
 from ussfc.pipeline.execution.follow_ups import FollowUps, make_ready
 from ussfc.pipeline.execution.serial_executor import SerialExecutor
-from ussfc.pipeline.execution.square_job import RasterPart, RegionPart, SquareJob
+from ussfc.pipeline.execution.square_job import OpenSquares, RasterPart, RegionPart, SquareJob
 from ussfc.pipeline.execution.worker_cache import WorkerCache
 from ussfc.pipeline.polygons.vectorise import RegionRules, VectorOptions
 from ussfc.pipeline.rasters.compression import CogOptions
@@ -97,7 +98,7 @@ def test_squares_are_made_beside_the_tiles(run_with: Callable[[SerialExecutor], 
     store = ProbabilityStore(rasters.store)
     for job, name in ((rasters, "change.sizes"), (regions, "regions.top")):
         for index in job.plan.indices():
-            found = job.files.find(index, job.origin(store, job.plan.core(index)))
+            found = job.files.read(index, job.origin(store, job.plan.core(index)))
             assert found is not None
             assert name in found
     steps = [name for name, *_ in made[0].timeline.steps] if made[0].timeline else []
@@ -130,4 +131,33 @@ def test_squares_go_by_the_tiles_that_they_name(tmp_path: Path) -> None:
     (other,) = follow_ups.add(TileResult((0, 1), 1, 64, checksum=later))
     assert make_ready(other, cache).index == (0, 1)
     fresh = ProbabilityStore(store.root)
-    assert all(job.files.find(index, job.origin(fresh, job.plan.core(index))) for index in job.plan.indices())
+    assert all(job.files.read(index, job.origin(fresh, job.plan.core(index))) for index in job.plan.indices())
+
+
+@pytest.mark.parametrize("tile", [8, 12, 16, 40])
+@pytest.mark.parametrize("seed", range(3))
+def test_squares_do_not_depend_on_the_order_of_tiles(tmp_path: Path, tile: int, seed: int) -> None:
+    shape, side = (50, 70), 16
+    stored = np.random.default_rng(seed).integers(0, 255, shape, np.uint8)
+    store = ProbabilityStore.create(tmp_path / "work", grid(shape), "uint8", tile)
+    part = RasterPart(grid(shape), CogOptions(block_size=16), 0.5, probability=True)
+    job = SquareJob.of(store.root, shape, side, "median3", ["test"], rasters=part)
+    tiles, cache = TilePlan.of(shape, tile, 1, 0), WorkerCache()
+    follow_ups = FollowUps([job], tiles, {}, lambda result: None)
+    indices = list(tiles.indices())
+    random.Random(seed).shuffle(indices)
+    for index in indices:
+        core = tiles.core(index)
+        checksum = store.write(core, stored[core.slices], TileResult(index, 1, 1))
+        for square in follow_ups.add(TileResult(index, 1, 1, checksum=checksum)):
+            make_ready(square, cache)
+    fresh, again = ProbabilityStore(store.root), replace(job, key="again")
+    opened = OpenSquares(again)
+    for index in job.plan.indices():
+        opened.make(index)
+        origin = job.origin(fresh, job.plan.core(index))
+        found, expected = job.files.read(index, origin), again.files.read(index, origin)
+        assert found is not None
+        assert expected is not None
+        for name, array in expected.items():
+            np.testing.assert_array_equal(found[name], array, err_msg=f"{index} {name}")

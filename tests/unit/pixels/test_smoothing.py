@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from tests.support.probabilities import ArraySource
 from ussfc.pipeline.pixels.encoding import classify, decode
-from ussfc.pipeline.pixels.smoothing import STRIP, SmoothedSource, median3, with_rim
+from ussfc.pipeline.pixels.smoothing import STRIP, AloneSource, SmoothedSource, median3, with_rim
 from ussfc.pipeline.types import blocks
 
 Stored = npt.NDArray[Any]
@@ -62,9 +62,10 @@ def test_classes_of_the_median_are_the_median_of_the_classes(values: Stored, thr
 @given(maps(), st.integers(1, 13), st.integers(1, 13))
 def test_blocks_leave_no_trace(values: Stored, side: int, block: int) -> None:
     source, found = ArraySource(values), np.empty_like(values)
-    smooth = SmoothedSource(source, side)
+    smooth, alone = SmoothedSource(source, side), AloneSource(source)
     for box in blocks(values.shape, block):
         found[box.slices] = smooth.read(box)
+        np.testing.assert_array_equal(alone.read(box), found[box.slices])
     np.testing.assert_array_equal(found, smoothed(values))
 
 

@@ -14,8 +14,8 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from ussfc.pipeline.errors import ReadError
-from ussfc.pipeline.reading.shared_blocks import BlockCache, BlockGrid, SharedReader, share
 from ussfc.pipeline.reading.raster import RasterReader
+from ussfc.pipeline.reading.shared_blocks import BlockCache, BlockGrid, SharedReader, share
 from ussfc.pipeline.tiling.lattice import TilePlan
 from ussfc.pipeline.types import Box, Pixels
 

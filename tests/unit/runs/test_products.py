@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import geopandas
@@ -21,19 +21,27 @@ from tests.support.scenes import write_scene
 from tests.support.stubs import StubRecipe
 from ussfc import cli
 from ussfc.pipeline.config.load import load_config
-from ussfc.pipeline.events import Event, StageStarted
+from ussfc.pipeline.events import Event, StageStarted, ignore
+from ussfc.pipeline.execution.square_job import OpenSquares, SquareJob
 from ussfc.pipeline.pixels.smoothing import median3, with_rim
 from ussfc.pipeline.runs.band_values import open_values
 from ussfc.pipeline.runs.infer import Computation, infer
 from ussfc.pipeline.runs.manifest import InferenceRecord, RunRecord
 from ussfc.pipeline.runs.plan import plan
-from ussfc.pipeline.runs.products import read_inference
+from ussfc.pipeline.runs.products import (
+    read_inference,
+    square_jobs,
+    write_polygons,
+    write_products,
+    write_rasters,
+)
 from ussfc.pipeline.runs.recorded_pair import recorded_pair
+from ussfc.pipeline.runs.registration import recorded_plan
 from ussfc.pipeline.runs.run import run
 from ussfc.pipeline.runs.validate import validate
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
-from ussfc.pipeline.types import Box, Pixels
+from ussfc.pipeline.types import Box, Index, Pixels
 
 COMPUTATION = Computation(StubRecipe(32, 4, 1, 3))
 SETS = (
@@ -223,6 +231,43 @@ def test_validate_finds_products_of_two_thresholds(out: Path, finished: Path) ->
         "changes.parquet: polygons cover every changed pixel",
         "changes.gpkg: polygons cover every changed pixel",
     ]
+
+
+class Idle:
+    """An executor that finds everything made already."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def run(self, job: SquareJob, indices: Iterable[Index], *arguments: object) -> None:
+        assert list(indices) == []
+        self.asked.append("rasters" if job.rasters else "regions")
+
+
+@pytest.mark.parametrize(
+    "sets", [(), ("output.block_size=128", "vector.format=[gpkg,geojson]", "threshold=0.3")]
+)
+def test_products_are_made_of_squares_made_in_passing(
+    out: Path, pair: tuple[str, str], tmp_path: Path, sets: tuple[str, ...]
+) -> None:
+    config, work, executor = load_config(sets=[*SETS, *sets]), Folder.of(out / "work"), Idle()
+    write_products(out, config)
+    expected = {name: (out / name).read_bytes() for name in ("change.tif", "probability.tif")}
+    expected |= {
+        name: (out / name).read_bytes() for name in layers(out) & {"changes.parquet", "changes.geojson"}
+    }
+    facts = read_inference(out)
+    scenes = recorded_plan(plan(*pair, config), Folder.of(out)).pair
+    # As the inference knows it before its end: its own threshold, no counts yet.
+    early = facts.model_copy(update={"counts": facts.counts.model_copy(update={"patches": 0}), "stages": {}})
+    for job in square_jobs(work, early, config, 64, scenes):
+        opened = OpenSquares(job)
+        for index in job.plan.indices():
+            opened.make(index)
+    write_rasters(Folder.of(out), config, ignore, again=True, workers=lambda: executor)
+    write_polygons(Folder.of(out), config, ignore, again=True, workers=lambda: executor)
+    assert executor.asked == ["rasters", "regions"]
+    assert {name: (out / name).read_bytes() for name in expected} == expected
 
 
 def test_formats_stand_side_by_side(out: Path) -> None:

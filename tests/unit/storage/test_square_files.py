@@ -22,19 +22,20 @@ def files(tmp_path: Path) -> SquareFiles:
 
 
 def test_a_square_is_found_as_it_was_written(files: SquareFiles) -> None:
-    found = files.find((3, 4), ORIGIN)
+    found = files.read((3, 4), ORIGIN)
     assert found is not None
     assert list(found) == list(ARRAYS)
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(found[name], array)
         assert found[name].dtype == array.dtype
-    assert files.find((4, 3), ORIGIN) is None
-    assert SquareFiles(files.work, "other").find((3, 4), ORIGIN) is None
+    assert files.read((4, 3), ORIGIN) is None
+    assert files.present() == {(3, 4)}
+    assert SquareFiles(files.work, "other").read((3, 4), ORIGIN) is None
 
 
 @pytest.mark.parametrize("origin", [[[0, 1, 78]], [[0, 1, 77], [0, 2, 1]], np.zeros((0, 3))])
 def test_a_square_of_other_tiles_is_none(files: SquareFiles, origin: object) -> None:
-    assert files.find((3, 4), np.array(origin, np.int64)) is None
+    assert files.read((3, 4), np.array(origin, np.int64)) is None
 
 
 @pytest.mark.parametrize("change", ["cut", "flip", "empty", "other"])
@@ -44,12 +45,13 @@ def test_a_damaged_square_is_none(files: SquareFiles, tmp_path: Path, change: st
     content[content.index(b"packed") + 2] ^= 4
     whole = path.read_bytes()
     path.write_bytes({"cut": whole[:-9], "flip": bytes(content), "empty": b"", "other": b"text"}[change])
-    assert files.find((3, 4), ORIGIN) is None
+    assert files.read((3, 4), ORIGIN) is None
 
 
 def test_all_squares_of_a_kind_are_removed(files: SquareFiles, tmp_path: Path) -> None:
     other = SquareFiles(files.work, "other")
     other.write((0, 0), ORIGIN, ARRAYS)
     files.remove()
-    assert files.find((3, 4), ORIGIN) is None
-    assert other.find((0, 0), ORIGIN) is not None
+    assert files.present() == set()
+    assert files.read((3, 4), ORIGIN) is None
+    assert other.read((0, 0), ORIGIN) is not None
