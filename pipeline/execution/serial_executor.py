@@ -20,6 +20,7 @@ from ussfc.pipeline.execution.tile_parts import TileParts
 from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE, WorkerCache
 from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.parallel.schedule import Schedule
+from ussfc.pipeline.tiling.memory import SQUARES_BESIDE
 from ussfc.pipeline.types import Index, TileFailure, TileResult
 
 REPORT_SECONDS = 0.5
@@ -107,7 +108,7 @@ class _Squares:
     def __init__(self, follow_ups: FollowUps | None, cache: WorkerCache) -> None:
         self._follow_ups = follow_ups
         self._cache = cache
-        self._threads = ThreadPoolExecutor(max(1, cores() // 2), "ussfc-square")
+        self._threads = ThreadPoolExecutor(max(1, min(SQUARES_BESIDE, cores() // 2)), "ussfc-square")
         self._under_way: list[Future[TileResult]] = []
 
     def add(self, result: TileResult) -> None:

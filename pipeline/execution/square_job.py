@@ -36,6 +36,7 @@ from ussfc.pipeline.timeline import TileTimeline
 from ussfc.pipeline.types import Box, Index, Pixels, ProbabilitySource, StoredArray, TileResult
 
 if TYPE_CHECKING:
+    from ussfc.pipeline.polygons.blocks import BlockRegions
     from ussfc.pipeline.polygons.vectorise import RegionRules
     from ussfc.pipeline.rasters.assembly import SquareCompressor
     from ussfc.pipeline.rasters.compression import CogOptions
@@ -157,13 +158,14 @@ class OpenSquares:
         if job.smoothing != "none":
             self._source = AloneSource(self.store) if following else SmoothedSource(self.store, side)
         self._compressors = {} if job.rasters is None else _compressors(job.rasters, self.store.dtype, side)
-        self._rules: RegionRules | None = None
+        self._find: Callable[[ProbabilitySource, Box], BlockRegions] | None = None
         if job.regions is not None:
             rules, scenes = job.regions.rules, job.regions.scenes
             values = rules.options.values
             if values is not None and scenes is not None:
                 values = replace(values, read=band_reads(scenes, job.regions.over_network))
-            self._rules = replace(rules, options=replace(rules.options, values=values))
+            # Once: reference systems take longer than a square without change.
+            self._find = replace(rules, options=replace(rules.options, values=values)).finder()
 
     def read(self, index: Index) -> StoredArray:
         """Return the filtered probabilities of a square."""
@@ -195,10 +197,10 @@ class OpenSquares:
         arrays = pack(self._compressors, stored)
         if self._compressors:
             clock.lap("pack")
-        if self._rules is not None:
+        if self._find is not None:
             from ussfc.pipeline.polygons import blocks
 
-            found = self._rules.finder(_ReadSquare(stored, self.store.shape))(self._job.plan.core(index))
+            found = self._find(_ReadSquare(stored, self.store.shape), self._job.plan.core(index))
             arrays |= {f"regions.{name}": array for name, array in blocks.to_arrays(found).items()}
             clock.lap("polygons")
         return arrays

@@ -100,12 +100,14 @@ class RegionRules:
             simplify_m=self.options.simplify_m,
         )
 
-    def finder(self, source: ProbabilitySource) -> Callable[[Box], BlockRegions]:
+    def finder(self) -> Callable[[ProbabilitySource, Box], BlockRegions]:
         """Return the function that finds the regions of a block of a source; it may run on many threads."""
-        options = self.options
-        return partial(
-            find_regions, source, self.threshold, options.connectivity, self.maker(), values=options.values
-        )
+        make, options = self.maker(), self.options
+
+        def find(source: ProbabilitySource, box: Box) -> BlockRegions:
+            return find_regions(source, self.threshold, options.connectivity, make, box, options.values)
+
+        return find
 
 
 def vectorise(
@@ -195,7 +197,9 @@ def find_blocks(
     if (rows, cols) != tuple(rules.geobox.shape):
         raise ValueError(f"the source has shape {(rows, cols)}, its grid {tuple(rules.geobox.shape)}")
     threads = min(max(cores(), 2), MOST_THREADS)
-    return in_order(rules.finder(source), blocks((rows, cols), block_size), threads, "ussfc-vector", AHEAD)
+    return in_order(
+        partial(rules.finder(), source), blocks((rows, cols), block_size), threads, "ussfc-vector", AHEAD
+    )
 
 
 def join_features(

@@ -38,6 +38,10 @@ GDAL_CACHE = 128 * MB
 """GDAL's decoded blocks in a process that reads local files; GDAL's default is a share of the machine's memory."""
 SHARED_BLOCKS = 256 * MB
 """Decoded blocks that tiles share where they are read for a device; a row of a strip takes 60 MB of uint16."""
+SQUARE = 75 * MB
+"""Making a square of the products of a noisy map, of 2048 px a side; one that is all change takes three times that."""
+SQUARES_BESIDE = 4
+"""Most squares that are made at a time beside a device, by threads of their own."""
 FETCHED = 64 * MB
 """Compressed blocks of one window of a remote scene, which GDAL keeps until they are decoded."""
 REMOTE_BLOCK = 512
@@ -137,6 +141,8 @@ def project(plan: TilePlan, work: Workload) -> MemoryProjection:
     # Those of a million rows and columns are part of FINISHING, which comes later.
     coordinates = max(0, COORDINATE_BYTES * (plan.shape[0] + plan.shape[1]) - FINISHING)
     if work.processes == 0:
+        if work.on_gpu:
+            worker += SQUARES_BESIDE * SQUARE
         total = max(worker, BASE_RASTERS + base + cache + FINISHING) + coordinates
         if work.compares_engines:
             total = max(total + COMPARED, BASE_RASTERS + base + COMPARISON)
