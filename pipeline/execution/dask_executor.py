@@ -94,6 +94,11 @@ class DaskExecutor:
         self._started = None
         self._kept.close()
 
+    @property
+    def worker_count(self) -> int:
+        """Number of workers that are expected."""
+        return max(1, self._cluster.worker_count)
+
     def ask(self, function: Callable[..., Answer], *args: object) -> list[Answer]:
         """Return the answers of all workers, see :class:`ussfc.pipeline.execution.executor.Executor`.
 

@@ -22,6 +22,10 @@ TILE_BACKOFF = Backoff(attempts=4, first=2, factor=4, longest=60)
 class Executor(Protocol):
     """Runs :func:`ussfc.pipeline.execution.tile.compute_item` over tiles, in any order."""
 
+    @property
+    def worker_count(self) -> int:
+        """Number of workers that are expected, each of which best walks tiles that lie side by side."""
+
     def run(
         self,
         job: Job,

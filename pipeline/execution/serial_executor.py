@@ -97,6 +97,11 @@ class SerialExecutor:
                 stop.set()
                 squares.end(whole=schedule.over)
 
+    @property
+    def worker_count(self) -> int:
+        """One: this process."""
+        return 1
+
     def ask(self, function: Callable[..., Answer], *args: object) -> list[Answer]:
         """Return the answer of the one worker, which is this process."""
         return [function(*args)]

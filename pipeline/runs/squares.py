@@ -104,7 +104,7 @@ def make_squares(
     rows, cols = job.plan.shape
     with stage_clock(STAGE, job.plan.tile_count, rows * cols, subscriber):
         present = job.files.present()
-        missing = (index for index in job.plan.indices() if index not in present)
+        missing = (index for index in job.plan.indices(executor.worker_count) if index not in present)
         executor.run(job, missing, on_result, on_failure)
 
 

@@ -1,12 +1,15 @@
 """Files of what is made of one square of the grid: named arrays, whole or not there at all.
 
-A file is a NumPy archive (npz, not compressed: rasters are already), whose entries carry checksums of their own.
+A file is a line of JSON and the bytes of the arrays, with a checksum. NumPy's own archives are not read here on many
+threads: Python 3.11 may fail to parse their headers then (``SystemError: AST constructor recursion depth mismatch``).
 """
 
 from __future__ import annotations
 
-import io
-import zipfile
+import json
+import math
+import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,9 +47,7 @@ class SquareFiles:
         Raises:
             StoreError: the folder cannot be written.
         """
-        content = io.BytesIO()
-        np.savez(content, allow_pickle=False, **{ORIGIN: origin}, **arrays)
-        self.work.write(self._file(index), content.getvalue())
+        self.work.write(self._file(index), _packed({ORIGIN: origin, **arrays}))
 
     def present(self) -> set[Index]:
         """Return the squares that have a file, by one listing; whether it is whole, its reading shows.
@@ -70,11 +71,10 @@ class SquareFiles:
         except FileNotFoundError:
             return None
         try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile):
+            arrays = _unpacked(content)
+            return arrays if np.array_equal(arrays.pop(ORIGIN), origin) else None
+        except (ValueError, TypeError, KeyError):
             return None
-        return arrays if np.array_equal(arrays.pop(ORIGIN, None), origin) else None
 
     def remove(self) -> None:
         """Remove all squares of the kind.
@@ -86,3 +86,31 @@ class SquareFiles:
 
     def _file(self, index: Index) -> str:
         return f"{layout.SQUARES}/{self.name}/{index[0]}/{index[1]}"
+
+
+def _packed(arrays: Arrays) -> bytes:
+    """Return arrays as bytes, after a line of JSON with the dtype and shape of each, and a CRC-32 of all."""
+    header = {name: [array.dtype.newbyteorder("<").str, *array.shape] for name, array in arrays.items()}
+    parts = [
+        np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes() for array in arrays.values()
+    ]
+    body = b"".join([json.dumps(header).encode(), b"\n", *parts])
+    return struct.pack("<I", zlib.crc32(body)) + body
+
+
+def _unpacked(content: bytes) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays that :func:`_packed` put together.
+
+    Raises:
+        ValueError, TypeError, KeyError: these bytes are others.
+    """
+    body = content[4:]
+    if content[:4] != struct.pack("<I", zlib.crc32(body)):
+        raise ValueError("the checksum is another one")
+    line, _, data = body.partition(b"\n")
+    arrays, start = {}, 0
+    for name, (dtype, *shape) in json.loads(line).items():
+        count = math.prod(shape)
+        arrays[name] = np.frombuffer(data, dtype, count, start).reshape(shape)
+        start += arrays[name].nbytes
+    return arrays

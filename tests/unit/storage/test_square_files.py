@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.square_files import SquareFiles
 
 ORIGIN = np.array([[0, 1, 77]])
-ARRAYS = {"sizes": np.arange(3), "blocks": np.frombuffer(b"packed", np.uint8), "none": np.zeros((0, 4))}
+ARRAYS = {"sizes": np.arange(3), "blocks": np.frombuffer(b"packed", np.uint8), "none": np.zeros((0, 4)),
+          "real": np.array([[np.nan, 1.5]], np.float32), "text": np.array([10, 13], np.uint8)}  # fmt: skip
 
 
 @pytest.fixture
@@ -38,13 +41,15 @@ def test_a_square_of_other_tiles_is_none(files: SquareFiles, origin: object) -> 
     assert files.read((3, 4), np.array(origin, np.int64)) is None
 
 
-@pytest.mark.parametrize("change", ["cut", "flip", "empty", "other"])
+@pytest.mark.parametrize("change", ["cut", "flip", "empty", "other", "sealed"])
 def test_a_damaged_square_is_none(files: SquareFiles, tmp_path: Path, change: str) -> None:
     (path,) = (path for path in tmp_path.rglob("*") if path.is_file())
     content = bytearray(path.read_bytes())
     content[content.index(b"packed") + 2] ^= 4
     whole = path.read_bytes()
-    path.write_bytes({"cut": whole[:-9], "flip": bytes(content), "empty": b"", "other": b"text"}[change])
+    sealed = struct.pack("<I", zlib.crc32(b"text")) + b"text"
+    made = {"cut": whole[:-9], "flip": bytes(content), "empty": b"", "other": b"text", "sealed": sealed}
+    path.write_bytes(made[change])
     assert files.read((3, 4), ORIGIN) is None
 
 
