@@ -22,7 +22,7 @@ from tests.support.tile_runs import ONCE, make_witness, unwanted
 from ussfc.pipeline.clusters.scheduler import SchedulerAt
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import ClusterError, ConfigError
-from ussfc.pipeline.events import Event, Notice
+from ussfc.pipeline.events import Event, Notice, StageStarted
 from ussfc.pipeline.execution import dask_executor, worker_pool
 from ussfc.pipeline.execution.dask_executor import DaskExecutor
 from ussfc.pipeline.execution.serial_executor import SerialExecutor
@@ -30,6 +30,7 @@ from ussfc.pipeline.execution.tile_job import TileJob
 from ussfc.pipeline.execution.worker_pool import MOST_TILES, TASKS_AHEAD
 from ussfc.pipeline.execution.worker_tasks import versions
 from ussfc.pipeline.parallel.backoff import Backoff
+from ussfc.pipeline.runs.products import recorded_config, write_products
 from ussfc.pipeline.runs.run import run
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.tiling.lattice import TilePlan
@@ -317,6 +318,24 @@ def test_workers_choose_their_engine(
     here = load_config(sets=[*away, "cluster.kind=serial", "inference.engine=torch"])
     assert run(*pair, tmp_path / "here", here).run == manifest.run
     assert store_bytes(tmp_path / "out" / "work") == store_bytes(tmp_path / "here" / "work")
+    # So are the products, and those of another threshold, which workers make as well.
+    for sets in ([], ["threshold=0.3", "vector.connectivity=8"]):
+        events: list[Event] = []
+        for name, cluster in (("out", "scheduler"), ("here", "serial")):
+            place = [f"cluster.kind={cluster}", *([f"cluster.address={programs.address}"] * (name == "out"))]
+            base = recorded_config(tmp_path / name)
+            write_products(
+                tmp_path / name,
+                load_config(sets=[*place, *sets], base=base),
+                events.append,
+            )
+        stages = [event.stage for event in events if isinstance(event, StageStarted)]
+        assert stages == (
+            ["mosaic", "squares", "vectorise", "squares", "mosaic", "vectorise"] if sets else []
+        )
+        for product in ("change.tif", "probability.tif", "changes.parquet"):
+            assert (tmp_path / "out" / product).read_bytes() == (tmp_path / "here" / product).read_bytes()
+        assert not (tmp_path / "out" / "work" / "squares").exists()
 
 
 @pytest.mark.soak
