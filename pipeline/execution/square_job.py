@@ -235,7 +235,7 @@ def pack(compressors: dict[str, SquareCompressor], stored: StoredArray) -> dict[
     }
 
 
-def part(arrays: Arrays, kind: str) -> dict[str, npt.NDArray[Any]]:
+def of_kind(arrays: Arrays, kind: str) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays of one kind: change, probability or regions."""
     return {
         name.removeprefix(f"{kind}."): array for name, array in arrays.items() if name.startswith(f"{kind}.")

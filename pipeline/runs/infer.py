@@ -441,9 +441,9 @@ def _compute(
     if len(done) < plan.tiles.tile_count:
         # The record is of an inference that ended; this one has not.
         job.store.remove(layout.INFERENCE)
-        workers = plan.cluster.worker_count if plan.cluster is not None else 0
-        remaining = (index for index in plan.tiles.indices(max(1, workers)) if index not in done)
-        lazy.executor.run(job, remaining, on_result, on_failure, on_pixels, follow_ups)
+        executor = lazy.executor
+        remaining = (index for index in plan.tiles.indices(executor.worker_count) if index not in done)
+        executor.run(job, remaining, on_result, on_failure, on_pixels, follow_ups)
     if failures and not tally.tiles:
         raise TileError(failures[0].error)
     return sorted(failures, key=lambda failure: failure.index)

@@ -12,7 +12,7 @@ from ussfc.pipeline.clusters.select import select_cluster
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import PipelineError, StoreError
 from ussfc.pipeline.events import Advanced, Subscriber
-from ussfc.pipeline.execution.square_job import OpenSquares, SquareJob, part
+from ussfc.pipeline.execution.square_job import OpenSquares, SquareJob, of_kind
 from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.parallel.ordered_map import in_order
 from ussfc.pipeline.pixels.pyramid import READ_SIZE
@@ -101,10 +101,13 @@ def make_squares(
     def on_failure(failure: TileFailure) -> None:
         raise error(f"{failure.error} (tried {failure.attempts} times); run the same command again")
 
-    rows, cols = job.plan.shape
-    with stage_clock(STAGE, job.plan.tile_count, rows * cols, subscriber):
-        present = job.files.present()
-        missing = (index for index in job.plan.indices(executor.worker_count) if index not in present)
+    present = job.files.present()
+    missing = [index for index in job.plan.indices(executor.worker_count) if index not in present]
+    if not missing:
+        # Workers whose time is over are not waited for.
+        return
+    pixels = sum(job.plan.core(index).pixels for index in missing)
+    with stage_clock(STAGE, len(missing), pixels, subscriber):
         executor.run(job, missing, on_result, on_failure)
 
 
@@ -114,7 +117,7 @@ def squares_of(job: SquareJob, store: ProbabilityStore) -> Iterator[tuple[Box, l
 
     for box, arrays in read_squares(job, store):
         kinds = [kind for kind in ("change", "probability") if f"{kind}.sizes" in arrays]
-        yield box, [of_arrays(part(arrays, kind)) for kind in kinds]
+        yield box, [of_arrays(of_kind(arrays, kind)) for kind in kinds]
 
 
 def regions_of(job: SquareJob, store: ProbabilityStore) -> Iterator[tuple[Box, BlockRegions]]:
@@ -122,7 +125,7 @@ def regions_of(job: SquareJob, store: ProbabilityStore) -> Iterator[tuple[Box, B
     from ussfc.pipeline.polygons.blocks import of_arrays
 
     for box, arrays in read_squares(job, store):
-        yield box, of_arrays(part(arrays, "regions"))
+        yield box, of_arrays(of_kind(arrays, "regions"))
 
 
 def read_squares(job: SquareJob, store: ProbabilityStore) -> Iterator[tuple[Box, Arrays]]:
