@@ -17,9 +17,11 @@ from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, PipelineError, ReadError
 from ussfc.pipeline.pixels import radiometry
 from ussfc.pipeline.reading import SceneRecipe, choose_bands, describe_scene
+from ussfc.pipeline.runs.comparison import compare_recipes, moved_recipe
 from ussfc.pipeline.runs.pair import scene_mapping
+from ussfc.pipeline.runs.registration import register
 from ussfc.pipeline.tiling.grid import common_grid
-from ussfc.pipeline.types import BoolArray, Box
+from ussfc.pipeline.types import BoolArray, Box, SceneInfo
 from ussfc.training.data import LabelledPair, mask_of
 from ussfc.training.recipe import InputSpec
 
@@ -140,7 +142,8 @@ class ScenePairs:
     Args:
         scenes: from :func:`find_scenes`.
         spec: bands and radiometry of the network's input.
-        config: grid and bands of :func:`ussfc.pipeline.config.load.load_config`; the packaged defaults without it.
+        config: grid, bands and registration of :func:`ussfc.pipeline.config.load.load_config`; the packaged defaults
+            without it.
     """
 
     def __init__(
@@ -173,7 +176,7 @@ class ScenePairs:
         return [scene.name for scene in self._scenes]
 
     def pair(self, index: int) -> LabelledPair:
-        """Read one scene: float32 in [0, 1]; pixels without data are 0.5 and not valid.
+        """Read one scene, registered: float32 in [0, 1]; pixels without data are 0.5 and not valid.
 
         Raises:
             DataError: it cannot be read.
@@ -190,19 +193,33 @@ class ScenePairs:
         grid = self._grid(scene)
         model_bands = [(band.name, band.common_name) for band in self._spec.bands]
         box = Box(0, 0, *grid.shape)
-        pixels, mappings = [], []
+        infos, recipes = [], []
         for file, chosen in (
             (scene.before, self._config.bands.before),
             (scene.after, self._config.bands.after),
         ):
             info = describe_scene(str(file), self._config.inputs.vrt_sources)
             bands, _ = choose_bands(info, model_bands, chosen)
-            reader = SceneRecipe.of(str(file), info, grid, bands, self._config.grid.resampling).open()
+            infos.append(info)
+            recipes.append(SceneRecipe.of(str(file), info, grid, bands, self._config.grid.resampling))
+        recipes[1] = self._registered((recipes[0], recipes[1]), (infos[0], infos[1]))
+        pixels, mappings = [], []
+        for recipe, info in zip(recipes, infos, strict=True):
+            reader = recipe.open()
             pixels.append(reader.read(box))
-            mappings.append(scene_mapping(self._spec, reader, str(file), info.scales(bands)))
+            mappings.append(scene_mapping(self._spec, reader, recipe.uri, info.scales(recipe.bands)))
         images = radiometry.pair(pixels[0], pixels[1], (mappings[0], mappings[1]))
         label, known = label_on_grid(scene, grid, box)
         return LabelledPair(scene.name, images.before, images.after, label, images.valid & known)
+
+    def _registered(
+        self, recipes: tuple[SceneRecipe, SceneRecipe], infos: tuple[SceneInfo, SceneInfo]
+    ) -> SceneRecipe:
+        """Return the recipe of the later date as a run reads it: where the earlier one lies."""
+        comparison = compare_recipes(recipes, infos, self._spec)
+        # In one thread: trainings with other numbers of threads read the same.
+        matrix = register(comparison, self._config.registration, 1).matrix
+        return recipes[1] if matrix is None else moved_recipe(recipes[1], matrix)
 
 
 def _as_data_error(read: Callable[[], T]) -> T:

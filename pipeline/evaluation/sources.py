@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ussfc
+from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import ConfigError
 from ussfc.pipeline.evaluation.labelled_scenes import ScenePairs, find_scenes, match_scenes
 from ussfc.training.data import (
@@ -29,6 +30,9 @@ GEOTIFF = "geotiff"
 
 MASKS = "masks"
 """Kind of data that holds images and masks of one date, from which pairs are generated."""
+
+NO_VALIDATION = ("none",)
+"""Names to validate on of a training that keeps its last weights."""
 
 GENERATED_PAIRS = 96
 """Pairs that validation generates from the places held out."""
@@ -55,9 +59,14 @@ def describe(datas: Sequence[str]) -> str:
     return ", ".join("pairs generated from masks" if kind == MASKS else kind for kind in kinds)
 
 
+def reading_of(datas: Sequence[str]) -> str:
+    """Name the way in which pairs are read, where earlier versions had another: scenes are registered now."""
+    return "registered" if any(parse_data(text)[0] == GEOTIFF for text in datas) else ""
+
+
 def training_sources(
     datas: Sequence[str], recipe: TrainingRecipe, validate_on: Sequence[str], memory: int
-) -> tuple[LabelledPairs | MaskTiles, LabelledPairs]:
+) -> tuple[LabelledPairs | MaskTiles, LabelledPairs | None]:
     """Return pairs to learn from, or tiles to generate them from, and pairs to validate on.
 
     Data sets of pictures bring their splits ``train`` and ``val``; of georeferenced scenes and of places with masks the
@@ -66,8 +75,11 @@ def training_sources(
     Args:
         datas: ``KIND:DIR``, one or more; only one if it is ``masks``.
         recipe: its input is that of the network, its section synthesis generates pairs.
-        validate_on: names of held-out scenes or places.
+        validate_on: names of held-out scenes or places; :data:`NO_VALIDATION` to learn from all.
         memory: bytes of decoded pictures that may stay in memory, of each data set.
+
+    Returns:
+        What to learn from, and pairs to validate on; None instead of these for :data:`NO_VALIDATION`.
 
     Raises:
         ConfigError, PipelineError, ussfc.errors.DataError: the data cannot be used; the message names what.
@@ -81,6 +93,7 @@ def training_sources(
             )
         return _generated_sources(masks[0], recipe, validate_on, memory)
     spec = recipe.input_spec
+    validated = tuple(validate_on) != NO_VALIDATION
     train: list[LabelledPairs] = []
     validation: list[LabelledPairs] = []
     known: set[str] = set()
@@ -97,26 +110,29 @@ def training_sources(
             train.append(Cached(open_split(kind, folder, "train"), memory))
             validation.append(open_split(kind, folder, "val"))
             check_pictures_fit(kind, spec)
-    if missing := sorted(set(validate_on) - known):
+    if validated and (missing := sorted(set(validate_on) - known)):
         there = (
             f"there are {', '.join(sorted(known))}" if known else "pictures bring their own validation split"
         )
         raise ConfigError(f"{', '.join(missing)}: no such scene in the data to validate on; {there}")
-    return Joined(tuple(train)), Joined(tuple(validation))
+    return Joined(tuple(train)), Joined(tuple(validation)) if validated else None
 
 
 def _generated_sources(
     folder: Path, recipe: TrainingRecipe, validate_on: Sequence[str], memory: int
-) -> tuple[MaskTiles, GeneratedPairs]:
+) -> tuple[MaskTiles, GeneratedPairs | None]:
     check_pictures_fit(MASKS, recipe.input_spec)
     tiles = open_masks(folder, memory)
+    if tuple(validate_on) == NO_VALIDATION:
+        return tiles, None
     if odd := [place for place in validate_on if place not in tiles.places]:
         raise ConfigError(
             f"{', '.join(odd)}: no such place in {folder} to validate on; its places: {', '.join(tiles.places)}"
         )
     if not validate_on:
         raise ConfigError(
-            f"validation: no place of {folder} is held out; name some to validate on: {', '.join(tiles.places)}"
+            f"validation: no place of {folder} is held out; name some to validate on, or none to keep the last "
+            f"weights: {', '.join(tiles.places)}"
         )
     training, held_out = tiles.split(validate_on)
     size = recipe.sampling.crop_size
@@ -153,6 +169,7 @@ def check_data(kind: str, folder: Path) -> Sequence[SplitReport | PlaceReport]:
         # One band: geometry and labels do not depend on how many a model takes.
         spec = InputSpec.model_validate({"bands": [{"name": "1"}], "radiometry": {"kind": "percentiles"}})
         scenes, lone = match_scenes(folder)
-        return [check_pairs("scenes", ScenePairs(scenes, spec), lone)]
+        config = load_config().model_copy(update={"registration": "off"})
+        return [check_pairs("scenes", ScenePairs(scenes, spec, config), lone)]
     splits = [split for split in SPLITS if (splits_folder(kind, folder) / split).is_dir()]
     return [check_pairs(split, *match_split(kind, folder, split)) for split in splits or SPLITS[:1]]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ussfc.pipeline.reading.array import ArrayReader
     from ussfc.pipeline.reading.date_masks import DateMask
     from ussfc.pipeline.runs.pair import ScenePair
+    from ussfc.training.recipe import InputSpec
 
 WINDOWS = 100
 """Largest number of windows measured; a smaller grid has as many as lie on it side by side."""
@@ -155,14 +156,14 @@ def compare_pair(pair: ScenePair) -> Comparison:
 
 
 def compare_recipes(
-    recipes: tuple[Recipe, Recipe], infos: tuple[SceneInfo, SceneInfo], model: ModelSpec
+    recipes: tuple[Recipe, Recipe], infos: tuple[SceneInfo, SceneInfo], model: ModelSpec | InputSpec
 ) -> Comparison:
     """Return the comparison by the bands of a model and, where both dates name one, the near infrared.
 
     Args:
         recipes: both dates on the grid, with the bands that the model takes.
         infos: their headers.
-        model: the model.
+        model: the model, or the input of one to be trained.
     """
     names = [band.common_name for band in model.bands]
     visible = tuple(place for place, name in enumerate(names) if name in VISIBLE)

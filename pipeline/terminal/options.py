@@ -479,7 +479,8 @@ training_options = grouped(
     click.option(
         "--validate-on",
         metavar="A,B,...",
-        help="Scenes of geotiff data, or places of masks, that are held out for validation.",
+        help="Scenes of geotiff data, or places of masks, that are held out for validation; none: learn from all, and "
+        "keep the last weights.",
     ),
     click.option(
         "--device",

@@ -32,7 +32,7 @@ def train(training: Training, output: Output) -> None:
 
     check_address_space()
     chosen = load_recipe(training.recipe, training.sets)
-    from ussfc.pipeline.evaluation.sources import describe, training_sources
+    from ussfc.pipeline.evaluation.sources import describe, reading_of, training_sources
     from ussfc.spec import NOT_STATED, derived_licence
     from ussfc.training.data import TrainingData
     from ussfc.training.loop import train as train_network
@@ -52,6 +52,8 @@ def train(training: Training, output: Output) -> None:
         validation,
         description=describe(training.datas),
         licence=derived_licence(training.licence, (start.licence or NOT_STATED) if start else None),
+        threshold=start.threshold if start else 0.5,
+        reading=reading_of(training.datas),
     )
     result = train_network(
         chosen,
@@ -64,11 +66,12 @@ def train(training: Training, output: Output) -> None:
         start=weights,
     )
     early = ", stopped early" if result.stopped_early else ""
+    score = "no validation" if result.best_f1 is None else f"validation F1 {result.best_f1:.3f}"
     line = (
-        f"{training.out / 'best.yaml'}: step {result.best_step} of {result.steps}{early}, validation F1 "
-        f"{result.best_f1:.3f} at threshold {result.threshold:g}, {format_duration(result.seconds)}"
+        f"{result.card}: step {result.best_step} of {result.steps}{early}, {score} at threshold {result.threshold:g}, "
+        f"{format_duration(result.seconds)}"
     )
-    output.result({**vars(result), "folder": str(training.out)}, (line,))
+    output.result({**vars(result), "folder": str(training.out), "card": str(result.card)}, (line,))
 
 
 @click.command()

@@ -103,7 +103,7 @@ def trained(
     recipe: TrainingRecipe,
     out: Path,
     pairs: Listed = TOWNS,
-    validation: Listed = VILLAGES,
+    validation: Listed | None = VILLAGES,
     facts: dict[str, Any] | None = None,
     **options: Any,
 ) -> Result:

@@ -51,6 +51,18 @@ def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_training_on_all_scenes_keeps_its_last_weights(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "all"
+    done = train(folder, out, "--set", "steps=4", "--validate-on", "none")
+    assert done.exit_code == 0, done.output
+    assert f"{out / 'last.yaml'}: step 4 of 4, no validation at threshold 0.5" in done.stdout
+    card = package.find_model(str(out / "last.yaml"))
+    assert card.training.held_out == "nothing"
+    refused = train(folder, out, "--set", "steps=4")
+    assert refused.exit_code != 0
+    assert "holds another training (training pairs, validation pairs differ)" in refused.stderr
+
+
 def test_the_loss_falls(trained: Path) -> None:
     with (trained / "log.csv").open() as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]

@@ -1,7 +1,8 @@
 """The folder of a training: its recipe, log, state, weights, model card and picture.
 
 It holds ``recipe.yaml``, ``log.csv``, ``state.pt`` (to resume from), ``last.safetensors`` and ``best.safetensors``
-(weights), ``best.yaml`` (a model card of the best) and ``validation.png``.
+(weights), ``best.yaml`` (a model card of the best) and ``validation.png``; without validation ``last.safetensors`` and
+its card ``last.yaml`` instead of the best and the picture.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ussfc.local_files import replace_file
 from ussfc.network import USSFCNet
 from ussfc.spec import ModelSpec, Network, Score, Training, WeightsFile
 from ussfc.training import pictures
-from ussfc.training.data import TrainingData
+from ussfc.training.data import LabelledPairs, TrainingData
 from ussfc.training.recipe import TrainingRecipe
 from ussfc.training.synthesis.batches import GeneratedPairs
 from ussfc.training.synthesis.tiles import MaskTiles
@@ -107,7 +108,7 @@ class TrainingFolder:
 
     @property
     def _files(self) -> list[Path]:
-        names = ("recipe.yaml", "log.csv", "best.yaml", "validation.png")
+        names = ("recipe.yaml", "log.csv", "best.yaml", "last.yaml", "validation.png")
         return [self._state, self.best, self.last, *(self.path / name for name in names)]
 
     def clear(self) -> None:
@@ -195,47 +196,53 @@ class TrainingFolder:
         """Write the picture of a validation."""
         pictures.save(picture, self.path / "validation.png")
 
+    def card_of(self, data: TrainingData) -> Path:
+        """Return the path of the model card: of the best weights, without validation of the last ones."""
+        return self.path / ("last.yaml" if data.validation is None else "best.yaml")
+
     def write_card(self, progress: Progress, data: TrainingData, device: str) -> None:
-        """Write the model card beside the best weights, so that every command takes them by its name."""
+        """Write the model card beside its weights, so that every command takes them by its name."""
         card = self._card(progress, data, device)
         text = yaml.safe_dump(card.model_dump(mode="json", exclude_none=True), sort_keys=False, width=110)
-        replace_file(self.path / "best.yaml", text.encode())
+        replace_file(self.card_of(data), text.encode())
 
     def _card(self, progress: Progress, data: TrainingData, device: str) -> ModelSpec:
         spec = self._recipe.input_spec
-        row = progress.rows[-1]
-        generated = (
-            "pairs generated from places held out, not real changes; "
-            if isinstance(data.validation, GeneratedPairs)
-            else ""
-        )
+        weights = self.last if data.validation is None else self.best
         return ModelSpec(
             name=self.path.name,
             title=f"USSFC-Net trained on {data.description or 'data of your own'}",
-            weights=WeightsFile(uri=self.best.name, sha256=sha256_of(self.best)),
+            weights=WeightsFile(uri=weights.name, sha256=sha256_of(weights)),
             network=Network(ratio=self._recipe.network.ratio),
             bands=spec.bands,
             resolution_m=spec.resolution_m,
             patch_size=self._recipe.sampling.crop_size,
             radiometry=spec.radiometry,
-            threshold=progress.best_threshold,
+            threshold=data.threshold if data.validation is None else progress.best_threshold,
             licence=data.licence,
             training=Training(
                 data=data.description,
-                held_out="the validation pairs",
+                held_out="nothing" if data.validation is None else "the validation pairs",
                 device=device,
                 seconds=round(progress.seconds, 1),
                 steps=progress.step,
                 recipe="recipe.yaml" + (f", begun with {start.model}" if (start := self._recipe.start) else ""),
             ),
-            scores=(
-                Score(
-                    scene="validation", precision=_share(row["precision"]), recall=_share(row["recall"]),
-                    f1=_share(row["f1"]), iou=_share(row["iou"]),
-                    note=f"{generated}chose this checkpoint and its threshold; patches without overlap",
-                ),
-            ),
+            scores=() if data.validation is None else (_validation_score(progress.rows[-1], data.validation),),
         )  # fmt: skip
+
+
+def _validation_score(row: dict[str, float | int], pairs: LabelledPairs) -> Score:
+    generated = (
+        "pairs generated from places held out, not real changes; "
+        if isinstance(pairs, GeneratedPairs)
+        else ""
+    )
+    return Score(
+        scene="validation", precision=_share(row["precision"]), recall=_share(row["recall"]),
+        f1=_share(row["f1"]), iou=_share(row["iou"]),
+        note=f"{generated}chose this checkpoint and its threshold; patches without overlap",
+    )  # fmt: skip
 
 
 def _share(value: float) -> float:
@@ -255,15 +262,16 @@ def fingerprint_of(recipe: TrainingRecipe, data: TrainingData, device: str) -> d
     if not recipe.optimiser.freeze_statistics:
         del decisive["optimiser"]["freeze_statistics"]
     held_out = data.validation
-    return {
+    source = held_out.source if isinstance(held_out, GeneratedPairs) else held_out
+    facts = {
         "format": STATE_FORMAT,
         "recipe": hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest(),
         "training pairs": _names_hash(data.pairs.names),
-        "validation pairs": _names_hash(
-            held_out.source.names if isinstance(held_out, GeneratedPairs) else held_out.names
-        ),
+        "validation pairs": _names_hash([] if source is None else source.names),
         "device": device,
     }
+    # Left out where there is one way, so that trainings of earlier versions go on.
+    return {**facts, "reading of pairs": data.reading} if data.reading else facts
 
 
 def _names_hash(names: Sequence[str]) -> str:

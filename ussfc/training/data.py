@@ -79,12 +79,16 @@ class TrainingData:
 
     pairs: LabelledPairs | MaskTiles
     """Pairs to learn from, or tiles to generate them from."""
-    validation: LabelledPairs
-    """Pairs that choose the checkpoint and the threshold; never trained on."""
+    validation: LabelledPairs | None
+    """Pairs that choose the checkpoint and the threshold; never trained on. None: the last weights are kept."""
     description: str = ""
     """Description of the data."""
     licence: Licence | None = None
     """Licence of the data and so of the weights."""
+    threshold: float = 0.5
+    """Threshold of the model card of a training without validation."""
+    reading: str = ""
+    """Name of the way in which pairs are read, where there have been several; a training goes on with the same."""
 
 
 @dataclass(frozen=True)

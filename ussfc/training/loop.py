@@ -19,7 +19,7 @@ from ussfc.network import USSFCNet
 from ussfc.training.batches import make_batches
 from ussfc.training.checkpoints import Progress, TrainingFolder, TrainingState, fingerprint_of
 from ussfc.training.crops import Batch, Batches
-from ussfc.training.data import TrainingData
+from ussfc.training.data import LabelledPairs, TrainingData
 from ussfc.training.events import StepCompleted, Subscriber, TrainingNotice, Validated
 from ussfc.training.recipe import TrainingRecipe
 from ussfc.training.trainer import Trainer, learning_rate
@@ -44,11 +44,13 @@ class Result:
     seconds: float
     """Time spent in steps and validations, all attempts together, seconds."""
     best_step: int
-    """Steps done at the best validation."""
-    best_f1: float
-    """F1 on the validation set, at ``threshold``."""
+    """Steps done at the best validation; without validation all of them."""
+    best_f1: float | None
+    """F1 on the validation set, at ``threshold``; None without validation."""
     threshold: float
-    """Threshold with the largest F1 on the validation set."""
+    """Threshold with the largest F1 on the validation set; without validation that of the data's."""
+    card: Path
+    """Model card of the weights to use."""
     stopped_early: bool
     """True if validations did not get better for as long as the recipe's patience."""
 
@@ -84,9 +86,10 @@ def train(
             weights are kept), or the device is not available.
         DataError: the data cannot be used.
     """
-    if not data.validation.names:
+    if data.validation is not None and not data.validation.names:
         raise TrainingError(
-            "validation: no pairs; name scenes to validate on, or give a data set with a val split"
+            "validation: no pairs; name scenes to validate on, or none to keep the last weights, or give a data set "
+            "with a val split"
         )
     if (recipe.start is None) != (start is None):
         raise TrainingError(
@@ -165,19 +168,25 @@ class _Training:
             while progress.step < self._steps and not self._is_stale:
                 self._step(next(batches))
                 if progress.step % self._validate_every == 0 or progress.step == self._steps:
-                    self._validate()
+                    if self._data.validation is not None:
+                        self._validate(self._data.validation)
                     self._save_state()
                     self._reported = time.monotonic()
                 elif progress.step % self._recipe.save_every == 0:
                     self._save_state()
         self._folder.save_last(self._trainer.kept, progress)
+        validated = self._data.validation is not None
+        if not validated:
+            self._count_seconds()
+            self._folder.write_card(progress, self._data, self._trainer.device.type)
         return Result(
             folder=self._folder.path,
             steps=progress.step,
             seconds=progress.seconds,
-            best_step=progress.best_step,
-            best_f1=progress.best_f1,
-            threshold=progress.best_threshold,
+            best_step=progress.best_step if validated else progress.step,
+            best_f1=progress.best_f1 if validated else None,
+            threshold=progress.best_threshold if validated else self._data.threshold,
+            card=self._folder.card_of(self._data),
             stopped_early=self._is_stale and progress.step < self._steps,
         )
 
@@ -205,10 +214,10 @@ class _Training:
             self._notify(StepCompleted(progress.step, self._steps, recent, speed))
             self._reported = now
 
-    def _validate(self) -> None:
+    def _validate(self, pairs: LabelledPairs) -> None:
         """Score the validation set; write log, picture and, if it is the best so far, weights and model card."""
         progress, network, size = self._progress, self._trainer.kept, self._recipe.sampling.crop_size
-        scores = scores_of(tally(network, self._data.validation, size))
+        scores = scores_of(tally(network, pairs, size))
         best = progress.add_validation({
             "step": progress.step,
             "loss": float(np.mean(progress.losses)),
@@ -218,7 +227,7 @@ class _Training:
         if best:
             self._folder.save_best(network, progress)
         self._folder.write_log(progress)
-        self._folder.save_picture(validation_picture(network, self._data.validation, size))
+        self._folder.save_picture(validation_picture(network, pairs, size))
         self._notify(Validated(progress.step, scores["f1"], scores["threshold"], best))
         if best:
             self._count_seconds()

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from rasterio import Affine
 
 from tests.support.scenes import write_scene
 from ussfc.errors import DataError
+from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, ReadError
 from ussfc.pipeline.evaluation.labelled_scenes import ScenePairs, find_scenes
 from ussfc.pipeline.evaluation.sources import check_data, parse_data, training_sources
@@ -59,6 +61,25 @@ def test_dates_on_other_grids_are_warped(folder: Path) -> None:
     with rasterio.open(folder / "north_after.tif") as source:
         wanted = np.clip(source.read((1, 2, 3))[..., :91].astype(np.float32) / np.float32(3500), 0, 1)
     np.testing.assert_array_equal(pair.after, wanted)
+
+
+def test_displaced_dates_are_registered(tmp_path: Path) -> None:
+    """Both dates show the same ground three columns apart; the pixels are nearly those of the pair that lies right."""
+    write_scene(tmp_path, "port", (40, 40), 288)
+    straight = pairs_of(tmp_path)["port"]
+    with rasterio.open(tmp_path / "port_after.tif") as source:
+        transform = source.transform
+    rewrite(tmp_path / "port_after.tif", transform=transform * Affine.translation(3, 0))
+    apart = ScenePairs(
+        find_scenes(tmp_path), SPEC, load_config().model_copy(update={"registration": "off"})
+    ).pair(0)
+    pair = pairs_of(tmp_path)["port"]
+    np.testing.assert_array_equal(pair.before, straight.before[..., 3:])
+    np.testing.assert_array_equal(pair.label, straight.label[:, 3:])
+    assert pair.valid is not None
+    assert pair.valid.all()
+    assert np.abs(pair.after - straight.after[..., 3:]).mean() < 0.001
+    assert np.abs(apart.after - straight.after[..., 3:]).mean() > 0.02
 
 
 def test_pixels_without_data_or_label_do_not_count(folder: Path) -> None:
@@ -146,6 +167,12 @@ def test_validation_scenes_never_train(folder: Path) -> None:
     assert validation.pair(0).shape == (96, 91)
     with pytest.raises(ConfigError, match=r"south: no such scene .*; there are east, north, west"):
         training_sources([f"geotiff:{folder}"], RECIPE, ["north", "south"], 0)
+
+
+def test_nothing_is_validated_on_if_asked_for(folder: Path) -> None:
+    train, validation = training_sources([f"geotiff:{folder}"], RECIPE, ["none"], 0)
+    assert list(train.names) == ["east", "north", "west"]
+    assert validation is None
 
 
 def test_scenes_beyond_memory_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

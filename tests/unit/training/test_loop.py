@@ -52,6 +52,29 @@ def test_training_equals_its_steps_in_order(tmp_path: Path, average: float | Non
     assert [row["loss"] for row in log] == pytest.approx(means, rel=1e-12)
 
 
+def test_training_without_validation_keeps_its_last_weights(tmp_path: Path, one_thread: None) -> None:
+    recipe = small_recipe(steps=5, save_every=2, validate_every=1, patience=1)
+    result = trained(recipe, tmp_path, validation=None, facts={"threshold": 0.15})
+    trainer, _ = steps_by_hand(recipe, 5)
+    expected = trainer.kept.state_dict()
+    for name, tensor in load_weights(tmp_path / "last.safetensors").state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+    assert (result.steps, result.best_step, result.best_f1, result.stopped_early) == (5, 5, None, False)
+    assert result.card == tmp_path / "last.yaml"
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "last.safetensors", "last.yaml", "recipe.yaml", "state.pt",
+    ]  # fmt: skip
+    card = ussfc.find_model(str(result.card))
+    assert (card.threshold, card.scores, card.training.held_out) == (0.15, (), "nothing")
+    ussfc.load_weights(card.weights_path(), sha256=card.weights.sha256)
+
+
+def test_pairs_read_in_another_way_are_another_training(tmp_path: Path) -> None:
+    """A state of a version that did not register scenes must not go on with registered ones."""
+    trained(small_recipe(), tmp_path, facts={"reading": ""})
+    assert "reading of pairs differ" in refusal(small_recipe(), tmp_path, facts={"reading": "registered"})
+
+
 def test_seed_decides_the_weights(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         # The state of torch's own generator is no part of a training.
