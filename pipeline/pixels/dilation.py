@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from scipy import ndimage
-
 from ussfc.pipeline.types import BoolArray
 
 STRIP = 256
@@ -31,6 +29,9 @@ def dilate(masked: BoolArray, distance: float, pixel: tuple[float, float]) -> Bo
         distance: metres.
         pixel: height and width of a pixel, metres.
     """
+    # Most runs have no masks, and every worker imports this module.
+    from scipy import ndimage
+
     rows, _ = reach(distance, pixel)
     grown = masked.copy()
     limit = distance + 1e-6 * min(pixel)

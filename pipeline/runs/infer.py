@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +15,7 @@ from ussfc.addresses import shown_address
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import DamagedRecord, ReadError, StoreError, TileError
 from ussfc.pipeline.events import Advanced, Notice, Subscriber, ignore
+from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE
 from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.reading.date_masks import describe_mask
 from ussfc.pipeline.runs.cloud_check import check_clouds, cloud_warnings
@@ -135,12 +137,15 @@ def infer_locked(plan: RunPlan, out: Folder, overwrite: bool, workers: LazyExecu
     if overwrite or not out.exists(layout.in_work(layout.RUN_KEY)):
         # An engine that is not to be had is found before a pixel is read.
         possible_detectors(plan, computation.detector)
+        workers.build_ahead()
     plan = find_clouds(plan, out, overwrite, subscriber)
     plan = _registered(plan if overwrite else recorded_plan(plan, out), subscriber)
     plan, measured = _with_choice(plan if overwrite else recorded_choice(plan, out), subscriber)
     if not overwrite:
         repair_key(plan, out / layout.WORK, computation.detector, subscriber)
-    detector = _resolve_detector(plan, out, overwrite, computation, workers)
+    begun = None if overwrite else (out / layout.WORK).find_json(layout.RUN_KEY)
+    # A run that is there goes on with its own, or is refused at once, without workers.
+    detector = workers.resolve_detector(begun.get("model") if begun else None)
     key = run_key(plan, detector)
     store = _open_store(plan, out, key, overwrite)
     remove_other_clouds(plan, out)
@@ -280,6 +285,7 @@ class LazyExecutor:
         self.subscriber = subscriber
         self.computation = computation
         self._stack = stack
+        self._detector: Future[DetectorSpec] | None = None
 
     @cached_property
     def executor(self) -> Executor:
@@ -297,6 +303,27 @@ class LazyExecutor:
         started: Executor | None = vars(self).get("executor")
         return None if self._plan.cluster is None else started
 
+    def build_ahead(self) -> None:
+        """Choose and build the detector of this process on a thread, while the scenes are looked at."""
+        if self._plan.cluster is None and self.computation.executor_of is None:
+            threads = ThreadPoolExecutor(1, "ussfc-detector")
+            self._stack.callback(threads.shutdown)
+            self._detector = threads.submit(self._build)
+
+    def _build(self) -> DetectorSpec:
+        spec = resolve_detector(self._plan, self.computation.detector)
+        # What is wrong is reported with the first tile.
+        with suppress(Exception):
+            PROCESS_CACHE.detector(spec)
+        return spec
+
+    def resolve_detector(self, begun: str | None) -> DetectorSpec:
+        """Return the detector of the run; see :func:`ussfc.pipeline.runs.detector.resolve_detector`."""
+        if self._detector is not None and begun is None:
+            return self._detector.result()
+        ask = self.ask if begun is None else None
+        return resolve_detector(self._plan, self.computation.detector, begun, ask)
+
     def ask(self, function: Callable[..., Answer], *args: object) -> list[Answer]:
         """Return a function's answer on each worker that is there."""
         from ussfc.pipeline.storage.probability_store import STARTING
@@ -307,15 +334,6 @@ class LazyExecutor:
             # key any more, is guarded by its manifest.
             work.write_record(layout.RUN_KEY, STARTING)
         return self.executor.ask(function, *args)
-
-
-def _resolve_detector(
-    plan: RunPlan, out: Folder, overwrite: bool, computation: Computation, executor: LazyExecutor
-) -> DetectorSpec:
-    """Return the detector; a run that is there goes on with its own, or is refused at once, without workers."""
-    begun = None if overwrite else (out / layout.WORK).find_json(layout.RUN_KEY)
-    recorded = begun.get("model") if begun else None
-    return resolve_detector(plan, computation.detector, recorded, None if recorded else executor.ask)
 
 
 def _open_store(plan: RunPlan, out: Folder, key: Mapping[str, Any], overwrite: bool) -> ProbabilityStore:
