@@ -10,6 +10,9 @@ Taper = Literal["hann", "pyramid", "gaussian", "box"]
 Engine = Literal["auto", "openvino", "torch", "triton"]
 """Library that runs the network, see ``ussfc.engines``; ``auto`` is the fastest."""
 
+Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+"""Arithmetic of the network; ``auto`` is the fastest, but never ``int8``."""
+
 VectorFormat = Literal["parquet", "gpkg", "flatgeobuf", "geojson"]
 """File format of the polygons."""
 
@@ -20,6 +23,9 @@ NO_MASK = "none"
 """Word in the place of a mask's file: the one that comes with the scene is left out as well."""
 
 TAPERS: tuple[str, ...] = get_args(Taper)
+
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+"""Names of the kinds of arithmetic."""
 
 ENGINES: tuple[str, ...] = get_args(Engine)
 """Names of the libraries."""

@@ -5,6 +5,7 @@ The pipeline knows them through its Protocols ``Detector`` and ``DetectorSpec`` 
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -202,7 +203,7 @@ class DetectorSpec:
     engine: str
     """``torch``, ``openvino`` or ``triton``."""
     precision: str
-    """``float32``, ``bfloat16`` or ``float16``."""
+    """``float32``, ``bfloat16``, ``float16`` or ``int8``."""
     device: str
     """``cpu`` or ``cuda``, the same on every worker."""
     batch_size: int
@@ -213,6 +214,8 @@ class DetectorSpec:
     """Version of the engine where the spec was made; every worker must have the same."""
     turns: int = 1
     """Quarter turns of a patch whose probabilities are averaged: 1, the patch as it is, or 4."""
+    activations: tuple[tuple[int, float], ...] | None = field(default=None, repr=False)
+    """Ranges for ``int8``, see :func:`ussfc.int8_ranges.read_ranges`; None: another precision."""
 
     @property
     def identity(self) -> str:
@@ -223,7 +226,12 @@ class DetectorSpec:
             f"ssfc={self.ssfc_window or 'patch'} version={self.engine_version}"
             # Left out of the usual one, so that its text is that of earlier versions.
             f"{f' turns={self.turns}' if self.turns > 1 else ''}"
+            f"{f' ranges={self._ranges_digest}' if self.activations is not None else ''}"
         )
+
+    @property
+    def _ranges_digest(self) -> str:
+        return hashlib.sha256(repr(self.activations).encode()).hexdigest()[:16]
 
     @property
     def speed_key(self) -> str:
@@ -314,6 +322,11 @@ class DetectorSpec:
         else:
             # The file may have been replaced since.
             check_digest(self.weights_uri, self.weights_sha256)
+        if self.activations is not None:
+            from ussfc.engines.int8_graph import round_convolutions
+
+            # Behind the cache: one graph serves every precision, and rounding takes a moment.
+            round_convolutions(graph, self.activations)
         return OpenVINOEngine(graph, self.precision, streams)
 
     def _streams(self, streams: int | None) -> int:

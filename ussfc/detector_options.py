@@ -9,8 +9,9 @@ from ussfc import engine_selection
 from ussfc.cores import has_cuda_driver
 from ussfc.detector import DetectorSpec, engine_version
 from ussfc.engines import DEVICES as ENGINE_DEVICES
-from ussfc.engines import PRECISIONS
+from ussfc.engines import ONLY_BY_NAME, PRECISIONS
 from ussfc.errors import ModelError
+from ussfc.int8_ranges import read_ranges
 from ussfc.programs import is_program
 from ussfc.spec import ModelSpec
 
@@ -39,7 +40,7 @@ class DetectorOptions:
     engine: str = "auto"
     """``torch``, ``openvino``, ``triton``, or ``auto``: the fastest of this machine."""
     precision: str = "auto"
-    """``float32``, ``bfloat16``, ``float16``, or ``auto``: the fastest likewise."""
+    """``float32``, ``bfloat16``, ``float16``, ``int8``, or ``auto``: the fastest of the first three likewise."""
     device: str = "auto"
     """``cpu``, ``cuda``, or ``auto``: CUDA where this machine has it. A missing device is found where the spec is
     built, which may be another machine."""
@@ -71,8 +72,8 @@ def detector_spec(
             :func:`ussfc.anywhere`.
 
     Raises:
-        ModelError: an unknown engine, precision, device, SSFC or quality, a combination that is not available, or a
-            patch size, batch size or number of streams out of range.
+        ModelError: an unknown engine, precision, device, SSFC or quality, a combination that is not available, ``int8``
+            for a model without ranges for it, or a patch size, batch size or number of streams out of range.
     """
     _check_names(options)
     if is_program(model.weights_path()):
@@ -96,6 +97,7 @@ def detector_spec(
             streams=options.streams,
             engine_version=engine_version(engine),
             turns=QUALITIES[options.quality],
+            activations=read_ranges(model) if precision == "int8" else None,
         )
 
     installed, missing = [], None
@@ -154,7 +156,7 @@ def _combinations(options: DetectorOptions, device: str) -> list[engine_selectio
     asked = {
         (engine, precision): devices
         for (engine, precision), devices in ENGINE_DEVICES.items()
-        if options.engine in ("auto", engine) and options.precision in ("auto", precision)
+        if options.engine in ("auto", engine) and _admits(options.precision, precision)
     }
     found = [choice for choice, devices in asked.items() if device in devices]
     if not found:
@@ -165,6 +167,10 @@ def _combinations(options: DetectorOptions, device: str) -> list[engine_selectio
             "leave inference.engine and inference.precision to auto, or choose another device"
         )
     return found
+
+
+def _admits(asked: str, precision: str) -> bool:
+    return asked == precision or (asked == "auto" and precision not in ONLY_BY_NAME)
 
 
 def detector_choices(identity: str) -> dict[str, str]:

@@ -347,7 +347,7 @@ class ModelSpec(_Part):
         try:
             spec = cls.model_validate(content)
         except ValidationError as error:
-            raise ModelError(f"{where}: {_faults(error)}") from error
+            raise ModelError(f"{where}: {faults(error)}") from error
         spec._folder = _folder_of(str(path)) if is_uri(path) else str(Path(path).absolute().parent)
         return spec
 
@@ -447,10 +447,10 @@ def _spec_of_program(uri: str, stem: str, digest: str) -> ModelSpec:
     try:
         return ModelSpec.model_validate(card)
     except ValidationError as error:
-        raise ModelError(f"model {shown_address(uri)}: its own facts do not fit: {_faults(error)}") from error
+        raise ModelError(f"model {shown_address(uri)}: its own facts do not fit: {faults(error)}") from error
 
 
-def _faults(error: ValidationError) -> str:
+def faults(error: ValidationError) -> str:
     """Return every fault on one line: the key as in YAML, the fault, the value found."""
     faults = []
     for fault in error.errors(include_url=False):

@@ -77,7 +77,8 @@ def bench(
         - ``network``: a list with an object for each engine, precision, patch and batch size: ``engine``,
           ``precision``, ``patch`` (pixels), then ``not_here`` (the reason) alone, or ``batch``, ``streams``;
           ``mpx_per_s``, ``reference_mpx_per_s`` and ``ratio``, sampled; ``largest_deviation`` of a probability from
-          the reference's, over all measured patches; ``roof_share``: share of the roof's Mpx/s for the precision.
+          the reference's, over all measured patches; ``roof_share``: share of the roof's Mpx/s for the precision,
+          null for int8.
         - ``end_to_end``: null, or ``pixels``, ``patch`` (pixels), ``overlap`` (share of the patch); ``ussfc`` and
           ``monai``, each with ``seconds``, ``mpx_per_s``, ``peak_memory_bytes`` and ``process_seconds`` (with the start
           of Python and its imports), all sampled, or with ``not_here`` (the reason) alone; ``ussfc`` also with
@@ -170,5 +171,6 @@ def _network_rows(
             except ussfc.ModelError as error:
                 yield row | {"not_here": str(error)}
                 break
-            roof = allowed.get(precision, allowed["float32"])
-            yield row | {"roof_share": row["mpx_per_s"]["median"] / roof}
+            # The rate of products of integers is not measured.
+            share = row["mpx_per_s"]["median"] / allowed[precision] if precision in allowed else None
+            yield row | {"roof_share": share}

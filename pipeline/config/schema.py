@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from ussfc.pipeline.choices import Engine, Smoothing, Taper, VectorFormat
+from ussfc.pipeline.choices import Engine, Precision, Smoothing, Taper, VectorFormat
 from ussfc.pipeline.dates import date_text
 
 _WORD = r"[A-Za-z0-9_.,@+-]+"
@@ -154,8 +154,8 @@ class InferenceConfig(_Section):
     engine: Engine = Field(
         "auto", description="library that runs the network; auto: the fastest, measured once on a machine"
     )
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="arithmetic of the network; auto: the fastest likewise"
+    precision: Precision = Field(
+        "auto", description="arithmetic of the network; auto: the fastest likewise, never int8"
     )
     ssfc: Literal["patch", "local"] | None = Field(
         None, description="SSFC means over the patch, or local over the training size; by default the model's"

@@ -8,7 +8,7 @@ from importlib import resources
 import click
 from click.shell_completion import CompletionItem
 
-from ussfc.pipeline.choices import ENGINES
+from ussfc.pipeline.choices import ENGINES, PRECISIONS
 
 Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 """Returns what may stand in the place of a word that was begun."""
@@ -43,7 +43,7 @@ def clusters(context: click.Context, parameter: click.Parameter, incomplete: str
 
 
 engines = words(*ENGINES)
-precisions = words("auto", "float32", "bfloat16", "float16")
+precisions = words(*PRECISIONS)
 qualities = words("fast", "best")
 devices = words("auto", "cpu", "cuda")
 formats = words("geoparquet", "gpkg", "flatgeobuf", "geojson")

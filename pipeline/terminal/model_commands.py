@@ -41,6 +41,7 @@ def show_model(name: str, output: Output) -> None:
 
     import ussfc
     from ussfc.efficiency import efficiency, latency
+    from ussfc.int8_ranges import has_ranges
     from ussfc.programs import is_program
 
     check_address_space()
@@ -57,7 +58,10 @@ def show_model(name: str, output: Output) -> None:
     counts = efficiency(network)
     seconds = latency(network, counts.patch_size)
     costs = {**dataclasses.asdict(counts), "latency_s": round(seconds, 4)}
-    output.result({**card, "efficiency": costs}, tables.cost_lines(counts, seconds))
+    has_int8 = has_ranges(spec)
+    output.result(
+        {**card, "efficiency": costs, "int8": has_int8}, tables.cost_lines(counts, seconds, has_int8)
+    )
 
 
 @models.command("fit")

@@ -356,7 +356,7 @@ config_options = grouped(
         "--precision",
         metavar="NAME",
         shell_complete=completion.precisions,
-        help="Arithmetic of the network: auto, float32, bfloat16 or float16.",
+        help="Arithmetic of the network: auto, float32, bfloat16, float16 or int8.",
     ),
     *CLUSTER,
 )

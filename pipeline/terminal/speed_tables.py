@@ -129,7 +129,7 @@ def _network_row(row: Record) -> tuple[str, ...]:
         f"{row['reference_mpx_per_s']['median']:.3f}",
         _spread(row["ratio"]),
         f"{row['largest_deviation']:.1e}",
-        f"{row['roof_share']:.0%}",
+        "" if row["roof_share"] is None else f"{row['roof_share']:.0%}",
     )
 
 

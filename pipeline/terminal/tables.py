@@ -352,12 +352,13 @@ def data_lines(reports: Sequence[SplitReport | PlaceReport]) -> Iterator[str]:
             yield f"{report.place}: {report.tiles} backgrounds ({sizes})"
 
 
-def cost_lines(counts: Efficiency, seconds: float) -> Iterator[str]:
+def cost_lines(counts: Efficiency, seconds: float, has_int8: bool) -> Iterator[str]:
     """Yield the costs of a network.
 
     Args:
         counts: parameters and operations.
         seconds: time of one patch on one core of this machine.
+        has_int8: there are ranges for ``--precision int8``.
     """
     size = counts.patch_size
     yield ""
@@ -368,6 +369,7 @@ def cost_lines(counts: Efficiency, seconds: float) -> Iterator[str]:
         ("  as thop counts", f"{counts.macs_by_thop / 1e9:.2f} G (transposed convolutions fourfold, batch norm)"),
         ("  as fvcore counts", f"{counts.macs_by_fvcore / 1e9:.2f} G (batch norm)"),
         ("latency here", f"{1000 * seconds:.0f} ms on one CPU core, {size**2 / seconds / 1e6:.2f} Mpx/s"),
+        ("in integers", "by --precision int8" if has_int8 else "no: there are no ranges for int8 beside the weights"),
     ):  # fmt: skip
         yield f"  {label:<22} {value}"
 

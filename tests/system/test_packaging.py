@@ -91,6 +91,7 @@ def test_wheel_carries_the_sources_alone(wheel: zipfile.Path) -> None:
         r"ussfc/configs/default\.yaml",
         r"ussfc/configs/models/ussfc-s2-rgb\.yaml",
         r"ussfc/configs/models/ussfc-s2-rgb\.safetensors",
+        r"ussfc/configs/models/ussfc-s2-rgb\.int8\.json",
         r"ussfc/configs/demo/\w*before\w*\.tif",
         r"ussfc/configs/demo/\w*after\w*\.tif",
         r"ussfc/configs/models/LICENSE\.txt",

@@ -19,10 +19,14 @@ DEVICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("openvino", "float32"): ("cpu",),
     ("openvino", "bfloat16"): ("cpu",),
     ("openvino", "float16"): ("cpu",),
+    ("openvino", "int8"): ("cpu",),
     ("triton", "float16"): ("cuda",),
 }
 """Devices that an engine computes a precision on. bfloat16 is left out on CUDA: with 8 bits of mantissa the features
 move a probability by more than 0.02, float16 by a tenth of that."""
+
+ONLY_BY_NAME = ("int8",)
+"""Precisions that `auto` never takes: they flip ten times as many pixels as bfloat16."""
 
 CPU_ENGINES = {"openvino": "ussfc.engines.openvino_engine", "torch": "ussfc.engines.torch_engine"}
 """Modules of the engines for CPUs. Each has ``build_engine(network, shape, precision, streams)``, which returns an

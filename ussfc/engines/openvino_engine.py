@@ -15,13 +15,14 @@ from ussfc.errors import ModelError
 if TYPE_CHECKING:
     from ussfc.network import USSFCNet
 
-CAPABILITY = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
+CAPABILITY = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16", "int8": "INT8"}
 """OpenVINO's name of the arithmetic that a processor must have for a precision."""
 
 ROUNDING = 1e-3
 """Distance from [0, 1] that counts as rounding in a program; a step of a stored byte is four times that."""
 
-HINT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+HINT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
+"""OpenVINO's name of the arithmetic of a precision; with int8, that of operations without integers."""
 
 
 @functools.cache
@@ -51,7 +52,8 @@ class OpenVINOEngine:
 
     Args:
         model: its graph, from before and after in [0, 1], of one shape, to probabilities.
-        precision: ``float32``, ``bfloat16`` or ``float16``.
+        precision: ``float32``, ``bfloat16``, ``float16``, or ``int8`` for a graph of
+            :func:`ussfc.engines.int8_graph.round_convolutions`.
         streams: batches at the same time.
 
     Raises:
@@ -71,6 +73,11 @@ class OpenVINOEngine:
             raise ModelError(
                 f"precision {precision}: this processor does not compute in it (it has {', '.join(here)}); every "
                 "worker of a run needs it, so choose another inference.precision or other machines"
+            )
+        if precision == "int8" and all(node.get_type_name() != "FakeQuantize" for node in model.get_ops()):
+            # It would be float32 by another name.
+            raise ModelError(
+                "precision int8: this network has no ranges for it; choose another inference.precision"
             )
         if streams < 1:
             raise ModelError(f"streams {streams}: expected at least 1")

@@ -22,7 +22,7 @@ def test_filters_keep_what_they_name() -> None:
 @pytest.mark.parametrize(
     ("engines", "precisions", "message"),
     [
-        (["torch"], ["int8"], "precision 'int8': not known; known: "),
+        (["torch"], ["int4"], "precision 'int4': not known; known: "),
         (["abacus"], [], "engine 'abacus': not known; known: "),
         (["triton"], ["bfloat16"], "no engine of triton has a precision of bfloat16"),
     ],

@@ -30,9 +30,13 @@ def model() -> ModelSpec:
 EVERY = [
     (engine, precision, device)
     for engine in PRECISIONS
-    for precision in ("float32", "bfloat16", "float16")
+    for precision in ("float32", "bfloat16", "float16", "int8")
     for device in ("cpu", "cuda")
 ]
+
+
+OPENVINO_AUTO = {("openvino", numbers) for numbers in ("float32", "bfloat16", "float16")}
+"""int8 is chosen by its name alone."""
 
 
 def test_tables_of_engines_agree() -> None:
@@ -50,6 +54,7 @@ def test_combinations_make_a_spec_or_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(detector, "version", lambda name: "1.0")
+    monkeypatch.setattr(detector_options, "read_ranges", lambda model: ((8, 1.0),))
     monkeypatch.setattr(engine_selection, "fastest", lambda *args: pytest.fail("there is nothing to choose"))
     options: dict[str, Any] = {
         "engine": engine, "precision": precision, "device": device,
@@ -106,8 +111,8 @@ def test_auto_for_other_machines(
 @pytest.mark.parametrize(
     ("device", "options", "candidates"),
     [
-        ("cpu", {}, {kind for kind, devices in DEVICES.items() if "cpu" in devices}),
-        ("cpu", {"engine": "openvino"}, {("openvino", numbers) for numbers in PRECISIONS["openvino"]}),
+        ("cpu", {}, {("torch", "float32"), *OPENVINO_AUTO}),
+        ("cpu", {"engine": "openvino"}, OPENVINO_AUTO),
         ("cpu", {"precision": "float32"}, {("openvino", "float32"), ("torch", "float32")}),
         ("cuda", {}, {("triton", "float16"), ("torch", "float16"), ("torch", "float32")}),
         ("cuda", {"precision": "float16"}, {("triton", "float16"), ("torch", "float16")}),
@@ -209,7 +214,11 @@ def test_auto_device_is_resolved_here(model: ModelSpec, monkeypatch: pytest.Monk
     ("options", "message"),
     [
         ({"engine": "onnx"}, "engine 'onnx': not known; known: auto, torch, openvino, triton"),
-        ({"precision": "int8"}, "precision 'int8': not known; known: auto, float32"),
+        ({"precision": "int4"}, "precision 'int4': not known; known: auto, float32"),
+        (
+            {"engine": "torch", "precision": "int8"},
+            "precision 'int8': not known; known: auto, float32, float16",
+        ),
         ({"device": "tpu"}, "device 'tpu': not known; known: auto, cpu, cuda"),
         ({"ssfc": "global"}, "ssfc 'global': not known; known: patch, local"),
         ({"patch_size": 40}, "patch_size 40: expected a positive multiple of 16"),

@@ -12,25 +12,40 @@ import pytest
 from tests.support.networks import GOLDEN, GOLDEN_CASES, FloatArray
 from ussfc.detector import DetectorSpec, engine_version
 from ussfc.engines import CPU_ENGINES, DEVICES, Engine
+from ussfc.engines.int8_graph import measure_activations, round_convolutions
+from ussfc.engines.openvino_engine import OpenVINOEngine
+from ussfc.engines.openvino_graph import network_graph
 from ussfc.engines.turned_engine import TurnedEngine
 from ussfc.errors import ModelError
 from ussfc.weights import load_weights
 
 KINDS = [kind for kind, devices in DEVICES.items() if "cpu" in devices]
-TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.02}
+TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.02, "int8": 0.1}
 """Largest difference of a probability from the float64 golden outputs, by precision."""
 
 
 def build(kind: tuple[str, str], count: int, streams: int = 1, cols: int = 48) -> Engine:
     """Build an engine for batches of golden patches; skip what this processor does not compute in."""
     name, precision = kind
+    shape = count, 4, 32, cols
     try:
+        if precision == "int8":
+            return int8_engine(shape, streams)
         engine: Engine = import_module(CPU_ENGINES[name]).build_engine(
-            load_weights(GOLDEN), (count, 4, 32, cols), precision, streams
+            load_weights(GOLDEN), shape, precision, streams
         )
     except ModelError as error:
         pytest.skip(str(error))
     return engine
+
+
+def int8_engine(shape: tuple[int, int, int, int], streams: int) -> Engine:
+    """Build an engine of integers with the ranges of the golden patches."""
+    graph = network_graph(load_weights(GOLDEN), shape)
+    before, after, _ = golden()
+    cols = shape[-1]
+    round_convolutions(graph, measure_activations(graph, [(before[..., :cols], after[..., :cols])]))
+    return OpenVINOEngine(graph, "int8", streams)
 
 
 def golden() -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -107,8 +107,8 @@ def test_unsupported_precisions_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("capabilities", "precisions"),
     [
-        (["FP32", "INT8", "BIN", "EXPORT_IMPORT"], ("float32",)),
-        (["FP32", "BF16", "INT8"], ("float32", "bfloat16")),
+        (["FP32", "INT8", "BIN", "EXPORT_IMPORT"], ("float32", "int8")),
+        (["FP32", "BF16", "INT8"], ("float32", "bfloat16", "int8")),
         (["FP32", "FP16", "BF16"], ("float32", "bfloat16", "float16")),
     ],
 )
@@ -127,7 +127,11 @@ def test_precisions_are_those_openvino_lists(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "int8"}, "precision 'int8': the openvino engine has float32, bfloat16, float16"),
+        ({"precision": "int4"}, "precision 'int4': the openvino engine has float32, bfloat16, float16, int8"),
+        (
+            {"precision": "int8"},
+            "precision int8: this network has no ranges for it; choose another inference.precision",
+        ),
         ({"streams": 0}, "streams 0: expected at least 1"),
     ],
 )
