@@ -103,7 +103,7 @@ def test_reduced_precision_moves_little(precision: str, trained: USSFCNet) -> No
     assert not np.array_equal(found, expected), "it was computed in float32"
 
 
-@pytest.mark.parametrize("precision", REDUCED)
+@pytest.mark.parametrize("precision", [*REDUCED, "int8"])
 def test_reduced_precision_scores_the_same(precision: str, shared: Path) -> None:
     folder = shared / "data" / "oscd" / "train"
     if not folder.is_dir():

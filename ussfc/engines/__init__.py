@@ -26,7 +26,7 @@ DEVICES: dict[tuple[str, str], tuple[str, ...]] = {
 move a probability by more than 0.02, float16 by a tenth of that."""
 
 ONLY_BY_NAME = ("int8",)
-"""Precisions that `auto` never takes: they flip ten times as many pixels as bfloat16."""
+"""Precisions that `auto` never takes: it flips six times as many pixels as bfloat16."""
 
 CPU_ENGINES = {"openvino": "ussfc.engines.openvino_engine", "torch": "ussfc.engines.torch_engine"}
 """Modules of the engines for CPUs. Each has ``build_engine(network, shape, precision, streams)``, which returns an

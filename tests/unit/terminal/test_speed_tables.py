@@ -65,6 +65,14 @@ def test_network_has_a_row_an_engine(capsys: pytest.CaptureFixture[str]) -> None
     assert "other programs" not in printed
 
 
+def test_share_of_integers_is_blank(capsys: pytest.CaptureFixture[str]) -> None:
+    (row, _) = result()["network"]
+    print_speeds(result(network=[row | {"engine": "openvino", "precision": "int8", "roof_share": None}]))
+    printed = capsys.readouterr().out
+    (line,) = (line.split() for line in printed.splitlines() if line.startswith(" openvino int8"))
+    assert line[-1] == "1.5e-06"
+
+
 def test_busy_machine_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     print_speeds(result(others_share=0.3))
     assert "other programs took 30% of the processors" in capsys.readouterr().out
