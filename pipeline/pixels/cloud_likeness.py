@@ -29,8 +29,17 @@ def cloud_like(before: FloatArray, after: FloatArray, changed: BoolArray, least:
     dark = before.min(axis=0), after.min(axis=0)
     counts = []
     for one, other in (dark, dark[::-1]):
-        bright = changed & (one >= BRIGHT) & (one - other >= APART)
-        labels, _ = ndimage.label(bright)
-        sizes = np.bincount(labels.ravel())[1:]
-        counts.append(int(sizes[sizes >= least].sum()))
+        counts.append(pixels_of_pieces(changed & (one >= BRIGHT) & (one - other >= APART), least))
     return counts[0], counts[1]
+
+
+def pixels_of_pieces(mask: BoolArray, least: int) -> int:
+    """Count the pixels of pieces of a mask that are joined by their sides and have at least so many pixels.
+
+    Args:
+        mask: (rows, cols).
+        least: size of the smallest piece that counts, pixels.
+    """
+    labels, _ = ndimage.label(mask)
+    sizes = np.bincount(labels.ravel())[1:]
+    return int(sizes[sizes >= least].sum())

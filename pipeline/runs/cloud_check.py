@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ussfc.pipeline.errors import DamagedTiles, ReadError
-from ussfc.pipeline.pixels.cloud_likeness import cloud_like
+from ussfc.pipeline.pixels.cloud_likeness import cloud_like, pixels_of_pieces
 from ussfc.pipeline.pixels.encoding import is_change
 from ussfc.pipeline.pixels.radiometry import pair
 from ussfc.pipeline.reading.sampling import SAMPLE_PIXELS, SAMPLE_WINDOW, spread_windows
@@ -41,7 +41,7 @@ def check_clouds(
 ) -> CloudLikeRecord | None:
     """Measure how much of the change is bright in one date alone.
 
-    Windows without change are not read. Masked pixels are no change.
+    Windows without a piece of change as large as a cloud are not read. Masked pixels are no change.
 
     Args:
         plan: of the run, registered.
@@ -60,8 +60,9 @@ def check_clouds(
 
     def counted(box: Box) -> tuple[int, int, int]:
         changed = np.asarray(is_change(store.read(box), plan.threshold))
-        if not changed.any():
-            return 0, 0, 0
+        # What is bright in one date alone is a part of such a piece.
+        if not pixels_of_pieces(changed, least):
+            return int(changed.sum()), 0, 0
         images = pair(readers[0].read(box), readers[1].read(box), mappings)
         changed &= images.valid
         bright = cloud_like(images.before[visible], images.after[visible], changed, least)

@@ -15,6 +15,7 @@ from tests.support.stubs import StubRecipe
 from tests.support.textures import texture
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.events import Event, Notice
+from ussfc.pipeline.runs import cloud_check
 from ussfc.pipeline.runs.cloud_check import cloud_warnings
 from ussfc.pipeline.runs.infer import Computation
 from ussfc.pipeline.runs.manifest import CloudLikeRecord, RunRecord
@@ -66,6 +67,20 @@ def test_roof_is_no_cloud(tmp_path: Path) -> None:
     assert record.cloud_like is not None
     assert record.cloud_like.share == 0
     assert not any("bright" in warning for warning in warnings)
+
+
+def test_dates_are_read_only_where_a_cloud_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def counted(*args: object) -> tuple[int, int]:
+        seen.append(1)
+        return 0, 0
+
+    monkeypatch.setattr(cloud_check, "cloud_like", counted)
+    record, _ = compared(tmp_path, slice(20, 21))
+    assert not seen
+    assert record.cloud_like is not None
+    assert record.cloud_like.sampled_change == record.counts.changed_pixels > 0
 
 
 def test_masked_cloud_is_no_change(tmp_path: Path) -> None:
