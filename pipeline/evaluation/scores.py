@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ussfc.metrics import Confusion, Tally
@@ -51,7 +51,8 @@ class Evaluation:
             "threshold_from": self.threshold_from,
             "scores": total.at(self.threshold).scores(),
             "confusion": dataclasses.asdict(total.at(self.threshold)),
-            "average_precision": total.average_precision() if total.change.any() else None,
+            "average_precision": _average_precision(total),
+            "mean_average_precision": _mean([_average_precision(scene.tally) for scene in self.scenes]),
             "calibration": {
                 **_calibration(total),
                 "reliability": [
@@ -64,6 +65,7 @@ class Evaluation:
                     "name": scene.name,
                     **_counts(scene.tally),
                     **scene.tally.at(self.threshold).scores(),
+                    "average_precision": _average_precision(scene.tally),
                     "calibration": _calibration(scene.tally),
                 }
                 for scene in self.scenes
@@ -83,6 +85,17 @@ class Evaluation:
                 for name in names
             ]
         return result
+
+
+def _average_precision(tally: Tally) -> float | None:
+    """Return the average precision; None without change."""
+    return tally.average_precision() if tally.change.any() else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of those that are defined; None where there is none."""
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None
 
 
 def _calibration(tally: Tally) -> dict[str, float | None]:

@@ -309,8 +309,9 @@ def score_lines(summary: Mapping[str, Any]) -> Iterator[str]:
     yield _score_line(every, summary["scores"], SCORES)
     for plain in summary.get("baselines", ()):
         yield _score_line("", plain["scores"], SCORES) + f"  {plain['method']}"
-    average = summary["average_precision"]
-    yield f"average precision {'-' if average is None else format(average, '.4f')}; F1 by threshold:"
+    averages = (summary["average_precision"], summary["mean_average_precision"])
+    total, mean = ("-" if value is None else format(value, ".4f") for value in averages)
+    yield f"average precision {total}, mean over scenes {mean}; F1 by threshold:"
     scored = [(row["threshold"], row["f1"]) for row in summary["sweep"]]
     yield "  ".join(f"{t:.2f} {'-' if f1 is None else format(f1, '.3f')}" for t, f1 in scored)
     calibration = summary["calibration"]

@@ -67,6 +67,9 @@ def test_scores_equal_those_of_run_products(folder: Path, model: Path, tmp_path:
     assert summary["scores"]["f1"] == total.f1
     assert [scene["name"] for scene in summary["scenes"]] == ["east", "north"]
     assert summary["scenes"][1]["pixels"] == 96 * 91
+    averages = [scene["average_precision"] for scene in summary["scenes"]]
+    assert averages == [scene.tally.average_precision() for scene in result.scenes]
+    assert summary["mean_average_precision"] == pytest.approx(sum(averages) / 2)
     # Of smoothed products the scores are those of the smoothed map.
     smoothed = evaluate(
         [f"geotiff:{folder}"], load_config(flags=flags | {"output.smoothing": "median3"})

@@ -147,6 +147,7 @@ def summary(scenes: int) -> dict[str, Any]:
         ],
         "scores": SCORES,
         "average_precision": None,
+        "mean_average_precision": 0.5,
         "calibration": {
             "expected_error": 0.01234,
             "temperature": 1.25,
@@ -173,7 +174,7 @@ def test_scores_have_a_row_a_scene() -> None:
     ]
     assert lines[4].startswith("all 2 ")
     assert lines[5:] == [
-        "average precision -; F1 by threshold:",
+        "average precision -, mean over scenes 0.5000; F1 by threshold:",
         "0.05 0.500  0.10 -",
         "calibration                 error        T     at T",
         "scene 0                    0.0123     -        -",
