@@ -1,6 +1,6 @@
 """Memory and time around the network: peak against projection, growth with the scene, start-up.
 
-    python benchmarks/overheads.py [FOLDER]
+    python benchmarks/overheads.py [FOLDER] [--sides 4096,16384] [--scenes-only] [--set KEY=VALUE ...]
 
 Scenes are the demo pair repeated by a VRT; the detector is a stand-in, so that the numbers are of the pipeline
 alone. One more run with the real network over the demo pair checks that projection too. Every run is a process of
@@ -9,17 +9,19 @@ its own; peak memory is the largest resident size of the process tree.
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 import rasterio
 
-SIDES = (4096, 16384)
+SIDES = "4096,16384"
 NETWORK_SIDE = 2048
 
 
@@ -62,10 +64,20 @@ if __name__ == "__main__":
 """
 
 
-def one_run(before: Path, after: Path, out: Path, executor: str, stand_in: bool) -> dict[str, object]:
+def one_run(
+    before: Path, after: Path, out: Path, executor: str, stand_in: bool, more: Sequence[str]
+) -> dict[str, object]:
     # Tiles of 1024 px give two workers two tiles each of the smaller scene.
     tile = 1024 if executor == "local" else 2048
-    sets = [f"cluster.kind={executor}", "cluster.workers=2", f"tiling.tile_size={tile}", "threshold=0.7"]
+    sets = [
+        f"cluster.kind={executor}",
+        f"tiling.tile_size={tile}",
+        "threshold=0.7",
+        "inputs.vrt_sources=any",
+        *more,
+    ]
+    if executor == "local":
+        sets.append("cluster.workers=2")
     code = ONE_RUN.format(
         benchmarks=str(Path(__file__).parent), sets=sets, stand_in=stand_in, before=str(before), after=str(after),
         out=str(out),
@@ -79,14 +91,23 @@ def one_run(before: Path, after: Path, out: Path, executor: str, stand_in: bool)
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, nargs="?", default=None)
+    parser.add_argument("--sides", default=SIDES, help="sides of the scenes for the stand-in, pixels")
+    parser.add_argument("--scenes-only", action="store_true", help="leave out the runs with the network")
+    parser.add_argument("--set", action="append", default=[], dest="sets")
+    args = parser.parse_args()
+    folder = args.folder or Path(tempfile.mkdtemp())
+    sides = [int(side) for side in args.sides.split(",")]
     demo = Path(str(resources.files("ussfc.configs").joinpath("demo")))
     pair = demo / "beirut_before.tif", demo / "beirut_after.tif"
     titles = ("Mpx", "peak MB", "projected", "ratio", "infer s", "mosaic s", "vector s", "wall s")
     print(f"{'run':<32}" + "".join(f"{title:>10}" for title in titles))
-    runs = [("network, demo pair", pair, "serial", False)]
+    runs = [] if args.scenes_only else [("network, demo pair", pair, "serial", False)]
     folder.mkdir(parents=True, exist_ok=True)
-    for side in (NETWORK_SIDE, *SIDES):
+    for side in sides if args.scenes_only else (NETWORK_SIDE, *sides):
         repeated = folder / f"before_{side}.vrt", folder / f"after_{side}.vrt"
         for source, target in zip(pair, repeated, strict=True):
             repeat(source, target, side, side)
@@ -95,7 +116,7 @@ def main() -> None:
         else:
             runs.append((f"stand-in, {side} x {side}", repeated, "serial", True))
     for name, (before, after), executor, stand_in in runs:
-        m = one_run(before, after, folder / "out", executor, stand_in)
+        m = one_run(before, after, folder / "out", executor, stand_in, args.sets)
         peak, projected = m["peak_memory_bytes"] / 1e6, m["projected_memory_bytes"] / 1e6
         seconds = [m["stages"][stage]["seconds"] for stage in ("infer", "mosaic", "vectorise")]
         numbers = (m["counts"]["pixels"] / 1e6, peak, projected, peak / projected, *seconds, m["wall"])
