@@ -130,7 +130,8 @@ def test_other_trainings_are_refused(
 
 def test_save_interval_makes_no_other_training(done: Done, copied: Path) -> None:
     recipe = done.recipe.model_copy(update={"save_every": 1000})
-    assert replace(trained(recipe, copied), folder=done.folder) == done.result
+    found = trained(recipe, copied)
+    assert replace(found, folder=done.folder, card=done.result.card) == done.result
 
 
 def test_overwrite_replaces(copied: Path, tmp_path: Path) -> None:
