@@ -22,8 +22,8 @@ MEDIAN = 3
 BLUR = 3.0
 """Standard deviation of the Gaussian over the squared distances of IR-MAD, pixels.
 
-Of 1, 2 and 3 pixels it has the best F1 on four cities (docs/training.md), which scored it as well: a choice in favour of the
-baseline.
+Of 1, 2 and 3 pixels it has the best F1 on the four cities that it is scored on (docs/training.md): a choice in favour
+of the baseline.
 """
 
 
