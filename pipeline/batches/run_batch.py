@@ -20,7 +20,8 @@ from ussfc.pipeline.events import Advanced, Event, Notice, StageFinished, StageS
 from ussfc.pipeline.execution.dask_executor import DaskExecutor
 from ussfc.pipeline.execution.executor import Executor
 from ussfc.pipeline.report.write import conclude
-from ussfc.pipeline.runs.infer import Computation, executor_for
+from ussfc.pipeline.runs.infer import Computation
+from ussfc.pipeline.runs.lazy_executor import executor_for
 from ussfc.pipeline.runs.plan import RunPlan
 from ussfc.pipeline.runs.run import run
 from ussfc.pipeline.runs.stages import stage_clock

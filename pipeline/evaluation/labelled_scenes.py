@@ -144,12 +144,18 @@ class ScenePairs:
         spec: bands and radiometry of the network's input.
         config: grid, bands and registration of :func:`ussfc.pipeline.config.load.load_config`; the packaged defaults
             without it.
+        notify: receives what a run would warn of about the dates of a scene, a line each.
     """
 
     def __init__(
-        self, scenes: Sequence[LabelledScene], spec: InputSpec, config: RunConfig | None = None
+        self,
+        scenes: Sequence[LabelledScene],
+        spec: InputSpec,
+        config: RunConfig | None = None,
+        notify: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._scenes = tuple(scenes)
+        self._notify = notify
         self._spec = spec
         self._config = config or load_config()
 
@@ -202,7 +208,7 @@ class ScenePairs:
             bands, _ = choose_bands(info, model_bands, chosen)
             infos.append(info)
             recipes.append(SceneRecipe.of(str(file), info, grid, bands, self._config.grid.resampling))
-        recipes[1] = self._registered((recipes[0], recipes[1]), (infos[0], infos[1]))
+        recipes[1] = self._registered(scene.name, (recipes[0], recipes[1]), (infos[0], infos[1]))
         pixels, mappings = [], []
         for recipe, info in zip(recipes, infos, strict=True):
             reader = recipe.open()
@@ -213,13 +219,15 @@ class ScenePairs:
         return LabelledPair(scene.name, images.before, images.after, label, images.valid & known)
 
     def _registered(
-        self, recipes: tuple[SceneRecipe, SceneRecipe], infos: tuple[SceneInfo, SceneInfo]
+        self, name: str, recipes: tuple[SceneRecipe, SceneRecipe], infos: tuple[SceneInfo, SceneInfo]
     ) -> SceneRecipe:
         """Return the recipe of the later date as a run reads it: where the earlier one lies."""
         comparison = compare_recipes(recipes, infos, self._spec)
-        # In one thread: trainings with other numbers of threads read the same.
-        matrix = register(comparison, self._config.registration, 1).matrix
-        return recipes[1] if matrix is None else moved_recipe(recipes[1], matrix)
+        # Scenes are read one at a time, by a thread that has nothing else to do.
+        record = register(comparison, self._config.registration, 1)
+        if record.warning:
+            self._notify(f"scene {name}: {record.warning}")
+        return recipes[1] if record.matrix is None else moved_recipe(recipes[1], record.matrix)
 
 
 def _as_data_error(read: Callable[[], T]) -> T:

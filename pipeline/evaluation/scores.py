@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -95,7 +96,7 @@ def _average_precision(tally: Tally) -> float | None:
 def _mean(values: Sequence[float | None]) -> float | None:
     """Return the mean of those that are defined; None where there is none."""
     defined = [value for value in values if value is not None]
-    return sum(defined) / len(defined) if defined else None
+    return statistics.fmean(defined) if defined else None
 
 
 def _calibration(tally: Tally) -> dict[str, float | None]:

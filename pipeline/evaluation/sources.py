@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ussfc
@@ -65,7 +65,11 @@ def reading_of(datas: Sequence[str]) -> str:
 
 
 def training_sources(
-    datas: Sequence[str], recipe: TrainingRecipe, validate_on: Sequence[str], memory: int
+    datas: Sequence[str],
+    recipe: TrainingRecipe,
+    validate_on: Sequence[str],
+    memory: int,
+    notify: Callable[[str], None] = lambda line: None,
 ) -> tuple[LabelledPairs | MaskTiles, LabelledPairs | None]:
     """Return pairs to learn from, or tiles to generate them from, and pairs to validate on.
 
@@ -77,6 +81,7 @@ def training_sources(
         recipe: its input is that of the network, its section synthesis generates pairs.
         validate_on: names of held-out scenes or places; :data:`NO_VALIDATION` to learn from all.
         memory: bytes of decoded pictures that may stay in memory, of each data set.
+        notify: receives what a run would warn of about the dates of a scene, a line each, once it is read.
 
     Returns:
         What to learn from, and pairs to validate on; None instead of these for :data:`NO_VALIDATION`.
@@ -103,12 +108,13 @@ def training_sources(
             held = [scene for scene in scenes if scene.name in validate_on]
             known |= {scene.name for scene in scenes}
             ScenePairs(scenes, spec).refuse_beyond_memory()
-            training = ScenePairs([scene for scene in scenes if scene.name not in validate_on], spec)
-            train.append(Cached(training))
-            validation.append(Cached(ScenePairs(held, spec)))
+            learnt = [scene for scene in scenes if scene.name not in validate_on]
+            train.append(Cached(ScenePairs(learnt, spec, notify=notify)))
+            validation.append(Cached(ScenePairs(held, spec, notify=notify)))
         else:
             train.append(Cached(open_split(kind, folder, "train"), memory))
-            validation.append(open_split(kind, folder, "val"))
+            if validated:
+                validation.append(open_split(kind, folder, "val"))
             check_pictures_fit(kind, spec)
     if validated and (missing := sorted(set(validate_on) - known)):
         there = (

@@ -89,7 +89,22 @@ def _over_columns(best: Any, values: Any) -> Any:
     return best(best(left, here), right)
 
 
-class SmoothedSource:
+class _OfSource:
+    def __init__(self, source: ProbabilitySource) -> None:
+        self._source = source
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, cols) of the grid."""
+        return self._source.shape
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8] | np.dtype[np.float32]:
+        """uint8 or float32."""
+        return self._source.dtype
+
+
+class SmoothedSource(_OfSource):
     """Probabilities smoothed by :func:`median3`, a :class:`ussfc.pipeline.types.ProbabilitySource` themselves.
 
     Of a block that was read the lines which face its neighbours are kept: walked in rows, the source decodes each block
@@ -103,22 +118,12 @@ class SmoothedSource:
             source: the probabilities; read from as many threads as this is.
             side: side of the blocks that will be read, pixels; others give the same and take longer.
         """
-        self._source = source
+        super().__init__(source)
         self._side = side
         self._kept: dict[Box, Lines] = {}
         # With what threads are ahead of the slowest.
         self._most_kept = 3 * (-(-source.shape[1] // side) + 2) + 16
         self._keeping = threading.Lock()
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(rows, cols) of the grid."""
-        return self._source.shape
-
-    @property
-    def dtype(self) -> np.dtype[np.uint8] | np.dtype[np.float32]:
-        """uint8 or float32."""
-        return self._source.dtype
 
     def read(self, box: Box) -> StoredArray:
         """Return the smoothed probabilities of a block, (rows, cols); raises what the source raises."""
@@ -151,26 +156,12 @@ class SmoothedSource:
         return stored, lines
 
 
-class AloneSource:
-    """Probabilities smoothed by :func:`median3` block by block: the source may still change beyond a block's rim."""
+class AloneSource(_OfSource):
+    """Probabilities smoothed by :func:`median3` block by block: the source may still change beyond a block's rim.
 
-    def __init__(self, source: ProbabilitySource) -> None:
-        """Smooth a source.
-
-        Args:
-            source: the probabilities; read from as many threads as this is.
-        """
-        self._source = source
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(rows, cols) of the grid."""
-        return self._source.shape
-
-    @property
-    def dtype(self) -> np.dtype[np.uint8] | np.dtype[np.float32]:
-        """uint8 or float32."""
-        return self._source.dtype
+    Args:
+        source: the probabilities; read from as many threads as this is.
+    """
 
     def read(self, box: Box) -> StoredArray:
         """Return the smoothed probabilities of a block, (rows, cols); raises what the source raises."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
-from functools import cached_property
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,14 +13,13 @@ from ussfc.addresses import shown_address
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import DamagedRecord, ReadError, StoreError, TileError
 from ussfc.pipeline.events import Advanced, Notice, Subscriber, ignore
-from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE
-from ussfc.pipeline.parallel.backoff import Backoff
 from ussfc.pipeline.reading.date_masks import describe_mask
 from ussfc.pipeline.runs.cloud_check import check_clouds, cloud_warnings
 from ussfc.pipeline.runs.cloud_masks import find_clouds, remove_other_clouds
-from ussfc.pipeline.runs.detector import describe_detector, possible_detectors, resolve_detector
+from ussfc.pipeline.runs.detector import describe_detector, possible_detectors
 from ussfc.pipeline.runs.headline import headline
 from ussfc.pipeline.runs.key_repair import repair_key
+from ussfc.pipeline.runs.lazy_executor import LazyExecutor
 from ussfc.pipeline.runs.manifest import (
     Counts,
     ExecutorRecord,
@@ -46,15 +43,13 @@ from ussfc.pipeline.runs.registration import describe as describe_registration
 from ussfc.pipeline.runs.registration import recorded_plan, register_plan
 from ussfc.pipeline.runs.run_key import run_key
 from ussfc.pipeline.runs.run_log import recorded
-from ussfc.pipeline.runs.stages import left_absent, scratch_folder, stage_clock
+from ussfc.pipeline.runs.stages import left_absent, stage_clock
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.tiling.grid import grid_record
 from ussfc.pipeline.types import DetectorSpec, Index, RadiometricMapping, SceneInfo, TileFailure, TileResult
 
 if TYPE_CHECKING:
-    import threading
-
     from ussfc.pipeline.execution.executor import Executor
     from ussfc.pipeline.execution.follow_ups import FollowUps
     from ussfc.pipeline.execution.tile_job import TileJob
@@ -260,82 +255,6 @@ def _with_choice(plan: RunPlan, subscriber: Subscriber) -> tuple[RunPlan, Radiom
     return dataclasses.replace(plan, chosen=measured.chosen), measured
 
 
-class LazyExecutor:
-    """The executor of a run, for its tiles and its products: started when first needed, closed with the stack."""
-
-    def __init__(
-        self,
-        plan: RunPlan,
-        out: Folder,
-        subscriber: Subscriber,
-        computation: Computation,
-        stack: ExitStack,
-    ) -> None:
-        """Start nothing yet.
-
-        Args:
-            plan: of the run.
-            out: output folder.
-            subscriber: receives the events.
-            computation: how the tiles are computed.
-            stack: ends the workers.
-        """
-        self._plan = plan
-        self._out = out
-        self.subscriber = subscriber
-        self.computation = computation
-        self._stack = stack
-        self._detector: Future[DetectorSpec] | None = None
-
-    @cached_property
-    def executor(self) -> Executor:
-        """The executor of the plan."""
-        from ussfc.pipeline.execution.dask_executor import DaskExecutor
-
-        if self.computation.executor_of is not None:
-            return self.computation.executor_of(self._plan)
-        scratch = self._stack.enter_context(scratch_folder(self._out, self._plan.config, layout.DASK_SCRATCH))
-        made = executor_for(self._plan, scratch, self.subscriber, self.computation.fail_fast)
-        return self._stack.enter_context(made) if isinstance(made, DaskExecutor) else made
-
-    def started(self) -> Executor | None:
-        """Return the executor where it has worker processes, and these were started."""
-        started: Executor | None = vars(self).get("executor")
-        return None if self._plan.cluster is None else started
-
-    def build_ahead(self) -> None:
-        """Choose and build the detector of this process on a thread, while the scenes are looked at."""
-        if self._plan.cluster is None and self.computation.executor_of is None:
-            threads = ThreadPoolExecutor(1, "ussfc-detector")
-            self._stack.callback(threads.shutdown)
-            self._detector = threads.submit(self._build)
-
-    def _build(self) -> DetectorSpec:
-        spec = resolve_detector(self._plan, self.computation.detector)
-        # What is wrong is reported with the first tile.
-        with suppress(Exception):
-            PROCESS_CACHE.detector(spec)
-        return spec
-
-    def resolve_detector(self, begun: str | None) -> DetectorSpec:
-        """Return the detector of the run; see :func:`ussfc.pipeline.runs.detector.resolve_detector`."""
-        if self._detector is not None and begun is None:
-            return self._detector.result()
-        ask = self.ask if begun is None else None
-        return resolve_detector(self._plan, self.computation.detector, begun, ask)
-
-    def ask(self, function: Callable[..., Answer], *args: object) -> list[Answer]:
-        """Return a function's answer on each worker that is there."""
-        from ussfc.pipeline.storage.probability_store import STARTING
-
-        work = self._out / layout.WORK
-        if work.find_json(layout.RUN_KEY) is None and not self._out.exists(layout.MANIFEST):
-            # Workers may be hours in a queue: the folder is known as ours meanwhile. A finished run, which may have no
-            # key any more, is guarded by its manifest.
-            work.write_record(layout.RUN_KEY, STARTING)
-        return self.executor.ask(function, *args)
-
-
 def _open_store(plan: RunPlan, out: Folder, key: Mapping[str, Any], overwrite: bool) -> ProbabilityStore:
     from ussfc.pipeline.storage.probability_store import STARTING, start_store
 
@@ -465,31 +384,6 @@ def _compute(
     if failures and not tally.tiles:
         raise TileError(failures[0].error)
     return sorted(failures, key=lambda failure: failure.index)
-
-
-def executor_for(
-    plan: RunPlan,
-    scratch: Path,
-    subscriber: Subscriber,
-    fail_fast: bool,
-    stop: threading.Event | None = None,
-) -> Executor:
-    """Return the executor of a plan.
-
-    Args:
-        plan: of the run.
-        scratch: local folder of workers.
-        subscriber: receives the notices about workers.
-        fail_fast: try no tile again.
-        stop: ends runs on workers from another thread.
-    """
-    from ussfc.pipeline.execution.dask_executor import DaskExecutor
-    from ussfc.pipeline.execution.serial_executor import SerialExecutor
-
-    backoff = Backoff(attempts=1 if fail_fast else plan.config.compute.retries + 1)
-    if plan.cluster is None:
-        return SerialExecutor(backoff, plan.concurrent_tiles)
-    return DaskExecutor(plan.cluster, scratch, backoff, subscriber, stop)
 
 
 def _inference_record(

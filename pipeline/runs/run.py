@@ -17,8 +17,9 @@ from ussfc.pipeline.parallel.memory_meter import MemoryMeter
 from ussfc.pipeline.pixels.sample_checks import check_map
 from ussfc.pipeline.runs.detector import resolve_detector
 from ussfc.pipeline.runs.headline import headline
-from ussfc.pipeline.runs.infer import Computation, LazyExecutor, infer_locked
+from ussfc.pipeline.runs.infer import Computation, infer_locked
 from ussfc.pipeline.runs.integrity import Finding, compare_work, damaged_metadata_of, is_intact
+from ussfc.pipeline.runs.lazy_executor import LazyExecutor
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.runs.numbers import recorded_choice
 from ussfc.pipeline.runs.pair import ScenePair, inspect_pair

@@ -45,8 +45,9 @@ def train(training: Training, output: Output) -> None:
         weights = ussfc.load_weights(start.weights_path(), sha256=start.weights.sha256)
         chosen = started_from(chosen, start, weights)
     pairs, validation = training_sources(
-        training.datas, chosen, _names(training.validate_on), int(training.memory_gb * 1e9)
-    )
+        training.datas, chosen, _names(training.validate_on), int(training.memory_gb * 1e9),
+        lambda line: output.notice(f"warning: {line}"),
+    )  # fmt: skip
     data = TrainingData(
         pairs,
         validation,

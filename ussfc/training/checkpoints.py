@@ -55,7 +55,7 @@ class Progress:
     losses: list[float] = field(default_factory=list)
     """Losses of the steps since the last row of the log."""
     rows: list[dict[str, float | int]] = field(default_factory=list)
-    """Rows of the log, one per validation."""
+    """Rows of the log, one per validation; without validation as often."""
 
     def add_validation(self, row: dict[str, float | int]) -> bool:
         """Add a row of the log; return True if its F1 is the best so far."""
@@ -64,9 +64,13 @@ class Progress:
             self.best_f1, self.best_threshold = row["f1"], row["threshold"]
             self.best_step = self.step
         self.stale = 0 if best else self.stale + 1
+        self.add_row(row)
+        return best
+
+    def add_row(self, row: dict[str, float | int]) -> None:
+        """Add a row of the log, which counts the losses since the one before."""
         self.rows.append(row)
         self.losses = []
-        return best
 
 
 @dataclass

@@ -168,7 +168,10 @@ class _Training:
             while progress.step < self._steps and not self._is_stale:
                 self._step(next(batches))
                 if progress.step % self._validate_every == 0 or progress.step == self._steps:
-                    if self._data.validation is not None:
+                    if self._data.validation is None:
+                        progress.add_row(self._facts())
+                        self._folder.write_log(progress)
+                    else:
                         self._validate(self._data.validation)
                     self._save_state()
                     self._reported = time.monotonic()
@@ -177,7 +180,6 @@ class _Training:
         self._folder.save_last(self._trainer.kept, progress)
         validated = self._data.validation is not None
         if not validated:
-            self._count_seconds()
             self._folder.write_card(progress, self._data, self._trainer.device.type)
         return Result(
             folder=self._folder.path,
@@ -218,12 +220,7 @@ class _Training:
         """Score the validation set; write log, picture and, if it is the best so far, weights and model card."""
         progress, network, size = self._progress, self._trainer.kept, self._recipe.sampling.crop_size
         scores = scores_of(tally(network, pairs, size))
-        best = progress.add_validation({
-            "step": progress.step,
-            "loss": float(np.mean(progress.losses)),
-            "learning_rate": learning_rate(self._recipe.optimiser, progress.step - 1, self._steps),
-            **scores,
-        })  # fmt: skip
+        best = progress.add_validation({**self._facts(), **scores})
         if best:
             self._folder.save_best(network, progress)
         self._folder.write_log(progress)
@@ -232,6 +229,15 @@ class _Training:
         if best:
             self._count_seconds()
             self._folder.write_card(progress, self._data, self._trainer.device.type)
+
+    def _facts(self) -> dict[str, float | int]:
+        """Return what a row of the log states without a validation."""
+        progress = self._progress
+        return {
+            "step": progress.step,
+            "loss": float(np.mean(progress.losses)),
+            "learning_rate": learning_rate(self._recipe.optimiser, progress.step - 1, self._steps),
+        }
 
     def _save_state(self) -> None:
         self._count_seconds()

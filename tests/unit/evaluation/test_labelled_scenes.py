@@ -82,6 +82,21 @@ def test_displaced_dates_are_registered(tmp_path: Path) -> None:
     assert np.abs(apart.after - straight.after[..., 3:]).mean() > 0.02
 
 
+def test_dates_of_different_places_are_warned_of(tmp_path: Path) -> None:
+    write_scene(tmp_path, "port", (40, 40), 288)
+    write_scene(tmp_path, "hill", (440, 400), 288)
+    with rasterio.open(tmp_path / "hill_after.tif") as source:
+        elsewhere = source.read()
+    rewrite(tmp_path / "port_after.tif", elsewhere)
+    lines: list[str] = []
+    source = ScenePairs(find_scenes(tmp_path), SPEC, notify=lines.append)
+    for index in range(len(source.names)):
+        source.pair(index)
+    (line,) = lines
+    assert line.startswith("scene port: ")
+    assert "look at both images" in line
+
+
 def test_pixels_without_data_or_label_do_not_count(folder: Path) -> None:
     with rasterio.open(folder / "west_after.tif") as source:
         values = source.read()

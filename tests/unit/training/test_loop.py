@@ -55,15 +55,20 @@ def test_training_equals_its_steps_in_order(tmp_path: Path, average: float | Non
 def test_training_without_validation_keeps_its_last_weights(tmp_path: Path, one_thread: None) -> None:
     recipe = small_recipe(steps=5, save_every=2, validate_every=1, patience=1)
     result = trained(recipe, tmp_path, validation=None, facts={"threshold": 0.15})
-    trainer, _ = steps_by_hand(recipe, 5)
+    trainer, losses = steps_by_hand(recipe, 5)
     expected = trainer.kept.state_dict()
     for name, tensor in load_weights(tmp_path / "last.safetensors").state_dict().items():
         assert torch.equal(tensor, expected[name]), name
+    card_text = result.card.read_bytes()
+    assert trained(recipe, tmp_path, validation=None, facts={"threshold": 0.15}) == result
+    assert result.card.read_bytes() == card_text
     assert (result.steps, result.best_step, result.best_f1, result.stopped_early) == (5, 5, None, False)
     assert result.card == tmp_path / "last.yaml"
     assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "last.safetensors", "last.yaml", "recipe.yaml", "state.pt",
+        "last.safetensors", "last.yaml", "log.csv", "recipe.yaml", "state.pt",
     ]  # fmt: skip
+    assert [row["step"] for row in log_of(tmp_path)] == [1, 2, 3, 4, 5]
+    assert [row["loss"] for row in log_of(tmp_path)] == pytest.approx(losses, rel=1e-12)
     card = ussfc.find_model(str(result.card))
     assert (card.threshold, card.scores, card.training.held_out) == (0.15, (), "nothing")
     ussfc.load_weights(card.weights_path(), sha256=card.weights.sha256)
