@@ -3,10 +3,16 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ussfc.layers import MultiScaleDecoupledConv, spatial_spectral_cooperation
+from ussfc.layers import (
+    CyclicMultiScaleConv,
+    DepthwiseConv,
+    MultiScaleDecoupledConv,
+    spatial_spectral_cooperation,
+)
 from ussfc.network import USSFCNet
 
 
@@ -106,3 +112,42 @@ def test_two_patches_agree_on_a_place() -> None:
 
     patch = middle(None)
     assert middle(32) < 0.5 * patch
+
+
+def _random(*shape: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()
+
+
+@pytest.mark.parametrize("size", [(7, 9), (13, 14), (2, 5)])
+@pytest.mark.parametrize("dilation", [3, 6])
+def test_depthwise_convolution_and_its_gradients_are_those_of_pytorch(
+    dilation: int, size: tuple[int, int]
+) -> None:
+    """On maps larger and smaller than the reach of the kernel."""
+    x, weight = _random(2, 4, *size), _random(4, 1, 3, 3)
+    plain = F.conv2d(x, weight, padding=dilation, dilation=dilation, groups=4)
+    found = DepthwiseConv.apply(x, weight, dilation)
+    torch.testing.assert_close(found, plain, rtol=0, atol=0)
+    push = torch.linspace(-1, 2, plain.numel(), dtype=torch.float64).view_as(plain)
+    expected = torch.autograd.grad(plain, (x, weight), push)
+    for one, other in zip(torch.autograd.grad(found, (x, weight), push), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_training_alone_takes_gradients_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+
+    def note(
+        x: torch.Tensor, weight: torch.Tensor, dilation: int, apply: object = DepthwiseConv.apply
+    ) -> object:
+        taken.append(dilation)
+        return apply(x, weight, dilation)  # type: ignore[operator]
+
+    monkeypatch.setattr(DepthwiseConv, "apply", note)
+    block, image = CyclicMultiScaleConv(8), torch.rand(1, 8, 32, 32)
+    block(image.requires_grad_())
+    assert taken == [3, 6]
+    with torch.no_grad():
+        block(image)
+    assert taken == [3, 6]
