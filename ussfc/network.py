@@ -112,6 +112,11 @@ class USSFCNet(nn.Module):
                 level = int(name.removeprefix("Up_conv").removeprefix("Conv")[0]) - name.startswith("Up_")
                 module.ssfc_window = window >> (level - 1)
 
+    def tie_encoders(self) -> None:
+        """Let both dates share the encoder of the later one, in training; the state dict keeps its names."""
+        for level in range(1, LEVELS + 1):
+            self.add_module(f"Conv{level}_1", self.get_submodule(f"Conv{level}_2"))
+
     @property
     def masked_kernels_are_zero(self) -> bool:
         """True where every kernel is zero that :meth:`hold_masked_kernels` holds there."""

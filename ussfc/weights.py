@@ -77,7 +77,11 @@ def save_weights(network: USSFCNet, path: str | Path, metadata: Mapping[str, str
     Raises:
         OSError: the folder cannot be written.
     """
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    # Copies, since tied encoders share tensors, which the format refuses.
+    state = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in network.state_dict().items()
+    }
     facts = {**metadata, "bands": str(network.bands), "ratio": str(network.ratio)}
     data = _sorted_header(safetensors.torch.save(state, metadata=facts))
     replace_file(Path(path), data)

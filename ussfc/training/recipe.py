@@ -53,6 +53,9 @@ class NetworkSection(_Section):
     """Width of level 1 over 64."""
     masked_kernels: bool = True
     """True to hold the kernels at zero that the reference's training never moves."""
+    tied: bool = False
+    """True to let both dates share one encoder in training, that of the later date where weights are begun with: their
+    order means nothing then, and identical dates have no difference. Stored weights have two equal encoders."""
 
 
 class SamplingSection(_Section):

@@ -33,6 +33,8 @@ class Trainer:
             network = USSFCNet(bands, recipe.network.ratio)
         if start is not None:
             network.load_state_dict(start.state_dict())
+        if recipe.network.tied:
+            network.tie_encoders()
         # On CPUs PyTorch sums the statistics of batch norms of channels-last maps pixel after pixel in float32:
         # gradients then differ from those of float64 by 2 to 3 %, instead of 0.3 to 0.5 %.
         on_gpu = self.device.type == "cuda"

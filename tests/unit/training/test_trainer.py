@@ -6,6 +6,7 @@ import copy
 import math
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ from torch import Tensor
 
 from tests.support.training import TOWNS, small_recipe, steps_by_hand
 from ussfc.layers import CyclicMultiScaleConv, cyclic_kernel_mask
-from ussfc.network import USSFCNet
+from ussfc.network import LEVELS, USSFCNet
 from ussfc.preprocessing import to_network_range
 from ussfc.training.batches import make_batches
 from ussfc.training.recipe import LossSection, OptimiserSection
 from ussfc.training.trainer import Trainer, learning_rate, loss_of
+from ussfc.weights import load_weights, save_weights
 
 
 def test_constant_rate() -> None:
@@ -143,6 +145,56 @@ def test_masked_kernels_stay_at_zero(name: str) -> None:
         assert not masked_kernels(network).any()
     moved = trainer.network.state_dict()["Conv2_1.Conv.0.aux.0.conv.weight"]
     assert not torch.equal(moved, first.state_dict()["Conv2_1.Conv.0.aux.0.conv.weight"])
+
+
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_tied_encoders_stay_equal_and_are_stored_as_two(average: float | None, tmp_path: Path) -> None:
+    recipe = small_recipe(network={"tied": True}, optimiser={"average": average})
+    trainer, batches = Trainer(recipe, "cpu"), make_batches(recipe, TOWNS)
+    first = copy.deepcopy(trainer.network.state_dict())
+    for number in range(2):
+        trainer.step(batches.batch(number), number, 4)
+    save_weights(trainer.kept, tmp_path / "tied.safetensors", {})
+    network = load_weights(tmp_path / "tied.safetensors")
+    state = network.state_dict()
+    assert state.keys() == USSFCNet(3, network.ratio).state_dict().keys()
+    for level in range(1, LEVELS + 1):
+        for name in [name for name in state if name.startswith(f"Conv{level}_1.")]:
+            torch.testing.assert_close(
+                state[name], state[name.replace(f"Conv{level}_1.", f"Conv{level}_2.")], rtol=0, atol=0
+            )
+    assert not torch.equal(state["Conv3_1.Conv.0.native.0.weight"], first["Conv3_1.Conv.0.native.0.weight"])
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        one, other, swapped = (network.eval()(images[[a]], images[[b]]) for a, b in ((0, 1), (2, 2), (1, 0)))
+        same = network(images[[0]], images[[0]])
+    torch.testing.assert_close(one, swapped)
+    # No difference is the same answer whatever the image.
+    torch.testing.assert_close(same, other)
+    assert not torch.allclose(one, same)
+
+
+def test_tied_encoders_begin_with_that_of_the_later_date() -> None:
+    recipe = small_recipe(network={"tied": True})
+    start = USSFCNet(3, recipe.network.ratio)
+    trainer = Trainer(recipe, "cpu", start)
+    for date in (1, 2):
+        found = trainer.network.get_submodule(f"Conv2_{date}").state_dict()
+        for name, value in start.get_submodule("Conv2_2").state_dict().items():
+            torch.testing.assert_close(found[name], value)
+
+
+def test_tied_trainings_resume() -> None:
+    recipe = small_recipe(network={"tied": True})
+    batches = make_batches(recipe, TOWNS)
+    first = Trainer(recipe, "cpu")
+    first.step(batches.batch(0), 0, 4)
+    second = Trainer(recipe, "cpu")
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for trainer in (first, second):
+        trainer.step(batches.batch(1), 1, 4)
+    for one, other in zip(first.network.parameters(), second.network.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_masked_kernels_can_be_freed() -> None:

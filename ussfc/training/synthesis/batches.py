@@ -17,8 +17,9 @@ from ussfc.training.crops import Batch
 from ussfc.training.data import BoolArray, FloatArray, LabelledPair
 from ussfc.training.recipe import SamplingSection
 from ussfc.training.synthesis.appearance import Sun, change_ground, cut_middle, lean, photograph, shade
-from ussfc.training.synthesis.filters import draw_direction
+from ussfc.training.synthesis.filters import blend, draw_direction, grow
 from ussfc.training.synthesis.instances import SMALLEST, Scene, choose_some, cover, paste_into
+from ussfc.training.synthesis.roofs import Roof, draw_paving
 from ussfc.training.synthesis.settings import MARGIN, SynthesisSection
 from ussfc.training.synthesis.store import TileStore
 from ussfc.training.synthesis.tiles import MaskTiles
@@ -29,6 +30,9 @@ MIRRORED = 1.25
 
 COMMON = 0.05
 """Share of a crop up to which an instance is pasted as often as it is drawn; larger ones are rare."""
+
+LARGEST = 1.25
+"""Largest side of an instance with its surroundings over the side of a crop."""
 
 
 class MaskBatches:
@@ -106,24 +110,31 @@ class MaskBatches:
         if rng.random() >= how.ground_changes:
             return scene
         stands = scene.stands_earlier | scene.stands_later
-        image = scene.earlier
         for _ in range(int(rng.integers(1, 4))):
-            ground = self._ground(resolution_m, rng) if rng.random() < 0.6 else None
-            image = change_ground(image, stands, ground, rng)
-        return scene._replace(earlier=image)
+            image = scene.earlier if (early := rng.random() < 0.5) else scene.later
+            if how.drawn and rng.random() < 0.4:
+                paving, share = draw_paving(self._side, resolution_m, rng)
+                image = blend(image, paving, share * ~grow(stands, 1))
+            else:
+                ground = self._ground(resolution_m, rng) if rng.random() < 0.6 else None
+                image = change_ground(image, stands, ground, rng)
+            scene = scene._replace(earlier=image) if early else scene._replace(later=image)
+        return scene
 
     def _unchanged(self, rng: np.random.Generator) -> tuple[Scene, float]:
         tile = self._tiles.draw_tile(rng) if rng.random() < 0.7 else self._tiles.draw_background(rng)
         resolution_m = self._resolution(tile, rng)
-        image, stands = self._anywhere(tile, resolution_m, rng)
-        return Scene(image, image, stands, stands), resolution_m
+        return self._with_roofs(*self._anywhere(tile, resolution_m, rng), resolution_m, rng), resolution_m
 
     def _two_backgrounds(self, rng: np.random.Generator) -> tuple[Scene, float]:
         return self._two((self._tiles.draw_background(rng), self._tiles.draw_background(rng)), rng)
 
     def _two_tiles(self, rng: np.random.Generator) -> tuple[Scene, float]:
         first = self._tiles.draw_background(rng) if rng.random() < 0.7 else self._tiles.draw_tile(rng)
-        return self._two((first, self._tiles.draw_tile(rng)), rng)
+        scene, resolution_m = self._two((first, self._tiles.draw_tile(rng)), rng)
+        earlier = self._with_roofs(scene.earlier, scene.stands_earlier, resolution_m, rng)
+        later = self._with_roofs(scene.later, scene.stands_later, resolution_m, rng)
+        return Scene(earlier.earlier, later.later, earlier.stands_earlier, later.stands_later), resolution_m
 
     def _two(self, tiles: tuple[int, int], rng: np.random.Generator) -> tuple[Scene, float]:
         resolution_m = min(self._resolution(tile, rng) for tile in tiles)
@@ -133,14 +144,25 @@ class MaskBatches:
     def _paste(self, rng: np.random.Generator) -> tuple[Scene, float]:
         tile = self._tiles.draw_tile(rng) if rng.random() < 0.5 else self._tiles.draw_background(rng)
         resolution_m = self._resolution(tile, rng)
-        image, stands = self._anywhere(tile, resolution_m, rng)
-        scene = Scene(image, image, stands, stands)
+        scene = self._with_roofs(*self._anywhere(tile, resolution_m, rng), resolution_m, rng)
         sun = Sun.draw(rng)
         for _ in range(min(int(rng.geometric(0.5)), 8)):
             pieces = (self._piece(resolution_m, rng) for _ in range(4))
             if piece := next((piece for piece in pieces if piece is not None), None):
                 scene = paste_into(scene, piece, sun, rng)
         return scene, resolution_m
+
+    def _with_roofs(
+        self, image: FloatArray, stands: BoolArray, resolution_m: float, rng: np.random.Generator
+    ) -> Scene:
+        """Return an unchanged scene, with drawn roofs in some."""
+        scene = Scene(image, image, stands, stands)
+        if self._how.drawn and rng.random() < self._how.drawn:
+            sun = Sun.draw(rng)
+            for _ in range(min(int(rng.geometric(0.5)), 4)):
+                if (roof := self._roof(resolution_m, rng)) is not None:
+                    scene = paste_into(scene, roof, sun, rng)
+        return scene._replace(earlier=scene.later, stands_earlier=scene.stands_later)
 
     def _remove(self, rng: np.random.Generator) -> tuple[Scene, float]:
         instance = self._tiles.draw_instance(rng)
@@ -185,18 +207,29 @@ class MaskBatches:
 
     def _piece(self, resolution_m: float, rng: np.random.Generator) -> View | None:
         """Draw an instance with its surroundings; None if it is too small or too large."""
+        if self._how.drawn and rng.random() < self._how.drawn:
+            return self._roof(resolution_m, rng)
         instance = self._tiles.draw_instance(rng)
         # Some are enlarged to the size of halls, which images of villages lack.
         larger = math.exp(rng.uniform(0.4, 1.2)) if rng.random() < 0.12 else math.exp(rng.uniform(-0.3, 0.3))
         step = resolution_m / self._tiles.resolution_m(instance.tile) / larger
         side = math.ceil(math.hypot(*instance.sides) / step) + 2 * int(rng.integers(4, 17))
         area = instance.area / step**2
-        if area < SMALLEST or side > 1.25 * self._side:
-            return None
-        if area > COMMON * self._side**2 and rng.random() < 0.85:
+        if side > LARGEST * self._side or not self._fits(area, 0.85, rng):
             return None
         frame = Frame.draw(instance.centre, step, side, rng)
         return cut_view(*self._tiles.read(instance.tile), frame, instance.number)
+
+    def _roof(self, resolution_m: float, rng: np.random.Generator) -> View | None:
+        """Draw a roof; None if it is too small or too large."""
+        roof = Roof.choose(rng)
+        if not self._fits(roof.length_m * roof.width_m / resolution_m**2, 0.6, rng):
+            return None
+        return roof.draw(resolution_m, int(LARGEST * self._side), rng)
+
+    def _fits(self, area: float, refused: float, rng: np.random.Generator) -> bool:
+        """Return True where an instance of an area, pixels of a crop, may be pasted; a share of large ones may not."""
+        return area >= SMALLEST and (area <= COMMON * self._side**2 or rng.random() >= refused)
 
 
 class GeneratedPairs:

@@ -123,6 +123,53 @@ def test_unchanged_pairs_have_no_change(tiles: MaskTiles) -> None:
     np.testing.assert_array_equal(batch.before, batch.after)
 
 
+def test_drawn_roofs_stand_on_both_dates_of_unchanged_pairs(tiles: MaskTiles) -> None:
+    plain, drawn = (batches(tiles, 24, **only(None), drawn=share).batch(0) for share in (0.0, 1.0))
+    assert not drawn.label.any()
+    # Each date has a saturation of its own, which leaves the mean of the bands.
+    difference = np.abs(drawn.before.mean(axis=1) - drawn.after.mean(axis=1))
+    assert np.quantile(difference, 0.95) < 0.02
+    assert drawn.before.tobytes() != plain.before.tobytes()
+
+
+def test_a_new_drawn_roof_is_change_where_it_is_seen(tiles: MaskTiles) -> None:
+    batch = batches(tiles, 16, **{**only("paste"), "drawn": 1.0}).batch(0)
+    assert batch.label.any(axis=(1, 2)).sum() > 5
+    # Each date has a saturation of its own, which leaves the mean of the bands.
+    difference = np.abs(batch.before.mean(axis=1) - batch.after.mean(axis=1))
+    around = np.ones((1, 3, 3))
+    # Its shadow and the ground around it differ as well, but hardly anything far from it.
+    far = ~ndimage.binary_dilation(batch.label, around, iterations=16)
+    assert far.any()
+    assert (difference[far] > 0.02).mean() < 0.01
+    assert (difference[ndimage.binary_erosion(batch.label, around)] > 0.02).mean() > 0.9
+
+
+def test_drawn_roofs_of_unrelated_tiles_are_change(tiles: MaskTiles) -> None:
+    plain, drawn = (
+        batches(tiles, 24, **only("unrelated_tiles"), drawn=share).batch(0).label.mean() for share in (0, 1)
+    )
+    assert drawn > plain + 0.01
+
+
+def test_drawn_paving_is_no_change(tiles: MaskTiles) -> None:
+    changing = {**only(None), "ground_changes": 1.0}
+    plain, drawn = (batches(tiles, 24, **changing, drawn=share).batch(0) for share in (0.0, 1.0))
+    assert not drawn.label.any()
+    assert drawn.before.tobytes() != plain.before.tobytes()
+
+
+def test_ground_changes_on_either_date(tiles: MaskTiles) -> None:
+    """Or what is new on the later date would always be an instance."""
+    plain, changing = (batches(tiles, 1, **{**only(None), "ground_changes": share}) for share in (0.0, 1.0))
+    differs = {"before": 0, "after": 0}
+    for step in range(24):
+        same, other = plain.batch(step), changing.batch(step)
+        for date in differs:
+            differs[date] += np.abs(getattr(same, date) - getattr(other, date)).max() > 0.02
+    assert min(differs.values()) > 6
+
+
 def test_disturbances_are_never_labelled(tiles: MaskTiles) -> None:
     kinds = dict.fromkeys(KINDS, 0.0)
     always = dict.fromkeys(("ground_changes", "leaning", "cast_shadows", "season"), 1.0)
