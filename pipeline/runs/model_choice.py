@@ -24,6 +24,9 @@ FALLBACK = "ussfc-s2-rgb"
 RESOLUTION_TOLERANCE = 2.0
 """Factor between a scene's pixel size and the model's beyond which it does not fit."""
 
+BYTE = 255
+"""Largest number of an 8-bit image; wider numbers that end there are rare, and a model of bytes is not for others."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFit:
@@ -78,6 +81,21 @@ def rank_models(infos: tuple[SceneInfo, SceneInfo], config: RunConfig) -> list[M
     return sorted(found, key=lambda fit: (bool(fit.obstacle), -fit.model.overall_f1, fit.model.name))
 
 
+def better_model(
+    infos: tuple[SceneInfo, SceneInfo], config: RunConfig, model: ussfc.ModelSpec
+) -> ussfc.ModelSpec | None:
+    """Return the best packaged model that fits both dates, where a packaged one was chosen that does not fit.
+
+    Args:
+        infos: headers of both dates.
+        config: names bands and grid.
+        model: the chosen model.
+    """
+    fits = rank_models(infos, config)
+    misfits = [fit.model.name for fit in fits if fit.obstacle]
+    return fits[0].model if model.name in misfits and not fits[0].obstacle else None
+
+
 def _obstacle(model: ussfc.ModelSpec, infos: tuple[SceneInfo, SceneInfo], config: RunConfig) -> str:
     expected = [(band.name, band.common_name) for band in model.bands]
     names = ", ".join(band.name for band in model.bands)
@@ -88,8 +106,8 @@ def _obstacle(model: ussfc.ModelSpec, infos: tuple[SceneInfo, SceneInfo], config
             return f"{info.uri} has not all of its bands ({names})"
         if notice is not None:
             return f"the bands of {info.uri} have no names that lead to {names}"
-        if not _holds_range(info, model):
-            return f"{info.uri} holds {info.dtype}, too small for the numbers that it takes"
+        if obstacle := _range_obstacle(info, model):
+            return obstacle
     metres = config.grid.resolution or metres_per_pixel(infos[config.grid.reference == "after"].geobox)
     if metres and model.resolution_m and not config.grid.resample_to_model and config.grid.crs is None:
         factor = metres / model.resolution_m
@@ -98,8 +116,14 @@ def _obstacle(model: ussfc.ModelSpec, infos: tuple[SceneInfo, SceneInfo], config
     return ""
 
 
-def _holds_range(info: SceneInfo, model: ussfc.ModelSpec) -> bool:
+def _range_obstacle(info: SceneInfo, model: ussfc.ModelSpec) -> str:
     mapping, dtype = model.radiometry, np.dtype(info.dtype)
-    if mapping.kind != "range" or not np.issubdtype(dtype, np.integer):
-        return True
-    return bool(np.iinfo(dtype).max >= np.max(mapping.high))
+    if mapping.kind != "range":
+        return ""
+    largest = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else np.inf
+    high = float(np.max(mapping.high))
+    if largest < high:
+        return f"{info.uri} holds {info.dtype}, too small for the numbers that it takes"
+    if high == BYTE and largest > BYTE:
+        return f"{info.uri} holds {info.dtype}, and it takes bytes"
+    return ""

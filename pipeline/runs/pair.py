@@ -33,7 +33,12 @@ from ussfc.pipeline.reading.mask_files import MaskChoice, find_mask, own_mask
 from ussfc.pipeline.reading.sampling import CHECK_PIXELS
 from ussfc.pipeline.reading.sources.resolve import absolute_source
 from ussfc.pipeline.runs.cloud_search import CloudSearch, plan_search
-from ussfc.pipeline.runs.model_choice import RESOLUTION_TOLERANCE, configured_model, fitting_model
+from ussfc.pipeline.runs.model_choice import (
+    RESOLUTION_TOLERANCE,
+    better_model,
+    configured_model,
+    fitting_model,
+)
 from ussfc.pipeline.runs.resolve import resolve_layout
 from ussfc.pipeline.tiling.grid import common_grid, crop, geometry_box, metres_per_pixel, resampled
 from ussfc.pipeline.types import Box, RadiometricMapping, SceneInfo, SceneReader
@@ -110,6 +115,8 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
         )
     taken = recipes[0].bands, recipes[1].bands
     notices += pair_notices(infos, taken, grid, model, resolve_layout(config, model).patch_size)
+    if (better := better_model(infos, config, model)) is not None:
+        notices.append(f"model {better.name} fits both dates ({better.title}): set model={better.name}")
     masks, mask_notices, block_bytes = _find_masks(config, infos, grid)
     notices += mask_notices
     pair = ScenePair(*infos, (recipes[0], recipes[1]), grid, area, model, tuple(notices), masks, block_bytes)

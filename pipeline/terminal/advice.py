@@ -11,6 +11,7 @@ FLAGS = {
     "a number of points and a standard error: give": "--n and --target-se: give",
     "give a mask of the clouds": "give a mask of the clouds (--mask-before, --mask-after)",
     "set grid.resample_to_model=true": "give --resample-to-model",
+    "set model=": "give --model ",
     "set bands.before and bands.after": "give --before-bands and --after-bands",
     "choose others with bands.before and bands.after": "choose others with --before-bands and --after-bands",
     "masks.clouds=auto": "--clouds auto",

@@ -215,7 +215,7 @@ def _choices(context: click.Context, option: click.Parameter, value: str | None)
     return found
 
 
-PACKAGED_TERMS = "The packaged weights are CC BY-NC-SA 4.0: not for commercial use."
+PACKAGED_TERMS = "The packaged weights for Sentinel-2 are CC BY-NC-SA 4.0: not for commercial use."
 MODEL_HELP = (
     "Model: a name, a card (yaml) or a weights file; auto: the best packaged model that fits both dates. "
     f"{PACKAGED_TERMS}"

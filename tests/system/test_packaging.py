@@ -233,21 +233,24 @@ def test_citation_is_of_this_version_and_names_the_paper() -> None:
 def test_licences_of_weights_and_imagery_are_stated(wheel: zipfile.Path) -> None:
     info = _dist_info(wheel)
     metadata = Parser().parsestr((info / "METADATA").read_text(encoding="utf-8"))
-    assert metadata["License-Expression"] == "Apache-2.0 AND CC-BY-NC-SA-4.0"
+    assert metadata["License-Expression"] == "Apache-2.0 AND CC-BY-NC-SA-4.0 AND CC-BY-4.0"
     texts = {
         name: (info / "licenses" / name).read_text(encoding="utf-8")
         for name in metadata.get_all("License-File", [])
     }
     assert "Apache License" in texts["LICENSE"]
-    weights = texts["configs/models/LICENSE.txt"]
-    assert "Attribution-NonCommercial-ShareAlike 4.0 International" in weights
+    weights = {
+        "CC-BY-NC-SA-4.0": texts["configs/models/LICENSE.txt"],
+        "CC-BY-4.0": texts["configs/models/LICENSE-vhr.txt"],
+    }
+    assert "Attribution-NonCommercial-ShareAlike 4.0 International" in weights["CC-BY-NC-SA-4.0"]
+    assert "https://creativecommons.org/licenses/by/4.0/legalcode" in weights["CC-BY-4.0"]
     assert "Copernicus Sentinel data" in texts["configs/demo/SOURCE.txt"]
     # Every file of weights is named there, and its card agrees.
     for name in ussfc.list_models():
         card = ussfc.find_model(name)
         assert card.licence is not None
-        assert card.licence.weights.replace(" ", "-") == "CC-BY-NC-SA-4.0"
-        assert card.weights.uri in weights
+        assert card.weights.uri in weights[card.licence.weights.replace(" ", "-")]
 
 
 def _locked() -> dict[str, Version]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from affine import Affine
 from odc.geo.geobox import GeoBox
@@ -10,6 +12,7 @@ import ussfc
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.runs.model_choice import (
     FALLBACK,
+    better_model,
     configured_model,
     fitting_model,
     named_model,
@@ -18,7 +21,7 @@ from ussfc.pipeline.runs.model_choice import (
 from ussfc.pipeline.runs.pair import inspect_pair
 from ussfc.pipeline.types import BandInfo, SceneInfo
 
-BEST_FIRST = sorted(ussfc.list_models(), key=lambda name: -ussfc.find_model(name).overall_f1)
+BEST_FIRST = sorted(("ussfc-s2-rgb", "ussfc-s2-rgbn"), key=lambda name: -ussfc.find_model(name).overall_f1)
 
 AUTO_CONFIG = load_config(sets=["model=auto"])
 
@@ -31,6 +34,7 @@ def info(*names: str | None, size: float = 10.0, dtype: str = "uint16") -> Scene
 
 RGBN = info("B02", "B03", "B04", "B08")
 RGB = info("red", "green", "blue")
+AERIAL = info("red", "green", "blue", size=0.3, dtype="uint8")
 
 
 @pytest.mark.parametrize(
@@ -44,10 +48,41 @@ RGB = info("red", "green", "blue")
         (info(None, None, None, None), RGBN, FALLBACK),
         (info("B02", "B03", "B04", "B08", dtype="uint8"), RGBN, FALLBACK),
         (info("B02", "B03", "B04", "B08", size=0.5), info("B02", "B03", "B04", "B08", size=0.5), FALLBACK),
+        (AERIAL, AERIAL, "ussfc-vhr-rgb"),
+        (AERIAL, info("red", "green", "blue", "nir", size=0.3, dtype="uint8"), "ussfc-vhr-rgb"),
+        # Bytes of 10 m are no aerial image, and numbers of 16 bits seldom end at 255.
+        (info("red", "green", "blue", dtype="uint8"), info("red", "green", "blue", dtype="uint8"), FALLBACK),
+        (info("red", "green", "blue", size=0.3), info("red", "green", "blue", size=0.3), FALLBACK),
     ],
 )
 def test_best_model_that_fits_is_taken(before: SceneInfo, after: SceneInfo, name: str) -> None:
     assert fitting_model((before, after), AUTO_CONFIG).name == name
+
+
+def test_better_model_is_named_where_the_chosen_one_does_not_fit() -> None:
+    default, aerial = ussfc.find_model(FALLBACK), ussfc.find_model("ussfc-vhr-rgb")
+    found = better_model((AERIAL, AERIAL), load_config(), default)
+    assert found is not None
+    assert found.name == aerial.name
+    assert better_model((AERIAL, AERIAL), load_config(), aerial) is None
+    # The default fits as well as the better one would.
+    assert better_model((RGBN, RGBN), load_config(), default) is None
+    # Nothing fits.
+    coarse = info("red", "green", "blue", size=30.0, dtype="uint8")
+    assert better_model((coarse, coarse), load_config(), default) is None
+    # A model of the user's own is the user's choice.
+    own = default.model_copy(update={"name": "mine"})
+    assert better_model((AERIAL, AERIAL), load_config(), own) is None
+
+
+def test_numbers_of_another_kind_are_named() -> None:
+    for dtype in ("uint16", "float32"):
+        fits = rank_models((replace(AERIAL, dtype=dtype), AERIAL), AUTO_CONFIG)
+        obstacles = {fit.model.name: fit.obstacle for fit in fits}
+        assert obstacles["ussfc-vhr-rgb"] == f"scene.tif holds {dtype}, and it takes bytes"
+    fits = rank_models((AERIAL, AERIAL), AUTO_CONFIG)
+    obstacles = {fit.model.name: fit.obstacle for fit in fits}
+    assert obstacles[FALLBACK] == "scene.tif holds uint8, too small for the numbers that it takes"
 
 
 def test_chosen_bands_count() -> None:
@@ -68,10 +103,14 @@ def test_named_model_needs_no_scenes() -> None:
 
 
 def test_models_are_ranked_with_their_obstacles() -> None:
-    assert [fit.model.name for fit in rank_models((RGBN, RGBN), AUTO_CONFIG)] == BEST_FIRST
+    assert [fit.model.name for fit in rank_models((RGBN, RGBN), AUTO_CONFIG)] == [
+        *BEST_FIRST,
+        "ussfc-vhr-rgb",
+    ]
     ranked = rank_models((RGB, RGBN), AUTO_CONFIG)
     assert not ranked[0].obstacle
-    assert "has not all of its bands (B04, B03, B02, B08)" in ranked[-1].obstacle
+    obstacles = {fit.model.name: fit.obstacle for fit in ranked}
+    assert "has not all of its bands (B04, B03, B02, B08)" in obstacles["ussfc-s2-rgbn"]
     small = info("red", "green", "blue", size=0.5)
     obstacles = {fit.model.name: fit.obstacle for fit in rank_models((small, small), AUTO_CONFIG)}
     assert obstacles[FALLBACK] == "pixels have 0.5 m, and it was trained at 10 m"
