@@ -91,9 +91,10 @@ def better_model(
         config: names bands and grid.
         model: the chosen model.
     """
-    fits = rank_models(infos, config)
-    misfits = [fit.model.name for fit in fits if fit.obstacle]
-    return fits[0].model if model.name in misfits and not fits[0].obstacle else None
+    if model.name not in ussfc.list_models() or not _obstacle(model, infos, config):
+        return None
+    best = rank_models(infos, config)[0]
+    return None if best.obstacle else best.model
 
 
 def _obstacle(model: ussfc.ModelSpec, infos: tuple[SceneInfo, SceneInfo], config: RunConfig) -> str:

@@ -19,7 +19,16 @@ import pytest
 from distributed import Client, LocalCluster
 
 from tests.support.clusters import Programs, task_states, wait_until
-from tests.support.stubs import Killing, SlowRecipe, StubRecipe, Transient, damaged, store_bytes, stub_job
+from tests.support.stubs import (
+    Gate,
+    Killing,
+    SlowRecipe,
+    StubRecipe,
+    Transient,
+    damaged,
+    store_bytes,
+    stub_job,
+)
 from tests.support.tile_runs import (
     BACKOFF,
     GRID,
@@ -252,15 +261,19 @@ def test_error_of_on_failure_ends_the_run(make: Make, request: pytest.FixtureReq
     class Stop(OSError):
         """An error of a kind that a lost connection has as well."""
 
+    failed = tmp_path / "failed"
+
     def stop(failure: TileFailure) -> None:
+        failed.touch()
         raise Stop(failure.error)
 
-    job = job_in(tmp_path / "work", after=unlucky(damaged), area=make_witness(tmp_path / "seen", 0.2))
+    job = job_in(tmp_path / "work", after=unlucky(damaged), area=Gate(failed, UNLUCKY_PIXEL))
     taken = iter([UNLUCKY, *LUCKY])
     results: list[TileResult] = []
     with pytest.raises(Stop, match="tile 0,1 ") as caught:
         make(ONCE).run(job, taken, results.append, stop)
-    # The unlucky one fails before the others, which take their time.
+    # The unlucky one fails before any of the others ends.
+    assert not results
     assert len(list(taken)) >= len(LUCKY) - TASKS_AHEAD * 2
     if isinstance(make(ONCE), DaskExecutor):
         with Client(request.getfixturevalue("address"), set_as_default=False) as client:

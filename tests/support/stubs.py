@@ -250,6 +250,23 @@ class Witness:
         return [int(path.name.partition("-")[0]) for path in self.folder.iterdir()]
 
 
+@dataclass(frozen=True)
+class Gate:
+    """An area without an edge whose tiles wait until a file is there, but for those that cover a pixel."""
+
+    file: Path
+    free: tuple[int, int]
+    """Row and column of the pixel."""
+
+    def mask(self, box: Box) -> BoolArray:
+        """Wait for the file, at most a minute, and return a mask that is True."""
+        waits = not (box.y0 <= self.free[0] < box.y1 and box.x0 <= self.free[1] < box.x1)
+        limit = time.monotonic() + 60
+        while waits and not self.file.exists() and time.monotonic() < limit:
+            time.sleep(0.02)
+        return np.ones(box.shape, np.bool_)
+
+
 def window(images: PixelPair, tile: Tile) -> PixelPair:
     """Return the pixels that a tile reads of a whole scene."""
     box = tile.halo.slices

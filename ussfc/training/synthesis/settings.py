@@ -24,7 +24,7 @@ class SynthesisSection(BaseModel):
     unrelated_backgrounds: float = Field(0.06, ge=0, le=1)
     """Share of pairs of two backgrounds: everything differs, no pixel changes. The remaining pairs are unchanged."""
     drawn: float = Field(0.0, ge=0, le=1)
-    """Share of drawn roofs among pasted instances, and of pairs with drawn roofs on both dates: for buildings only."""
+    """Share of drawn roofs among pasted instances, and of other grounds that get drawn roofs: for buildings only."""
     reverse: float = Field(0.25, ge=0, le=1)
     """Share of pairs whose dates are exchanged, so that instances disappear instead of appear."""
     finest_m: PositiveFloat = 0.2
