@@ -127,7 +127,7 @@ class Training:
     """Options of ``ussfc train``."""
 
     datas: tuple[str, ...]
-    recipe: str
+    recipe: str | None
     out: Path
     validate_on: str | None
     device: str
@@ -463,10 +463,10 @@ training_options = grouped(
     DATA,
     click.option(
         "--recipe",
-        required=True,
         metavar="NAME|FILE",
         shell_complete=completion.recipes,
-        help="paper, strong, vhr, or a YAML file.",
+        help="paper, strong, vhr, or a YAML file. With --from it may be left out: strong, or vhr for masks, with the "
+        "bands and numbers of the model.",
     ),
     click.option(
         "--from",

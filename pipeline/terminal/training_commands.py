@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,10 @@ from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 from ussfc.pipeline.terminal.options import Scoring, Settings, Training
 from ussfc.pipeline.terminal.output import Output
 from ussfc.pipeline.terminal.progress import TrainingProgress, progress
+
+if TYPE_CHECKING:
+    from ussfc import ModelSpec
+    from ussfc.training.recipe import TrainingRecipe
 
 
 @click.command()
@@ -28,20 +33,19 @@ def train(training: Training, output: Output) -> None:
     `ussfc run --model OUT/best.yaml` uses the result.
     """
     import ussfc
-    from ussfc.training.recipe import load_recipe
 
     check_address_space()
-    chosen = load_recipe(training.recipe, training.sets)
+    start = None if training.start is None else ussfc.find_model(training.start)
+    chosen = _recipe(training, start)
     from ussfc.pipeline.evaluation.sources import describe, reading_of, training_sources
     from ussfc.spec import NOT_STATED, derived_licence
     from ussfc.training.data import TrainingData
     from ussfc.training.loop import train as train_network
 
-    start = weights = None
-    if training.start is not None:
+    weights = None
+    if start is not None:
         from ussfc.training.recipe import started_from
 
-        start = ussfc.find_model(training.start)
         weights = ussfc.load_weights(start.weights_path(), sha256=start.weights.sha256)
         chosen = started_from(chosen, start, weights)
     pairs, validation = training_sources(
@@ -73,6 +77,19 @@ def train(training: Training, output: Output) -> None:
         f"{format_duration(result.seconds)}"
     )
     output.result({**vars(result), "folder": str(training.out), "card": str(result.card)}, (line,))
+
+
+def _recipe(training: Training, start: ModelSpec | None) -> TrainingRecipe:
+    """Load the recipe of a training; where none is named, that for the data, with what its start takes."""
+    from ussfc.training.recipe import InputSpec, load_recipe
+
+    if training.recipe is not None:
+        return load_recipe(training.recipe, training.sets)
+    if start is None:
+        raise click.MissingParameter(param_hint="'--recipe'", param_type="option")
+    masks = any(data.startswith("masks:") for data in training.datas)
+    taken = InputSpec(bands=start.bands, resolution_m=start.resolution_m, radiometry=start.radiometry)
+    return load_recipe("vhr" if masks else "strong", training.sets, taken)
 
 
 @click.command()

@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 import ussfc as package
-from tests.support.scenes import write_scene
+from tests.support.scenes import write_scene, write_toy_model
 from ussfc import cli
 from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 from ussfc.weights import load_weights
@@ -49,6 +49,25 @@ def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.exit_code == 0, done.output
     assert "best.yaml: step" in done.stdout
     return out
+
+
+def test_a_training_that_begins_with_a_model_needs_no_recipe(folder: Path, tmp_path: Path) -> None:
+    model = write_toy_model(tmp_path, radiometry={"kind": "range", "low": 0, "high": 4000})
+    out = tmp_path / "out"
+    # TINY without the width: it is that of the weights.
+    arguments = (
+        "train", "--data", f"geotiff:{folder}", "--validate-on", "west", "--out", out, *TINY[2:], "--set", "steps=1"
+    )  # fmt: skip
+    done = ussfc(*arguments, "--from", model)
+    assert done.exit_code == 0, done.output
+    recipe = yaml.safe_load((out / "recipe.yaml").read_text())
+    assert [band["name"] for band in recipe["input"]["bands"]] == ["B04", "B03", "B02"]
+    assert recipe["input"]["radiometry"]["high"] == 4000
+    assert recipe["network"]["ratio"] == 0.125
+    assert recipe["augmentation"]["swap"] == 0.5
+    none = ussfc(*arguments)
+    assert none.exit_code == ExitStatus.USAGE
+    assert "Missing option '--recipe'" in none.stderr
 
 
 def test_training_on_all_scenes_keeps_its_last_weights(folder: Path, tmp_path: Path) -> None:

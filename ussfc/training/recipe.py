@@ -238,12 +238,15 @@ def list_recipes() -> tuple[str, ...]:
     return tuple(sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml")))
 
 
-def load_recipe(name_or_file: str, sets: Sequence[str] = ()) -> TrainingRecipe:
+def load_recipe(
+    name_or_file: str, sets: Sequence[str] = (), taken: InputSpec | None = None
+) -> TrainingRecipe:
     """Load a packaged recipe or one in a file, with keys set.
 
     Args:
         name_or_file: ``paper``, ``strong``, ``vhr``, or a YAML file.
         sets: ``a.b=c`` settings, c in YAML.
+        taken: input instead of the recipe's; ``sets`` may name another. None: the recipe's.
 
     Raises:
         TrainingError: an unknown recipe, not YAML, or an unknown or wrong key (named).
@@ -263,6 +266,8 @@ def load_recipe(name_or_file: str, sets: Sequence[str] = ()) -> TrainingRecipe:
         raise TrainingError(f"recipe {where}: not YAML ({error})") from error
     if not isinstance(content, dict):
         raise TrainingError(f"recipe {where}: holds a {type(content).__name__}, expected keys and values")
+    if taken is not None:
+        content["input"] = taken.model_dump()
     for setting in sets:
         key, equals, value = setting.partition("=")
         if not equals:
