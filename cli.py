@@ -7,6 +7,7 @@ Exit statuses are in `ussfc.pipeline.terminal.exit_statuses`.
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from importlib import resources
 from pathlib import Path
@@ -54,6 +55,9 @@ def main(context: click.Context, debug: bool) -> None:
     ussfc run BEFORE AFTER --out DIR    change raster and polygons of your own pair
     """
     sys.excepthook = print_traceback
+    # NumPy's OpenBLAS keeps its threads waiting in a busy loop between small products, beside our own threads: two
+    # fifths of what the registration of a pair took. NumPy is loaded after this, in workers too, which inherit it.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     context.obj = {"debug": debug or bool(context.obj and context.obj.get("debug"))}
 
 

@@ -112,8 +112,6 @@ class Comparison:
         Raises:
             ReadError: a scene cannot be opened.
         """
-        from threadpoolctl import threadpool_limits
-
         rows, cols = self.shape
         size = next((size for least, size in SIDES if min(rows, cols) >= least), None)
         if size is None:
@@ -145,8 +143,9 @@ class Comparison:
         if remote and not self.large_blocks:
             threads = max(threads, REQUESTS)
         windows = choose_windows((rows, cols), 0, count, size)
-        # The products of matrices are small: BLAS threads wait for each other longer than they compute, and spin.
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads, "ussfc-registration") as pool:
+        if threads == 1:
+            return [shift for window in windows for shift in measured(window)]
+        with ThreadPoolExecutor(threads, "ussfc-registration") as pool:
             return [shift for shifts in pool.map(measured, windows) for shift in shifts]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ import rioxarray  # noqa: F401  (registers the .rio accessor)
 import xarray as xr
 from affine import Affine
 from scipy import ndimage
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from tests.support.scenes import write_toy_model
 from tests.support.stubs import StubRecipe
@@ -219,27 +217,6 @@ def test_large_blocks_are_read_seldom(model: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(comparison, "SIDES", ((64, 64),))
     assert len(compare_pair(pair).measure(2)) <= comparison.LEAST_WINDOWS
     assert registered(pair).matrix == ((1, 0, 3), (0, 1, -2))
-
-
-def test_windows_are_measured_with_one_blas_thread_each(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def threads() -> set[int]:
-        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
-
-    seen: list[set[int]] = []
-    measure = comparison.measure_shift
-
-    def noted(*args: Any) -> Any:
-        seen.append(threads())
-        return measure(*args)
-
-    monkeypatch.setattr(comparison, "measure_shift", noted)
-    with threadpool_limits(2, "blas"):
-        compare_pair(inspect_pair(*displaced(tmp_path, 3, -2), config_of(model))).measure(2)
-        assert threads() == {2}
-    assert seen
-    assert all(each == {1} for each in seen)
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(3.0, -2.0), (1.4, 0.6)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
@@ -44,3 +45,14 @@ def test_terms_of_the_weights_are_in_the_help(command: str) -> None:
 def test_help_is_a_command_too() -> None:
     assert page("help") == page("--help")
     assert page("help", "models", "show") == page("models", "show", "--help")
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("3", "3")])
+def test_numpy_computes_on_one_thread_unless_it_is_set(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str
+) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", given or "")
+    if given is None:
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    page("models", "--help")
+    assert os.environ["OPENBLAS_NUM_THREADS"] == expected
