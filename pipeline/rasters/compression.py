@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +21,10 @@ LEVEL = {"deflate": 1, "zstd": 1}
 
 ISAL_LEVEL = 2
 """Level of ISA-L for bytes as DEFLATE: the sizes of GDAL's level 1."""
+
+ISAL_LEAST = 1 << 14
+"""Smallest block for ISA-L, bytes, that of the smallest block a configuration may ask for. Of 256 bytes isal 1.9 was
+seen to make other, equally valid streams after larger ones in the same process; of 1024 bytes and more it was not."""
 
 CACHE_BYTES = 128_000_000
 """GDAL's block cache, bytes, as rasterio passes the number on. GDAL's own default is 5 % of the machine's memory:
@@ -91,12 +96,15 @@ def deflate(blocks: npt.NDArray[np.uint8], differences: bool) -> list[bytes]:
         differences: store each number as its difference from the one to the left of it: TIFF 6.0, section 14.
     """
     packed: list[bytes] = []
+    compress, level = (
+        (isal_zlib.compress, ISAL_LEVEL) if blocks[0].nbytes >= ISAL_LEAST else (zlib.compress, 1)
+    )
     room = np.empty_like(blocks[0])
     for block in blocks:
         if differences:
             room[:, 0] = block[:, 0]
             np.subtract(block[:, 1:], block[:, :-1], out=room[:, 1:])
-        packed.append(isal_zlib.compress((room if differences else block).data, ISAL_LEVEL))
+        packed.append(compress((room if differences else block).data, level))
     return packed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,24 @@ def test_deflate_stores_bytes_or_differences() -> None:
     for block, packed in zip(blocks, deflate(blocks, True), strict=True):
         found = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(16, 16)
         np.testing.assert_array_equal(np.cumsum(found, axis=1, dtype=np.uint8), block)
+
+
+@pytest.mark.parametrize("side", [16, 128])
+def test_bytes_do_not_depend_on_what_was_compressed_before(side: int) -> None:
+    """ISA-L's do for a few hundred bytes, in some processes: of these zlib makes the stream."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (4, 256, 256), dtype=np.uint8)
+    blocks = np.kron(rng.integers(0, 9, (40, side // 4, side // 4)), np.ones((4, 4), int)).astype(np.uint8)
+    expected = deflate(blocks, False)
+    if side == 16:
+        assert expected == [zlib.compress(block, 1) for block in blocks]
+
+    def again(number: int) -> bool:
+        deflate(noise[number % 4][None], False)
+        return deflate(blocks[number % 40][None], False) == [expected[number % 40]]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(again, range(800)))
 
 
 def test_gdal_compresses_bytes_alike() -> None:
