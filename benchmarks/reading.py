@@ -114,12 +114,11 @@ def one_round(files: list[Path], dtype: str, side: int) -> dict[str, float]:
     grid = describe_scene(str(files[0])).geobox
     readers = [SceneRecipe(str(file), grid, BANDS, "bilinear").open() for file in files]
     mapping = range_mapping(*RANGES[dtype], len(BANDS))
+    opened = OpenPair(readers[0], readers[1], (mapping, mapping))
     pixels = sum(box.pixels for box in windows(side))
     seconds = {"decode": decode(files, side), "read": 0.0, "pair": 0.0, "encode": 0.0, "read_pair": 0.0}
     for box in windows(side):
-        seconds["read_pair"] += cpu_seconds(
-            lambda box=box: OpenPair(readers[0], readers[1], (mapping, mapping)).read_mapped(box)
-        )
+        seconds["read_pair"] += cpu_seconds(lambda box=box: opened.mapped(*opened.read(box)))
     for box in windows(side):
         start = time.thread_time()
         images = [reader.read(box) for reader in readers]
@@ -142,9 +141,11 @@ def side_by_side(files: list[Path], side: int, threads: int, way: str) -> None:
     if way == "shared":
         readers = share(readers, TilePlan.of((side, side), 2048, 256, 0.125), SHARED_BLOCKS)
 
+    opened = OpenPair(readers[0], readers[1], (mapping, mapping))
+
     def read(box: Box) -> None:
         if way == "mapped":
-            OpenPair(readers[0], readers[1], (mapping, mapping)).read_mapped(box)
+            opened.mapped(*opened.read(box))
         else:
             # Both are there at the same time.
             _ = [reader.read(box) for reader in readers]

@@ -191,7 +191,9 @@ def _scene_job(
         pair = ScenePairs([scene], inputs, config).pair(0)
         with tempfile.TemporaryDirectory(prefix="ussfc-evaluate-") as folder:
             planned = plan(str(scene.before), str(scene.after), config)
-            store = infer(planned, Path(folder), computation=Computation(fail_fast=True))
+            store = infer(
+                planned, Path(folder), computation=Computation(fail_fast=True, makes_polygons=False)
+            )
             levels = store.read(Box(0, 0, *store.shape)).astype(np.uint8)
         return _scored(pair, _smoothed(levels, smoothing), with_baseline)
 

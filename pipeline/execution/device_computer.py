@@ -56,13 +56,21 @@ class DeviceComputer:
         valid = seen if cover.inside is None else seen & cover.inside
         # As they were read: the device maps them, and has a queue of its own, which the next tile joins while this
         # one is computed.
-        images = before.values, after.values
+        images = pair.for_network(before).values, pair.for_network(after).values
         probability, patches, seconds = self._blend(tile, images, valid, pair.mappings, seen)
         clock.lap("network")
         # Of the device's own queue; the moments have the wait for it as well.
         clock.seconds["network"] = round(seconds, 3)
         core = valid[tile.core.within(tile.halo).slices]
-        return ComputedTile(probability, core, patches, clock.seconds, cover.masked, tuple(clock.steps))
+        return ComputedTile(
+            probability,
+            core,
+            patches,
+            clock.seconds,
+            cover.masked,
+            tuple(clock.steps),
+            pair.core_pixels(tile, before, after),
+        )
 
     def blend(
         self, tile: Tile, images: PixelPair, stop: threading.Event | None = None

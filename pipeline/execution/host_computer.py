@@ -89,7 +89,9 @@ class HostComputer:
         if cover.empty:
             clock.lap("read")
             return ComputedTile.empty(tile, cover, clock)
-        images = pair.read_mapped(tile.halo, cover)
+        before, after = pair.read(tile.halo, cover)
+        images, pixels = pair.mapped(before, after, cover), pair.core_pixels(tile, before, after)
+        del before, after
         clock.lap("read")
         # Patches of two tiles would share the cores, and the later tile delay the earlier.
         with self._turn:
@@ -97,7 +99,9 @@ class HostComputer:
             probability, patches = self.blend(tile, images, stop, report)
             clock.lap("network")
         valid = images.valid[tile.core.within(tile.halo).slices]
-        return ComputedTile(probability, valid, patches, clock.seconds, cover.masked, tuple(clock.steps))
+        return ComputedTile(
+            probability, valid, patches, clock.seconds, cover.masked, tuple(clock.steps), pixels
+        )
 
     def blend(
         self,

@@ -27,8 +27,9 @@ from ussfc.pipeline.execution.tile_computer import StepClock
 from ussfc.pipeline.execution.tile_job import SceneSource, TileJob
 from ussfc.pipeline.parallel.ordered_map import in_order
 from ussfc.pipeline.pixels.smoothing import AloneSource, SmoothedSource
-from ussfc.pipeline.polygons.band_values import Reads
+from ussfc.pipeline.polygons.band_values import BandValues, Reads
 from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.pixel_files import PixelSource
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.storage.square_files import Arrays, SquareFiles
 from ussfc.pipeline.tiling.lattice import TilePlan
@@ -163,7 +164,7 @@ class OpenSquares:
             rules, scenes = job.regions.rules, job.regions.scenes
             values = rules.options.values
             if values is not None and scenes is not None:
-                values = replace(values, read=band_reads(scenes, job.regions.over_network))
+                values = with_pixels(values, self.store, scenes, job.regions.over_network)
             # Once: reference systems take longer than a square without change.
             self._find = replace(rules, options=replace(rules.options, values=values)).finder()
 
@@ -240,6 +241,27 @@ def of_kind(arrays: Arrays, kind: str) -> dict[str, npt.NDArray[Any]]:
     return {
         name.removeprefix(f"{kind}."): array for name, array in arrays.items() if name.startswith(f"{kind}.")
     }
+
+
+def with_pixels(
+    values: BandValues,
+    store: ProbabilityStore,
+    scenes: tuple[SceneSource, SceneSource],
+    over_network: bool,
+) -> BandValues:
+    """Return bands with the way to their numbers: what the store's run has kept, and else both dates.
+
+    Args:
+        values: the bands.
+        store: probabilities of the run.
+        scenes: both dates, registered.
+        over_network: True if a date is read over a network.
+
+    Raises:
+        ReadError: a scene cannot be opened.
+    """
+    kept = PixelSource(store, len(values.names)).find
+    return replace(values, read=band_reads(scenes, over_network), kept=kept)
 
 
 def band_reads(scenes: tuple[SceneSource, SceneSource], over_network: bool) -> Reads:

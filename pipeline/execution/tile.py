@@ -14,6 +14,8 @@ from ussfc.pipeline.execution.square_job import Job, SquareJob, compute_square
 from ussfc.pipeline.execution.tile_job import TileJob
 from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE, OpenRun, WorkerCache
 from ussfc.pipeline.pixels.encoding import encode
+from ussfc.pipeline.storage.pixel_files import PixelFiles
+from ussfc.pipeline.storage.tile_records import checksum as checksum_of
 from ussfc.pipeline.timeline import TileTimeline
 from ussfc.pipeline.types import Index, Tile, TileResult
 
@@ -65,12 +67,17 @@ def run_tile(
     stop: threading.Event | None = None,
     report: Callable[[float], None] | None = None,
 ) -> TileResult:
-    """Compute a tile of an open run, encode it and write it with its record."""
+    """Compute a tile of an open run, encode it and write it with its record, and what is kept of its pixels."""
     computed = run.computer.compute(tile, run.pair, stop, report)
     valid = int(computed.valid.sum())
     result = TileResult(tile.index, computed.patches, valid, computed.seconds, computed.masked)
     stored = encode(computed.probability, computed.valid, run.store.dtype)
     begun, start = time.time(), time.perf_counter()
+    if run.keeping is not None and computed.pixels is not None:
+        # Before the record: of a tile that is done, the pixels are there as well.
+        kept = run.keeping.choose(stored, *computed.pixels)
+        if kept is not None:
+            PixelFiles(run.store.root, run.store.run).write(tile.index, checksum_of(stored), kept)
     checksum = run.store.write(tile.core, stored, result)
     steps = (*computed.steps, ("write", begun, time.perf_counter() - start))
     process = f"{platform.node()} {os.getpid()}"

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from ussfc.pipeline.execution.tile_job import Cover, OpenPair
-from ussfc.pipeline.types import BoolArray, Box, FloatArray, PixelPair, Tile
+from ussfc.pipeline.types import BoolArray, Box, FloatArray, PixelPair, Pixels, Tile
 
 Step = tuple[str, float, float]
 """Name, start (seconds since 1970) and seconds."""
@@ -33,6 +33,8 @@ class ComputedTile:
     """Pixels of the core that the masks of before and after hide."""
     steps: tuple[Step, ...] = ()
     """Moments of the steps."""
+    pixels: tuple[Pixels, Pixels] | None = None
+    """Both dates as they were read, until the thread reads another tile; None where they are not kept."""
 
     @classmethod
     def empty(cls, tile: Tile, cover: Cover, clock: StepClock) -> ComputedTile:

@@ -7,8 +7,10 @@ from typing import Protocol
 
 import numpy as np
 
-from ussfc.pipeline.choices import Taper
+from ussfc.pipeline.choices import Smoothing, Taper
+from ussfc.pipeline.pixels.kept import KeptPixels
 from ussfc.pipeline.pixels.radiometry import pair
+from ussfc.pipeline.pixels.smoothing import possible_change
 from ussfc.pipeline.reading.shared_blocks import share
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.tiling.lattice import TilePlan
@@ -21,6 +23,7 @@ from ussfc.pipeline.types import (
     Pixels,
     RadiometricMapping,
     SceneReader,
+    StoredArray,
     Tile,
 )
 
@@ -64,6 +67,26 @@ class Cover:
 
 
 @dataclass(frozen=True)
+class Keeping:
+    """Which pixels of both dates a run keeps for the values of its polygons: those that may be change."""
+
+    threshold: float
+    """Least probability of change, in [0, 1]."""
+    smoothing: Smoothing
+    """Filter that the probabilities go through first."""
+
+    def choose(self, stored: StoredArray, before: Pixels, after: Pixels) -> KeptPixels | None:
+        """Return the pixels to keep of a tile; None where they are none, or too many.
+
+        Args:
+            stored: its probabilities as they are stored.
+            before: the tile's core.
+            after: the same of the later date.
+        """
+        return KeptPixels.of(before, after, possible_change(stored, self.threshold, self.smoothing))
+
+
+@dataclass(frozen=True)
 class OpenPair:
     """Two open scenes on their common grid, and the mappings of their pixels."""
 
@@ -74,6 +97,8 @@ class OpenPair:
     area: Area | None = None
     masks: tuple[Mask | None, Mask | None] = (None, None)
     """Masks of before and after."""
+    keeps: bool = False
+    """True if a computed tile comes with its pixels."""
 
     def cover(self, tile: Tile) -> Cover:
         """Return what area and masks leave of a tile; no image is read.
@@ -99,6 +124,8 @@ class OpenPair:
     def read(self, halo: Box, cover: Cover | None = None) -> tuple[Pixels, Pixels]:
         """Return both dates over ``halo`` as the sources hold them; what a mask hides is invalid on both.
 
+        The bands of the network come first.
+
         Raises:
             ReadError: a source cannot be read there.
         """
@@ -109,18 +136,29 @@ class OpenPair:
             after.values, after.valid & cover.seen
         )
 
-    def read_mapped(self, halo: Box, cover: Cover | None = None) -> PixelPair:
-        """Return both dates over ``halo`` in the model's input range.
+    def for_network(self, pixels: Pixels) -> Pixels:
+        """Return the bands that the network takes."""
+        return Pixels(pixels.values[: len(self.mappings[0].low)], pixels.valid)
+
+    def mapped(self, before: Pixels, after: Pixels, cover: Cover | None = None) -> PixelPair:
+        """Return both dates, as :meth:`read` gave them, in the model's input range.
 
         Pixels outside the area of interest are seen by the network but not valid.
-
-        Raises:
-            ReadError: a source cannot be read there.
         """
-        images = pair(*self.read(halo, cover), self.mappings)
+        images = pair(self.for_network(before), self.for_network(after), self.mappings)
         if cover is None or cover.inside is None:
             return images
         return PixelPair(images.before, images.after, images.valid & cover.inside)
+
+    def core_pixels(self, tile: Tile, before: Pixels, after: Pixels) -> tuple[Pixels, Pixels] | None:
+        """Return the core of what :meth:`read` gave of a tile; None where it is not kept."""
+        if not self.keeps:
+            return None
+        rows, cols = tile.core.within(tile.halo).slices
+        first, second = (
+            Pixels(date.values[:, rows, cols], date.valid[rows, cols]) for date in (before, after)
+        )
+        return first, second
 
 
 @dataclass(frozen=True)
@@ -141,6 +179,8 @@ class TileJob:
     """The run's ``work`` folder."""
     masks: tuple[Mask | None, Mask | None] = (None, None)
     """Masks of before and after."""
+    keeping: Keeping | None = None
+    """What is kept of both dates; None: nothing."""
 
     def open_pair(self, shared: bool = False) -> OpenPair:
         """Open both scenes.
@@ -158,7 +198,7 @@ class TileJob:
         before, after = self.before.open(), self.after.open()
         if shared:
             before, after = share((before, after), self.plan, SHARED_BLOCKS)
-        return OpenPair(before, after, self.mappings, self.area, self.masks)
+        return OpenPair(before, after, self.mappings, self.area, self.masks, self.keeping is not None)
 
     def tile_name(self, index: tuple[int, int]) -> str:
         """Return the name of a tile in messages: its index and the bounds of its core, pixels."""

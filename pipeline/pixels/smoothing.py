@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ussfc.pipeline.types import NODATA_BYTE, Box, ProbabilitySource, StoredArray
+from ussfc.pipeline.choices import Smoothing
+from ussfc.pipeline.pixels.encoding import classify
+from ussfc.pipeline.types import NODATA_BYTE, BoolArray, Box, ProbabilitySource, StoredArray
 
 STRIP = 1 << 17
 """Pixels that are sorted together: what comes and goes stays in the processor's cache."""
@@ -87,6 +89,31 @@ def _columns(values: Any) -> tuple[Any, Any, Any]:
 def _over_columns(best: Any, values: Any) -> Any:
     left, here, right = _columns(values)
     return best(best(left, here), right)
+
+
+def possible_change(stored: StoredArray, threshold: float, smoothing: Smoothing) -> BoolArray:
+    """Return the pixels of a block that may be change after the filter, whatever its neighbours hold.
+
+    Args:
+        stored: (rows, cols) as :func:`ussfc.pipeline.pixels.encoding.encode` writes them.
+        threshold: least probability of change, in [0, 1].
+        smoothing: the filter.
+
+    Returns:
+        (rows, cols), True for every pixel that is change after the filter, and for few others.
+    """
+    classes = classify(stored, threshold)
+    if smoothing == "none":
+        changed: BoolArray = classes == 1
+        return changed
+    # The median is change where more than half of the valid pixels are. What has no data, or is not known, counts as
+    # change here: then five of the nine are, however many of them are valid.
+    around = np.ones([side + 2 for side in stored.shape], np.uint8)
+    np.minimum(classes, 1, out=around[1:-1, 1:-1])
+    down = around[:-2] + around[1:-1] + around[2:]
+    found: BoolArray = down[:, :-2] + down[:, 1:-1] + down[:, 2:] >= 5
+    found &= classes != NODATA_BYTE
+    return found
 
 
 class _OfSource:

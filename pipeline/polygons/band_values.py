@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from ussfc.pipeline.polygons.arrays import IntArray, RealArray
-from ussfc.pipeline.types import Box, Pixels, RadiometricMapping
+from ussfc.pipeline.types import BoolArray, Box, Pixels, RadiometricMapping, SourceArray
 
 CELL = 512
 """Side of the squares that are read where there is change, pixels: that of a warp's blocks, anchored as they are."""
@@ -24,6 +25,27 @@ Line = tuple[float, float]
 
 Reads = Callable[[Sequence[Box]], Iterator[tuple[Pixels, Pixels]]]
 """Function that reads both dates in boxes of the grid, in their order."""
+
+
+class Numbers(Protocol):
+    """Both dates at some pixels."""
+
+    @property
+    def before(self) -> SourceArray:
+        """(bands, n) stored numbers."""
+
+    @property
+    def after(self) -> SourceArray:
+        """(bands, n) stored numbers."""
+
+    @property
+    def valid(self) -> BoolArray:
+        """(n,) True where both dates have data."""
+
+
+Kept = Callable[[IntArray, Box], Iterable[tuple[IntArray, Numbers]]]
+"""Function that finds pixels of a block, ascending row-major positions, in what was kept of the tiles; gives places in
+these positions with the numbers there."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +64,8 @@ class BandValues:
     """Reads both dates, registered; None where they cannot be read: columns are null."""
     cell: int = CELL
     """Side of the squares that are read, pixels."""
+    kept: Kept | None = None
+    """Finds pixels that were kept of the tiles; what it does not find is read. None: all is read."""
 
     @property
     def columns(self) -> int:
@@ -93,9 +117,15 @@ def sum_values(values: BandValues, changed: IntArray, owner: IntArray, count: in
         stored numbers of each band in whole steps.
     """
     sums = np.zeros((count, values.columns), np.int64)
-    if values.read is None:
+    if values.read is None or not len(changed):
         return sums
-    row, column = np.divmod(changed, box.shape[1])
+    left = np.ones(len(changed), np.bool_)
+    if values.kept is not None:
+        for members, kept in values.kept(changed, box):
+            _add(sums, values, owner[members], (kept.before, kept.after), kept.valid)
+            left[members] = False
+    missing = np.flatnonzero(left)
+    row, column = np.divmod(changed[missing], box.shape[1])
     row, column = row + box.y0, column + box.x0
     cells = list(_cells(row, column, values.cell))
     hulls = [
@@ -107,29 +137,44 @@ def sum_values(values: BandValues, changed: IntArray, owner: IntArray, count: in
         )
         for members in cells
     ]
-    for members, hull, (before, after) in zip(cells, hulls, values.read(hulls), strict=True):
-        place = row[members] - hull.y0, column[members] - hull.x0
-        found = [_numbers(pixels, place) for pixels in (before, after)]
-        valid = before.valid[place] & after.valid[place]
-        for numbers, step in zip(found, values.steps, strict=True):
-            # Not true of NaN either; larger ones would not be added up exactly, and no mean is better than a wrong one.
-            valid &= (np.abs(numbers) <= LARGEST / step).all(axis=0)
-        pieces, local = np.unique(owner[members][valid], return_inverse=True)
-        sums[pieces, 0] += np.bincount(local, minlength=len(pieces))
-        column_at = 1
-        for numbers, step in zip(found, values.steps, strict=True):
-            for band in numbers:
-                whole = np.rint(band[valid] * step)
-                # A sum over a cell is below 2**53, so float64 adds it up exactly.
-                sums[pieces, column_at] += np.bincount(local, whole, len(pieces)).astype(np.int64)
-                column_at += 1
+    # Where all is kept, scenes are not asked for anything.
+    read = values.read(hulls) if hulls else ()
+    for members, hull, (before, after) in zip(cells, hulls, read, strict=True):
+        at = (slice(None), row[members] - hull.y0, column[members] - hull.x0)
+        valid = before.valid[at[1:]] & after.valid[at[1:]]
+        _add(sums, values, owner[missing[members]], (before.values[at], after.values[at]), valid)
     return sums
 
 
-def _numbers(pixels: Pixels, place: tuple[IntArray, IntArray]) -> RealArray:
-    """Return the (bands, n) stored numbers at places."""
-    found: RealArray = pixels.values[:, place[0], place[1]].astype(np.float64)
-    return found
+def _add(
+    sums: IntArray,
+    values: BandValues,
+    owner: IntArray,
+    dates: tuple[SourceArray, SourceArray],
+    valid: BoolArray,
+) -> None:
+    """Add pixels to the sums of their pieces.
+
+    Args:
+        sums: (pieces, columns), changed in place.
+        values: the bands.
+        owner: (n,) number of the piece of each pixel.
+        dates: (bands, n) stored numbers of before and after.
+        valid: (n,) True where both dates have data.
+    """
+    found = [numbers.astype(np.float64) for numbers in dates]
+    for numbers, step in zip(found, values.steps, strict=True):
+        # Not true of NaN either; larger ones would not be added up exactly, and no mean is better than a wrong one.
+        valid = valid & (np.abs(numbers) <= LARGEST / step).all(axis=0)
+    pieces, local = np.unique(owner[valid], return_inverse=True)
+    sums[pieces, 0] += np.bincount(local, minlength=len(pieces))
+    column_at = 1
+    for numbers, step in zip(found, values.steps, strict=True):
+        for band in numbers:
+            whole = np.rint(band[valid] * step)
+            # A sum over the pixels of a tile is below 2**53, so float64 adds it up exactly.
+            sums[pieces, column_at] += np.bincount(local, whole, len(pieces)).astype(np.int64)
+            column_at += 1
 
 
 def _cells(row: IntArray, column: IntArray, side: int) -> Iterator[IntArray]:

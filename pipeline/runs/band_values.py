@@ -15,11 +15,10 @@ from ussfc.pipeline.pixels import radiometry
 from ussfc.pipeline.polygons.band_values import CELL, BandValues, Line
 from ussfc.pipeline.polygons.kinds import VISIBLE
 from ussfc.pipeline.reading import SceneRecipe, over_network
-from ussfc.pipeline.reading.bands import find_band, sensor_name
 from ussfc.pipeline.runs.comparison import have_large_blocks, moved_recipe, with_band
 from ussfc.pipeline.runs.manifest import InferenceRecord
 from ussfc.pipeline.runs.model_choice import configured_model
-from ussfc.pipeline.runs.pair import ScenePair, describe_pair, is_declared, model_range
+from ussfc.pipeline.runs.pair import ScenePair, describe_pair, infrared_bands, is_declared, model_range
 from ussfc.pipeline.types import RadiometricMapping, SceneInfo
 
 if TYPE_CHECKING:
@@ -74,6 +73,25 @@ def plan_values(
         )
     values = dataclasses.replace(values, cell=WHOLE if have_large_blocks(scenes.infos) else CELL)
     return values, recipes, any(over_network(uri) for recipe in recipes for uri in recipe.opened)
+
+
+def tile_recipes(facts: InferenceRecord, pair: ScenePair) -> tuple[SceneRecipe, SceneRecipe] | None:
+    """Return the recipes with which tiles read all bands that polygons have values of, those of the network first.
+
+    Args:
+        facts: the inference, as far as it is known before its end.
+        pair: both scenes, registered.
+
+    Returns:
+        None where one band more might change which pixels are valid, and so what the network says: a file for each
+        band, and floating-point numbers, of which NaN are not valid.
+    """
+    _, recipes, _ = plan_values(facts, pair)
+    for recipe, own, info in zip(recipes, pair.recipes, (pair.before, pair.after), strict=True):
+        is_one_raster = isinstance(recipe, SceneRecipe) and not recipe.is_stack
+        if recipe.bands != own.bands and not (is_one_raster and np.dtype(info.dtype).kind in "iu"):
+            return None
+    return recipes
 
 
 def _recorded(facts: InferenceRecord) -> _Scenes:
@@ -133,15 +151,12 @@ def _infrared(
     Of a matched later date its line is not known.
     """
     lines = facts.radiometry.normalisation
-    if "nir" in [band.common_name for band in scenes.model.bands] or (lines and lines.gain is not None):
+    numbers = infrared_bands(scenes.infos, scenes.model)
+    if numbers is None or (lines and lines.gain is not None):
         return None
-    name = sensor_name("nir", [(band.name, band.common_name) for band in scenes.model.bands])
-    numbers = [find_band(info, "nir", name) for info in scenes.infos]
     recipes, found = [], []
     unit = getattr(scenes.model.radiometry, "reflectance", None)
     for recipe, info, number in zip(scenes.recipes, scenes.infos, numbers, strict=True):
-        if number is None:
-            return None
         recipes.append(with_band(recipe, info, number))
         scales = info.scales((number,))
         if unit is None or not is_declared(scales):

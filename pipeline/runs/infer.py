@@ -39,6 +39,7 @@ from ussfc.pipeline.runs.normalisation import describe as describe_normalisation
 from ussfc.pipeline.runs.numbers import measure_radiometry, recorded_choice
 from ussfc.pipeline.runs.pair import ScenePair
 from ussfc.pipeline.runs.plan import RunPlan, check_files, check_memory, space_notices
+from ussfc.pipeline.runs.product_keys import product_smoothing, product_threshold
 from ussfc.pipeline.runs.registration import describe as describe_registration
 from ussfc.pipeline.runs.registration import recorded_plan, register_plan
 from ussfc.pipeline.runs.run_key import run_key
@@ -74,6 +75,8 @@ class Computation:
     """Stop at the first error of a tile, without trying again."""
     executor_of: ExecutorOf | None = None
     """Source of a plan's executor, where workers are kept between runs; None: the run starts its own."""
+    makes_polygons: bool = True
+    """Keep both dates below the change for the values of polygons."""
 
 
 def infer(
@@ -155,14 +158,16 @@ def infer_locked(plan: RunPlan, out: Folder, overwrite: bool, workers: LazyExecu
         subscriber(Notice(line, warning=False))
     records = store.records()
     done, tally = _TileTally.of({index: record.result for index, record in records.items()})
+    record_of = functools.partial(_inference_record, plan, run_name(key), detector, radiometry)
     job = _tile_job(plan, run_name(key), detector, radiometry, out / layout.WORK)
+    if computation.makes_polygons:
+        job = _with_pixels(job, plan, record_of(_TileTally(), []))
     # Speed and time left are of this process's own work, not of an earlier one's.
     pixels = plan.pixels - sum(plan.tiles.core(index).pixels for index in done)
     if done:
         notice = f"resuming: {len(done)} of {plan.tiles.tile_count} tiles are done"
         subscriber(Notice(notice, warning=False))
     subscriber(Notice(f"computed by {describe_detector(detector)}", warning=False))
-    record_of = functools.partial(_inference_record, plan, run_name(key), detector, radiometry)
     with stage_clock("infer", plan.tiles.tile_count - len(done), pixels, subscriber) as clock:
         follow_ups = _follow_ups(plan, store, records, record_of, subscriber)
         failures = _compute(workers, plan, job, done, tally, follow_ups)
@@ -315,6 +320,18 @@ def _tile_job(
         store=work,
         masks=plan.pair.masks,
     )
+
+
+def _with_pixels(job: TileJob, plan: RunPlan, facts: InferenceRecord) -> TileJob:
+    """Return a job that keeps both dates below the change, in all bands that polygons have values of."""
+    from ussfc.pipeline.execution.tile_job import Keeping
+    from ussfc.pipeline.runs.band_values import tile_recipes
+
+    recipes = tile_recipes(facts, plan.pair)
+    if recipes is None:
+        return job
+    keeping = Keeping(product_threshold(plan.config, facts), product_smoothing(plan.config, facts))
+    return dataclasses.replace(job, before=recipes[0], after=recipes[1], keeping=keeping)
 
 
 @dataclasses.dataclass

@@ -66,9 +66,12 @@ class LazyExecutor:
         return self._stack.enter_context(made) if isinstance(made, DaskExecutor) else made
 
     def started(self) -> Executor | None:
-        """Return the executor where it has worker processes, and these were started."""
+        """Return the executor that has made squares of the products in passing, or would have; None where there is none.
+
+        It is not started for them: what is not computed by workers is made by this process alone.
+        """
         started: Executor | None = vars(self).get("executor")
-        return None if self._plan.cluster is None else started
+        return started if self._plan.makes_squares else None
 
     def build_ahead(self) -> None:
         """Choose the detector of this process, and build it on a thread while the scenes are looked at."""

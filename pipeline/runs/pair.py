@@ -27,6 +27,7 @@ from ussfc.pipeline.reading import (
     on_grid,
     read_aoi,
 )
+from ussfc.pipeline.reading.bands import find_band, sensor_name
 from ussfc.pipeline.reading.date_masks import DateMask, masked_reader
 from ussfc.pipeline.reading.identity import UNKNOWN, UNLISTED
 from ussfc.pipeline.reading.mask_files import MaskChoice, find_mask, own_mask
@@ -430,6 +431,20 @@ def model_range(model: ussfc.ModelSpec | InputSpec) -> RadiometricMapping | None
     if mapping.kind != "range":
         return None
     return radiometry.range_mapping(_ends(mapping.low), _ends(mapping.high), len(model.bands))
+
+
+def infrared_bands(infos: tuple[SceneInfo, SceneInfo], model: ussfc.ModelSpec) -> tuple[int, int] | None:
+    """Return the numbers of the near infrared bands of both dates; None where the model has it, or one names none."""
+    bands = [(band.name, band.common_name) for band in model.bands]
+    if "nir" in [common for _, common in bands]:
+        return None
+    before, after = (find_band(info, "nir", sensor_name("nir", bands)) for info in infos)
+    return None if before is None or after is None else (before, after)
+
+
+def value_bands(pair: ScenePair) -> int:
+    """Return the number of bands of each date that polygons may have values of."""
+    return len(pair.model.bands) + (infrared_bands((pair.before, pair.after), pair.model) is not None)
 
 
 def is_declared(scales: Sequence[tuple[float, float]]) -> bool:

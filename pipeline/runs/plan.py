@@ -15,11 +15,12 @@ from ussfc.pipeline.clusters.select import LOCAL_KINDS, REMOTE_KINDS, select_clu
 from ussfc.pipeline.config.schema import JobsCluster, RunConfig, size_in_bytes
 from ussfc.pipeline.errors import ConfigError, InsufficientMemoryError, StoreError
 from ussfc.pipeline.parallel.memory_limit import available_memory, check_address_space
+from ussfc.pipeline.pixels.kept import most_kept_bytes
 from ussfc.pipeline.pixels.pyramid import READ_SIZE
 from ussfc.pipeline.reading import SceneRecipe, over_network
 from ussfc.pipeline.reading.date_masks import describe_mask
 from ussfc.pipeline.runs.manifest import RegistrationRecord
-from ussfc.pipeline.runs.pair import ScenePair, inspect_pair
+from ussfc.pipeline.runs.pair import ScenePair, inspect_pair, value_bands
 from ussfc.pipeline.runs.resolve import PatchLayout, resolve_config, resolve_layout
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.layout import PROBABILITY
@@ -76,9 +77,10 @@ class RunPlan:
 
     @property
     def most_output_bytes(self) -> int:
-        """Bytes of store, squares, scratch raster and products with overviews, each at worst uncompressed."""
+        """Bytes of store, pixels, squares, scratch raster and products with overviews, each at worst uncompressed."""
         item = 1 if self.config.output.probability_dtype == "uint8" else 4
-        return int(self.pixels * item * (3.7 + 1.35 * self.makes_squares))
+        kept = most_kept_bytes(value_bands(self.pair))
+        return int(self.pixels * (item * (3.7 + 1.35 * self.makes_squares) + kept))
 
     @property
     def makes_squares(self) -> bool:
@@ -156,6 +158,7 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
             shape[0] * shape[1] * _raw_bytes(info, recipe)
             for info, recipe in zip((pair.before, pair.after), pair.recipes, strict=True)
         ),
+        values=value_bands(pair),
         processes=selected.processes,
         threads=selected.concurrent_tiles,
         patches_in_flight=(config.inference.batch_size or 1) * selected.threads,
@@ -252,13 +255,14 @@ def space_notices(plan: RunPlan, out: Folder) -> list[str]:
 
 
 def check_files(plan: RunPlan, out: Folder) -> None:
-    """Refuse a run whose files the disk cannot take: a chunk and a record for each tile, and squares.
+    """Refuse a run whose files the disk cannot take: a chunk, a record and pixels for each tile, and squares.
 
     Raises:
         StoreError: names both numbers.
     """
     free = out.free_files()
-    needed = 2 * plan.tiles.tile_count + -(-plan.tiles.shape[0] // plan.layout.tile_size) + OTHER_FILES
+    # Chunks and pixels are in a folder for each row.
+    needed = 3 * plan.tiles.tile_count + 2 * -(-plan.tiles.shape[0] // plan.layout.tile_size) + OTHER_FILES
     if plan.makes_squares:
         rows, cols = (-(-side // READ_SIZE) for side in plan.tiles.shape)
         needed += 2 * rows * (cols + 1)

@@ -18,7 +18,7 @@ from ussfc.pipeline.choices import Smoothing
 from ussfc.pipeline.config.schema import RunConfig, VectorConfig
 from ussfc.pipeline.errors import DamagedRecord, ReadError, StoreError
 from ussfc.pipeline.events import Notice, Subscriber, ignore
-from ussfc.pipeline.execution.square_job import RasterPart, RegionPart, SquareJob, band_reads
+from ussfc.pipeline.execution.square_job import RasterPart, RegionPart, SquareJob, with_pixels
 from ussfc.pipeline.pixels.pyramid import square
 from ussfc.pipeline.pixels.smoothing import SmoothedSource
 from ussfc.pipeline.runs.band_values import UNREADABLE, absent_values, plan_values
@@ -236,7 +236,7 @@ def write_polygons(
         executor = workers()
         if executor is None:
             if scenes is not None:
-                opened = replace(values, read=band_reads(*scenes))
+                opened = with_pixels(values, store, *scenes)
                 rules = replace(rules, options=replace(options, values=opened))
             source = _smoothed(store, smoothing, VECTOR_BLOCK)
             found = vector.find_blocks(source, rules, VECTOR_BLOCK)

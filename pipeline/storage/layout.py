@@ -18,6 +18,7 @@
     OUT/work/radiometry.json                                            constants of the radiometric mappings
     OUT/work/probability.zarr/                                          probabilities, one chunk a tile
     OUT/work/done/RUN/RECORD                                            one empty file a finished tile
+    OUT/work/pixels/RUN/ROW/COL                                         both dates where a tile has change
     OUT/work/failed/ROW.COLUMN.json                                     one a tile that kept failing
     OUT/work/infer.json                                                 the inference that ended
     OUT/work/products/NAME.json                                         the bytes of a product and their origin
@@ -102,6 +103,9 @@ CHUNKS = f"{PROBABILITIES}/{PROBABILITY_ARRAY}/c"
 
 DONE = "done"
 """Folder of the tile records, in OUT/work; see :mod:`ussfc.pipeline.storage.tile_records`."""
+
+PIXELS = "pixels"
+"""Folder of the pixels of both dates below the change of each tile, in OUT/work."""
 
 FAILED = "failed"
 """Folder of the records of failed tiles, in OUT/work."""

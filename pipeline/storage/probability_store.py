@@ -74,6 +74,8 @@ class ProbabilityStore:
             raise StoreError(f"{self.root}: was written by an older version; overwrite it to start over")
         # Opened with the flag as an argument, zarr ignores it, and a chunk of nothing but nodata leaves no file.
         self._array: Any = array.with_config({"write_empty_chunks": True})
+        self.run: str = run
+        """Name of the run."""
         self._ledger = TileLedger(self.root, run)
         self._records: dict[Index, TileRecord] | None = None
 
@@ -213,12 +215,12 @@ class ProbabilityStore:
         """
         known = self.known()
         touched = [index for index in self._touching(box) if index in known]
-        if len(touched) == 1 and self._core(touched[0]) == box:
+        if len(touched) == 1 and self.core(touched[0]) == box:
             return self._chunk(known[touched[0]], box)
         stored: StoredArray = np.full(box.shape, self._array.fill_value, self.dtype)
 
         def place(index: Index) -> None:
-            core = self._core(index)
+            core = self.core(index)
             common = core.intersect(box)
             pixels = self._chunk(known[index], core)
             stored[common.within(box).slices] = pixels[common.within(core).slices]
@@ -245,7 +247,7 @@ class ProbabilityStore:
 
         def is_damaged(record: TileRecord) -> bool:
             try:
-                self._chunk(record, self._core(record.result.index))
+                self._chunk(record, self.core(record.result.index))
             except DamagedTiles:
                 return True
             return False
@@ -274,7 +276,8 @@ class ProbabilityStore:
             range(box.y0 // rows, -(-box.y1 // rows)), range(box.x0 // cols, -(-box.x1 // cols))
         )
 
-    def _core(self, index: Index) -> Box:
+    def core(self, index: Index) -> Box:
+        """Return the pixels of a tile."""
         rows, cols = self._array.chunks
         y, x = index[0] * rows, index[1] * cols
         return Box(y, x, min(y + rows, self.shape[0]), min(x + cols, self.shape[1]))

@@ -1,4 +1,4 @@
-"""Files of what is made of one square of the grid: named arrays, whole or not there at all.
+"""Files of what is made of one square of the grid, or kept of one tile: named arrays, whole or not there at all.
 
 A file is a line of JSON and the bytes of the arrays, with a checksum. NumPy's own archives are not read here on many
 threads: Python 3.11 may fail to parse their headers then (``SystemError: AST constructor recursion depth mismatch``).
@@ -35,6 +35,8 @@ class SquareFiles:
     """The run's ``work`` folder."""
     name: str
     """Name of the kind: everything but the probabilities that decides a byte."""
+    folder: str = layout.SQUARES
+    """Folder of all kinds, in ``work``."""
 
     def write(self, index: Index, origin: npt.NDArray[np.int64], arrays: Arrays) -> None:
         """Write a square.
@@ -55,7 +57,7 @@ class SquareFiles:
         Raises:
             StoreError: the folder cannot be listed.
         """
-        names = (name.split("/") for name in self.work.sizes(f"{layout.SQUARES}/{self.name}"))
+        names = (name.split("/") for name in self.work.sizes(f"{self.folder}/{self.name}"))
         return {
             (int(name[0]), int(name[1])) for name in names if len(name) == 2 and "".join(name).isdecimal()
         }
@@ -82,10 +84,10 @@ class SquareFiles:
         Raises:
             StoreError: one cannot be removed.
         """
-        self.work.remove(f"{layout.SQUARES}/{self.name}")
+        self.work.remove(f"{self.folder}/{self.name}")
 
     def _file(self, index: Index) -> str:
-        return f"{layout.SQUARES}/{self.name}/{index[0]}/{index[1]}"
+        return f"{self.folder}/{self.name}/{index[0]}/{index[1]}"
 
 
 def _packed(arrays: Arrays) -> bytes:

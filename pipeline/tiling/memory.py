@@ -61,7 +61,7 @@ class Workload:
     """Properties of a run that decide how much memory it takes, beside its tiles."""
 
     bands: int
-    """Bands of each date."""
+    """Bands of each date that the network takes."""
     source_bytes: int
     """Uncompressed size of both dates, which bounds GDAL's cache."""
     processes: int
@@ -82,6 +82,8 @@ class Workload:
     """True if the network and its activations are on a GPU."""
     block_bytes: int = 0
     """Decoded size of one block of each file together: a read of any window decodes whole blocks."""
+    values: int = 0
+    """Bands of each date that are read and kept beside the network, for the values of polygons; 0: none are."""
     masks: int = 0
     """Masks of the dates."""
     compares_engines: bool = False
@@ -163,10 +165,11 @@ def _tile_bytes(plan: TilePlan, work: Workload) -> int:
     # Both dates as they are read, 16 bits a number, and as float32 in the model's range, and the validity. Dates that
     # are read as float32 take 4 bytes a band more in the place of what FRAGMENTATION adds: nothing else comes and goes.
     # A mask is read, grown and joined with the other one.
-    reading = halo * (3 * work.bands * 4 + 4 + 3 * work.masks)
+    raw = max(work.bands, work.values) * 4
+    reading = halo * (raw + 2 * work.bands * 4 + 4 + 3 * work.masks)
     # Weighted sum, weight, mean, and the encoded levels.
     blending = core * 20
-    kept = halo * (2 * work.bands * 4 + 2 + min(1, work.masks))
+    kept = halo * ((raw if work.values else 0) + 2 * work.bands * 4 + 2 + min(1, work.masks))
     live = ACTIVATION_BYTES_LOCAL if work.local else ACTIVATION_BYTES_PER_PIXEL
     pixel = live if work.network else 4 * work.bands * 3
     activations = work.patches_in_flight * plan.patch_size**2 * pixel
@@ -185,7 +188,7 @@ def _device_tile_bytes(plan: TilePlan, work: Workload, halo: int, core: int) -> 
         halo: pixels that the tile reads at most.
         core: pixels that it writes at most.
     """
-    both = 2 * work.bands * 4
+    both = 2 * max(work.bands, work.values) * 4
     read = min(both, work.source_bytes / (plan.shape[0] * plan.shape[1]))
     # Read in whole blocks, with their validity; the blocks at the edges reach beyond the halo.
     reach = 2 * (plan.patch_size - 1) + 2 * REMOTE_BLOCK

@@ -155,7 +155,7 @@ class Killing(Lives):
 
 @dataclass(frozen=True)
 class StubScene:
-    """A scene made of its seed: one band of noise in [0, 1] with a hole and an unlucky corner."""
+    """A scene made of its seed: bands of noise in [0, 1] with a hole and an unlucky corner."""
 
     shape: tuple[int, int]
     seed: int
@@ -164,10 +164,11 @@ class StubScene:
     fails_at: tuple[int, int] | None = None
     """Pixel (y, x) whose windows meet with the misfortune."""
     misfortune: Callable[[], None] = damaged
+    bands: int = 1
 
     def open(self) -> StubReader:
         """Return a reader."""
-        values = np.random.default_rng(self.seed).random((1, *self.shape), dtype=np.float32)
+        values = np.random.default_rng(self.seed).random((self.bands, *self.shape), dtype=np.float32)
         valid = np.ones(self.shape, np.bool_)
         if self.hole is not None:
             valid[self.hole.slices] = False

@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.stubs import StubDetector, StubScene, stored, stub_job
+from tests.support.stubs import StubDetector, StubRecipe, StubScene, StubTileRecipe, stored, stub_job
 from tests.support.tile_runs import GRID, PLAN
 from ussfc.pipeline.errors import StoreError, TileError
 from ussfc.pipeline.execution.errors import TileCancelled
 from ussfc.pipeline.execution.tile import compute_tile
+from ussfc.pipeline.execution.tile_job import Keeping
+from ussfc.pipeline.pixels.encoding import is_change
+from ussfc.pipeline.pixels.kept import LARGEST_SHARE
+from ussfc.pipeline.storage.pixel_files import PixelFiles
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.types import Box, TileResult
 
@@ -58,6 +62,41 @@ def test_tile_computed_twice_is_the_same(tmp_path: Path) -> None:
     second = compute_tile(job, (0, 1))
     assert stored(tmp_path, PLAN.shape).tobytes() == bits
     assert replace(first, seconds={}) == replace(second, seconds={})
+
+
+@pytest.mark.parametrize("recipe", [StubRecipe(), StubTileRecipe()], ids=["host", "device"])
+def test_pixels_that_may_be_change_are_kept(tmp_path: Path, recipe: StubRecipe) -> None:
+    store = ProbabilityStore.create(tmp_path, GRID, "uint8", 32)
+    # Two bands, of which the detector takes one.
+    scenes = StubScene(PLAN.shape, 1, bands=2), StubScene(PLAN.shape, 2, Box(0, 0, 70, 20), bands=2)
+    job = stub_job(
+        store, PLAN, f"kept-{tmp_path}", before=scenes[0], after=scenes[1], detector=recipe
+    )  # fmt: skip
+    plain = stub_job(store, PLAN, f"plain-{tmp_path}", before=scenes[0], after=scenes[1], detector=recipe)
+    for index in PLAN.indices():
+        compute_tile(plain, index)
+    assert not (tmp_path / "pixels").exists()
+    bits = stored(tmp_path, PLAN.shape)
+    # A twelfth of the pixels, and more in some of the tiles.
+    threshold = float(np.quantile(bits[bits != 255], 11 / 12)) / 254
+    for index in PLAN.indices():
+        compute_tile(replace(job, keeping=Keeping(threshold, "none")), index)
+    np.testing.assert_array_equal(stored(tmp_path, PLAN.shape), bits)
+    images = [scene.open().read(Box(0, 0, *PLAN.shape)) for scene in scenes]
+    again, found = ProbabilityStore(tmp_path), 0
+    for row, col in PLAN.indices():
+        core = PLAN.core((row, col))
+        wanted = is_change(bits[core.slices], threshold)
+        (origin,) = again.origin(core).tolist()
+        kept = PixelFiles(again.root, again.run).read((row, col), origin[2])
+        assert (kept is not None) == (0 < wanted.sum() <= wanted.size // LARGEST_SHARE)
+        if kept is not None:
+            found += 1
+            np.testing.assert_array_equal(kept.places, np.flatnonzero(wanted))
+            for numbers, image in zip((kept.before, kept.after), images, strict=True):
+                np.testing.assert_array_equal(numbers, image.values[(slice(None), *core.slices)][:, wanted])
+            assert kept.valid.all()
+    assert found > 2
 
 
 def test_read_error_names_tile_and_bounds(tmp_path: Path) -> None:

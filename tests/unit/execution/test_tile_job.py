@@ -25,7 +25,8 @@ def test_pixels_outside_the_area_are_not_valid() -> None:
     area = StubArea(Box(0, 0, 10, 30))
     halo = Box(2, 0, 20, 30)
     pair = OpenPair(readers[0], readers[1], (UNIT, UNIT), area)
-    images = pair.read_mapped(halo, pair.cover(Tile((0, 0), halo, halo, (halo,))))
+    cover = pair.cover(Tile((0, 0), halo, halo, (halo,)))
+    images = pair.mapped(*pair.read(halo, cover), cover)
     assert not images.valid[8:].any()
     assert not images.valid[:2, :4].any()
     assert images.valid[2:8].all()
@@ -64,7 +65,7 @@ def test_what_one_mask_hides_is_missing_on_both_dates() -> None:
     either = hidden[0] | hidden[1]
     np.testing.assert_array_equal(before.valid, ~either)
     np.testing.assert_array_equal(after.valid, ~either)
-    images = pair.read_mapped(TILE.halo, cover)
+    images = pair.mapped(*pair.read(TILE.halo, cover), cover)
     assert (images.before[:, either] == MIDDLE).all()
     assert (images.after[:, either] == MIDDLE).all()
     np.testing.assert_array_equal(images.valid[:10], ~either[:10])

@@ -13,8 +13,15 @@ from hypothesis.extra import numpy as arrays
 
 from tests.support.probabilities import ArraySource
 from ussfc.pipeline.pixels.encoding import classify, decode
-from ussfc.pipeline.pixels.smoothing import STRIP, AloneSource, SmoothedSource, median3, with_rim
-from ussfc.pipeline.types import blocks
+from ussfc.pipeline.pixels.smoothing import (
+    STRIP,
+    AloneSource,
+    SmoothedSource,
+    median3,
+    possible_change,
+    with_rim,
+)
+from ussfc.pipeline.types import Box, blocks
 
 Stored = npt.NDArray[Any]
 
@@ -94,3 +101,23 @@ def test_every_block_is_decoded_twice_at_most() -> None:
         smooth.read(box)
     assert max(source.reads.count(box) for box in blocks(source.shape, 10)) == 2
     assert len(source.reads) < 2 * len(list(blocks(source.shape, 10)))
+
+
+@given(maps(), st.integers(1, 12), st.sampled_from([0.0, 0.15, 0.5, 1.0]))
+def test_possible_change_of_a_block_holds_its_change(values: Stored, side: int, threshold: float) -> None:
+    changed = classify(smoothed(values), threshold) == 1
+    for box in blocks((values.shape[0], values.shape[1]), side):
+        own = values[box.slices]
+        np.testing.assert_array_equal(possible_change(own, threshold, "none"), classify(own, threshold) == 1)
+        possible = possible_change(own, threshold, "median3")
+        assert possible[changed[box.slices]].all()
+        assert not possible[is_nodata(own)].any()
+
+
+def test_possible_change_is_change_inside_of_a_block() -> None:
+    values = np.random.default_rng(2).integers(0, 255, (40, 50), dtype=np.uint8)
+    box = Box(8, 9, 30, 41)
+    found = possible_change(values[box.slices], 0.55, "median3")[1:-1, 1:-1]
+    expected = classify(smoothed(values), 0.55)[box.slices][1:-1, 1:-1] == 1
+    assert 0.1 < expected.mean() < 0.9
+    np.testing.assert_array_equal(found, expected)

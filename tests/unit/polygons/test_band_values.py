@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.support.layers import PROPERTY, Array, grid, label, mask, rasters, read_layer
 from tests.support.probabilities import ArraySource
+from ussfc.pipeline.pixels.kept import KeptPixels
 from ussfc.pipeline.polygons.band_values import BandValues, sum_values
 from ussfc.pipeline.polygons.vectorise import (
     RegionRules,
@@ -150,3 +152,44 @@ def test_numbers_far_beyond_the_range_are_in_no_mean(number: float) -> None:
     sums = sum_values(found, np.arange(3), np.array([0, 0, 1]), 2, Box(0, 0, 1, 3))
     assert sums[:, 0].tolist() == [1, 1]
     assert np.array(found.means(sums)) == pytest.approx(100)
+
+
+@PROPERTY
+@given(st.integers(0, 99), st.booleans(), st.integers(1, 30), st.sampled_from([0.0, 0.4, 1.0]))
+def test_what_is_kept_gives_the_sums_of_what_is_read(seed: int, whole: bool, side: int, share: float) -> None:
+    """Tiles of which a share is kept: those are not read, and no sum differs."""
+    shape, box = (40, 50), Box(3, 5, 33, 45)
+    rng = np.random.default_rng(seed)
+    dates = scenes(shape, seed, whole)
+    changed = np.flatnonzero(rng.random(box.shape) < 0.3)
+    owner = rng.integers(0, 7, len(changed))
+    row, col = np.divmod(changed, box.shape[1])
+    row, col = row + box.y0, col + box.x0
+    tile = row // side * 50 + col // side
+    kept = np.isin(tile, [number for number in np.unique(tile) if rng.random() < share])
+
+    def find(wanted: Array, block: Box) -> Iterator[tuple[Array, KeptPixels]]:
+        assert (block, wanted.tolist()) == (box, changed.tolist())
+        for number in np.unique(tile[kept]):
+            members = np.flatnonzero(tile == number)
+            at = row[members], col[members]
+            numbers = [date.values[:, at[0], at[1]] for date in dates]
+            valid = dates[0].valid[at] & dates[1].valid[at]
+            yield members, KeptPixels(members.astype(np.uint32), numbers[0], numbers[1], valid)
+
+    asked: list[Box] = []
+    values = band_values(dates, cell=10)
+
+    def read(boxes: Sequence[Box]) -> Iterator[tuple[Pixels, Pixels]]:
+        assert values.read is not None
+        asked.extend(boxes)
+        return iter(values.read(boxes))
+
+    expected = sum_values(values, changed, owner, 7, box)
+    found = sum_values(replace(values, read=read, kept=find), changed, owner, 7, box)
+    np.testing.assert_array_equal(found, expected)
+    assert bool(asked) == bool((~kept).any())
+    assert all(
+        ((row >= each.y0) & (row < each.y1) & (col >= each.x0) & (col < each.x1) & ~kept).any()
+        for each in asked
+    )

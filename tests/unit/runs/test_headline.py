@@ -28,7 +28,7 @@ def test_line_names_version_model_terms_threshold_bands_and_grid() -> None:
     assert summary["terms"] == "CC BY-NC-SA 4.0, not for commercial use"
     assert summary["threshold"] == 0.7
     assert summary["bands"] == {"before": [1, 2, 3], "after": [3, 2, 1]}
-    assert summary["bytes_to_write_at_most"] == int(768 * 768 * 3.7)
+    assert summary["bytes_to_write_at_most"] == int(768 * 768 * (3.7 + (2 * 3 * 4 + 5) / 8))
     lines = [line.strip() for line in plan_lines(summary)]
     assert lines[:3] == [
         "model  ussfc-s2-rgb, threshold 0.7",

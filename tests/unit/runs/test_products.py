@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -18,12 +20,13 @@ from click.testing import CliRunner, Result
 from scipy import ndimage
 
 from tests.support.scenes import write_scene
-from tests.support.stubs import StubRecipe
+from tests.support.stubs import StubRecipe, StubTileRecipe
 from ussfc import cli
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.events import Event, StageStarted, ignore
-from ussfc.pipeline.execution.square_job import OpenSquares
+from ussfc.pipeline.execution.square_job import OpenSquares, band_reads
 from ussfc.pipeline.pixels.smoothing import median3, with_rim
+from ussfc.pipeline.polygons.band_values import Reads
 from ussfc.pipeline.runs.band_values import open_values
 from ussfc.pipeline.runs.infer import Computation, infer
 from ussfc.pipeline.runs.manifest import InferenceRecord, RunRecord
@@ -269,6 +272,22 @@ def test_products_are_made_of_squares_made_in_passing(
     assert {name: (out / name).read_bytes() for name in expected} == expected
 
 
+def test_squares_made_beside_a_device_become_the_products(
+    pair: tuple[str, str], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No square is made twice: not in one pass, nor because that of the device's run was not found.
+    for again in ("polygons.vectorise.find_blocks", "rasters.cog.write", "runs.squares.OpenSquares"):
+        monkeypatch.setattr(
+            f"ussfc.pipeline.{again}", lambda *_, again=again, **__: pytest.fail(f"{again}: made again")
+        )
+    config = load_config(sets=(*SETS, "inference.device=cuda"))
+    out = tmp_path / "out"
+    run(*pair, out, config, computation=Computation(StubTileRecipe(32, 4, 1, 3)))
+    for name in ("change.tif", "probability.tif", "changes.parquet"):
+        assert (out / name).read_bytes() == (finished / name).read_bytes()
+    assert not (out / "work" / "squares").exists()
+
+
 def test_formats_stand_side_by_side(out: Path) -> None:
     made = (out / "changes.parquet").stat().st_mtime_ns
     for name, file in (("gpkg", "changes.gpkg"), ("FGB", "changes.fgb"), ("geojson", "changes.geojson")):
@@ -426,6 +445,51 @@ def test_without_the_images_columns_are_null_until_they_are_back(
         event.total for event in events if isinstance(event, StageStarted) and event.stage == "infer"
     ] == [0]
     assert (own / "changes.parquet").read_bytes() == content
+
+
+@pytest.fixture
+def infrared(pair: tuple[str, str], tmp_path: Path) -> tuple[str, str]:
+    """The pair with a near infrared, which lacks data in a corner of the later date."""
+    paths = []
+    for number, path in enumerate(pair):
+        with rasterio.open(path) as source:
+            bands, profile, names = source.read(), source.profile, source.descriptions
+        nir = bands[0] // 2 + 100
+        nir[:40, :40] *= 1 - number
+        paths.append(str(tmp_path / Path(path).name))
+        with rasterio.open(paths[-1], "w", **profile | {"count": 4, "nodata": 0}) as target:
+            target.write(np.concatenate([bands, nir[None]]))
+            target.descriptions = (*names, "B08")
+    return paths[0], paths[1]
+
+
+@pytest.mark.parametrize("scenes", ["pair", "infrared"])
+@pytest.mark.parametrize("workers", ["serial", "local"])
+def test_polygons_read_no_scene_again(
+    scenes: str, workers: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = request.getfixturevalue(scenes)
+    sets = [*SETS[:-1], "threshold=0.2", f"cluster.kind={workers}"]
+    sets += ["cluster.workers=1"] if workers == "local" else []
+    asked: list[int] = []
+
+    def counted(dates: Any, network: bool) -> Reads:
+        reads = band_reads(dates, network)
+        return lambda boxes: (asked.append(len(boxes)), reads(boxes))[1]
+
+    monkeypatch.setattr("ussfc.pipeline.execution.square_job.band_reads", counted)
+    run(*images, tmp_path / "kept", load_config(sets=sets), computation=COMPUTATION)
+    assert not asked
+    assert not (tmp_path / "kept" / "work" / "pixels").exists()
+    computation = replace(COMPUTATION, makes_polygons=False)
+    infer(plan(*images, load_config(sets=sets)), tmp_path / "read", computation=computation)
+    run(*images, tmp_path / "read", load_config(sets=(*SETS, "threshold=0.2")), computation=COMPUTATION)
+    assert asked
+    for name in ("changes.parquet", "change.tif", "probability.tif"):
+        assert (tmp_path / "kept" / name).read_bytes() == (tmp_path / "read" / name).read_bytes()
+    frame = polygons(tmp_path / "kept" / "changes.parquet")
+    assert len(frame) > 10
+    assert ("after_nir" in frame.columns) == (scenes == "infrared")
 
 
 def test_layers_of_earlier_versions_stay(pair: tuple[str, str], out: Path) -> None:
