@@ -66,9 +66,9 @@ class LazyExecutor:
         return self._stack.enter_context(made) if isinstance(made, DaskExecutor) else made
 
     def started(self) -> Executor | None:
-        """Return the executor that has made squares of the products in passing, or would have; None where there is none.
+        """Return the executor whose tiles had squares of the products made in passing; None where none were.
 
-        It is not started for them: what is not computed by workers is made by this process alone.
+        It is not started for squares alone.
         """
         started: Executor | None = vars(self).get("executor")
         return started if self._plan.makes_squares else None
