@@ -132,7 +132,9 @@ def _outcome(counts: Counts, thresholds: Mapping[str, float]) -> Iterator[str]:
 
 
 def format_area(square_metres: float) -> str:
-    """Return an area in square kilometres, with its unit."""
+    """Return an area with its unit: square kilometres, of less than a hectare square metres."""
+    if square_metres < 10_000:
+        return f"{square_metres:.0f} m2"
     area = square_metres / 1e6
     return f"{area:.2f} km2" if area >= 10 else f"{area:.4g} km2"
 

@@ -96,7 +96,8 @@ def test_other_thresholds_are_both_named() -> None:
 
 
 def test_areas_are_in_square_kilometres() -> None:
-    assert [tables.format_area(area) for area in (100, 22_712_345, 0)] == ["0.0001 km2", "22.71 km2", "0 km2"]
+    areas = {0: "0 m2", 812.4: "812 m2", 9_999: "9999 m2", 10_000: "0.01 km2", 22_712_345: "22.71 km2"}
+    assert {area: tables.format_area(area) for area in areas} == areas
 
 
 def test_credentials_are_not_shown() -> None:
