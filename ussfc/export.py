@@ -84,8 +84,8 @@ def facts(spec: ModelSpec) -> dict[str, object]:
     card = spec.model_dump(mode="json", exclude_none=True)
     kept: dict[str, object] = {
         name: card[name]
-        for name in ("name", "title", "bands", "resolution_m", "patch_size", "tiling", "radiometry", "threshold",
-                     "smoothing", "licence")
+        for name in ("name", "title", "bands", "resolution_m", "finest_m", "patch_size", "tiling", "radiometry",
+                     "threshold", "smoothing", "licence")
         if name in card
     }  # fmt: skip
     return {**kept, "weights_sha256": spec.weights.sha256, "ussfc_version": version("ussfc")}

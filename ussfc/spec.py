@@ -270,6 +270,8 @@ class ModelSpec(_Part):
     """Bands of the input, in the network's order."""
     resolution_m: PositiveFloat | None = None
     """Ground size of a training pixel, metres; None where it varied or is not known."""
+    finest_m: PositiveFloat | None = None
+    """Ground size of a pixel below which scenes are better read at ``resolution_m``, metres; None: half of that."""
     patch_size: int = Field(default=256, gt=0, multiple_of=16)
     """Side of the training crops, pixels. SSFC looks at the whole patch, so it belongs to the weights."""
     tiling: TilingDefaults = TilingDefaults()

@@ -326,6 +326,11 @@ def _scale_notices(grid: GeoBox, model: ussfc.ModelSpec, patch_size: int) -> lis
                 f"the grid has pixels of {metres:.3g} m, model {model.name} was trained at {model.resolution_m:g} m; "
                 "set grid.resample_to_model=true, or choose another model"
             )
+        elif model.finest_m and metres < model.finest_m:
+            notices.append(
+                f"the grid has pixels of {metres:.3g} m, and model {model.name} finds less below {model.finest_m:g} m "
+                f"than at {model.resolution_m:g} m; set grid.resample_to_model=true"
+            )
     if min(grid.shape) < patch_size:
         notices.append(
             f"the scene ({grid.shape[0]} x {grid.shape[1]} px) is smaller than a patch of {patch_size} px and is "

@@ -121,6 +121,29 @@ def test_products_of_different_levels_are_warned_of(model: str, tmp_path: Path) 
     )
 
 
+@pytest.mark.parametrize(
+    ("metres", "finest", "warned"), [(6, 7.5, True), (7.6, 7.5, False), (6, None, False), (12, 7.5, False)]
+)
+def test_pixels_finer_than_a_model_likes_are_named(
+    model: str, metres: float, finest: float | None, warned: bool, tmp_path: Path
+) -> None:
+    card, trained = Path(model), tmp_path / "card.yaml"
+    stated = "resolution_m: 10\n" + ("" if finest is None else f"finest_m: {finest}\n")
+    trained.write_text(f"{card.read_text()}{stated}".replace("uri: ", f"uri: {card.parent}/"))
+    images = pair(tmp_path)
+    for image in images:
+        with rasterio.open(image, "r+") as file:
+            file.transform = Affine(metres, 0, 500_000, 0, -metres, 4_000_000)
+    notices = [
+        notice for notice in inspect_pair(*images, config(str(trained))).notices if "pixels of" in notice
+    ]
+    expected = (
+        f"the grid has pixels of {metres:g} m, and model toy finds less below 7.5 m than at 10 m; "
+        "set grid.resample_to_model=true"
+    )
+    assert notices == ([expected] if warned else [])
+
+
 def test_pair_is_brought_to_the_pixels_of_the_model(model: str, tmp_path: Path) -> None:
     card = Path(model)
     trained = tmp_path / "card.yaml"
