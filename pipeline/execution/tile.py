@@ -42,7 +42,7 @@ def compute_tile(
         StoreError: the store cannot be used, which is no matter of this tile.
     """
     with errors_of(job.tile_name(index)):
-        return run_tile(job.plan.tile(index), cache.open_run(job), stop, report)
+        return _run_tile(job, job.plan.tile(index), cache.open_run(job), stop, report)
 
 
 def compute_item(
@@ -61,11 +61,12 @@ def compute_item(
     return compute_tile(job, index, stop, cache, report)
 
 
-def run_tile(
+def _run_tile(
+    job: TileJob,
     tile: Tile,
     run: OpenRun,
-    stop: threading.Event | None = None,
-    report: Callable[[float], None] | None = None,
+    stop: threading.Event | None,
+    report: Callable[[float], None] | None,
 ) -> TileResult:
     """Compute a tile of an open run, encode it and write it with its record, and what is kept of its pixels."""
     computed = run.computer.compute(tile, run.pair, stop, report)
@@ -73,9 +74,9 @@ def run_tile(
     result = TileResult(tile.index, computed.patches, valid, computed.seconds, computed.masked)
     stored = encode(computed.probability, computed.valid, run.store.dtype)
     begun, start = time.time(), time.perf_counter()
-    if run.keeping is not None and computed.pixels is not None:
+    if job.keeping is not None and computed.pixels is not None:
         # Before the record: of a tile that is done, the pixels are there as well.
-        kept = run.keeping.choose(stored, *computed.pixels)
+        kept = job.keeping.choose(stored, *computed.pixels)
         if kept is not None:
             PixelFiles(run.store.root, run.store.run).write(tile.index, checksum_of(stored), kept)
     checksum = run.store.write(tile.core, stored, result)

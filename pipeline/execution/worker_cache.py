@@ -16,7 +16,7 @@ from ussfc.pipeline.execution.errors import WorkerSetupError, describe_error
 from ussfc.pipeline.execution.host_computer import PatchCache
 from ussfc.pipeline.execution.square_job import OpenSquares, SquareJob
 from ussfc.pipeline.execution.tile_computer import TileComputer
-from ussfc.pipeline.execution.tile_job import Keeping, OpenPair, TileJob
+from ussfc.pipeline.execution.tile_job import OpenPair, TileJob
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.tiling.blending import taper_weights
@@ -33,8 +33,6 @@ class OpenRun:
     pair: OpenPair
     computer: TileComputer
     store: ProbabilityStore
-    keeping: Keeping | None = None
-    """What is kept of the pixels of a tile."""
 
 
 class WorkerCache:
@@ -101,7 +99,7 @@ class WorkerCache:
                 weights = taper_weights(job.plan.patch_size, job.taper)
                 computer = open_computer(detector, weights, PatchCache(), self._turn)
                 pair = job.open_pair(shared=isinstance(computer, DeviceComputer))
-                self._runs[name] = OpenRun(pair, computer, store, job.keeping)
+                self._runs[name] = OpenRun(pair, computer, store)
             # The one used longest ago is the first to go.
             self._runs[name] = run = self._runs.pop(name)
             return run
