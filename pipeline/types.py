@@ -141,6 +141,8 @@ class SceneInfo:
     """Acquisition time as the file states it (``TIFFTAG_DATETIME`` or ``ACQUISITIONDATETIME``)."""
     block_bytes: int = 0
     """Decoded size of one block of the file, all bands that are decoded with it; 0 where unknown."""
+    interleaved: bool = False
+    """True if every block of the file holds all bands, so that reading one band more decodes nothing more."""
     notes: tuple[str, ...] = ()
     """Remarks for the user on how this image is read (rotated, ground control points, ...)."""
     product: str | None = None

@@ -7,8 +7,10 @@ import platform
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
+from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.execution.errors import errors_of
 from ussfc.pipeline.execution.square_job import Job, SquareJob, compute_square
 from ussfc.pipeline.execution.tile_job import TileJob
@@ -57,7 +59,12 @@ def compute_item(
     Args and errors are those of :func:`compute_tile` and of :func:`ussfc.pipeline.execution.square_job.compute_square`.
     """
     if isinstance(job, SquareJob):
-        return compute_square(job, index, cache.open_squares)
+        try:
+            return compute_square(job, index, cache.open_squares)
+        except StoreError:
+            # A tile that is damaged is computed again, and read anew after that.
+            cache.close_squares(job)
+            raise
     return compute_tile(job, index, stop, cache, report)
 
 
@@ -78,7 +85,9 @@ def _run_tile(
         # Before the record: of a tile that is done, the pixels are there as well.
         kept = job.keeping.choose(stored, *computed.pixels)
         if kept is not None:
-            PixelFiles(run.store.root, run.store.run).write(tile.index, checksum_of(stored), kept)
+            # Of a disk that is full, the chunk reports it.
+            with suppress(StoreError):
+                PixelFiles(run.store.root, run.store.run).write(tile.index, checksum_of(stored), kept)
     checksum = run.store.write(tile.core, stored, result)
     steps = (*computed.steps, ("write", begun, time.perf_counter() - start))
     process = f"{platform.node()} {os.getpid()}"

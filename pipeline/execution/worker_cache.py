@@ -122,6 +122,12 @@ class WorkerCache:
                 self._squares[name] = OpenSquares(job, following)
             return self._squares[name]
 
+    def close_squares(self, job: SquareJob) -> None:
+        """Forget what the squares of a job share: the next one sees the store as it is then."""
+        with self._opening:
+            for name in [name for name in self._squares if name[:2] == (job.key, job.store)]:
+                del self._squares[name]
+
     def detector(self, spec: DetectorSpec) -> Detector:
         """Return the detector of a spec, building it unless it is the last one that was built."""
         with self._opening:

@@ -13,6 +13,9 @@ LARGEST_SHARE = 8
 """A tile is kept where no more than one pixel in so many may be change: beyond that, a file would take as much time and
 room as reading the scenes again."""
 
+MOST_PIXELS = 1 << 20
+"""Pixels that are kept of a tile at most, however large it is: memory follows them."""
+
 POSITION_BYTES = 4
 """Bytes of the place of a kept pixel."""
 
@@ -30,6 +33,11 @@ class KeptPixels:
     valid: BoolArray
     """(n,) True where both dates have data."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return self.places.nbytes + self.before.nbytes + self.after.nbytes + self.valid.nbytes
+
     @classmethod
     def of(cls, before: Pixels, after: Pixels, wanted: BoolArray) -> KeptPixels | None:
         """Return the wanted pixels of a tile; None where they are none, or too many to be kept.
@@ -40,7 +48,7 @@ class KeptPixels:
             wanted: (rows, cols) of the pixels to keep.
         """
         places = np.flatnonzero(wanted)
-        if not 0 < len(places) <= wanted.size // LARGEST_SHARE:
+        if not 0 < len(places) <= min(wanted.size // LARGEST_SHARE, MOST_PIXELS):
             return None
         row, col = np.divmod(places, wanted.shape[1])
         return cls(

@@ -20,6 +20,9 @@ PRECISION = 22
 LARGEST = 1 << 28
 """Largest such multiple, 64 times the range: 2**63 / LARGEST pixels (34 gigapixels) fit into a region."""
 
+TOGETHER = 1 << 18
+"""Pixels that are added up together."""
+
 Line = tuple[float, float]
 """Factor and term that bring a stored number to a value."""
 
@@ -153,7 +156,7 @@ def _add(
     dates: tuple[SourceArray, SourceArray],
     valid: BoolArray,
 ) -> None:
-    """Add pixels to the sums of their pieces.
+    """Add pixels to the sums of their pieces, so many at a time.
 
     Args:
         sums: (pieces, columns), changed in place.
@@ -162,19 +165,22 @@ def _add(
         dates: (bands, n) stored numbers of before and after.
         valid: (n,) True where both dates have data.
     """
-    found = [numbers.astype(np.float64) for numbers in dates]
-    for numbers, step in zip(found, values.steps, strict=True):
-        # Not true of NaN either; larger ones would not be added up exactly, and no mean is better than a wrong one.
-        valid = valid & (np.abs(numbers) <= LARGEST / step).all(axis=0)
-    pieces, local = np.unique(owner[valid], return_inverse=True)
-    sums[pieces, 0] += np.bincount(local, minlength=len(pieces))
-    column_at = 1
-    for numbers, step in zip(found, values.steps, strict=True):
-        for band in numbers:
-            whole = np.rint(band[valid] * step)
-            # A sum over the pixels of a tile is below 2**53, so float64 adds it up exactly.
-            sums[pieces, column_at] += np.bincount(local, whole, len(pieces)).astype(np.int64)
-            column_at += 1
+    for start in range(0, len(owner), TOGETHER):
+        part = slice(start, start + TOGETHER)
+        counted = valid[part]
+        found = [numbers[:, part].astype(np.float64) for numbers in dates]
+        for numbers, step in zip(found, values.steps, strict=True):
+            # Not true of NaN either; larger ones would not be added up exactly, and no mean is better than a wrong one.
+            counted = counted & (np.abs(numbers) <= LARGEST / step).all(axis=0)
+        pieces, local = np.unique(owner[part][counted], return_inverse=True)
+        sums[pieces, 0] += np.bincount(local, minlength=len(pieces))
+        column_at = 1
+        for numbers, step in zip(found, values.steps, strict=True):
+            for band in numbers:
+                whole = np.rint(band[counted] * step)
+                # A sum over so many pixels is below 2**53, so float64 adds it up exactly.
+                sums[pieces, column_at] += np.bincount(local, whole, len(pieces)).astype(np.int64)
+                column_at += 1
 
 
 def _cells(row: IntArray, column: IntArray, side: int) -> Iterator[IntArray]:

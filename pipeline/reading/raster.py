@@ -129,6 +129,7 @@ def _scene_info(source: Any, shown: str, identity: str, size: int) -> SceneInfo:
         bytes_per_pixel=size / (source.width * source.height) if size else raw,
         acquired=acquired or None,
         block_bytes=_block_bytes(source),
+        interleaved=source.driver == "GTiff" and _is_interleaved(source),
         notes=notes,
         product=tags.get(PRODUCT_TAG),
     )
@@ -175,11 +176,15 @@ def _baseline_notes(tags: Mapping[str, str], bands: Sequence[BandInfo], shown: s
 
 def _block_bytes(source: Any) -> int:
     """Return the decoded size of the file's largest block; with all bands where pixels are interleaved."""
-    together = source.count if source.profile.get("interleave") == "pixel" else 1
+    together = source.count if _is_interleaved(source) else 1
     return max(
         int(rows * cols * np.dtype(dtype).itemsize * together)
         for (rows, cols), dtype in zip(source.block_shapes, source.dtypes, strict=True)
     )
+
+
+def _is_interleaved(source: Any) -> bool:
+    return bool(source.profile.get("interleave") == "pixel")
 
 
 def _no_bands(source: Any, shown: str) -> str:

@@ -18,7 +18,14 @@ from ussfc.pipeline.reading import SceneRecipe, over_network
 from ussfc.pipeline.runs.comparison import have_large_blocks, moved_recipe, with_band
 from ussfc.pipeline.runs.manifest import InferenceRecord
 from ussfc.pipeline.runs.model_choice import configured_model
-from ussfc.pipeline.runs.pair import ScenePair, describe_pair, infrared_bands, is_declared, model_range
+from ussfc.pipeline.runs.pair import (
+    ScenePair,
+    describe_pair,
+    infrared_bands,
+    is_declared,
+    kept_bands,
+    model_range,
+)
 from ussfc.pipeline.types import RadiometricMapping, SceneInfo
 
 if TYPE_CHECKING:
@@ -83,15 +90,9 @@ def tile_recipes(facts: InferenceRecord, pair: ScenePair) -> tuple[SceneRecipe, 
         pair: both scenes, registered.
 
     Returns:
-        None where one band more might change which pixels are valid, and so what the network says: a file for each
-        band, and floating-point numbers, of which NaN are not valid.
+        None where tiles keep nothing, see :func:`ussfc.pipeline.runs.pair.kept_bands`.
     """
-    _, recipes, _ = plan_values(facts, pair)
-    for recipe, own, info in zip(recipes, pair.recipes, (pair.before, pair.after), strict=True):
-        is_one_raster = isinstance(recipe, SceneRecipe) and not recipe.is_stack
-        if recipe.bands != own.bands and not (is_one_raster and np.dtype(info.dtype).kind in "iu"):
-            return None
-    return recipes
+    return plan_values(facts, pair)[1] if kept_bands(pair) else None
 
 
 def _recorded(facts: InferenceRecord) -> _Scenes:

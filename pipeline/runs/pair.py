@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 from odc.geo.geobox import GeoBox
 
 import ussfc
@@ -447,9 +448,17 @@ def infrared_bands(infos: tuple[SceneInfo, SceneInfo], model: ussfc.ModelSpec) -
     return None if before is None or after is None else (before, after)
 
 
-def value_bands(pair: ScenePair) -> int:
-    """Return the number of bands of each date that polygons may have values of."""
-    return len(pair.model.bands) + (infrared_bands((pair.before, pair.after), pair.model) is not None)
+def kept_bands(pair: ScenePair) -> int:
+    """Return the number of bands of each date that tiles keep for the values of polygons; 0 where they keep none.
+
+    Those are the bands of the model, and the near infrared where polygons have it and where reading it with the others
+    neither costs anything nor changes which pixels are valid: in blocks that hold all bands, of integers.
+    """
+    bands, infos = len(pair.model.bands), (pair.before, pair.after)
+    if infrared_bands(infos, pair.model) is None:
+        return bands
+    plain = all(info.interleaved and not info.parts and np.dtype(info.dtype).kind in "iu" for info in infos)
+    return bands + 1 if plain else 0
 
 
 def is_declared(scales: Sequence[tuple[float, float]]) -> bool:

@@ -20,7 +20,7 @@ from ussfc.pipeline.pixels.pyramid import READ_SIZE
 from ussfc.pipeline.reading import SceneRecipe, over_network
 from ussfc.pipeline.reading.date_masks import describe_mask
 from ussfc.pipeline.runs.manifest import RegistrationRecord
-from ussfc.pipeline.runs.pair import ScenePair, inspect_pair, value_bands
+from ussfc.pipeline.runs.pair import ScenePair, inspect_pair, kept_bands
 from ussfc.pipeline.runs.resolve import PatchLayout, resolve_config, resolve_layout
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.layout import PROBABILITY
@@ -79,7 +79,7 @@ class RunPlan:
     def most_output_bytes(self) -> int:
         """Bytes of store, pixels, squares, scratch raster and products with overviews, each at worst uncompressed."""
         item = 1 if self.config.output.probability_dtype == "uint8" else 4
-        kept = most_kept_bytes(value_bands(self.pair))
+        kept = most_kept_bytes(kept_bands(self.pair))
         return int(self.pixels * (item * (3.7 + 1.35 * self.makes_squares) + kept))
 
     @property
@@ -158,7 +158,7 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
             shape[0] * shape[1] * _raw_bytes(info, recipe)
             for info, recipe in zip((pair.before, pair.after), pair.recipes, strict=True)
         ),
-        values=value_bands(pair),
+        values=kept_bands(pair),
         processes=selected.processes,
         threads=selected.concurrent_tiles,
         patches_in_flight=(config.inference.batch_size or 1) * selected.threads,

@@ -269,6 +269,7 @@ def write_polygons(
         out.remove(layout.in_work(layout.product_record(name)))
     steps = len(list(blocks(store.shape, VECTOR_BLOCK)))
     _make(out, config, _Stage("vectorise", keys, steps, polygons), subscriber, asked if again else ())
+    out.remove(layout.in_work(layout.PIXELS))
 
 
 def square_jobs(

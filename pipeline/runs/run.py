@@ -90,7 +90,7 @@ def run(
                         infer_locked(plan, out, overwrite, workers)
                         _make_products(plan, out, recording, workers)
                     # What a killed process had left as well.
-                    for name in (layout.PIXELS, layout.SQUARES, layout.DASK_SCRATCH):
+                    for name in (layout.SQUARES, layout.DASK_SCRATCH):
                         out.remove(layout.in_work(name))
                     # With what inference measured: the later date where it lies.
                     plan = recorded_plan(plan, out)

@@ -1,17 +1,19 @@
 """Both dates below the change of each tile, so that polygons get their values without a second read of the scenes.
 
-A tile of which there is no file, or another one than its probabilities need, is read from the scenes instead.
+A tile of which there is no file, or one that cannot be used, is read from the scenes instead: none of this is needed
+for a right result, and none of it ends a run.
 """
 
 from __future__ import annotations
 
-import functools
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.pixels.kept import KeptPixels
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
@@ -19,8 +21,8 @@ from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.storage.square_files import SquareFiles
 from ussfc.pipeline.types import Box, Index
 
-OPEN_FILES = 4
-"""Files that are kept in memory for the next block."""
+ROOM = 32_000_000
+"""Bytes of files that are kept in memory for the next block; a larger file is read for each."""
 
 IntArray = npt.NDArray[np.int64]
 
@@ -49,12 +51,11 @@ class PixelFiles:
         self._files.write(index, _origin(checksum), arrays | {"valid": pixels.valid.view(np.uint8)})
 
     def read(self, index: Index, checksum: int) -> KeptPixels | None:
-        """Return what was kept of a tile; None where it is not there, damaged, or of other probabilities.
-
-        Raises:
-            StoreError: it cannot be read.
-        """
-        arrays = self._files.read(index, _origin(checksum))
+        """Return what was kept of a tile; None where it cannot be read, is damaged, or of other probabilities."""
+        try:
+            arrays = self._files.read(index, _origin(checksum))
+        except StoreError:
+            return None
         if arrays is None:
             return None
         return KeptPixels(arrays["places"], arrays["before"], arrays["after"], arrays["valid"].view(np.bool_))
@@ -74,9 +75,10 @@ class PixelSource:
             store: its probabilities.
             bands: number of bands that are wanted; files with another number do not count.
         """
-        files = PixelFiles(store.root, store.run)
+        self._files = PixelFiles(store.root, store.run)
         self._store, self._bands = store, bands
-        self._file = functools.lru_cache(OPEN_FILES)(files.read)
+        self._read: dict[tuple[Index, int], KeptPixels] = {}
+        self._changing = threading.Lock()
 
     def find(self, changed: IntArray, box: Box) -> Iterator[tuple[IntArray, KeptPixels]]:
         """Yield the pixels of a block that are kept, tile by tile.
@@ -87,9 +89,6 @@ class PixelSource:
 
         Yields:
             Places in ``changed``, ascending, and the pixels there. Of a tile that lacks one of them none come.
-
-        Raises:
-            StoreError: a file cannot be read.
         """
         row, col = np.divmod(changed, box.shape[1])
         row, col = row + box.y0, col + box.x0
@@ -102,10 +101,22 @@ class PixelSource:
             kept = self._file((tile_row, tile_col), checksum)
             if kept is None or {len(kept.before), len(kept.after)} != {self._bands}:
                 continue
-            place = (row[members] - core.y0) * core.shape[1] + col[members] - core.x0
-            found = kept.find(place)
+            found = kept.find((row[members] - core.y0) * core.shape[1] + col[members] - core.x0)
             if found is not None:
                 yield members, found
+
+    def _file(self, index: Index, checksum: int) -> KeptPixels | None:
+        """Return the file of a tile, of which the ones read last are in memory."""
+        with self._changing:
+            kept = self._read.pop((index, checksum), None)
+        if kept is None:
+            kept = self._files.read(index, checksum)
+        if kept is not None and kept.nbytes <= ROOM:
+            with self._changing:
+                self._read[index, checksum] = kept
+                while sum(each.nbytes for each in self._read.values()) > ROOM:
+                    del self._read[next(iter(self._read))]
+        return kept
 
 
 def _origin(checksum: int) -> IntArray:

@@ -150,19 +150,20 @@ def test_a_disk_without_inodes_is_refused(
     made, _ = planned(place, "local", tiling__tile_size=64)
     out = Folder.of(tmp_path)
     check_files(made, out)
-    # 4 chunks, 4 records, 2 rows of chunks, 30 others; a square of rasters and one of regions, each in a folder.
-    for free, present, refused in ((44, 0, False), (43, 0, True), (43, 1, False), (None, 0, False)):
+    # 4 chunks, 4 records, 4 of pixels, 2 rows of chunks and of pixels, 30 others; a square of rasters and one of
+    # regions, each in a folder.
+    for free, present, refused in ((50, 0, False), (49, 0, True), (49, 1, False), (None, 0, False)):
         monkeypatch.setattr(type(out), "free_files", lambda folder, free=free: free)
         for number in range(present):
             (tmp_path / str(number)).touch()
         if refused:
-            with pytest.raises(StoreError, match="can take 43 more files, and the run writes about 44"):
+            with pytest.raises(StoreError, match="can take 49 more files, and the run writes about 50"):
                 check_files(made, out)
         else:
             check_files(made, out)
-    monkeypatch.setattr(type(out), "free_files", lambda folder: 39)
+    monkeypatch.setattr(type(out), "free_files", lambda folder: 45)
     alone = replace(made, cluster=None)
-    check_files(alone, out)  # makes no squares, and one of its 40 files is there
+    check_files(alone, out)  # makes no squares, and one of its 46 files is there
 
 
 def test_a_limit_of_file_sizes_is_named(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,12 @@ def test_none_and_too_many_are_not_kept() -> None:
     assert KeptPixels.of(*dates(), wanted(most + 1)) is None
 
 
+def test_no_more_than_so_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ussfc.pipeline.pixels.kept.MOST_PIXELS", 20)
+    assert KeptPixels.of(*dates(), wanted(20)) is not None
+    assert KeptPixels.of(*dates(), wanted(21)) is None
+
+
 def test_some_of_the_kept_pixels_are_found() -> None:
     kept = KeptPixels.of(*dates(), wanted(20))
     assert kept is not None
@@ -73,5 +79,4 @@ def test_most_bytes_are_those_of_the_fullest_tile() -> None:
     most = SHAPE[0] * SHAPE[1] // LARGEST_SHARE
     kept = KeptPixels.of(*dates(np.float32), wanted(most))
     assert kept is not None
-    size = sum(array.nbytes for array in (kept.places, kept.before, kept.after, kept.valid))
-    assert size == most_kept_bytes(3) * SHAPE[0] * SHAPE[1]
+    assert kept.nbytes == most_kept_bytes(3) * SHAPE[0] * SHAPE[1]

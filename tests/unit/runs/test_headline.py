@@ -35,7 +35,7 @@ def test_line_names_version_model_terms_threshold_bands_and_grid() -> None:
         "weights  CC BY-NC-SA 4.0, not for commercial use",
         "bands  1, 2, 3 of before, 3, 2, 1 of after",
     ]
-    assert "to write  2.2 MB at most, seldom more than a third of that" in lines
+    assert "to write  4.3 MB at most, seldom more than a third of that" in lines
 
 
 def test_terms_are_left_out_where_none_are_known(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import ConfigError, ReadError, StoreError
 from ussfc.pipeline.runs.infer import Computation
-from ussfc.pipeline.runs.pair import inspect_pair
+from ussfc.pipeline.runs.pair import inspect_pair, kept_bands
 from ussfc.pipeline.runs.run import run
 
 STUB = Computation(StubRecipe(patch_size=32, bands=3))
@@ -188,3 +188,29 @@ def test_unknown_size_of_pixels_is_one_line(model: str, tmp_path: Path) -> None:
     assert any(
         "the size of a pixel is unknown (model ussfc-s2-rgb was trained at 10 m)" in n for n in notices
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "bands"),
+    [
+        ({"interleave": "pixel"}, 4),
+        ({"interleave": "band"}, 0),
+        ({"interleave": "pixel", "dtype": "float32"}, 0),
+        ({"interleave": "pixel", "count": 3}, 3),
+        ({"interleave": "band", "count": 3}, 3),
+    ],
+)
+def test_tiles_keep_a_band_more_where_it_costs_nothing(
+    model: str, options: dict[str, object], bands: int, tmp_path: Path
+) -> None:
+    profile: dict[str, object] = {
+        "driver": "GTiff", "width": 64, "height": 64, "count": 4, "dtype": "uint16", "crs": "EPSG:32636",
+        "transform": Affine(10, 0, 500_000, 0, -10, 4_000_000), **options,
+    }  # fmt: skip
+    for name in ("a", "b"):
+        with rasterio.open(tmp_path / f"{name}.tif", "w", **profile) as target:
+            for index, band in enumerate(("B04", "B03", "B02", "B08")[: target.count], 1):
+                target.write(np.full((64, 64), 100 * index), index)
+                target.set_band_description(index, band)
+    found = inspect_pair(str(tmp_path / "a.tif"), str(tmp_path / "b.tif"), config(model))
+    assert kept_bands(found) == bands

@@ -131,7 +131,7 @@ def test_one_command_brings_all_products_to_a_threshold(out: Path, command: Sequ
     assert result.exit_code == 0, result.output
     assert_of_one_threshold(out, 0.15)
     assert " at threshold 0.15\n" in result.stdout
-    assert " km2\n" in result.stdout
+    assert "m2\n" in result.stdout
     assert {file: file.stat().st_mtime_ns for file in stored} == stored
     # What is not named stays as it is there, not as the run had it.
     again = ussfc("vectorise", out, "--format", "fgb")
@@ -210,12 +210,12 @@ def test_status_and_validate_name_threshold_and_area(out: Path) -> None:
     status = ussfc("status", out)
     assert " pixels changed (" in status.stdout
     assert " at threshold 0.1\n" in status.stdout
-    assert " km2\n" in status.stdout
+    assert "m2\n" in status.stdout
     assert json.loads(ussfc("status", out, "--json").stdout)["thresholds"]["vectorise"] == 0.1
     checked = ussfc("validate", out)
     assert checked.exit_code == 0
     assert "ok      all products are of one threshold: 0.1\n" in checked.stdout
-    assert " km2\n" in checked.stdout
+    assert "m2\n" in checked.stdout
 
 
 def test_validate_finds_products_of_two_thresholds(out: Path, finished: Path) -> None:
@@ -449,15 +449,18 @@ def test_without_the_images_columns_are_null_until_they_are_back(
 
 @pytest.fixture
 def infrared(pair: tuple[str, str], tmp_path: Path) -> tuple[str, str]:
-    """The pair with a near infrared, which lacks data in a corner of the later date."""
+    """The pair with a near infrared; in corners of the later date it lacks data, or the other bands do."""
     paths = []
     for number, path in enumerate(pair):
         with rasterio.open(path) as source:
             bands, profile, names = source.read(), source.profile, source.descriptions
         nir = bands[0] // 2 + 100
         nir[:40, :40] *= 1 - number
+        bands[:, -40:, -40:] *= 1 - number
         paths.append(str(tmp_path / Path(path).name))
-        with rasterio.open(paths[-1], "w", **profile | {"count": 4, "nodata": 0}) as target:
+        with rasterio.open(
+            paths[-1], "w", **profile | {"count": 4, "nodata": 0, "interleave": "pixel"}
+        ) as target:
             target.write(np.concatenate([bands, nir[None]]))
             target.descriptions = (*names, "B08")
     return paths[0], paths[1]
@@ -477,6 +480,7 @@ def test_polygons_read_no_scene_again(
         reads = band_reads(dates, network)
         return lambda boxes: (asked.append(len(boxes)), reads(boxes))[1]
 
+    monkeypatch.setattr("ussfc.pipeline.pixels.kept.LARGEST_SHARE", 1)
     monkeypatch.setattr("ussfc.pipeline.execution.square_job.band_reads", counted)
     run(*images, tmp_path / "kept", load_config(sets=sets), computation=COMPUTATION)
     assert not asked
@@ -490,6 +494,36 @@ def test_polygons_read_no_scene_again(
     frame = polygons(tmp_path / "kept" / "changes.parquet")
     assert len(frame) > 10
     assert ("after_nir" in frame.columns) == (scenes == "infrared")
+
+
+@pytest.fixture
+def inferred(pair: tuple[str, str], tmp_path: Path) -> Path:
+    """An inference whose tiles have kept their pixels at a threshold of 0.2."""
+    config = load_config(sets=(*SETS, "threshold=0.2"))
+    infer(plan(*pair, config), tmp_path / "inferred", computation=COMPUTATION)
+    assert list((tmp_path / "inferred" / "work" / "pixels").rglob("*"))
+    return tmp_path / "inferred"
+
+
+@pytest.mark.parametrize("damage", ["none", "flip", "no file"])
+@pytest.mark.parametrize(
+    "sets", [("threshold=0.2",), ("threshold=0.1",), ("threshold=0.3", "output.smoothing=none")]
+)
+def test_kept_pixels_leave_no_trace(
+    inferred: Path, pair: tuple[str, str], sets: tuple[str, ...], damage: str
+) -> None:
+    """Of another threshold or smoothing, damaged or not there: the polygons are the same, and the files go."""
+    out = shutil.copytree(inferred, inferred.parent / "bare")
+    shutil.rmtree(out / "work" / "pixels")
+    for path in (path for path in (inferred / "work" / "pixels").rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        path.unlink()
+        if damage != "no file":
+            path.write_bytes(content if damage == "none" else content[:-7] + b"changed")
+    for folder in (inferred, out):
+        assert ussfc("vectorise", folder, *(part for text in sets for part in ("--set", text))).exit_code == 0
+        assert not (folder / "work" / "pixels").exists()
+    assert (inferred / "changes.parquet").read_bytes() == (out / "changes.parquet").read_bytes()
 
 
 def test_layers_of_earlier_versions_stay(pair: tuple[str, str], out: Path) -> None:
