@@ -52,7 +52,7 @@ def main() -> None:
             store = infer(
                 plan(str(scene.before), str(scene.after), config),
                 Path(folder),
-                computation=Computation(fail_fast=True),
+                computation=Computation(fail_fast=True, makes_polygons=False),
             )
             levels = store.read(Box(0, 0, *store.shape))
         total += Tally.of_levels(levels, pair.label, pair.valid)

@@ -139,7 +139,7 @@ def main() -> None:
         maps = {}
         for view in VIEWS:
             with tempfile.TemporaryDirectory() as folder:
-                computation = Computation(ViewSpec(spec, view), fail_fast=True)  # type: ignore[arg-type]
+                computation = Computation(ViewSpec(spec, view), True, makes_polygons=False)  # type: ignore[arg-type]
                 store = infer(planned, Path(folder), computation=computation)
                 maps[view] = store.read(Box(0, 0, *store.shape))
         scenes.append((pair, maps))

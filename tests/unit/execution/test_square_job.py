@@ -16,6 +16,8 @@ from ussfc.pipeline.choices import Smoothing
 from ussfc.pipeline.errors import DamagedTiles, ReadError, TileError
 from ussfc.pipeline.events import ignore
 from ussfc.pipeline.execution.square_job import OpenSquares, RasterPart, RegionPart, SquareJob, compute_square
+from ussfc.pipeline.execution.tile import compute_item
+from ussfc.pipeline.execution.worker_cache import WorkerCache
 from ussfc.pipeline.pixels.smoothing import SmoothedSource
 from ussfc.pipeline.polygons.band_values import BandValues
 from ussfc.pipeline.polygons.vectorise import RegionRules, VectorOptions, vectorise, write_layers
@@ -103,6 +105,20 @@ def test_what_is_missing_damaged_or_old_is_made_again(store: ProbabilityStore, t
 def box_of(index: tuple[int, int]) -> Box:
     (found,) = (box for box in blocks(SHAPE, TILE) if (box.y0 // TILE, box.x0 // TILE) == index)
     return found
+
+
+def test_a_tile_computed_again_is_read_again(store: ProbabilityStore, tmp_path: Path) -> None:
+    """A process that met with a damaged tile sees it as it is when it tries again."""
+    job, cache = job_of(store), WorkerCache()
+    compute_item(job, (0, 0), cache=cache)
+    (tmp_path / "work" / layout.chunk((0, 1))).write_bytes(b"torn")
+    with pytest.raises(DamagedTiles):
+        compute_item(job, (0, 1), cache=cache)
+    # With other pixels than before, as an engine may give that does not repeat itself to the bit.
+    store.write(box_of((0, 1)), np.full((48, 48), 200, np.uint8), TileResult((0, 1), 1, 1, {}))
+    compute_item(job, (0, 1), cache=cache)
+    fresh = ProbabilityStore(store.root)
+    assert job.files.read((0, 1), job.origin(fresh, job.plan.core((0, 1)))) is not None
 
 
 def test_a_square_names_its_tiles(store: ProbabilityStore) -> None:
