@@ -43,6 +43,7 @@ def card(**changes: Any) -> dict[str, Any]:
             {"name": "B03", "common_name": "green", "wavelength_um": 0.56},
         ],
         "resolution_m": 10.0,
+        "finest_m": 7.5,
         "patch_size": 128,
         "tiling": {"patch_size": 256, "overlap": 0.5, "taper": "pyramid", "ssfc": "local"},
         "radiometry": {"kind": "percentiles", "low": 2.0, "high": 98.0},
@@ -78,9 +79,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_defaults_are_the_papers(tmp_path: Path) -> None:
-    optional = (
-        "network resolution_m patch_size radiometry threshold licence training scores cpu_mpx_per_s notes"
-    )
+    optional = "network resolution_m finest_m patch_size radiometry threshold licence training scores cpu_mpx_per_s notes"
     content = {key: value for key, value in card().items() if key not in optional.split()}
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(content))
     spec = find_model(str(tmp_path / "toy.yaml"))
