@@ -79,7 +79,10 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_defaults_are_the_papers(tmp_path: Path) -> None:
-    optional = "network resolution_m finest_m patch_size radiometry threshold licence training scores cpu_mpx_per_s notes"
+    optional = (
+        "network resolution_m finest_m patch_size radiometry threshold licence training scores cpu_mpx_per_s "
+        "notes"
+    )
     content = {key: value for key, value in card().items() if key not in optional.split()}
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(content))
     spec = find_model(str(tmp_path / "toy.yaml"))
