@@ -17,7 +17,6 @@ from ussfc.pipeline.execution.tile_job import TileJob
 from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE, OpenRun, WorkerCache
 from ussfc.pipeline.pixels.encoding import encode
 from ussfc.pipeline.storage.pixel_files import PixelFiles
-from ussfc.pipeline.storage.tile_records import checksum as checksum_of
 from ussfc.pipeline.timeline import TileTimeline
 from ussfc.pipeline.types import Index, Tile, TileResult
 
@@ -62,7 +61,7 @@ def compute_item(
         try:
             return compute_square(job, index, cache.open_squares)
         except StoreError:
-            # A tile that is damaged is computed again, and read anew after that.
+            # A damaged tile is computed again, and this process must then see what is stored instead.
             cache.close_squares(job)
             raise
     return compute_tile(job, index, stop, cache, report)
@@ -81,14 +80,13 @@ def _run_tile(
     result = TileResult(tile.index, computed.patches, valid, computed.seconds, computed.masked)
     stored = encode(computed.probability, computed.valid, run.store.dtype)
     begun, start = time.time(), time.perf_counter()
+    checksum = run.store.write(tile.core, stored, result)
     if job.keeping is not None and computed.pixels is not None:
-        # Before the record: of a tile that is done, the pixels are there as well.
         kept = job.keeping.choose(stored, *computed.pixels)
         if kept is not None:
-            # Of a disk that is full, the chunk reports it.
+            # The tile is done without them, and a store that cannot be written is reported by the next one.
             with suppress(StoreError):
-                PixelFiles(run.store.root, run.store.run).write(tile.index, checksum_of(stored), kept)
-    checksum = run.store.write(tile.core, stored, result)
+                PixelFiles(run.store.root, run.store.run).write(tile.index, checksum, kept)
     steps = (*computed.steps, ("write", begun, time.perf_counter() - start))
     process = f"{platform.node()} {os.getpid()}"
     timeline = TileTimeline(process, threading.get_native_id(), steps)

