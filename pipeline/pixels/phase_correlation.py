@@ -6,6 +6,7 @@ at ``(y, x)`` lies in ``after`` at ``(y + dy, x + dx)``, so that sampling ``afte
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -189,19 +190,21 @@ def _located(before: FloatArray, after: FloatArray, valid: BoolArray) -> tuple[f
     """
     from skimage.registration import phase_cross_correlation
 
-    whole = np.zeros(2, int)
+    whole, cut = np.zeros(2, int), None
     shift, quality = np.zeros(2), 0.0
     for turn in range(RECENTRINGS + 1):
-        parts = _shared_parts(before, after, valid, (int(whole[0]), int(whole[1])))
-        if parts is None:
-            return float(shift[0]), float(shift[1]), 0.0
+        if cut is None or (whole != cut).any():
+            parts = _shared_parts(before, after, valid, (int(whole[0]), int(whole[1])))
+            if parts is None:
+                return float(shift[0]), float(shift[1]), 0.0
+            spectra, cut = [fft.fft2(part) for part in parts], whole
         if turn == 0:
-            moved, _, _ = phase_cross_correlation(*parts, normalization="phase")
+            moved, _, _ = phase_cross_correlation(*spectra, space="fourier", normalization="phase")
             shift = -np.asarray(moved, np.float64)
         else:
-            spectra = [_band_of_phases(part) for part in parts]
+            bands = [_band_of_phases(spectrum) for spectrum in spectra]
             moved, error, _ = phase_cross_correlation(
-                *spectra, space="fourier", normalization=None, upsample_factor=UPSAMPLING
+                *bands, space="fourier", normalization=None, upsample_factor=UPSAMPLING
             )
             shift = whole - np.asarray(moved, np.float64)
             quality = float(np.sqrt(max(0.0, 1 - float(error) ** 2)))
@@ -242,14 +245,17 @@ def _shared_parts(
     return tapered[0], tapered[1]
 
 
-def _band_of_phases(image: FloatArray) -> npt.NDArray[np.complex64]:
+def _band_of_phases(spectrum: npt.NDArray[np.complex64]) -> npt.NDArray[np.complex64]:
     """Return the spectrum with all amplitudes replaced by a smooth weight that falls with the frequency."""
-    spectrum = fft.fft2(image)
-    down, right = (fft.fftfreq(length).astype(np.float32) for length in image.shape)
-    weight = np.exp(-(down[:, None] ** 2 + right[None, :] ** 2) / (2 * BAND**2))
     amplitude = np.abs(spectrum)
     floor = 1e-6 * float(amplitude.max()) + np.finfo(np.float32).tiny
-    result: npt.NDArray[np.complex64] = (spectrum / np.maximum(amplitude, floor) * weight).astype(
-        np.complex64
-    )
+    result: npt.NDArray[np.complex64] = spectrum / np.maximum(amplitude, floor)
+    result *= _weight(*spectrum.shape)
+    return result
+
+
+@functools.lru_cache(8)
+def _weight(rows: int, cols: int) -> FloatArray:
+    down, right = (fft.fftfreq(length).astype(np.float32) for length in (rows, cols))
+    result: FloatArray = np.exp(-(down[:, None] ** 2 + right[None, :] ** 2) / (2 * BAND**2))
     return result
