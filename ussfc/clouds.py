@@ -79,7 +79,7 @@ class CloudNetwork:
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        import openvino
+        from ussfc.engines.openvino_runtime import openvino
 
         try:
             core = openvino.Core()

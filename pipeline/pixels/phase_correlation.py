@@ -249,9 +249,8 @@ def _band_of_phases(spectrum: npt.NDArray[np.complex64]) -> npt.NDArray[np.compl
     """Return the spectrum with all amplitudes replaced by a smooth weight that falls with the frequency."""
     amplitude = np.abs(spectrum)
     floor = 1e-6 * float(amplitude.max()) + np.finfo(np.float32).tiny
-    result: npt.NDArray[np.complex64] = spectrum / np.maximum(amplitude, floor)
-    result *= _weight(*spectrum.shape)
-    return result
+    phases = spectrum / np.maximum(amplitude, floor)
+    return (phases * _weight(*spectrum.shape)).astype(np.complex64, copy=False)
 
 
 @functools.lru_cache(8)

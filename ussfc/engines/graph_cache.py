@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ussfc.local_files import open_regular, replace_file, users_cache
 
 if TYPE_CHECKING:
-    import openvino
+    from ussfc.engines.openvino_runtime import openvino
 
 MOST_FILES = 16
 """Graphs that are kept, about 9 MB each; the ones written first make room."""
@@ -100,7 +100,7 @@ def code_digest() -> str:
 
 def _serialised(model: openvino.Model) -> bytes:
     """Return length and bytes of the description, and the constants behind them."""
-    import openvino
+    from ussfc.engines.openvino_runtime import openvino
 
     with tempfile.TemporaryDirectory(prefix="ussfc-graph-") as folder:
         description = Path(folder) / "graph.xml"

@@ -10,11 +10,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import openvino
-import openvino.opset13 as op
 
 from ussfc.engines import FloatArray
 from ussfc.engines.openvino_engine import core
+from ussfc.engines.openvino_runtime import op, openvino
 from ussfc.errors import ModelError
 
 Node = Any

@@ -7,9 +7,9 @@ import queue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import openvino
 
 from ussfc.engines import PRECISIONS, FloatArray
+from ussfc.engines.openvino_runtime import openvino
 from ussfc.errors import ModelError
 
 if TYPE_CHECKING:

@@ -6,12 +6,11 @@ import math
 from typing import Any, cast
 
 import numpy as np
-import openvino
-import openvino.opset13 as op
 import torch
 from torch import Tensor, nn
 
 from ussfc.engines import FloatArray
+from ussfc.engines.openvino_runtime import op, openvino
 from ussfc.folded import FoldedConv, FoldedCooperation, FoldedDoubleConv, FoldedUpNative, FoldedUSSFCNet
 from ussfc.layers import SSFC_EPS
 from ussfc.network import USSFCNet

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 
 from tests.support.paths import ROOT
@@ -21,6 +20,7 @@ from ussfc.engines import graph_cache
 from ussfc.engines.graph_cache import MOST_FILES, GraphCache
 from ussfc.engines.openvino_engine import OpenVINOEngine
 from ussfc.engines.openvino_graph import network_graph
+from ussfc.engines.openvino_runtime import openvino
 from ussfc.errors import ModelError
 from ussfc.network import USSFCNet
 from ussfc.spec import find_model

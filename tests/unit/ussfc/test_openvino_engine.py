@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -139,6 +141,29 @@ def test_unknown_options_are_refused(options: dict[str, Any], message: str) -> N
     with pytest.raises(ModelError) as caught:
         engine_of(drawn_network(0), 1, 16, 16, **options)
     assert str(caught.value) == message
+
+
+TELEMETRY = """
+import sys
+from ussfc.engines.openvino_runtime import openvino
+from ussfc.engines import openvino_engine
+openvino_engine.core()
+assert "openvino_telemetry" not in sys.modules
+# Programs around us find all of OpenVINO, and may load the package.
+assert openvino.convert_model
+import openvino_telemetry
+"""
+
+
+def test_nothing_is_reported_to_the_makers_of_openvino(tmp_path: Path) -> None:
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")
+    }
+    subprocess.run(
+        [sys.executable, "-c", TELEMETRY], check=True, timeout=60, env=environment | {"HOME": str(tmp_path)}
+    )
+    # Where it has reported, it leaves an identifier of the user.
+    assert list(tmp_path.iterdir()) == []
 
 
 FIRST_USE = """
