@@ -29,6 +29,7 @@ from ussfc.pipeline.terminal import (
 from ussfc.pipeline.terminal.aligned import terminal_width
 from ussfc.pipeline.terminal.error_reports import Commands, print_traceback, reported_errors
 from ussfc.pipeline.terminal.exit_statuses import ExitStatus
+from ussfc.pipeline.terminal.imports import importing_meanwhile
 from ussfc.pipeline.terminal.options import Destination, Preparation, Settings, Speeds
 from ussfc.pipeline.terminal.output import Output
 from ussfc.pipeline.terminal.parameters import LocalPath
@@ -40,7 +41,16 @@ if TYPE_CHECKING:
     from ussfc.pipeline.batches.index import PairResult
     from ussfc.pipeline.events import Subscriber
     from ussfc.pipeline.runs.manifest import InferenceRecord, RunRecord
+    from ussfc.pipeline.runs.pair import ScenePair
     from ussfc.pipeline.storage.folder import Folder
+
+LAST_MODULES = (
+    "scipy.sparse.csgraph",
+    "pyogrio",
+    "ussfc.pipeline.report.write",
+    "ussfc.pipeline.batches.upkeep",
+)
+"""Modules of the last steps of a run that take long to import; pyogrio, of the polygons, imports pandas."""
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -85,22 +95,29 @@ def run(
     Given again after any stop, it continues with what is missing. Tiles that keep failing are nodata in the
     products and listed in run.json; the exit status is then 8, and the same command tries them again.
     """
-    from ussfc.pipeline.batches.upkeep import refresh_pair
-    from ussfc.pipeline.report.write import conclude
     from ussfc.pipeline.runs.infer import Computation
     from ussfc.pipeline.runs.run import run as run_pipeline
     from ussfc.pipeline.runs.trace import traced
 
     out, computation = destination.out, Computation(fail_fast=destination.fail_fast)
     config = settings.load()
-    with progress(output) as shown, traced(profile, shown) as subscriber:
+    with progress(output) as shown, traced(profile, shown) as kept:
+        subscriber = importing_meanwhile(kept, *LAST_MODULES)
         record = run_pipeline(
-            before, after, out, config, destination.overwrite, subscriber, computation, conclude
+            before, after, out, config, destination.overwrite, subscriber, computation, _conclude
         )
+    from ussfc.pipeline.batches.upkeep import refresh_pair
+
     refresh_pair(out, record)
     lines = _summary(record, out, output)
     output.result(record.dump(), lines, sort_keys=True)
     _exit_if_incomplete(record, output)
+
+
+def _conclude(out: Folder, subscriber: Subscriber, pair: ScenePair) -> None:
+    from ussfc.pipeline.report.write import conclude
+
+    conclude(out, subscriber, pair)
 
 
 def _summary(record: RunRecord, out: str, output: Output) -> Iterator[str]:
@@ -194,13 +211,15 @@ def demo(out: str, output: Output) -> None:
 
     The packaged weights that it runs are under CC BY-NC-SA 4.0: not for commercial use.
     """
-    from ussfc.pipeline.report.write import conclude
     from ussfc.pipeline.runs.run import run as run_pipeline
 
     with resources.as_file(resources.files("ussfc.configs").joinpath("demo")) as folder:
         before, after = (str(folder / f"beirut_{date}.tif") for date in ("before", "after"))
-        with progress(output) as subscriber:
-            record = run_pipeline(before, after, out, Settings().load(), False, subscriber, conclude=conclude)
+        with progress(output) as shown:
+            subscriber = importing_meanwhile(shown, *LAST_MODULES)
+            record = run_pipeline(
+                before, after, out, Settings().load(), False, subscriber, conclude=_conclude
+            )
     source = (
         "Contains modified Copernicus Sentinel data 2015-2018. `ussfc models show` prints the model's card."
     )

@@ -7,15 +7,16 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ussfc.pipeline.batches.pair_lists import NAME
 from ussfc.pipeline.errors import DamagedRecord, StoreError
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.runs.status import status
-from ussfc.pipeline.runs.validate import Check, validate
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
+
+if TYPE_CHECKING:
+    from ussfc.pipeline.runs.validate import Check
 
 STATES = ("complete", "incomplete", "unfinished", "waiting", "failed")
 """States of a pair, each worse than the one before."""
@@ -84,6 +85,8 @@ def validate_batch(out: Folder | Path | str) -> Iterator[tuple[str, list[Check] 
     Args:
         out: folder of a batch, path or URI.
     """
+    from ussfc.pipeline.runs.validate import Check, validate
+
     out = Folder.of(out)
     for name, error in _errors(out):
         if not (out / name).exists(layout.MANIFEST):
@@ -123,7 +126,7 @@ def read_table(out: Folder) -> list[dict[str, str]]:
         text = out.read(layout.RESULTS_TABLE).decode("utf-8")
         columns = ("name", "before", "after", "error")
         rows = [{name: row[name] or "" for name in columns} for row in csv.DictReader(io.StringIO(text))]
-        if not all(NAME.fullmatch(row["name"]) for row in rows):
+        if not all(layout.PAIR_FOLDER.fullmatch(row["name"]) for row in rows):
             raise ValueError("a name cannot be a folder's")
     except (ValueError, KeyError, csv.Error) as error:
         raise StoreError(

@@ -40,9 +40,6 @@ MOST_BYTES = 64 * 1024 * 1024
 MOST_FILES = 100_000
 """Files of a STAC catalogue, which may have no end."""
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-"""Names become folders on a disk and prefixes in a store."""
-
 TAKEN = (layout.COLLECTION, layout.RESULTS_TABLE, layout.RESULTS_PARQUET)
 """Files that a batch writes beside the folders of its pairs."""
 
@@ -306,7 +303,7 @@ def _entry(row: _Row, number: int) -> PairEntry:
     name = given.pop("name", f"pair-{number:04d}")
     if isinstance(name, int):
         name = str(name)
-    if not isinstance(name, str) or not NAME.fullmatch(name):
+    if not isinstance(name, str) or not layout.PAIR_FOLDER.fullmatch(name):
         raise ConfigError(
             f"{row.where}: name {_quoted(name)} cannot be a folder's; expected a letter or digit, then letters, "
             "digits, dots, dashes and underscores, 128 at most"

@@ -8,8 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import shapely
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 IntArray = npt.NDArray[np.int64]
 RealArray = npt.NDArray[np.float64]
@@ -29,6 +27,10 @@ def components(pairs: IntArray, count: int) -> IntArray:
     Returns:
         (count,) number of the component, from 0, none left out.
     """
+    # The start of a run need not wait for SciPy's linear algebra, which comes with it.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     links = coo_array((np.ones(len(pairs), np.bool_), tuple(pairs.T - 1)), shape=(count, count))
     group: IntArray = connected_components(links, directed=False)[1].astype(np.int64)
     return group

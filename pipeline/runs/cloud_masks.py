@@ -24,6 +24,7 @@ from ussfc.pipeline.runs.cloud_search import CORE, MARGIN, CloudSearch
 from ussfc.pipeline.runs.run_key import mask_keys
 from ussfc.pipeline.runs.stages import scratch_folder, stage_clock
 from ussfc.pipeline.storage import layout
+from ussfc.pipeline.storage.run_name import STARTING
 from ussfc.pipeline.types import Box, ByteArray, FloatArray, SceneReader
 
 if TYPE_CHECKING:
@@ -75,8 +76,6 @@ def remove_other_clouds(plan: RunPlan, out: Folder) -> None:
 
 def _refuse_other_run(plan: RunPlan, out: Folder, overwrite: bool) -> None:
     """Refuse a folder whose run has other masks before minutes go into this one's; else make it known as ours."""
-    from ussfc.pipeline.storage.probability_store import STARTING
-
     work = out / layout.WORK
     key = None if overwrite else work.find_json(layout.RUN_KEY)
     if key is None or key == STARTING:

@@ -47,6 +47,7 @@ from ussfc.pipeline.runs.run_log import recorded
 from ussfc.pipeline.runs.stages import left_absent, stage_clock
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.run_name import STARTING, run_name
 from ussfc.pipeline.tiling.grid import grid_record
 from ussfc.pipeline.types import DetectorSpec, Index, RadiometricMapping, SceneInfo, TileFailure, TileResult
 
@@ -119,8 +120,6 @@ def infer_locked(plan: RunPlan, out: Folder, overwrite: bool, workers: LazyExecu
         overwrite: replace another run's work and products.
         workers: the executor; it names who receives the events, and how tiles are computed.
     """
-    from ussfc.pipeline.storage.probability_store import run_name
-
     subscriber, computation = workers.subscriber, workers.computation
     _warn(plan, plan.pair.notices, subscriber)
     for date, mask in zip(("before", "after"), plan.pair.masks, strict=True):
@@ -261,7 +260,7 @@ def _with_choice(plan: RunPlan, subscriber: Subscriber) -> tuple[RunPlan, Radiom
 
 
 def _open_store(plan: RunPlan, out: Folder, key: Mapping[str, Any], overwrite: bool) -> ProbabilityStore:
-    from ussfc.pipeline.storage.probability_store import STARTING, start_store
+    from ussfc.pipeline.storage.probability_store import start_store
 
     work = out / layout.WORK
     if overwrite:

@@ -18,6 +18,7 @@ from ussfc.pipeline.runs.manifest import (
 )
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.run_name import run_name
 from ussfc.pipeline.types import Index
 
 MISSING = "is missing"
@@ -94,7 +95,6 @@ def _records(work: Folder, facts: InferenceRecord | None) -> Iterator[Finding]:
 
 
 def _key_fault(work: Folder, facts: InferenceRecord | None) -> str | None:
-    from ussfc.pipeline.storage.probability_store import run_name
 
     fault = _fault_of(partial(work.find_json, layout.RUN_KEY))
     if fault is None and facts is not None and run_name(work.read_json(layout.RUN_KEY)) != facts.run:

@@ -11,6 +11,7 @@ from ussfc.pipeline.runs.plan import RunPlan
 from ussfc.pipeline.runs.run_key import run_key
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.run_name import STARTING, run_name
 from ussfc.pipeline.types import DetectorSpec
 
 
@@ -29,8 +30,6 @@ def repair_key(plan: RunPlan, work: Folder, detector: DetectorSpec | None, subsc
         DamagedRecord: the tiles are of another run, which only its own command can continue.
         StoreError: the folder cannot be read or written.
     """
-    from ussfc.pipeline.storage.probability_store import STARTING, run_name
-
     try:
         found = work.find_json(layout.RUN_KEY, sealed=True)
         if found is not None:

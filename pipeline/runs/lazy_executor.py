@@ -18,6 +18,7 @@ from ussfc.pipeline.runs.plan import RunPlan
 from ussfc.pipeline.runs.stages import scratch_folder
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.run_name import STARTING
 from ussfc.pipeline.types import DetectorSpec
 
 if TYPE_CHECKING:
@@ -92,8 +93,6 @@ class LazyExecutor:
 
     def ask(self, function: Callable[..., Answer], *args: object) -> list[Answer]:
         """Return a function's answer on each worker that is there."""
-        from ussfc.pipeline.storage.probability_store import STARTING
-
         work = self._out / layout.WORK
         if work.find_json(layout.RUN_KEY) is None and not self._out.exists(layout.MANIFEST):
             # Workers may be hours in a queue: the folder is known as ours meanwhile. A finished run, which may have no

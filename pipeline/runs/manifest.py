@@ -6,15 +6,16 @@ Fields are written as they were set: a field that a stage has nothing for is abs
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from odc.geo.geobox import GeoBox
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ussfc.pipeline.errors import DamagedRecord
 from ussfc.pipeline.storage.folder import Folder
-from ussfc.pipeline.tiling.grid import grid_from_record
 from ussfc.pipeline.types import RadiometricMapping, TileFailure
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
 
 
 class Record(BaseModel):
@@ -164,6 +165,9 @@ class GridRecord(Record):
     @property
     def geobox(self) -> GeoBox:
         """The grid itself."""
+        # PROJ, which readers of records alone need not wait for.
+        from ussfc.pipeline.tiling.grid import grid_from_record
+
         return grid_from_record(self.dump())
 
 

@@ -14,6 +14,7 @@ from ussfc.pipeline.runs.normalisation import matched_mappings, normalise_pair
 from ussfc.pipeline.runs.pair import refuse_fatal, sample_pair, scene_mappings
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.run_name import STARTING
 from ussfc.pipeline.types import RadiometricMapping
 
 if TYPE_CHECKING:
@@ -123,8 +124,6 @@ def recorded_choice(plan: RunPlan, out: Folder) -> RunPlan:
     Raises:
         StoreError: the folder cannot be read.
     """
-    from ussfc.pipeline.storage.probability_store import STARTING
-
     if plan.config.radiometry != "auto" or plan.chosen is not None:
         return plan
     with suppress(DamagedRecord):

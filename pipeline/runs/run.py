@@ -32,6 +32,7 @@ from ussfc.pipeline.runs.run_log import recorded
 from ussfc.pipeline.runs.stages import left_absent
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.run_name import run_name
 from ussfc.pipeline.types import DetectorSpec
 
 Conclusion = Callable[[Folder, Subscriber, ScenePair], None]
@@ -130,8 +131,6 @@ def _finished_run(
     plan: RunPlan, out: Folder, subscriber: Subscriber, computation: Computation
 ) -> RunRecord | None:
     """Return the record of OUT if it is of this very run, complete, and all of its files are what was written."""
-    from ussfc.pipeline.storage.probability_store import run_name
-
     try:
         record = RunRecord.find(out, layout.MANIFEST, sealed=True)
     except DamagedRecord:

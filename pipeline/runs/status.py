@@ -9,6 +9,8 @@ from ussfc.pipeline.errors import StoreError
 from ussfc.pipeline.runs.manifest import FailureRecord, RunRecord, RunStatus, TileCounts
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.run_name import STARTING, run_name
+from ussfc.pipeline.storage.tile_records import TileLedger
 from ussfc.pipeline.tiling.lattice import TilePlan
 
 
@@ -22,8 +24,6 @@ def status(out: Folder | Path | str, waiting: bool = False) -> RunStatus:
     Raises:
         StoreError: no run there, or it cannot be reached.
     """
-    from ussfc.pipeline.storage.probability_store import STARTING, ProbabilityStore, run_name
-
     out = Folder.of(out)
     out.ping()
     work = out / layout.WORK
@@ -48,7 +48,7 @@ def status(out: Folder | Path | str, waiting: bool = False) -> RunStatus:
             raise StoreError(
                 f"{work / layout.RUN_KEY}: damaged ({type(error).__name__}: {error}); overwrite it to start over"
             ) from error
-        done = len(ProbabilityStore(work).done())
+        done = len(TileLedger(work, name).records())
         # A run that begins removes them meanwhile.
         found = (
             FailureRecord.find(work, f"{layout.FAILED}/{file}") for file in sorted(work.sizes(layout.FAILED))

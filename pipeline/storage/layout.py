@@ -30,6 +30,11 @@ A batch has such a folder for each pair, and beside them ``results.csv`` and ``c
 
 from __future__ import annotations
 
+import re
+
+PAIR_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""Names of pairs in a batch, which become folders on a disk and prefixes in a store."""
+
 CHANGE = "change.tif"
 """Raster of changed, unchanged and nodata pixels, in OUT."""
 

@@ -24,15 +24,13 @@ from ussfc.pipeline.errors import DamagedTiles, StoreError
 from ussfc.pipeline.parallel.ordered_map import in_order
 from ussfc.pipeline.storage import layout, remote
 from ussfc.pipeline.storage.folder import Folder
+from ussfc.pipeline.storage.run_name import STARTING, run_name
 from ussfc.pipeline.storage.store_metadata import UNREADABLE, create_group, damaged_metadata, zarr_store
 from ussfc.pipeline.storage.tile_records import TileLedger, TileRecord, checksum
 from ussfc.pipeline.types import Box, Index, StoredArray, TileResult
 
 FORMAT_VERSION = 2
 """Version of the group and its records, a part of the run's key."""
-
-STARTING = {"starting": True}
-"""Key of a store that is being created."""
 
 CHUNKS_AT_ONCE = 4
 """Chunks of one read that are fetched and decoded at the same time."""
@@ -301,11 +299,6 @@ class ProbabilityStore:
                 (index,),
             )
         return pixels
-
-
-def run_name(key: Mapping[str, Any]) -> str:
-    """Return the name of a run: 16 hexadecimal digits of the SHA-256 of its key."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def start_store(

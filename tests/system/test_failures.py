@@ -26,7 +26,7 @@ from ussfc.pipeline.runs.status import clean, status
 from ussfc.pipeline.runs.validate import validate
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.layout import RUN_KEY
-from ussfc.pipeline.storage.probability_store import STARTING
+from ussfc.pipeline.storage.run_name import STARTING
 from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 
 PAIR = str(DEMO / "beirut_before.tif"), str(DEMO / "beirut_after.tif")

@@ -34,7 +34,8 @@ from ussfc.pipeline.runs.run import run
 from ussfc.pipeline.runs.status import status
 from ussfc.pipeline.runs.validate import validate
 from ussfc.pipeline.storage.folder import Folder
-from ussfc.pipeline.storage.probability_store import STARTING, ProbabilityStore
+from ussfc.pipeline.storage.probability_store import ProbabilityStore
+from ussfc.pipeline.storage.run_name import STARTING
 
 PAIR = str(DEMO / "beirut_before.tif"), str(DEMO / "beirut_after.tif")
 

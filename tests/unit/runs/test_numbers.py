@@ -27,7 +27,7 @@ from ussfc.pipeline.runs.run import run
 from ussfc.pipeline.runs.run_key import run_key
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
-from ussfc.pipeline.storage.probability_store import STARTING
+from ussfc.pipeline.storage.run_name import STARTING
 from ussfc.pipeline.types import Pixels, RadiometricMapping
 
 STUB = Computation(StubRecipe(patch_size=32, bands=3))
