@@ -271,6 +271,28 @@ DATA = click.option(
     "takes masks:DIR, images and masks of one date, to generate pairs from.",
 )
 
+NETWORK: tuple[Decorator[Any], ...] = (
+    click.option(
+        "--quality",
+        metavar="NAME",
+        shell_complete=completion.qualities,
+        help="fast, or best: the mean over the four turns of every patch, at four times the work of the network.",
+    ),
+    click.option(
+        "--engine",
+        metavar="NAME",
+        shell_complete=completion.engines,
+        help="Library that runs the network: auto, openvino, torch or triton.",
+    ),
+    click.option(
+        "--precision",
+        metavar="NAME",
+        shell_complete=completion.precisions,
+        help="Arithmetic of the network: auto, float32, bfloat16, float16 or int8.",
+    ),
+)
+"""How the network computes."""
+
 config_options = grouped(
     "settings",
     Settings,
@@ -340,24 +362,7 @@ config_options = grouped(
         help="Run even if the scenes hold no numbers that the model takes.",
     ),
     click.option("--no-report", "report", flag_value=False, default=None, help="Write no report.html."),
-    click.option(
-        "--quality",
-        metavar="NAME",
-        shell_complete=completion.qualities,
-        help="fast, or best: the mean over the four turns of every patch, at four times the work of the network.",
-    ),
-    click.option(
-        "--engine",
-        metavar="NAME",
-        shell_complete=completion.engines,
-        help="Library that runs the network: auto, openvino, torch or triton.",
-    ),
-    click.option(
-        "--precision",
-        metavar="NAME",
-        shell_complete=completion.precisions,
-        help="Arithmetic of the network: auto, float32, bfloat16, float16 or int8.",
-    ),
+    *NETWORK,
     *CLUSTER,
 )
 """Options of every command that starts from a pair."""
@@ -542,6 +547,7 @@ scoring_settings = grouped(
     CONFIG,
     SET,
     THRESHOLD,
+    *NETWORK,
 )
 
 speed_options = grouped(

@@ -26,10 +26,11 @@ from ussfc.pipeline.batches.pair_lists import PairEntry, read_pairs
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import ConfigError, ReadError
 from ussfc.pipeline.parallel.backoff import ONCE
+from ussfc.pipeline.storage import layout
 
 BASE = load_config().model_dump()
 WORDS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-NAMES = st.from_regex(pairs.NAME, fullmatch=True).filter(lambda name: name.lower() not in pairs.TAKEN)
+NAMES = st.from_regex(layout.PAIR_FOLDER, fullmatch=True).filter(lambda name: name.lower() not in pairs.TAKEN)
 SETTINGS = st.fixed_dictionaries(
     {},
     optional={

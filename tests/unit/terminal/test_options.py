@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -126,3 +127,16 @@ def test_an_address_is_no_local_path(tmp_path: Path) -> None:
     assert kind.convert(str(tmp_path), None, None) == tmp_path
     with pytest.raises(StoreError, match=r"^s3://bucket/out: is an address"):
         kind.convert("s3://bucket/out?key=secret", None, None)
+
+
+@pytest.mark.parametrize(
+    "decorate", [options.config_options, options.scoring_settings], ids=["run", "evaluate"]
+)
+def test_runs_and_scores_choose_how_the_network_computes(decorate: Callable[..., click.Command]) -> None:
+    received: list[Settings] = []
+    command = click.command()(decorate(lambda settings: received.append(settings)))
+    given = ["--model", "ussfc-s2-rgb", "--quality", "best", "--engine", "torch", "--precision", "float32"]
+    result = CliRunner().invoke(command, given, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    inference = received[0].load().inference
+    assert (inference.quality, inference.engine, inference.precision) == ("best", "torch", "float32")
