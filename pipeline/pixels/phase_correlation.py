@@ -78,16 +78,21 @@ class WindowShift:
     """Quantity that was correlated: pixel values, or the lengths of their gradients."""
 
 
-def choose_windows(shape: tuple[int, int], seed: int, count: int, size: int) -> tuple[Window, ...]:
+def choose_windows(
+    shape: tuple[int, int], seed: int, count: int, size: int, aligned: bool = False
+) -> tuple[Window, ...]:
     """Return windows spread over an image: one at a random place in each cell of a regular grid.
 
-    The same arguments give the same windows. Neighbours overlap by at most about half on average.
+    The same arguments give the same windows. Neighbours overlap by at most about half on average, aligned ones not at
+    all.
 
     Args:
         shape: (rows, cols) of the image, pixels.
         seed: of the random places, at least 0.
         count: largest number of windows, at least 1.
         size: side of a window, pixels, at least 16.
+        aligned: begin at multiples of the side: a window of 256 pixels then lies in one block of the file, where blocks
+            are of 256, 512 or 1024 pixels, and would else lie in two or three on average.
 
     Returns:
         Windows in row order, at most ``count``; none if the image is smaller than one.
@@ -99,18 +104,21 @@ def choose_windows(shape: tuple[int, int], seed: int, count: int, size: int) -> 
         raise ValueError(
             f"{count} windows of {size} pixels: expected at least 1 window of at least 16 pixels"
         )
-    room = [length - size for length in shape]
-    if min(room) < 0:
+    if min(shape) < size:
         return ()
-    most = [1 + 2 * length // size for length in room]
-    rows = min(most[0], count, max(1, round((count * (room[0] + size) / (room[1] + size)) ** 0.5)))
+    step = size if aligned else 1
+    places = [1 + (length - size) // step for length in shape]
+    most = places if aligned else [1 + 2 * (length - size) // size for length in shape]
+    rows = min(most[0], count, max(1, round((count * shape[0] / shape[1]) ** 0.5)))
     cols = min(most[1], max(1, count // rows))
     rows = min(most[0], max(rows, count // cols))
     rng = np.random.default_rng(seed)
     jitter = rng.random((rows, cols, 2))
     cells = np.stack(np.meshgrid(np.arange(rows), np.arange(cols), indexing="ij"), -1)
-    places = np.floor((cells + jitter) / (rows, cols) * (np.array(room) + 1)).astype(int)
-    return tuple(Window(int(y), int(x), size) for y, x in places.reshape(-1, 2))
+    corners = step * np.floor((cells + jitter) / (rows, cols) * np.array(places)).astype(int)
+    windows = [Window(int(y), int(x), size) for y, x in corners.reshape(-1, 2)]
+    # Aligned ones of neighbouring cells may be the same.
+    return tuple(dict.fromkeys(windows) if aligned else windows)
 
 
 def measure_shift(

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ussfc.pipeline.errors import ReadError
-from ussfc.pipeline.pixels.phase_correlation import Window, WindowShift, choose_windows, measure_shift
+from ussfc.pipeline.pixels.phase_correlation import WindowShift, choose_windows, measure_shift
 from ussfc.pipeline.reading import SceneRecipe, over_network
 from ussfc.pipeline.reading.bands import find_band
-from ussfc.pipeline.reading.shared_blocks import BlockReader
 from ussfc.pipeline.tiling.grid import moved_grid
 from ussfc.pipeline.types import Box, FloatArray, Pixels, SceneInfo
 
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
     from ussfc import ModelSpec
+    from ussfc.pipeline.pixels.phase_correlation import Window
     from ussfc.pipeline.reading.array import ArrayReader
     from ussfc.pipeline.reading.date_masks import DateMask
-    from ussfc.pipeline.reading.shared_blocks import BlockGrid
     from ussfc.pipeline.runs.pair import ScenePair
     from ussfc.training.recipe import InputSpec
 
@@ -143,11 +142,8 @@ class Comparison:
         remote = any(over_network(uri) for recipe in self.recipes for uri in recipe.opened)
         if remote and not self.large_blocks:
             threads = max(threads, REQUESTS)
-        windows = choose_windows((rows, cols), 0, count, size)
-        if size == SIDES[0][1]:
-            # Of smaller grids every block is decoded in any case.
-            grids = [reader.blocks() for reader in readers if isinstance(reader, BlockReader)]
-            windows = fit_windows(windows, (rows, cols), [grid for grid in grids if grid is not None])
+        # Of smaller grids nearly every block is decoded in any case.
+        windows = choose_windows((rows, cols), 0, count, size, aligned=size == SIDES[0][1])
         if threads == 1:
             return [shift for window in windows for shift in measured(window)]
         with ThreadPoolExecutor(threads, "ussfc-registration") as pool:
@@ -210,37 +206,6 @@ def compare_scenes(
         for uri, info, taken in zip(uris, infos, bands, strict=True)
     )
     return Comparison((before, after), groups, have_large_blocks(infos))
-
-
-def fit_windows(
-    windows: Sequence[Window], shape: tuple[int, int], grids: Sequence[BlockGrid]
-) -> tuple[Window, ...]:
-    """Return windows moved to where they touch the fewest blocks, along each axis by as little as that takes.
-
-    Args:
-        windows: inside of the image.
-        shape: (rows, cols) of the image, pixels.
-        grids: blocks in which the dates are decoded.
-    """
-
-    def fitted(start: int, size: int, axis: int) -> int:
-        lattices = [(grid.origin[axis], grid.size[axis]) for grid in grids]
-
-        def touched(at: int) -> int:
-            return sum((at + size - 1 - origin) // side - (at - origin) // side for origin, side in lattices)
-
-        candidates = [start]
-        for origin, side in lattices:
-            first = start - (start - origin) % side
-            last = start - (start + size - origin) % side
-            candidates += [first, first + side, last, last + side]
-        inside = (at for at in candidates if 0 <= at <= shape[axis] - size)
-        return min(inside, key=lambda at: (touched(at), abs(at - start), at))
-
-    return tuple(
-        Window(fitted(window.y, window.size, 0), fitted(window.x, window.size, 1), window.size)
-        for window in windows
-    )
 
 
 def have_large_blocks(infos: tuple[SceneInfo, SceneInfo]) -> bool:

@@ -58,6 +58,24 @@ class TestWindows:
         quarters = {(w.y // 1000, w.x // 1000) for w in windows}
         assert len(quarters) == 8
 
+    @many
+    @given(
+        st.integers(1024, 40_000),
+        st.integers(1024, 40_000),
+        st.integers(9, 100),
+        st.sampled_from([256, 512, 1024]),
+    )
+    def test_aligned_ones_lie_in_one_block_each(self, rows: int, cols: int, count: int, block: int) -> None:
+        windows = choose_windows((rows, cols), 0, count, 256, aligned=True)
+        assert len(set(windows)) == len(windows) <= count
+        assert all(
+            w.y // block == (w.y + 255) // block and w.x // block == (w.x + 255) // block for w in windows
+        )
+        assert all(w.y + 256 <= rows and w.x + 256 <= cols for w in windows)
+        # Few fall together, and where there are many, every quarter has some.
+        assert len(windows) >= 0.6 * min(count, (rows // 256) * (cols // 256))
+        assert count < 36 or len({(2 * w.y + 256 > rows, 2 * w.x + 256 > cols) for w in windows}) == 4
+
     def test_differ_between_seeds(self) -> None:
         assert choose_windows((999, 999), 1, 9, 64) != choose_windows((999, 999), 2, 9, 64)
 
