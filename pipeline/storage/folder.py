@@ -138,8 +138,14 @@ class Folder(ABC):
         """
 
     @abstractmethod
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes, sync: bool = True) -> None:
         """Write a small file whole.
+
+        Args:
+            name: the file.
+            content: its bytes.
+            sync: wait until a local disk has it. Without that, a machine that loses its power may leave a file of other
+                bytes: for files with a checksum that can be made again.
 
         Raises:
             StoreError: it cannot be written.

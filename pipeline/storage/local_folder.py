@@ -81,15 +81,16 @@ class LocalFolder(Folder):
         with self._store_errors(name, "read"):
             return sha256_file(self.local / name)
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes, sync: bool = True) -> None:
         path = self.local / name
         part = path.with_name(path.name + layout.PART_SUFFIX)
         with self._store_errors(name, "written"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with create_file(part) as file:
                 file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(part, path)
 
     def append(self, name: str, content: bytes) -> None:

@@ -98,7 +98,7 @@ class ObjectFolder(Folder):
     def sha256(self, name: str) -> str:
         return self._request(_digest, name, "read")
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes, sync: bool = True) -> None:
         self._request(lambda system, path: system.pipe_file(path, content), name, "written")
 
     def append(self, name: str, content: bytes) -> None:

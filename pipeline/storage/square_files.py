@@ -49,7 +49,8 @@ class SquareFiles:
         Raises:
             StoreError: the folder cannot be written.
         """
-        self.work.write(self._file(index), _packed({ORIGIN: origin, **arrays}))
+        # Nothing waits for the disk: a torn file counts as absent.
+        self.work.write(self._file(index), _packed({ORIGIN: origin, **arrays}), sync=False)
 
     def present(self) -> set[Index]:
         """Return the squares that have a file, by one listing; whether it is whole, its reading shows.

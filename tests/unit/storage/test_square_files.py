@@ -53,6 +53,16 @@ def test_a_damaged_square_is_none(files: SquareFiles, tmp_path: Path, change: st
     assert files.read((3, 4), ORIGIN) is None
 
 
+def test_a_square_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    folder = Folder.of(tmp_path)
+    folder.write("record", b"cannot be made again")
+    assert len(synced) == 1
+    SquareFiles(folder, "kind").write((3, 4), ORIGIN, ARRAYS)
+    assert len(synced) == 1
+
+
 def test_all_squares_of_a_kind_are_removed(files: SquareFiles, tmp_path: Path) -> None:
     other = SquareFiles(files.work, "other")
     other.write((0, 0), ORIGIN, ARRAYS)
