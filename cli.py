@@ -48,9 +48,8 @@ LAST_MODULES = (
     "scipy.sparse.csgraph",
     "pyogrio",
     "ussfc.pipeline.report.write",
-    "ussfc.pipeline.batches.upkeep",
 )
-"""Modules of the last steps of a run that take long to import; pyogrio, of the polygons, imports pandas."""
+"""Modules of a run's last steps that take long to import: SciPy's graphs and pyogrio, with pandas, are for polygons."""
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -95,19 +94,18 @@ def run(
     Given again after any stop, it continues with what is missing. Tiles that keep failing are nodata in the
     products and listed in run.json; the exit status is then 8, and the same command tries them again.
     """
+    from ussfc.pipeline.batches.upkeep import refresh_pair
     from ussfc.pipeline.runs.infer import Computation
     from ussfc.pipeline.runs.run import run as run_pipeline
     from ussfc.pipeline.runs.trace import traced
 
     out, computation = destination.out, Computation(fail_fast=destination.fail_fast)
     config = settings.load()
-    with progress(output) as shown, traced(profile, shown) as kept:
-        subscriber = importing_meanwhile(kept, *LAST_MODULES)
+    with progress(output) as shown, traced(profile, shown) as recorded:
+        subscriber = importing_meanwhile(recorded, *LAST_MODULES)
         record = run_pipeline(
             before, after, out, config, destination.overwrite, subscriber, computation, _conclude
         )
-    from ussfc.pipeline.batches.upkeep import refresh_pair
-
     refresh_pair(out, record)
     lines = _summary(record, out, output)
     output.result(record.dump(), lines, sort_keys=True)

@@ -287,7 +287,7 @@ class ModelSpec(_Part):
     training: Training | None = None
     """Origin; None: not known (a bare weights file)."""
     scores: tuple[Score, ...] = ()
-    """Scores by scene; the last entry is the one over all of them."""
+    """Scores by scene or set of scenes; the last entry is the one to expect on scenes of one's own."""
     cpu_mpx_per_s: PositiveFloat | None = None
     """Speed of one CPU core when the card was written, megapixels per second; None: not measured."""
     notes: Text = ""
@@ -296,7 +296,7 @@ class ModelSpec(_Part):
 
     @property
     def overall_f1(self) -> float:
-        """F1 over all scenes of the card; 0 without scores."""
+        """F1 of the last score, by which models are ranked; 0 without scores."""
         return self.scores[-1].f1 if self.scores else 0.0
 
     @field_validator("network", mode="before")

@@ -1,4 +1,4 @@
-"""The name of a run, under which its tiles are recorded."""
+"""The name of a run, under which its tiles are recorded, and the key of one that is only being created."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from ussfc.pipeline.events import Event, StageStarted, Subscriber
 def importing_meanwhile(subscriber: Subscriber, *modules: str) -> Subscriber:
     """Return a subscriber that passes everything on, and imports modules on a thread once the network computes.
 
-    What cannot be imported is reported by whoever needs it.
+    An import that fails is left to the code that needs the module, which reports it.
 
     Args:
         subscriber: of the run.

@@ -80,14 +80,15 @@ def fit_models(before: str, after: str, settings: options.Settings, output: Outp
             "name": fit.model.name,
             "fits": not fit.obstacle,
             "f1": fit.model.overall_f1,
+            "scored_on": fit.model.scores[-1].scene if fit.model.scores else None,
             "reason": fit.obstacle or None,
         }
         for fit in ranked
     ]
     lines = [
-        f"{fit.model.name}  F1 {fit.model.overall_f1:.3f}  "
-        + (f"does not fit: {fit.obstacle}" if fit.obstacle else "fits")
-        for fit in ranked
+        f"{model['name']}  F1 {model['f1']:.3f} ({model['scored_on'] or 'no scores'})  "
+        + (f"does not fit: {model['reason']}" if model["reason"] else "fits")
+        for model in listed
     ]
     output.result(listed, lines)
 

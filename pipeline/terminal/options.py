@@ -291,7 +291,7 @@ NETWORK: tuple[Decorator[Any], ...] = (
         help="Arithmetic of the network: auto, float32, bfloat16, float16 or int8.",
     ),
 )
-"""How the network computes."""
+"""Options of the network's computation."""
 
 config_options = grouped(
     "settings",

@@ -125,7 +125,8 @@ def score(shared: Path) -> Callable[[str], float]:
 def test_reduced_precision_scores_the_same(precision: str, score: Callable[[str], float]) -> None:
     reduced(precision)
     assert score("float32") > 0.5
-    assert abs(score(precision) - score("float32")) < 0.002
+    # Two cities have a third of the change of four, on which no precision differed by 0.001.
+    assert abs(score(precision) - score("float32")) < 0.003
 
 
 @pytest.mark.parametrize("size", [(16, 16), (32, 48)])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 from affine import Affine
+from click.testing import CliRunner
 from odc.geo.geobox import GeoBox
 
 import ussfc
+from tests.support.paths import DEMO
+from ussfc import cli
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.runs.model_choice import (
     FALLBACK,
@@ -128,3 +132,15 @@ def test_without_scenes_the_model_of_fewest_bands_is_taken() -> None:
     assert len(named_model("auto").bands) == min(
         len(ussfc.find_model(name).bands) for name in ussfc.list_models()
     )
+
+
+def test_the_command_names_what_a_score_is_of() -> None:
+    pair = [str(DEMO / f"beirut_{date}.tif") for date in ("before", "after")]
+    listed = json.loads(CliRunner().invoke(cli.main, ["models", "fit", *pair, "--json"]).output)
+    lines = CliRunner().invoke(cli.main, ["models", "fit", *pair]).output.splitlines()
+    assert len(lines) == len(listed) >= 3
+    for line, model in zip(lines, listed, strict=True):
+        last = ussfc.find_model(model["name"]).scores[-1]
+        assert (model["f1"], model["scored_on"]) == (last.f1, last.scene)
+        assert line.startswith(f"{model['name']}  F1 {last.f1:.3f} ({last.scene})  ")
+        assert ("does not fit" in line) != model["fits"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 
 import pytest
 
@@ -29,7 +28,7 @@ def loaded_of(code: str, names: set[str]) -> set[str]:
             {"rasterio", "zarr", "odc.geo", "pyproj", "pandas", "scipy"},
         ),
         (
-            "import ussfc.pipeline.runs.run, ussfc.pipeline.runs.infer",
+            "import ussfc.pipeline.batches.upkeep, ussfc.pipeline.runs.run, ussfc.pipeline.runs.infer",
             {"pandas", "geopandas", "pyogrio", "pyarrow", "scipy.sparse.csgraph", "PIL", "pystac", "torch"},
         ),
     ],
@@ -64,4 +63,3 @@ def test_events_are_passed_on() -> None:
     for event in events:
         subscriber(event)
     assert seen == events
-    assert all(thread.name != "ussfc-imports" or not thread.daemon for thread in threading.enumerate())
