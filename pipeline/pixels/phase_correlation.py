@@ -16,6 +16,7 @@ from scipy import fft, ndimage
 
 from ussfc.pipeline.types import BoolArray, FloatArray
 
+ComplexArray = npt.NDArray[np.complex64]
 Feature = Literal["pixels", "gradients"]
 
 BAND = 0.15
@@ -26,14 +27,20 @@ move with the scene. Measured on Sentinel-2 pixels averaged in blocks of four, t
 weight, 0.24 px with 0.2, 0.247 px with this one; at 0.1 windows of real pairs scatter by half as much again.
 """
 
-UPSAMPLING = 100
-"""Steps a pixel in which the correlation peak is located."""
+FINER = tuple(step * np.arange(-2, 3) for step in (0.4, 0.1, 0.02, 0.01))
+"""Places around the best one so far, pixels, where the correlation is evaluated, one set after the other.
+
+The weight makes peaks of more than two pixels, so that none is lost between them.
+"""
 
 RECENTRINGS = 3
 """Most often that a window is cut again around a better whole-pixel shift."""
 
 MASK_RAMP = 8
 """Distance from invalid pixels, pixels, over which the weight of the valid ones rises to 1."""
+
+FOR_PERCENTILES = 8192
+"""Pixels of a window, at least, that tell the spread of its values; all of them in small windows."""
 
 MIN_VALID = 0.6
 """Least share of valid pixels in a window that is measured."""
@@ -171,11 +178,13 @@ def _filled(image: FloatArray, valid: BoolArray) -> FloatArray:
 
     Far values are cut: a cloud in one date would otherwise outweigh the ground in both.
     """
-    values = image[valid].astype(np.float64)
-    low, middle, high = np.percentile(values, (16, 50, 84))
+    values = image[valid]
+    # An odd step, so that they are of all columns.
+    some = values[:: values.size // FOR_PERCENTILES | 1].astype(np.float64)
+    low, middle, high = np.percentile(some, (16, 50, 84))
     result = np.zeros(image.shape, np.float32)
-    if spread := max(high - low, 1e-6 * float(values.std())):
-        result[valid] = np.clip((values - middle) / spread, -4, 4)
+    if spread := max(high - low, 1e-6 * float(values.std(dtype=np.float64))):
+        result[valid] = np.clip((values - np.float32(middle)) / np.float32(spread), -4, 4)
     return result
 
 
@@ -196,31 +205,28 @@ def _located(before: FloatArray, after: FloatArray, valid: BoolArray) -> tuple[f
     Both windows are cut to the part that they share under a whole-pixel shift, so that tapers and masks, which do not
     move with the content, cannot draw the answer towards zero.
     """
-    from skimage.registration import phase_cross_correlation
-
-    whole, cut = np.zeros(2, int), None
-    shift, quality = np.zeros(2), 0.0
+    whole, cut = (0, 0), None
+    shift, quality = (0.0, 0.0), 0.0
     for turn in range(RECENTRINGS + 1):
-        if cut is None or (whole != cut).any():
-            parts = _shared_parts(before, after, valid, (int(whole[0]), int(whole[1])))
+        if whole != cut:
+            parts = _shared_parts(before, after, valid, whole)
             if parts is None:
-                return float(shift[0]), float(shift[1]), 0.0
-            spectra, cut = [fft.fft2(part) for part in parts], whole
+                return (*shift, 0.0)
+            (rows, cols), cut = parts[0].shape, whole
+            product = _phases(parts[0]).conj() * _phases(parts[1])
         if turn == 0:
-            moved, _, _ = phase_cross_correlation(*spectra, space="fourier", normalization="phase")
-            shift = -np.asarray(moved, np.float64)
+            y, x = whole_peak(product, cols)
+            shift = float(y), float(x)
         else:
-            bands = [_band_of_phases(spectrum) for spectrum in spectra]
-            moved, error, _ = phase_cross_correlation(
-                *bands, space="fourier", normalization=None, upsample_factor=UPSAMPLING
-            )
-            shift = whole - np.asarray(moved, np.float64)
-            quality = float(np.sqrt(max(0.0, 1 - float(error) ** 2)))
-        nearest = np.rint(shift).astype(int)
-        if turn and (nearest == whole).all():
+            weighted = product * _weight(rows, cols)
+            dy, dx, height = fine_peak(weighted, cols)
+            shift = whole[0] + dy, whole[1] + dx
+            quality = min(1.0, height / float((_columns(cols) * np.abs(weighted)).sum()))
+        nearest = round(shift[0]), round(shift[1])
+        if turn and nearest == whole:
             break
         whole = nearest
-    return float(shift[0]), float(shift[1]), quality
+    return (*shift, quality)
 
 
 def _shared_parts(
@@ -236,33 +242,89 @@ def _shared_parts(
     there = tuple(slice(max(0, step), size + min(0, step)) for step in whole)
     here = tuple(slice(max(0, -step), size - max(0, step)) for step in whole)
     known = valid[here] & valid[there]
-    taper = np.outer(*(np.hanning(length + 2)[1:-1] for length in known.shape))
+    taper = _taper(*known.shape)
     if not known.all():
         if known.mean() < MIN_VALID / 2:
             return None
         # A hard edge would be the same in both dates, and so a peak at zero.
         reach = ndimage.distance_transform_edt(np.pad(known, 1, constant_values=True))[1:-1, 1:-1]
-        taper *= 0.5 - 0.5 * np.cos(np.pi * np.minimum(reach / MASK_RAMP, 1))
+        taper = taper * (0.5 - 0.5 * np.cos(np.pi * np.minimum(reach / MASK_RAMP, 1)).astype(np.float32))
     total = taper.sum()
     tapered: list[FloatArray] = []
     for image in (before[here], after[there]):
         mean = (image * taper).sum() / total
-        tapered.append(((image - mean) * taper).astype(np.float32))
+        tapered.append((image - mean) * taper)
     if not (tapered[0].any() and tapered[1].any()):
         return None
     return tapered[0], tapered[1]
 
 
-def _band_of_phases(spectrum: npt.NDArray[np.complex64]) -> npt.NDArray[np.complex64]:
-    """Return the spectrum with all amplitudes replaced by a smooth weight that falls with the frequency."""
+@functools.lru_cache(8)
+def _taper(rows: int, cols: int) -> FloatArray:
+    result: FloatArray = np.outer(*(np.hanning(length + 2)[1:-1] for length in (rows, cols))).astype(
+        np.float32
+    )
+    return result
+
+
+def _phases(image: FloatArray) -> ComplexArray:
+    """Return the spectrum of an image as of ``rfft2``, with all amplitudes replaced by one."""
+    spectrum = fft.rfft2(image)
     amplitude = np.abs(spectrum)
     floor = 1e-6 * float(amplitude.max()) + np.finfo(np.float32).tiny
-    phases = spectrum / np.maximum(amplitude, floor)
-    return (phases * _weight(*spectrum.shape)).astype(np.complex64, copy=False)
+    result: ComplexArray = spectrum / np.maximum(amplitude, floor)
+    return result
+
+
+def whole_peak(product: ComplexArray, cols: int) -> tuple[int, int]:
+    """Return where the correlation of two images is largest, without regard to its sign, in whole pixels.
+
+    Args:
+        product: (rows, cols // 2 + 1) spectrum of the one times the conjugate spectrum of the other, as of ``rfft2``.
+        cols: columns of the images.
+    """
+    correlation = np.abs(fft.irfft2(product, (product.shape[0], cols)))
+    rows = correlation.shape[0]
+    y, x = divmod(int(correlation.argmax()), cols)
+    return (y - rows if y > rows // 2 else y), (x - cols if x > cols // 2 else x)
+
+
+def fine_peak(product: ComplexArray, cols: int) -> tuple[float, float, float]:
+    """Return dy, dx, in steps of a hundredth of a pixel, and the height of the peak; arguments as above.
+
+    The correlation is evaluated between pixels by matrices of Fourier terms (Guizar-Sicairos et al., Optics Letters
+    2008), closer and closer to where it is largest.
+    """
+    y, x = (float(place) for place in whole_peak(product, cols))
+    height = 0.0
+    down = 2j * np.pi * fft.fftfreq(product.shape[0])[:, None]
+    right = 2j * np.pi * fft.rfftfreq(cols)[:, None]
+    weighted = product * _columns(cols)
+    for offsets in FINER:
+        below = np.exp((y + offsets)[:, None, None] * down).astype(np.complex64)
+        beside = np.exp(right * (x + offsets)).astype(np.complex64)
+        # Not one product of matrices: the threads of BLAS take longer to wait for each other than this takes.
+        lines = np.stack([(terms * weighted).sum(0) for terms in below])
+        correlation = np.abs((lines @ beside).real)
+        best = int(correlation.argmax())
+        height = float(correlation.flat[best])
+        y, x = (round(float(at), 2) for at in (y + offsets[best // 5], x + offsets[best % 5]))
+    return y, x, height
+
+
+@functools.lru_cache(8)
+def _columns(cols: int) -> FloatArray:
+    """Return how often each column of a half spectrum stands in the whole one, ``(cols // 2 + 1,)``."""
+    result = np.full(cols // 2 + 1, 2, np.float32)
+    result[0] = 1
+    if cols % 2 == 0:
+        result[-1] = 1
+    return result
 
 
 @functools.lru_cache(8)
 def _weight(rows: int, cols: int) -> FloatArray:
-    down, right = (fft.fftfreq(length).astype(np.float32) for length in (rows, cols))
-    result: FloatArray = np.exp(-(down[:, None] ** 2 + right[None, :] ** 2) / (2 * BAND**2))
+    """Return a smooth weight that falls with the frequency, ``(rows, cols // 2 + 1)``, for a product of two spectra."""
+    down, right = fft.fftfreq(rows).astype(np.float32), fft.rfftfreq(cols).astype(np.float32)
+    result: FloatArray = np.exp(-(down[:, None] ** 2 + right[None, :] ** 2) / BAND**2)
     return result

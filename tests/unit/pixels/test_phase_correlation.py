@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
+from scipy import fft, ndimage
+from skimage.registration import phase_cross_correlation
 
 from tests.support.textures import SIZE, dates, moved, texture
 from ussfc.pipeline.pixels.phase_correlation import (
@@ -17,7 +18,9 @@ from ussfc.pipeline.pixels.phase_correlation import (
     Window,
     WindowShift,
     choose_windows,
+    fine_peak,
     measure_shift,
+    whole_peak,
 )
 from ussfc.pipeline.types import BoolArray, FloatArray
 
@@ -194,3 +197,28 @@ class TestMeasure:
         before[3, 3] = np.inf
         with pytest.raises(ValueError, match="finite"):
             measure_shift(WHOLE, before, after)
+
+
+class TestPeak:
+    """The peak of a correlation, beside scikit-image's, which evaluates every hundredth of a pixel at once."""
+
+    @many
+    @given(st.integers(24, 90), st.integers(24, 90), seeds, shifts, shifts)
+    def test_is_where_scikit_image_finds_it(
+        self, rows: int, cols: int, seed: int, dy: float, dx: float
+    ) -> None:
+        frequencies = fft.fftfreq(rows)[:, None], fft.fftfreq(cols)
+        # Noise that is as smooth as the weight of the measurement makes any image, on a torus.
+        smooth = np.exp(-sum(f**2 for f in frequencies) / (2 * 0.15**2))
+        spectrum = smooth * fft.fft2(np.random.default_rng(seed).standard_normal((rows, cols)))
+        turned = spectrum * np.exp(-2j * np.pi * (dy * frequencies[0] + dx * frequencies[1]))
+        images = [fft.ifft2(either).real for either in (spectrum, turned)]
+        halves = [fft.rfft2(image.astype(np.float32)) for image in images]
+        product = halves[0].conj() * halves[1]
+
+        whole = phase_cross_correlation(images[1], images[0], normalization=None)[0]
+        assert np.array_equal(whole_peak(product, cols), whole)
+        expected = phase_cross_correlation(images[1], images[0], normalization=None, upsample_factor=100)[0]
+        found = fine_peak(product, cols)
+        np.testing.assert_allclose(found[:2], expected, atol=0.0101)
+        np.testing.assert_allclose(found[:2], (dy, dx), atol=0.02)
