@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,8 @@ from odc.geo.geom import Geometry
 from ussfc.pipeline.errors import GridError
 from ussfc.pipeline.quiet import ignored_warnings
 from ussfc.pipeline.types import Box, SceneInfo
+
+DoubleArray = npt.NDArray[np.float64]
 
 OUTLINE_POINTS = 33
 """Points on each side of an outline that is transformed to degrees."""
@@ -104,7 +106,7 @@ def _own_grid(scene: SceneInfo, crs: str | None, resolution: float | None) -> Ge
     assert target is not None  # common_grid handles scenes without one
     if target.geographic:
         xs, ys = _outline(scene.geobox, target, None)
-        bounds = (min(xs), min(ys), max(xs), max(ys))
+        bounds = (float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max()))
     else:
         bounds = scene.geobox.footprint(target).boundingbox.bbox
     return GeoBox.from_bbox(bounds, target, resolution=resolution)
@@ -114,13 +116,13 @@ def footprint_box(geobox: GeoBox, grid: GeoBox) -> Box:
     """Return the pixels of ``grid`` that ``geobox`` may cover: the hull of its outline, cut to the grid."""
     if grid.crs is not None and grid.crs.geographic and geobox.crs is not None:
         xs, ys = _outline(geobox, grid.crs, _centre(grid)[0])
-        return _hull_box(list(zip(xs, ys, strict=True)), grid)
+        return _hull_box(xs, ys, grid)
     outline = geobox.extent if grid.crs is None or grid.crs == geobox.crs else geobox.footprint(grid.crs)
     return geometry_box(outline, grid)
 
 
-def _outline(geobox: GeoBox, crs: CRS, around: float | None) -> tuple[list[float], list[float]]:
-    """Return points on the outline of a grid in geographic coordinates, as far as they exist.
+def _outline(geobox: GeoBox, crs: CRS, around: float | None) -> tuple[DoubleArray, DoubleArray]:
+    """Return x and y of points on the outline of a grid in geographic coordinates, as far as they exist.
 
     Args:
         geobox: the grid.
@@ -132,17 +134,19 @@ def _outline(geobox: GeoBox, crs: CRS, around: float | None) -> tuple[list[float
     steps = np.linspace(0, 1, OUTLINE_POINTS)
     x = cols * np.concatenate([steps, np.ones_like(steps), steps, np.zeros_like(steps)])
     y = rows * np.concatenate([np.zeros_like(steps), steps, np.ones_like(steps), steps])
-    points = [geobox.affine * point for point in zip(x.tolist(), y.tolist(), strict=True)]
-    if crs == geobox.crs:
-        xs, ys = (list(values) for values in zip(*points, strict=True))
-    else:
+    xs, ys = _moved(geobox.affine, x, y)
+    if crs != geobox.crs:
         assert geobox.crs is not None
-        xs, ys = _transform(geobox.crs, crs, points)
-    finite = [(a, b) for a, b in zip(xs, ys, strict=True) if math.isfinite(a) and math.isfinite(b)]
-    if not finite:
-        return [0.0], [0.0]
-    centre = finite[0][0] if around is None else around
-    return [a - 360 * round((a - centre) / 360) for a, _ in finite], [b for _, b in finite]
+        xs, ys = _transform(geobox.crs, crs, xs, ys)
+    finite = np.isfinite(xs) & np.isfinite(ys)
+    if not finite.any():
+        return np.zeros(1), np.zeros(1)
+    xs, ys = xs[finite], ys[finite]
+    return xs - 360 * np.rint((xs - (xs[0] if around is None else around)) / 360), ys
+
+
+def _moved(affine: Affine, x: DoubleArray, y: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
+    return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
 
 
 def _centre(geobox: GeoBox) -> tuple[float, float]:
@@ -162,7 +166,7 @@ def near_longitudes(source: GeoBox, grid: GeoBox) -> GeoBox:
     centre = (
         _centre(grid)[0]
         if grid.crs == source.crs
-        else _transform(grid.crs, source.crs, [_centre(grid)])[0][0]
+        else float(_transform(grid.crs, source.crs, *np.atleast_2d(_centre(grid)).T)[0][0])
     )
     turns = round((centre - _centre(source)[0]) / 360) if math.isfinite(centre) else 0
     if not turns:
@@ -188,19 +192,19 @@ def warp_crs(geobox: GeoBox) -> str | None:
 def geometry_box(geometry: Geometry, grid: GeoBox) -> Box:
     """Return the pixels of ``grid`` under the bounds of ``geometry`` (in the grid's CRS), cut to the grid."""
     bounds = geometry.boundingbox
-    corners = [(x, y) for x in (bounds.left, bounds.right) for y in (bounds.bottom, bounds.top)]
-    return _hull_box(corners, grid)
+    x = np.array([bounds.left, bounds.left, bounds.right, bounds.right])
+    y = np.array([bounds.bottom, bounds.top, bounds.bottom, bounds.top])
+    return _hull_box(x, y, grid)
 
 
-def _hull_box(points: Sequence[tuple[float, float]], grid: GeoBox) -> Box:
+def _hull_box(x: DoubleArray, y: DoubleArray, grid: GeoBox) -> Box:
     """Return the pixels of ``grid`` under the bounds of points in its CRS, cut to the grid."""
-    to_pixels = ~grid.affine
-    xs, ys = zip(*(to_pixels * point for point in points), strict=True)
+    xs, ys = _moved(~grid.affine, x, y)
     hull = Box(
-        math.floor(min(ys) + ALIGNED_PX),
-        math.floor(min(xs) + ALIGNED_PX),
-        math.ceil(max(ys) - ALIGNED_PX),
-        math.ceil(max(xs) - ALIGNED_PX),
+        math.floor(ys.min() + ALIGNED_PX),
+        math.floor(xs.min() + ALIGNED_PX),
+        math.ceil(ys.max() - ALIGNED_PX),
+        math.ceil(xs.max() - ALIGNED_PX),
     )
     return hull.intersect(Box(0, 0, *grid.shape))
 
@@ -210,7 +214,7 @@ def crop(grid: GeoBox, box: Box) -> GeoBox:
     return GeoBox(box.shape, grid.affine * Affine.translation(box.x0, box.y0), grid.crs)
 
 
-def moved_grid(grid: GeoBox, matrix: npt.NDArray[np.float64]) -> GeoBox:
+def moved_grid(grid: GeoBox, matrix: DoubleArray) -> GeoBox:
     """Return the grid whose pixels lie where a matrix takes those of another one.
 
     An image read on the moved grid is sampled where its content lies: registration costs no second resampling.
@@ -277,8 +281,8 @@ def warp_scale(source: GeoBox, grid: GeoBox) -> dict[str, str]:
     centre = cols / 2, rows / 2
     points = [grid.affine * (centre[0] + dx, centre[1] + dy) for dx, dy in ((0, 0), (1, 0), (0, 1))]
     if grid.crs is not None and source.crs is not None and source.crs != grid.crs:
-        xs, ys = _transform(grid.crs, source.crs, points)
-        points = list(zip(xs, ys, strict=True))
+        xs, ys = _transform(grid.crs, source.crs, *np.array(points).T)
+        points = list(zip(xs.tolist(), ys.tolist(), strict=True))
     pixels = [~source.affine * point for point in points]
     steps = [math.dist(pixels[0], pixel) for pixel in pixels[1:]]
     if not all(math.isfinite(step) and step > 0 for step in steps):
@@ -308,7 +312,7 @@ def ground_steps(grid: GeoBox) -> tuple[float, float] | None:
     metres = []
     for dy, dx in ((0.5, 0.0), (0.0, 0.5)):
         ends = [grid.affine * (cols / 2 + sign * dx, rows / 2 + sign * dy) for sign in (-1, 1)]
-        lon, lat = _transform(grid.crs, CRS(geodetic), ends)
+        lon, lat = _transform(grid.crs, CRS(geodetic), *np.array(ends).T)
         metres.append(float(geod.inv(lon[0], lat[0], lon[1], lat[1])[2]))
     return (metres[0], metres[1]) if all(math.isfinite(step) for step in metres) else None
 
@@ -348,12 +352,9 @@ def resampled(grid: GeoBox, metres: float) -> GeoBox:
     return GeoBox((rows, cols), grid.affine * Affine.scale(right, down), grid.crs)
 
 
-def _transform(
-    source: CRS, target: CRS, points: Sequence[tuple[float, float]]
-) -> tuple[list[float], list[float]]:
-    xs, ys = zip(*points, strict=True)
-    transformed = source.transformer_to_crs(target, always_xy=True)(np.array(xs), np.array(ys))
-    return list(transformed[0]), list(transformed[1])
+def _transform(source: CRS, target: CRS, x: DoubleArray, y: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
+    xs, ys = source.transformer_to_crs(target, always_xy=True)(x, y)
+    return xs, ys
 
 
 def _size(geobox: GeoBox) -> str:
