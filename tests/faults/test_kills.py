@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import psutil
 import pytest
 
 from tests.support.city import CALLS_OF_A_TILE, MOST_CALLS, TALLY, City, assert_clean, assert_same, kill_group
+from tests.support.warm_process import WarmProcess
 
 Undisturbed = tuple[dict[str, bytes], int]
 
@@ -61,7 +61,7 @@ def test_killed_at_very_many_file_operations(undisturbed: Undisturbed, tmp_path:
         shutil.rmtree(city.out)
 
 
-def begun(city: City, calls: int, **task: Any) -> subprocess.Popen[str]:
+def begun(city: City, calls: int, **task: Any) -> WarmProcess:
     """Start a run, and return it when it has called its detector a number of times."""
     process = city.start(**task)
     end = time.monotonic() + 120
@@ -72,7 +72,7 @@ def begun(city: City, calls: int, **task: Any) -> subprocess.Popen[str]:
     return process
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+def workers_of(process: WarmProcess) -> list[psutil.Process]:
     """Return the Dask workers of a run: its children that hold its address as spawned."""
     children = psutil.Process(process.pid).children(recursive=True)
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]

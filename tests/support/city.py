@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.driver import drive
 from tests.support.paths import DEMO, ROOT
+from tests.support.warm_process import WarmProcess, preload
+from ussfc.cli import LAST_MODULES
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.tiling.lattice import TilePlan
 
@@ -25,6 +26,8 @@ SETS = ("tiling.tile_size=128", "tiling.patch_size=32", "threshold=0.5", "comput
 
 CALLS_OF_A_TILE = 9
 """Largest number of calls of the stand-in detector for a tile, with its four patches a call."""
+
+preload("tests.support.driver", *LAST_MODULES)
 
 _PLAN = TilePlan.of((768, 768), 128, 32, 0.125)
 MOST_CALLS = sum(-(-len(_PLAN.tile(index).patches) // 4) for index in _PLAN.indices())
@@ -57,7 +60,7 @@ class City:
     environment: Mapping[str, str] = field(default_factory=dict)
     pair: tuple[str, str] = PAIR
 
-    def start(self, **task: Any) -> subprocess.Popen[str]:
+    def start(self, **task: Any) -> WarmProcess:
         """Start a run in a process group of its own."""
         task |= {
             "before": self.pair[0],
@@ -67,14 +70,8 @@ class City:
             "sets": [*SETS, *self.sets],
         }
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-        return subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "support" / "driver.py"), json.dumps(task)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **self.environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **self.environment}
+        return WarmProcess(drive, task, environment=environment)
 
     def run(self, **task: Any) -> dict[str, Any]:
         """Run to the end.
@@ -103,7 +100,7 @@ class City:
         return {name: folder.read(name) for name in (*PRODUCTS, *chunks)}
 
 
-def kill_group(process: subprocess.Popen[str]) -> None:
+def kill_group(process: WarmProcess) -> None:
     """End a run and all that it started, at once."""
     try:
         os.killpg(process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A run as a process of its own, which dies at its n-th file operation where asked to: `driver.py JSON`.
+"""A run of a process of its own, which dies at its n-th file operation where asked to.
 
 The detector is a stand-in that needs no torch, so that a run takes a second and can be ended many times. It appends a
 byte to a log for every call, so that a patch computed twice shows. The last line printed is the number of file
@@ -14,10 +14,15 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tests.support.stubs import StubDetector, StubRecipe
+from ussfc.pipeline.config.load import load_config
+from ussfc.pipeline.errors import PipelineError
+from ussfc.pipeline.runs.infer import Computation
+from ussfc.pipeline.runs.run import run
 
 OPERATIONS = {
     "open",
@@ -57,13 +62,13 @@ class LoggingRecipe(StubRecipe):
         )
 
 
-def main() -> None:
-    task = json.loads(sys.argv[1])
-    from ussfc.pipeline.config.load import load_config
-    from ussfc.pipeline.errors import PipelineError
-    from ussfc.pipeline.runs.infer import Computation
-    from ussfc.pipeline.runs.run import run
+def drive(task: dict[str, Any]) -> None:
+    """Run, print the outcome, and exit.
 
+    Args:
+        task: ``before``, ``after``, ``out``, ``log`` and ``sets`` of the run. May be left out: ``seconds`` of a call of
+            the detector, and ``die_at``, the number of the file operation to die at.
+    """
     count = 0
 
     def on_event(event: str, arguments: tuple[object, ...]) -> None:
@@ -82,7 +87,3 @@ def main() -> None:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(4)
     print(json.dumps({"complete": manifest.complete, "operations": count}))
-
-
-if __name__ == "__main__":
-    main()
