@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -35,7 +36,7 @@ def raster_keys(facts: InferenceRecord, content: str, config: RunConfig) -> dict
         **_smoothing_key(config, facts),
     }
     if config.output.compression == "deflate":
-        common["isal"] = f"{metadata.version('isal')} level {ISAL_LEVEL}"
+        common["isal"] = f"{_version('isal')} level {ISAL_LEVEL}"
     change = ProductKey(**common, threshold=product_threshold(config, facts))
     return {layout.CHANGE: change, layout.PROBABILITY: ProductKey(**common)}
 
@@ -51,7 +52,8 @@ def layer_keys(
         config: names threshold, smoothing, filters and simplification.
         formats: those of the layers.
     """
-    versions = {name: library_versions()[name] for name in ("ussfc", "shapely", "pyarrow", "gdal")}
+    installed = library_versions()
+    versions = {name: installed[name] for name in ("ussfc", "shapely", "pyarrow", "gdal")}
     options = config.vector.model_dump(mode="json")
     return {
         layout.LAYERS[format_]: ProductKey.model_validate({
@@ -105,7 +107,7 @@ def scene_days(facts: InferenceRecord) -> tuple[str | None, str | None]:
 def product_tags(facts: InferenceRecord) -> dict[str, str]:
     """Return dataset tags; nothing in them changes from one run of the same inputs to the next."""
     tags = {
-        "TIFFTAG_SOFTWARE": f"ussfc {metadata.version('ussfc')}",
+        "TIFFTAG_SOFTWARE": f"ussfc {_version('ussfc')}",
         "USSFC_MODEL": facts.model.name,
         "USSFC_MODEL_SHA256": facts.model.sha256,
     }
@@ -127,4 +129,10 @@ def library_versions() -> dict[str, str]:
     import rasterio
 
     names = ("ussfc", "torch", "rasterio", "zarr", "distributed", "odc-geo", "shapely", "pyarrow", "numpy")
-    return {name: metadata.version(name) for name in names} | {"gdal": rasterio.__gdal_version__}
+    return {name: _version(name) for name in names} | {"gdal": rasterio.__gdal_version__}
+
+
+@functools.cache
+def _version(name: str) -> str:
+    # Reading the record of a package takes a millisecond or two.
+    return metadata.version(name)

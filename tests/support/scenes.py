@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -48,20 +49,22 @@ def write_scene(folder: Path, name: str, corner: tuple[int, int], side: int = 96
 
 def write_bare_weights(folder: Path) -> Path:
     """Write weights of the smallest network; as a bare file they are taken for a model of bytes."""
+    file = folder / "tiny.safetensors"
+    save_weights(_small_network(3, 0), file, {})
+    return file
+
+
+@functools.cache
+def _small_network(bands: int, seed: int) -> USSFCNet:
     import torch
 
-    torch.manual_seed(0)
-    file = folder / "tiny.safetensors"
-    save_weights(USSFCNet(3, 0.125), file, {})
-    return file
+    torch.manual_seed(seed)
+    return USSFCNet(bands, 0.125)
 
 
 def write_toy_model(folder: Path, bands: int = 3, patch_size: int = 32, **card: Any) -> Path:
     """Write the card of a small network with random weights, which is no model of anything."""
-    import torch
-
-    torch.manual_seed(1)
-    save_weights(USSFCNet(bands, 0.125), folder / "toy.safetensors", {})
+    save_weights(_small_network(bands, 1), folder / "toy.safetensors", {})
     names = (("B04", "red"), ("B03", "green"), ("B02", "blue"), ("B08", "nir"))
     content = {
         "name": "toy", "title": "random weights, for tests",
