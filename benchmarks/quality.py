@@ -4,7 +4,7 @@
 
 Every scene goes through the pipeline once for each of the eight orientations of a patch and each order of the dates.
 The averages of these maps are scored as `ussfc evaluate` scores: F1 at the card's threshold and at the best one,
-average precision, and the number of regions at the card's threshold.
+average precision, and the number of regions at the card's threshold. Needs scikit-image, as the tests do.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ weight, 0.24 px with 0.2, 0.247 px with this one; at 0.1 windows of real pairs s
 FINER = tuple(step * np.arange(-2, 3) for step in (0.4, 0.1, 0.02, 0.01))
 """Places around the best one so far, pixels, where the correlation is evaluated, one set after the other.
 
-The weight makes peaks of more than two pixels, so that none is lost between them.
+The weight makes peaks of more than two pixels, so that none is lost between them; along the ridge that stripes make, a
+shift is not determined, and another place on it may be found.
 """
 
 RECENTRINGS = 3
@@ -40,7 +41,7 @@ MASK_RAMP = 8
 """Distance from invalid pixels, pixels, over which the weight of the valid ones rises to 1."""
 
 FOR_PERCENTILES = 8192
-"""Pixels of a window, at least, that tell the spread of its values; all of them in small windows."""
+"""About as many pixels of a window tell the spread of its values; all of them in small windows."""
 
 MIN_VALID = 0.6
 """Least share of valid pixels in a window that is measured."""
@@ -179,7 +180,7 @@ def _filled(image: FloatArray, valid: BoolArray) -> FloatArray:
     Far values are cut: a cloud in one date would otherwise outweigh the ground in both.
     """
     values = image[valid]
-    # An odd step, so that they are of all columns.
+    # An odd step, so that they are of all columns of a window without gaps.
     some = values[:: values.size // FOR_PERCENTILES | 1].astype(np.float64)
     low, middle, high = np.percentile(some, (16, 50, 84))
     result = np.zeros(image.shape, np.float32)

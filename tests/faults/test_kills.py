@@ -123,7 +123,7 @@ def test_interrupted(undisturbed: Undisturbed, city: City) -> None:
     process = begun(city, 60, seconds=0.02)
     os.kill(process.pid, signal.SIGINT)
     TALLY.injected("interrupt")
-    process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
     assert process.returncode != 0
     result = city.run()
     assert result["status"] == 0, result["error"]

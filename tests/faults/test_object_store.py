@@ -314,7 +314,7 @@ def test_interrupted_within_an_upload(
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
     TALLY.injected("interrupt within an upload")
-    process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
     assert process.returncode != 0
     assert seaweed.uploads(bucket) == []
 

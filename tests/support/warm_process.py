@@ -6,15 +6,19 @@ any other, with a session, an environment and streams of its own.
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,18 +39,21 @@ class WarmProcess:
     ) -> None:
         """Start it in a session of its own; the function and its arguments must pickle."""
         self.returncode: int | None = None
-        """Exit status, negative for a signal; None while it runs, as far as was asked."""
-        folder = tempfile.mkdtemp(prefix="warm-process-")
-        weakref.finalize(self, shutil.rmtree, folder)
-        self._streams = [Path(folder, name) for name in ("stdout", "stderr")]
+        """Exit status, negative for a signal but Ctrl-C's, which gives 1; None while it runs, as far as was asked."""
+        folder = Path(tempfile.mkdtemp(prefix="warm-process-"))
+        self._streams = [folder / name for name in ("stdout", "stderr")]
         names = [str(path) for path in self._streams]
         self._process = SERVERS.Process(target=_begin, args=(names, dict(environment), function, arguments))
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
-        """Of the process, and of its group once it has begun."""
-        # Until then a signal to its group would not reach it.
-        while not self._streams[1].exists() and self._process.is_alive():
+        """Of the process and of its group."""
+        # multiprocessing would wait for it at the end of the tests, where one has failed and left it.
+        weakref.finalize(self, _discard, self._process, folder)
+        # Until it has a group of its own no signal to that would reach it.
+        while not self._streams[1].exists():
+            if not self._process.is_alive():
+                raise RuntimeError(f"{function} ended with {self._process.exitcode} before it began")
             time.sleep(0.001)
 
     def poll(self) -> int | None:
@@ -79,6 +86,12 @@ class WarmProcess:
         self.wait()
 
 
+def _discard(process: ForkServerProcess, folder: Path) -> None:
+    if process.is_alive() and process.pid is not None:
+        os.killpg(process.pid, signal.SIGKILL)
+    shutil.rmtree(folder)
+
+
 def _begin(
     names: list[str], environment: dict[str, str], function: Callable[..., None], arguments: tuple[Any, ...]
 ) -> None:
@@ -93,4 +106,9 @@ def _begin(
     sys.path[:0] = [
         path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path
     ]
-    function(*arguments)
+    try:
+        function(*arguments)
+    finally:
+        # A fork of multiprocessing ends without these.
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
