@@ -6,7 +6,7 @@ default:
 
 # Run the tests, without those that take minutes each.
 test *arguments:
-    .venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder {{arguments}}
+    .venv/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder {{arguments}}
 
 # Run the quick tests: modules and laws.
 unit *arguments:
