@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from ussfc.pipeline.types import Box, StoredArray, blocks
 class CompressedSquare:
     """One square of a raster."""
 
-    levels: list[list[bytes]]
+    levels: Sequence[Sequence[bytes | memoryview]]
     """Blocks, row by row, at full resolution and in the overviews of which the square holds whole blocks."""
     rest: npt.NDArray[Any] | None
     """Its pixels in the next overview, if there is one."""
@@ -232,7 +232,7 @@ def to_arrays(square: CompressedSquare) -> dict[str, npt.NDArray[Any]]:
 
 def of_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> CompressedSquare:
     """Return the square that :func:`to_arrays` took apart."""
-    content = arrays["blocks"].tobytes()
+    content = arrays["blocks"].data
     ends = [0, *np.cumsum(arrays["sizes"]).tolist()]
     packed = iter([content[start:end] for start, end in itertools.pairwise(ends)])
     levels = [list(itertools.islice(packed, count)) for count in arrays["levels"].tolist()]

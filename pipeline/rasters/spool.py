@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -13,8 +12,15 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from ussfc.pipeline.parallel.ordered_map import in_order
 from ussfc.pipeline.rasters import tiff
 from ussfc.pipeline.rasters.workspace import Workspace
+
+COPIERS = 4
+"""Threads that copy blocks, and check them."""
+
+RUN = 16
+"""Blocks that a thread copies at a time: one or two megabytes, sixteen where nothing can be compressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,7 @@ class BlockSpool:
         with suppress(OSError):
             self._scratch.close()
 
-    def put(self, number: int, row: int, col: int, cols: int, blocks: Sequence[bytes]) -> None:
+    def put(self, number: int, row: int, col: int, cols: int, blocks: Sequence[bytes | memoryview]) -> None:
         """Append blocks, ``cols`` side by side, from block (row, col) of a level on.
 
         Raises:
@@ -72,7 +78,7 @@ class BlockSpool:
             level.checksums[index] = zlib.crc32(block)
             self._end += len(block)
         with self._work.writing():
-            self._scratch.write(b"".join(blocks))
+            self._scratch.writelines(blocks)
 
     def assemble(self, directories: Sequence[tiff.Directory]) -> None:
         """Copy the blocks into the product's part in their order, and read back what is on the disk.
@@ -92,25 +98,67 @@ class BlockSpool:
             self._scratch.flush()
             with self._work.part.open("xb") as file:
                 file.write(head)
-                for level in reversed(self.levels):
-                    for row in zip(level.offsets, level.sizes, strict=True):
-                        blocks = itertools.starmap(self._read, zip(*row, strict=True))
-                        file.write(b"".join(map(tiff.framed, blocks)))
+                for _, blocks in in_order(self._framed, self._runs(), COPIERS, "ussfc-blocks"):
+                    file.write(blocks)
                 file.flush()
                 os.fsync(file.fileno())
             self._verify(head)
 
-    def _read(self, offset: np.int64, size: np.uint32) -> bytes:
-        return os.pread(self._scratch.fileno(), int(size), int(offset))
+    def _runs(self) -> Iterator[_Run]:
+        """Yield the blocks in the order of the product, a few at a time."""
+        for level in reversed(self.levels):
+            offsets, sizes, checksums = level.offsets.ravel(), level.sizes.ravel(), level.checksums.ravel()
+            for start in range(0, sizes.size, RUN):
+                run = slice(start, start + RUN)
+                yield _Run(offsets[run], sizes[run], checksums[run])
+
+    def _framed(self, run: _Run) -> bytearray:
+        """Return blocks of the scratch file as they stand in the product."""
+        result = bytearray(run.ends[-1])
+        for offset, framed in zip(run.offsets.tolist(), run.cut(memoryview(result)), strict=True):
+            # What is missing is noticed when the product is read back.
+            os.preadv(self._scratch.fileno(), [framed[tiff.LEADER : -tiff.TRAILER]], offset)
+            tiff.frame(framed)
+        return result
 
     def _verify(self, head: bytes) -> None:
         """Refuse a part with other bytes than were handed over: a disk may be full, or lie."""
         with self._work.part.open("rb") as file:
-            same = file.read(len(head)) == head
-            for level in reversed(self.levels):
-                for size, checksum in zip(level.sizes.flat, level.checksums.flat, strict=True):
-                    framed = file.read(tiff.LEADER + int(size) + tiff.TRAILER)
-                    block = framed[tiff.LEADER : -tiff.TRAILER]
-                    same = same and zlib.crc32(block) == checksum and framed == tiff.framed(block)
-            if not same or file.read(1):
+            handle, end = file.fileno(), len(head)
+            places = []
+            for run in self._runs():
+                places.append((run, end))
+                end += run.ends[-1]
+
+            def is_same(place: tuple[_Run, int]) -> bool:
+                run, start = place
+                content = os.pread(handle, run.ends[-1], start)
+                return len(content) == run.ends[-1] and run.is_in(memoryview(content))
+
+            same = file.read(len(head)) == head and os.fstat(handle).st_size == end
+            if not same or not all(found for _, found in in_order(is_same, places, COPIERS, "ussfc-blocks")):
                 raise OSError("the blocks read back are not those written")
+
+
+class _Run:
+    """Blocks that follow each other in a product."""
+
+    def __init__(
+        self, offsets: npt.NDArray[np.int64], sizes: npt.NDArray[np.uint32], checksums: npt.NDArray[np.uint32]
+    ) -> None:
+        self.offsets = offsets
+        """In the scratch file."""
+        self.ends: list[int] = np.cumsum(sizes.astype(np.int64) + tiff.LEADER + tiff.TRAILER).tolist()
+        """In the product, framed, from the first one's beginning."""
+        self._checksums = checksums
+
+    def cut(self, content: memoryview) -> Iterator[memoryview]:
+        """Yield the framed blocks of bytes that hold them all."""
+        return (content[start:end] for start, end in zip([0, *self.ends], self.ends, strict=False))
+
+    def is_in(self, content: memoryview) -> bool:
+        """Return True if bytes hold these blocks, framed."""
+        return all(
+            tiff.is_framed(framed) and zlib.crc32(framed[tiff.LEADER : -tiff.TRAILER]) == checksum
+            for framed, checksum in zip(self.cut(content), self._checksums.tolist(), strict=True)
+        )

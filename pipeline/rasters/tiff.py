@@ -166,7 +166,7 @@ def block_bytes(file: bytes | memoryview) -> list[bytes]:
 def lay_out(levels: Sequence[Level], block: int, classic_limit: int = CLASSIC_LIMIT) -> bytes:
     """Return the bytes that stand before the blocks of a cloud-optimised file.
 
-    The blocks follow directly: the smallest level first, each row by row, each block as :func:`framed` gives it.
+    The blocks follow directly: the smallest level first, each row by row, each block between what :func:`frame` writes.
 
     Args:
         levels: full resolution first.
@@ -228,6 +228,21 @@ def _chain(levels: Sequence[Level], block: int, offsets: Sequence[Offsets], form
     return chain
 
 
-def framed(block: bytes) -> bytes:
-    """Return a block of four bytes or more as it stands in the file: its size, itself, its last four bytes again."""
-    return struct.pack("<I", len(block)) + block + block[-TRAILER:]
+def frame(framed: memoryview) -> None:
+    """Complete a block as it stands in the file: its size before it, its last four bytes again after it.
+
+    Args:
+        framed: bytes that hold the block, of four bytes or more, behind ``LEADER`` and before ``TRAILER`` others.
+    """
+    struct.pack_into("<I", framed, 0, len(framed) - LEADER - TRAILER)
+    framed[-TRAILER:] = framed[-2 * TRAILER : -TRAILER]
+
+
+def is_framed(framed: memoryview) -> bool:
+    """Return True if a block stands between what :func:`frame` writes."""
+    size = len(framed) - LEADER - TRAILER
+    return (
+        size >= TRAILER
+        and framed[:LEADER] == struct.pack("<I", size)
+        and framed[-TRAILER:] == framed[-2 * TRAILER : -TRAILER]
+    )

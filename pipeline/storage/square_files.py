@@ -107,13 +107,12 @@ def _unpacked(content: bytes) -> dict[str, npt.NDArray[Any]]:
     Raises:
         ValueError, TypeError, KeyError: these bytes are others.
     """
-    body = content[4:]
-    if content[:4] != struct.pack("<I", zlib.crc32(body)):
+    if content[:4] != struct.pack("<I", zlib.crc32(memoryview(content)[4:])):
         raise ValueError("the checksum is another one")
-    line, _, data = body.partition(b"\n")
-    arrays, start = {}, 0
-    for name, (dtype, *shape) in json.loads(line).items():
+    end = content.index(b"\n", 4)
+    arrays, start = {}, end + 1
+    for name, (dtype, *shape) in json.loads(content[4:end]).items():
         count = math.prod(shape)
-        arrays[name] = np.frombuffer(data, dtype, count, start).reshape(shape)
+        arrays[name] = np.frombuffer(content, dtype, count, start).reshape(shape)
         start += arrays[name].nbytes
     return arrays

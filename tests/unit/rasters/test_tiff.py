@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ussfc.pipeline.rasters import tiff
-from ussfc.pipeline.rasters.tiff import CLASSIC_LIMIT, Field, Level, block_bytes, directories, framed, lay_out
+from ussfc.pipeline.rasters.tiff import (
+    CLASSIC_LIMIT,
+    Field,
+    Level,
+    block_bytes,
+    directories,
+    frame,
+    is_framed,
+    lay_out,
+)
 
 TEXT = Field(2, 9, b"change 1\0")
 
@@ -41,7 +50,13 @@ def test_what_is_laid_out_is_read_again(sizes: list[list[int]]) -> None:
 def test_the_blocks_of_a_file() -> None:
     blocks = [b"first block", b"the second", b"the third one"]
     head = lay_out([level(48, 16, [len(block) for block in blocks])], 16)
-    file = head + b"".join(map(framed, blocks))
+    framed = [bytearray(4) + block + bytearray(4) for block in blocks]
+    assert not any(is_framed(memoryview(block)) for block in framed)
+    for block in framed:
+        frame(memoryview(block))
+    assert all(is_framed(memoryview(block)) for block in framed)
+    assert not is_framed(memoryview(framed[0])[:-1])
+    file = head + b"".join(framed)
     assert block_bytes(file) == blocks
     with pytest.raises(ValueError, match="block 2 of a TIFF has 9 of 13 bytes"):
         block_bytes(file[:-8])
