@@ -307,9 +307,9 @@ def fine_peak(product: ComplexArray, cols: int) -> tuple[float, float, float]:
         # Not one product of matrices: the threads of BLAS take longer to wait for each other than this takes.
         lines = np.stack([(terms * weighted).sum(0) for terms in below])
         correlation = np.abs((lines @ beside).real)
-        best = int(correlation.argmax())
-        height = float(correlation.flat[best])
-        y, x = (round(float(at), 2) for at in (y + offsets[best // 5], x + offsets[best % 5]))
+        row, col = divmod(int(correlation.argmax()), len(offsets))
+        height = float(correlation[row, col])
+        y, x = round(y + float(offsets[row]), 2), round(x + float(offsets[col]), 2)
     return y, x, height
 
 

@@ -1,7 +1,7 @@
 """Processes that begin with everything imported: forks of a server that has done so once.
 
-A run of a small scene spends half of its time on imports, and the fault tests start hundreds. A fork is a process like
-any other, with a session, an environment and streams of its own.
+A run of a small scene spends half of its time on imports, and the fault tests start dozens, hundreds in the
+soak. A fork is a process like any other, with a session, an environment and streams of its own.
 """
 
 from __future__ import annotations
