@@ -48,8 +48,12 @@ def connect(started: Started, again: bool = False, needs_workers: bool = False) 
             # Dask waits without end for a scheduler that accepts the connection and does not answer.
             try:
                 super().start(callback_timeout=ANSWER_SECONDS, **kwargs)  # type: ignore[no-untyped-call]
-            except (TimeoutError, MemoryError):
-                self.status = "closed"  # to close it would wait once more
+            except BaseException:
+                # To close it would ask the scheduler once more, and wait: the garbage collector would do so, on any
+                # thread, that of the next client's loop among them, which must start within 10 s.
+                self.status = "closed"
+                with suppress(TimeoutError):
+                    self._loop_runner.stop()
                 raise
 
     try:

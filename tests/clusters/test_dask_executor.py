@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 import signal
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -519,6 +521,24 @@ def test_unreachable_scheduler_is_a_cluster_error(
     assert message.startswith(f"{address}: no Dask scheduler answers there")
     assert "cluster.address" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense://there", "tcp://127.0.0.1", "silent"])
+def test_clients_that_find_no_scheduler_leave_nothing(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 1)
+    before = {thread.ident for thread in threading.enumerate()}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        if address == "silent":
+            address = "tcp://{}:{}".format(*server.getsockname())
+        for _ in range(3):
+            with pytest.raises(ClusterError), connection.connect(Started(address, 0)):
+                pass
+    assert {thread.ident for thread in threading.enumerate()} <= before
+    start = time.monotonic()
+    gc.collect()
+    # One that is yet to be closed waits for twice the time in which a scheduler must accept.
+    assert time.monotonic() - start < 1
 
 
 class NoWorkers:
