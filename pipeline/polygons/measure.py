@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,10 +19,32 @@ from ussfc.pipeline.polygons.pieces import Pieces
 
 if TYPE_CHECKING:
     import pyproj
+    from odc.geo.crs import CRS
 
 LONGEST_EDGE = 64.0
 """Longest edge that is measured as it is, pixels. Longer ones are divided first: a line straight on the grid is no
 geodesic."""
+
+
+@functools.lru_cache(maxsize=16)
+def _geodesics(system: CRS) -> tuple[pyproj.Geod, pyproj.Transformer] | None:
+    """Return the geodesics of a reference system, and what transforms to its longitudes and latitudes.
+
+    Kept: a run needs them several times, and PROJ takes a tenth of a second to find a transformation. Threads may
+    share it, since pyproj gives each its own.
+    """
+    import pyproj
+    from pyproj.crs import GeographicCRS
+
+    crs = system.proj
+    if crs.geodetic_crs is None:
+        return None
+    # The system's own datum, so that nothing is shifted, but always in degrees: some are in grads.
+    degrees = GeographicCRS(datum=crs.geodetic_crs.datum)
+    geod = degrees.get_geod()
+    if geod is None:
+        return None
+    return geod, pyproj.Transformer.from_crs(crs, degrees, always_xy=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +61,8 @@ class Ellipsoid:
     @staticmethod
     def of_grid(geobox: GeoBox) -> Ellipsoid | None:
         """Return the grid's ellipsoid, None where its reference system is missing or local, without one."""
-        import pyproj
-        from pyproj.crs import GeographicCRS
-
-        crs = None if geobox.crs is None else geobox.crs.proj
-        if crs is None or crs.geodetic_crs is None:
-            return None
-        # The system's own datum, so that nothing is shifted, but always in degrees: some are in grads.
-        degrees = GeographicCRS(datum=crs.geodetic_crs.datum)
-        geod = degrees.get_geod()
-        if geod is None:
-            return None
-        return Ellipsoid(geobox.affine, geod, pyproj.Transformer.from_crs(crs, degrees, always_xy=True))
+        found = None if geobox.crs is None else _geodesics(geobox.crs)
+        return None if found is None else Ellipsoid(geobox.affine, *found)
 
     def degrees(self, pixels: RealArray) -> tuple[RealArray, RealArray]:
         """Return the longitudes and latitudes of pixel coordinates.
@@ -156,7 +168,7 @@ def make_features(
         regions, outlines, area, perimeter = regions.take(kept), outlines[kept], area[kept], perimeter[kept]
         if simplify_m > 0:
             outlines = simplify(outlines, ellipsoid.pixel_size(*geobox.shape), simplify_m)
-    geometry = shapely.transform(outlines, partial(to_grid, geobox.affine))
+    geometry = shapely.transform(outlines, functools.partial(to_grid, geobox.affine))
     broken = ~shapely.is_valid(geometry)
     # "structure" without what collapsed leaves polygons only.
     geometry[broken] = shapely.make_valid(geometry[broken], method="structure", keep_collapsed=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -58,17 +59,24 @@ class Report:
     """Content of ``assessment.json``, where it is of this run and threshold."""
 
 
-def render(report: Report) -> str:
-    """Return the page."""
+@functools.cache
+def _environment() -> Environment:
+    """Return the environment of the templates, which keeps what it has compiled: for the pairs of a batch."""
     environment = Environment(
         loader=PackageLoader("ussfc.pipeline.report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["ground"] = facts.format_ground
+    return environment
+
+
+def render(report: Report) -> str:
+    """Return the page."""
     record, changes = report.record, report.changes
     largest = changes.largest[0].area_m2 if changes and changes.largest else None
     shape = report.overview.probability.shape
-    return environment.get_template("report.html").render(
+    template = _environment().get_template("report.html")
+    return template.render(
         report=report,
         record=record,
         title=facts.title_of(record),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -45,6 +45,9 @@ VISIBLE = ("red", "green", "blue")
 
 REQUESTS = 8
 """Windows of remote scenes that are read at a time."""
+
+WHOLE = 1024 * 1024
+"""Largest grid of which both dates are read at once, pixels: its windows overlap, or lie side by side."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +120,10 @@ class Comparison:
         if size is None:
             return []
         count = LEAST_WINDOWS if self.large_blocks else min(most, max(LEAST_WINDOWS, rows * cols // size**2))
-        readers = self.recipes[0].open(), self.recipes[1].open()
+        readers: Sequence[_Reads] = (self.recipes[0].open(), self.recipes[1].open())
+        remote = any(over_network(uri) for recipe in self.recipes for uri in recipe.opened)
+        if rows * cols <= WHOLE and not remote:
+            readers = _held(readers, Box(0, 0, rows, cols), threads)
 
         def measured(window: Window) -> list[WindowShift]:
             box = Box(window.y, window.x, window.y + window.size, window.x + window.size)
@@ -139,7 +145,6 @@ class Comparison:
             ]
             return [shift for shift in found if shift is not None]
 
-        remote = any(over_network(uri) for recipe in self.recipes for uri in recipe.opened)
         if remote and not self.large_blocks:
             threads = max(threads, REQUESTS)
         # Of smaller grids nearly every block is decoded in any case.
@@ -148,6 +153,29 @@ class Comparison:
             return [shift for window in windows for shift in measured(window)]
         with ThreadPoolExecutor(threads, "ussfc-registration") as pool:
             return [shift for shifts in pool.map(measured, windows) for shift in shifts]
+
+
+class _Reads(Protocol):
+    def read(self, box: Box) -> Pixels: ...
+
+
+class _Held:
+    """A date in memory."""
+
+    def __init__(self, pixels: Pixels) -> None:
+        self._pixels = pixels
+
+    def read(self, box: Box) -> Pixels:
+        return Pixels(self._pixels.values[:, *box.slices], self._pixels.valid[box.slices])
+
+
+def _held(readers: Sequence[_Reads], whole: Box, threads: int) -> Sequence[_Reads]:
+    """Return both dates in memory; the readers themselves where a block is damaged, which costs some windows alone."""
+    try:
+        with ThreadPoolExecutor(min(2, threads), "ussfc-registration") as pool:
+            return [_Held(pixels) for pixels in pool.map(lambda reader: reader.read(whole), readers)]
+    except ReadError:
+        return readers
 
 
 def compare_pair(pair: ScenePair) -> Comparison:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import rioxarray  # noqa: F401  (registers the .rio accessor)
 import xarray as xr
 from affine import Affine
@@ -217,6 +218,26 @@ def test_large_blocks_are_read_seldom(model: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(comparison, "SIDES", ((64, 64),))
     assert len(compare_pair(pair).measure(2)) <= comparison.LEAST_WINDOWS
     assert registered(pair).matrix == ((1, 0, 3), (0, 1, -2))
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_small_grids_are_read_at_once(
+    damaged: bool, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The windows are the same ones; a damaged block costs those that lie on it and no other."""
+    # What is resampled is read in larger blocks.
+    before, after = displaced(tmp_path, *((3, -2) if damaged else (1.4, 0.6)))
+    if damaged:
+        rasterio.shutil.copy(after, tmp_path / "damaged.tif", driver="GTiff", compress="deflate")
+        after = str(tmp_path / "damaged.tif")
+        with Path(after).open("r+b") as file:
+            file.seek(Path(after).stat().st_size * 9 // 10)
+            file.write(bytes(500))
+    pair = inspect_pair(before, after, config_of(model))
+    found = compare_pair(pair).measure(2)
+    assert (len(found) < comparison.LEAST_WINDOWS) == damaged
+    monkeypatch.setattr(comparison, "WHOLE", 0)
+    assert compare_pair(pair).measure(2) == found != []
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(3.0, -2.0), (1.4, 0.6)])
