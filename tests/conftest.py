@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ from tests.support.servers import Azurite, SeaweedFS
 from tests.support.slurm import SLURM_VARIABLES, Slurm
 from ussfc.detector import DetectorSpec, engine_version
 from ussfc.engine_selection import EngineCache
-from ussfc.engines import DEVICES, ONLY_BY_NAME
+from ussfc.engines import DEVICES, ONLY_BY_NAME, Engine
+from ussfc.files import check_digest
 from ussfc.pipeline.storage import remote
 
 # The same examples in every run: a test that fails now and then is a defect.
@@ -60,6 +62,34 @@ def _remember(chosen: tuple[str, str]) -> None:
             for engine, precision in kinds
         ]  # fmt: skip
         cache.put(candidates, chosen)
+
+
+ABOUT_ENGINES = (TESTS / "unit" / "ussfc", TESTS / "system" / "test_engines.py")
+"""Tests that compile every network."""
+
+
+_engines: dict[DetectorSpec, Engine] = {}
+
+
+@pytest.fixture(autouse=True)
+def kept_engines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile a network once in this process, but for the tests of engines: that is half of what a small run costs."""
+    if {request.path, *request.path.parents} & {*ABOUT_ENGINES}:
+        return
+    compiled = DetectorSpec._openvino_engine
+
+    def kept(spec: DetectorSpec, streams: int) -> Engine:
+        # As where a graph comes from the cache.
+        check_digest(spec.weights_uri, spec.weights_sha256)
+        # The same weights lie in another folder in every test.
+        key = dataclasses.replace(spec, weights_uri="", streams=streams)
+        if key not in _engines:
+            if len(_engines) == 4:
+                del _engines[next(iter(_engines))]
+            _engines[key] = compiled(spec, streams)
+        return _engines[key]
+
+    monkeypatch.setattr(DetectorSpec, "_openvino_engine", kept)
 
 
 @pytest.fixture(scope="session")
@@ -177,24 +207,38 @@ def _set_environment(monkeypatch: pytest.MonkeyPatch, prefix: str, variables: di
 QUICK = (TESTS / "unit", TESTS / "laws")
 """Folders of the tests that ``-m unit`` runs."""
 
-LONGEST = (
-    "test_kills.py",
-    "test_slurm.py",
-    "test_object_store.py",
-    "test_dask_executor.py",
-    "test_runs.py",
+LONG = tuple(
+    TESTS / name
+    for name in (
+        "clusters/test_slurm.py",
+        "faults/test_kills.py",
+        "faults/test_object_store.py",
+        "clusters/test_runs.py",
+        "clusters/test_dask_executor.py",
+        "stores/test_scene_failures.py",
+        "unit/ussfc/test_export.py",
+    )
 )
-"""Files that take minutes."""
+"""Files that take minutes, most of which they wait for servers and programs."""
+
+FILES_BETWEEN = 25
+"""Short files between two long ones: processes that all wait leave the machine idle, and a long file at the end runs
+alone."""
 
 
 # Before pytest's own, which leaves out what -m does not ask for.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the quick tests; put files that take minutes first, or one process would end with them alone."""
+    """Mark the quick tests, and spread the long files over the first half of all."""
     for item in items:
         if item.get_closest_marker("soak") is None and any(folder in item.path.parents for folder in QUICK):
             item.add_marker(pytest.mark.unit)
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    files = list(dict.fromkeys(item.path for item in items))
+    order = [path for path in files if path not in LONG]
+    for number, path in enumerate(path for path in LONG if path in files):
+        order.insert(number * (FILES_BETWEEN + 1), path)
+    places = {path: place for place, path in enumerate(order)}
+    items.sort(key=lambda item: places[item.path])
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

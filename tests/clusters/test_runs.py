@@ -307,7 +307,7 @@ def test_workers_choose_their_engine(
         programs.start_worker()
         programs.start_worker()
     programs.wait_for_workers(2)
-    write_scene(tmp_path, "east", (100, 300), side=192)
+    write_scene(tmp_path, "east", (100, 300), side=128)
     pair = str(tmp_path / "east_before.tif"), str(tmp_path / "east_after.tif")
     model = write_toy_model(tmp_path)
     away = [f"model={model}", "inference.device=cpu", "tiling.tile_size=64"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
@@ -76,6 +76,7 @@ def test_a_warp_agrees_with_the_geotiff(scene: str, name: str, tmp_path: Path) -
     np.testing.assert_allclose(pixels.values[:, both], reference.values[:, both], atol=2)
 
 
+@settings(max_examples=25)
 @given(data=st.data())
 def test_windows_do_not_depend_on_the_cut(warped: tuple[SceneReader, Pixels], data: st.DataObject) -> None:
     reader, whole = warped

@@ -339,6 +339,7 @@ def test_without_monai_the_rest_is_measured(model: Path, monkeypatch: pytest.Mon
     )
 
 
+@pytest.mark.soak
 def test_without_our_engine_monai_is_measured(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = {"seconds": 2.0, "peak_memory_bytes": 3, "process_seconds": 4.0}
     monkeypatch.setattr(end_to_end, "run_in_own_process", lambda job: {"monai": measured}[job["program"]])

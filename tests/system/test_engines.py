@@ -121,6 +121,7 @@ def score(shared: Path) -> Callable[[str], float]:
     return f1
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("precision", [*REDUCED, "int8"])
 def test_reduced_precision_scores_the_same(precision: str, score: Callable[[str], float]) -> None:
     reduced(precision)

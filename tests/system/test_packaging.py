@@ -180,7 +180,8 @@ def _output(command: list[str], folder: Path, **variables: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("first", [pytest.param("ours", marks=pytest.mark.soak), "neighbour"])
+@pytest.mark.soak
+@pytest.mark.parametrize("first", ["ours", "neighbour"])
 def test_neighbours_with_our_names_live_on(
     wheel: zipfile.Path, neighbour: Path, project_folder: Path, tmp_path: Path, first: str
 ) -> None:

@@ -32,7 +32,7 @@ from ussfc.pipeline.reading import SceneRecipe, describe_scene
 from ussfc.pipeline.types import Box
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(image=odd_images(), mark=st.sampled_from(["nodata", "mask", "alpha", "alpha, nodata"]), data=st.data())
 def test_a_raster_reads_as_gdal_sees_it(
     image: tuple[np.ndarray, float | None, tuple[int, ...], Box], mark: str, data: st.DataObject

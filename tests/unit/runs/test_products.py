@@ -467,7 +467,12 @@ def infrared(pair: tuple[str, str], tmp_path: Path) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("scenes", "workers"), [("pair", "serial"), ("infrared", "serial"), ("infrared", "local")]
+    ("scenes", "workers"),
+    [
+        ("pair", "serial"),
+        ("infrared", "serial"),
+        pytest.param("infrared", "local", marks=pytest.mark.soak),
+    ],
 )
 def test_polygons_read_no_scene_again(
     scenes: str, workers: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

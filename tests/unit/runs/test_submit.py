@@ -164,7 +164,7 @@ def test_adaptive_jobs_request_the_maximum(place: Path) -> None:
 
 
 @given(memory=st.integers(1, 10**6), workers=st.integers(1, 64), threads=st.integers(1, 64))
-@settings(max_examples=20)
+@settings(max_examples=10)
 def test_job_memory_is_split_over_its_cores(place: Path, memory: int, workers: int, threads: int) -> None:
     config = config_of(
         place, cluster__memory=f"{memory}GB", cluster__workers=workers, cluster__threads=threads
@@ -182,7 +182,7 @@ def test_job_memory_is_split_over_its_cores(place: Path, memory: int, workers: i
     assert wanted <= a_core * workers * threads < wanted + workers * threads * 2**20
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(names=st.tuples(NAMES, NAMES, NAMES), scratch=st.text(LETTERS, min_size=1, max_size=20))
 @example(names=('it\'s "a"\n#SBATCH --wrap=x', "$(touch x) `y`", "a\\b\\n%j;&|"), scratch="'''\"\"\"\\")
 @example(names=("\U0001f600 ß", "\u2028\u2029\x85\x0c\x1b", "-rf"), scratch="\U0001f600\x7f\x85\u2028\ufffe")
@@ -210,7 +210,7 @@ def test_no_name_is_more_than_a_name(
     assert all(32 <= ord(letter) < 127 for letter in script.replace("\n", ""))
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(chosen=st.fixed_dictionaries({}, optional=SETTINGS))
 def test_job_has_the_same_configuration(place: Path, chosen: dict[str, Any]) -> None:
     config = load_config(cluster="slurm", flags={"model": str(place / "toy.yaml"), **chosen})

@@ -81,6 +81,7 @@ def test_before_and_after_cannot_be_swapped() -> None:
         assert not torch.allclose(network(before, after), network(after, before), atol=1e-3)
 
 
+@pytest.mark.soak  # test_export.py exports the network that a run computes
 def test_torch_export() -> None:
     network = USSFCNet(3, 0.125).eval()
     pair = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)
