@@ -64,8 +64,8 @@ def main(context: click.Context, debug: bool) -> None:
     ussfc run BEFORE AFTER --out DIR    change raster and polygons of your own pair
     """
     sys.excepthook = print_traceback
-    # NumPy's OpenBLAS keeps its threads waiting in a busy loop between small products, beside our own threads: two
-    # fifths of what the registration of a pair took. NumPy is loaded after this, in workers too, which inherit it.
+    # NumPy's OpenBLAS keeps its threads waiting in a busy loop between products, beside our own threads, and ours are
+    # small. NumPy is loaded after this, in workers too, which inherit it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     context.obj = {"debug": debug or bool(context.obj and context.obj.get("debug"))}
 
