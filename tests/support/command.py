@@ -37,11 +37,13 @@ def ussfc(
         seconds: time after which it is killed, and the test fails.
     """
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    # Bytecode that a limit of file sizes cuts short would be read by every later process.
+    bytecode = {"PYTHONDONTWRITEBYTECODE": "1"} if limits else {}
     words = [argument if isinstance(argument, bytes) else str(argument) for argument in arguments]
     return subprocess.run(
         ["bash", "-c", f'{limits}\nexec "$0" -m ussfc.cli "$@" {redirection}', sys.executable, *words],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": paths, **(environment or {})},
+        env={**os.environ, "PYTHONPATH": paths, **bytecode, **(environment or {})},
         capture_output=True,
         timeout=seconds,
         check=False,

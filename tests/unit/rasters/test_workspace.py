@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.support.limits import largest_file
 from tests.support.probabilities import ArraySource
 from tests.support.rasters import (
     SMALL_BLOCKS,
@@ -61,17 +60,6 @@ def test_leftovers_of_a_killed_run_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "change.part.tif").write_bytes(b"half")
     assert change_of(values, tmp_path).read_bytes() == expected
     assert files_under(tmp_path) == {"change.tif"}
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let every file end at ``size`` bytes, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.limits import largest_file
 from tests.support.paths import ROOT
 from tests.support.scenes import write_toy_model
 from ussfc.detector import DetectorSpec
@@ -68,12 +68,8 @@ def test_damaged_files_count_as_missing(tmp_path: Path, model: openvino.Model, d
 
 
 def test_a_disk_that_is_full_keeps_nothing(tmp_path: Path, model: openvino.Model) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 15, before[1]))
-    try:
+    with largest_file(1 << 15):
         GraphCache(tmp_path).put("facts", model)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
 
 
