@@ -170,6 +170,10 @@ class Pixels:
     valid: BoolArray
     """Validity, (rows, cols); False for nodata, masked, transparent and NaN pixels, and outside the image."""
 
+    def part(self, box: Box) -> Pixels:
+        """Return the pixels of a box counted from the window's upper left corner: a view."""
+        return Pixels(self.values[:, *box.slices], self.valid[box.slices])
+
 
 @dataclass(frozen=True, slots=True)
 class PixelPair:

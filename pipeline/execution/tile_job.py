@@ -154,11 +154,8 @@ class OpenPair:
         """Return the core of what :meth:`read` gave of a tile; None where it is not kept."""
         if not self.keeps:
             return None
-        rows, cols = tile.core.within(tile.halo).slices
-        first, second = (
-            Pixels(date.values[:, rows, cols], date.valid[rows, cols]) for date in (before, after)
-        )
-        return first, second
+        core = tile.core.within(tile.halo)
+        return before.part(core), after.part(core)
 
 
 @dataclass(frozen=True)

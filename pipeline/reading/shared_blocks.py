@@ -199,7 +199,7 @@ class SharedReader:
         self._read_own(mine, boxes, hull, found)
         for place, block in others.items():
             block.there.wait()
-            target = _part(found, boxes[place].within(hull))
+            target = found.part(boxes[place].within(hull))
             if block.pixels is not None:
                 np.copyto(target.values, block.pixels.values)
                 np.copyto(target.valid, block.pixels.valid)
@@ -207,8 +207,8 @@ class SharedReader:
             failed = block.pixels is None
             self._cache.give_back((self._date, place), block)
             if failed:
-                self._reader.read_into(boxes[place], _part(found, boxes[place].within(hull)))
-        return _part(found, box.within(hull))
+                self._reader.read_into(boxes[place], found.part(boxes[place].within(hull)))
+        return found.part(box.within(hull))
 
     def sample(self, most: int | None = None) -> Pixels:
         """Read pixels that represent the whole scene."""
@@ -219,11 +219,11 @@ class SharedReader:
         waiting = dict(mine)
         try:
             for window in _windows(list(mine), boxes):
-                self._reader.read_into(window, _part(found, window.within(hull)))
+                self._reader.read_into(window, found.part(window.within(hull)))
             for place, block in mine.items():
                 # A copy, for the arrays are used again; of a block that no other tile wants there is none.
                 if block.shared:
-                    self._cache.put(block, _part(found, boxes[place].within(hull)))
+                    self._cache.put(block, found.part(boxes[place].within(hull)))
                 self._cache.give_back((self._date, place), waiting.pop(place))
         finally:
             for place, block in waiting.items():
@@ -236,11 +236,7 @@ class SharedReader:
         if kept is None or any(have < need for have, need in zip(kept.valid.shape, shape, strict=True)):
             self._local.pixels = None
             kept = self._local.pixels = self._reader.empty(shape)
-        return _part(kept, Box(0, 0, *shape))
-
-
-def _part(pixels: Pixels, box: Box) -> Pixels:
-    return Pixels(pixels.values[(slice(None), *box.slices)], pixels.valid[box.slices])
+        return kept.part(Box(0, 0, *shape))
 
 
 def _windows(places: Sequence[Place], boxes: dict[Place, Box]) -> Iterator[Box]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ussfc.pipeline.pixels.phase_correlation import WindowShift, choose_windows,
 from ussfc.pipeline.reading import SceneRecipe, over_network
 from ussfc.pipeline.reading.bands import find_band
 from ussfc.pipeline.tiling.grid import moved_grid
-from ussfc.pipeline.types import Box, FloatArray, Pixels, SceneInfo
+from ussfc.pipeline.types import Box, FloatArray, Pixels, SceneInfo, SceneReader
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -120,10 +120,10 @@ class Comparison:
         if size is None:
             return []
         count = LEAST_WINDOWS if self.large_blocks else min(most, max(LEAST_WINDOWS, rows * cols // size**2))
-        readers: Sequence[_Reads] = (self.recipes[0].open(), self.recipes[1].open())
+        readers = self.recipes[0].open(), self.recipes[1].open()
         remote = any(over_network(uri) for recipe in self.recipes for uri in recipe.opened)
-        if rows * cols <= WHOLE and not remote:
-            readers = _held(readers, Box(0, 0, rows, cols), threads)
+        at_once = rows * cols <= WHOLE and not remote
+        held = _read_whole(readers, Box(0, 0, rows, cols)) if at_once else None
 
         def measured(window: Window) -> list[WindowShift]:
             box = Box(window.y, window.x, window.y + window.size, window.x + window.size)
@@ -134,7 +134,9 @@ class Comparison:
                         valid &= ~mask.masked(box)
                 if not valid.any():
                     return []
-                before, after = (reader.read(box) for reader in readers)
+                before, after = (
+                    [date.part(box) for date in held] if held else [reader.read(box) for reader in readers]
+                )
             except ReadError:
                 # A damaged block costs the tiles over it and is reported with them.
                 return []
@@ -155,27 +157,12 @@ class Comparison:
             return [shift for shifts in pool.map(measured, windows) for shift in shifts]
 
 
-class _Reads(Protocol):
-    def read(self, box: Box) -> Pixels: ...
-
-
-class _Held:
-    """A date in memory."""
-
-    def __init__(self, pixels: Pixels) -> None:
-        self._pixels = pixels
-
-    def read(self, box: Box) -> Pixels:
-        return Pixels(self._pixels.values[:, *box.slices], self._pixels.valid[box.slices])
-
-
-def _held(readers: Sequence[_Reads], whole: Box, threads: int) -> Sequence[_Reads]:
-    """Return both dates in memory; the readers themselves where a block is damaged, which costs some windows alone."""
+def _read_whole(readers: tuple[SceneReader, SceneReader], grid: Box) -> list[Pixels] | None:
+    """Return both dates; None where a block is damaged, which costs the windows that lie on it alone."""
     try:
-        with ThreadPoolExecutor(min(2, threads), "ussfc-registration") as pool:
-            return [_Held(pixels) for pixels in pool.map(lambda reader: reader.read(whole), readers)]
+        return [reader.read(grid) for reader in readers]
     except ReadError:
-        return readers
+        return None
 
 
 def compare_pair(pair: ScenePair) -> Comparison:
