@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import secrets
 from collections.abc import Iterator
@@ -20,8 +19,7 @@ from tests.support.servers import Azurite, SeaweedFS
 from tests.support.slurm import SLURM_VARIABLES, Slurm
 from ussfc.detector import DetectorSpec, engine_version
 from ussfc.engine_selection import EngineCache
-from ussfc.engines import DEVICES, ONLY_BY_NAME, Engine
-from ussfc.files import check_digest
+from ussfc.engines import DEVICES, ONLY_BY_NAME
 from ussfc.pipeline.storage import remote
 
 # The same examples in every run: a test that fails now and then is a defect.
@@ -62,34 +60,6 @@ def _remember(chosen: tuple[str, str]) -> None:
             for engine, precision in kinds
         ]  # fmt: skip
         cache.put(candidates, chosen)
-
-
-ABOUT_ENGINES = (TESTS / "unit" / "ussfc", TESTS / "system" / "test_engines.py")
-"""Tests that compile every network."""
-
-
-_engines: dict[DetectorSpec, Engine] = {}
-
-
-@pytest.fixture(autouse=True)
-def kept_engines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compile a network once in this process, but for the tests of engines: that is half of what a small run costs."""
-    if {request.path, *request.path.parents} & {*ABOUT_ENGINES}:
-        return
-    compiled = DetectorSpec._openvino_engine
-
-    def kept(spec: DetectorSpec, streams: int) -> Engine:
-        # As where a graph comes from the cache.
-        check_digest(spec.weights_uri, spec.weights_sha256)
-        # The same weights lie in another folder in every test.
-        key = dataclasses.replace(spec, weights_uri="", streams=streams)
-        if key not in _engines:
-            if len(_engines) == 4:
-                del _engines[next(iter(_engines))]
-            _engines[key] = compiled(spec, streams)
-        return _engines[key]
-
-    monkeypatch.setattr(DetectorSpec, "_openvino_engine", kept)
 
 
 @pytest.fixture(scope="session")
