@@ -7,16 +7,18 @@ with the same batches, and no generator's state has to be kept.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ussfc.errors import DataError
+from ussfc.training.augmentation import Crop, augment, paste_change, resized
 from ussfc.training.data import BoolArray, FloatArray, LabelledPair, LabelledPairs
 from ussfc.training.recipe import AugmentationSection, SamplingSection
 
-Number = TypeVar("Number", np.float32, np.bool_)
+SIDES = (0.7, 1.4)
+"""Least and largest side of the ground that a crop of another size shows, in sides of a crop."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ class RandomCrops:
             self._shapes.append(pair.shape)
             self._changed.append(np.flatnonzero(seen).astype(np.int32))
         changed = np.array([found.size for found in self._changed], dtype=float)
+        if sampling.balance == "root":
+            changed = np.sqrt(changed)
         pixels = np.array([h * w for h, w in self._shapes], dtype=float)
         if sampling.change_share and not changed.sum():
             raise DataError(
@@ -134,62 +138,30 @@ class RandomCrops:
         rng = np.random.default_rng((self._seed, 2, step))
         return _stack([self._one(rng) for _ in range(self._sampling.batch_size)])
 
-    def _one(self, rng: np.random.Generator) -> _Crop:
-        size = self._sampling.crop_size
+    def _one(self, rng: np.random.Generator) -> Crop:
         around_change = rng.random() < self._sampling.change_share
         index = int(rng.choice(len(self._shapes), p=self._by_change if around_change else self._by_pixels))
+        crop = self._crop(index, around_change, rng)
+        others = self._by_change.copy()
+        others[index] = 0
+        if self._augmentation.paste and others.any() and rng.random() < self._augmentation.paste:
+            donor = int(rng.choice(others.size, p=others / others.sum()))
+            crop = paste_change(crop, self._crop(donor, True, rng), rng)
+        return augment(crop, self._augmentation, rng)
+
+    def _crop(self, index: int, around_change: bool, rng: np.random.Generator) -> Crop:
         height, width = self._shapes[index]
+        size = self._sampling.crop_size
+        if self._augmentation.scale and rng.random() < self._augmentation.scale:
+            factor = np.exp(rng.uniform(*np.log(SIDES)))
+            size = min(round(size * float(factor)), height, width)
         if around_change:
             row, col = divmod(int(rng.choice(self._changed[index])), width)
             row, col = row - int(rng.integers(size)), col - int(rng.integers(size))
             row, col = min(max(row, 0), height - size), min(max(col, 0), width - size)
         else:
             row, col = int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
-        return augment(_cut(self._source.pair(index), row, col, size), self._augmentation, rng)
-
-
-@dataclass(frozen=True)
-class _Crop:
-    before: FloatArray
-    after: FloatArray
-    label: BoolArray
-    valid: BoolArray
-
-
-def augment(crop: _Crop, section: AugmentationSection, rng: np.random.Generator) -> _Crop:
-    """Change a crop at random: geometry on both dates alike, radiometry on each date separately.
-
-    Args:
-        crop: a square crop.
-        section: possible changes and their amplitudes.
-        rng: source of randomness.
-    """
-    before, after, label = crop.before, crop.after, crop.label
-    if section.swap and rng.random() < section.swap:
-        before, after = after, before
-    if section.unchanged and rng.random() < section.unchanged:
-        after, label = before, np.zeros_like(label)
-    jittered = _jittered(before, section, rng), _jittered(after, section, rng)
-    turns = int(rng.integers(4)) if section.turn else 0
-    flipped = section.flip and rng.random() < 0.5
-
-    def placed(part: npt.NDArray[Number]) -> npt.NDArray[Number]:
-        turned = np.rot90(part, turns, (-2, -1))
-        return turned[..., ::-1] if flipped else turned
-
-    return _Crop(placed(jittered[0]), placed(jittered[1]), placed(label), placed(crop.valid))
-
-
-def _jittered(image: FloatArray, section: AugmentationSection, rng: np.random.Generator) -> FloatArray:
-    per_band = (image.shape[0], 1, 1)
-    gain = (1 + section.gain * rng.uniform(-1, 1)) * (1 + section.band_gain * rng.uniform(-1, 1, per_band))
-    bias = section.bias * rng.uniform(-1, 1) + section.band_bias * rng.uniform(-1, 1, per_band)
-    if not (section.gain or section.band_gain or section.bias or section.band_bias or section.noise):
-        return image
-    moved = (image - np.float32(0.5)) * gain.astype(np.float32) + (bias + 0.5).astype(np.float32)
-    if section.noise:
-        moved += np.float32(rng.uniform(0, section.noise)) * rng.standard_normal(image.shape, np.float32)
-    return np.clip(moved, 0, 1, out=moved)
+        return resized(_cut(self._source.pair(index), row, col, size), self._sampling.crop_size)
 
 
 def as_unit_range(image: npt.NDArray[np.uint8] | FloatArray) -> FloatArray:
@@ -210,15 +182,15 @@ def _checked(pair: LabelledPair, size: int) -> LabelledPair:
     return pair
 
 
-def _cut(pair: LabelledPair, row: int, col: int, size: int) -> _Crop:
+def _cut(pair: LabelledPair, row: int, col: int, size: int) -> Crop:
     window = (..., slice(row, row + size), slice(col, col + size))
     valid = np.ones((size, size), bool) if pair.valid is None else pair.valid[window]
-    return _Crop(
+    return Crop(
         as_unit_range(pair.before[window]), as_unit_range(pair.after[window]), pair.label[window], valid
     )
 
 
-def _stack(crops: list[_Crop]) -> Batch:
+def _stack(crops: list[Crop]) -> Batch:
     return Batch(
         np.stack([crop.before for crop in crops]),
         np.stack([crop.after for crop in crops]),

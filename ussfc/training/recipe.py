@@ -71,6 +71,9 @@ class SamplingSection(_Section):
     """Fixed crops drawn once from pairs larger than a crop; pairs of the crop's size are used whole, once each."""
     change_share: float = Field(0.5, ge=0, le=1)
     """Share of random crops placed around a changed pixel."""
+    balance: Literal["pixels", "root"] = "pixels"
+    """Choice of the pair of a crop around change: by its changed ``pixels``, or by their square ``root``, which shows
+    pairs with little change more often."""
 
 
 class AugmentationSection(_Section):
@@ -94,6 +97,10 @@ class AugmentationSection(_Section):
     """Largest standard deviation of Gaussian noise."""
     unchanged: float = Field(0.0, ge=0, lt=1)
     """Share of crops that show one date twice, differently jittered, and no change."""
+    paste: float = Field(0.0, ge=0, le=1)
+    """Share of random crops into whose later date changed ground of another pair is pasted."""
+    scale: float = Field(0.0, ge=0, le=1)
+    """Share of random crops whose ground is shown up to 1.4 times larger or smaller than it is."""
 
 
 class LossSection(_Section):
@@ -174,6 +181,13 @@ class TrainingRecipe(_Section):
             raise ValueError("give steps or epochs, one of the two")
         if self.sampling.kind == "random" and (self.epochs is not None or self.validate_every is None):
             raise ValueError("random crops have no epochs: give steps and validate_every")
+        if self.sampling.kind == "fixed" and (
+            self.augmentation.paste or self.augmentation.scale or self.sampling.balance != "pixels"
+        ):
+            raise ValueError(
+                "augmentation.paste, augmentation.scale and sampling.balance are for random crops alone: "
+                "leave them out, or set sampling.kind=random"
+            )
         if self.loss.cross_entropy == 0 and self.loss.dice == 0:
             raise ValueError("loss: cross_entropy and dice are both 0")
         return self

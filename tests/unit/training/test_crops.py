@@ -245,6 +245,41 @@ def test_pairs_are_drawn_by_pixels_and_change() -> None:
         assert abs(numbers.count(0) / 1000 - small) < 0.05
 
 
+def test_by_the_root_of_their_change_pairs_with_little_are_drawn_more_often() -> None:
+    large = [(row, col) for row in range(20) for col in range(20)]
+    pairs = [marked(located(0, 20, 20), *large), marked(located(1, 40, 40), (9, 9))]
+    batch = batches(pairs, batch_size=1000, change_share=1, balance="root").batch(0)
+    numbers = [number for number, _, _ in places(batch, pairs)]
+    assert abs(numbers.count(1) / 1000 - 1 / 21) < 0.02
+
+
+def test_change_is_pasted_from_other_pairs_into_the_stated_share() -> None:
+    """The images say which pair they are of: a crop of the unchanged one has change where it was pasted."""
+    pairs = [marked(located(0, 20, 20)), marked(located(1, 20, 20), (10, 10))]
+    made = batches(pairs, AugmentationSection(paste=0.3), batch_size=400, change_share=0.0)
+    batch = made.batch(0)
+    mine = np.rint(batch.before[:, 0, 0, 0] * 256) == 0
+    assert abs(batch.label[mine].any(axis=(1, 2)).mean() - 0.3) < 0.08
+    # Nothing else has change: a pair is no donor to itself.
+    alone = batches(pairs[1:], AugmentationSection(paste=1), batch_size=50, change_share=0.0).batch(0)
+    assert places(alone, [pairs[0], pairs[1]])
+
+
+def test_crops_of_another_size_show_more_or_less_ground() -> None:
+    pairs = [located(0, 60, 60)]
+    batch = batches(pairs, AugmentationSection(scale=1), batch_size=300, change_share=0.0).batch(0)
+    # Rows between the first and the last pixel of a crop, in rows of the pair.
+    inner = batch.before[:, 1, 2:-2, 8] * 256
+    factors = (inner[:, -1] - inner[:, 0]) / (SIZE - 5)
+    # Sides are whole pixels: of 16, from 11 to 22.
+    assert 11 / 16 - 0.01 < factors.min() < 0.75
+    assert 1.3 < factors.max() < 22 / 16 + 0.01
+    unscaled = batches(pairs, AugmentationSection(scale=0.3), batch_size=300, change_share=0.0).batch(0)
+    inner = unscaled.before[:, 1, 2:-2, 8] * 256
+    same_size = np.isclose(inner[:, -1] - inner[:, 0], SIZE - 5, atol=1e-3)
+    assert abs(same_size.mean() - 0.7 - 0.3 / 12) < 0.08
+
+
 def test_pairs_without_change_need_share_zero() -> None:
     pairs = [marked(located(0, 20, 20))]
     assert not batches(pairs, change_share=0).batch(0).label.any()

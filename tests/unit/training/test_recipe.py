@@ -140,6 +140,10 @@ def test_recipes_with_epochs_can_be_set_to_steps() -> None:
         ("sampling: {kind: fixed}", ["steps or epochs", "one of the two"]),
         ("epochs: 2\nvalidate_every: 1", ["random crops have no epochs", "give steps"]),
         ("steps: 2", ["random crops have no epochs", "validate_every"]),
+        (
+            "epochs: 2\nsampling: {kind: fixed, balance: root}\naugmentation: {paste: 0.5}",
+            ["augmentation.paste", "sampling.balance", "random crops alone", "sampling.kind"],
+        ),
         ("1: 2\n" + SMALLEST, ["1: "]),
         ("steps: [", ["not YAML"]),
         (b"\x01", ["not YAML"]),
