@@ -30,7 +30,7 @@ geodesic."""
 def _geodesics(system: CRS) -> tuple[pyproj.Geod, pyproj.Transformer] | None:
     """Return the geodesics of a reference system, and what transforms to its longitudes and latitudes.
 
-    Kept: a run needs them several times, and PROJ takes a tenth of a second to find a transformation. Threads may
+    Kept: a run needs them several times, and PROJ takes up to a tenth of a second to find a transformation. Threads may
     share it, since pyproj gives each its own.
     """
     import pyproj
