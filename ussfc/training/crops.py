@@ -142,12 +142,18 @@ class RandomCrops:
         around_change = rng.random() < self._sampling.change_share
         index = int(rng.choice(len(self._shapes), p=self._by_change if around_change else self._by_pixels))
         crop = self._crop(index, around_change, rng)
+        if self._augmentation.paste and rng.random() < self._augmentation.paste:
+            crop = self._pasted(crop, index, rng)
+        return augment(crop, self._augmentation, rng)
+
+    def _pasted(self, crop: Crop, index: int, rng: np.random.Generator) -> Crop:
+        """Paste change of another pair into a crop of this one, where another has any."""
         others = self._by_change.copy()
         others[index] = 0
-        if self._augmentation.paste and others.any() and rng.random() < self._augmentation.paste:
-            donor = int(rng.choice(others.size, p=others / others.sum()))
-            crop = paste_change(crop, self._crop(donor, True, rng), rng)
-        return augment(crop, self._augmentation, rng)
+        if not others.any():
+            return crop
+        donor = int(rng.choice(others.size, p=others / others.sum()))
+        return paste_change(crop, self._crop(donor, True, rng), rng)
 
     def _crop(self, index: int, around_change: bool, rng: np.random.Generator) -> Crop:
         height, width = self._shapes[index]

@@ -100,7 +100,7 @@ class AugmentationSection(_Section):
     paste: float = Field(0.0, ge=0, le=1)
     """Share of random crops into whose later date changed ground of another pair is pasted."""
     scale: float = Field(0.0, ge=0, le=1)
-    """Share of random crops whose ground is shown up to 1.4 times larger or smaller than it is."""
+    """Share of random crops that show 0.7 to 1.4 times the ground, resampled to the crop's size."""
 
 
 class LossSection(_Section):
