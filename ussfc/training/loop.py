@@ -121,8 +121,12 @@ def train(
         progress = state.progress if state else Progress()
         if progress.step:
             subscriber(TrainingNotice(f"resuming after step {progress.step}"))
+        training = _Training(trainer, data, batches, folder, progress, threads, subscriber)
+        if not state:
+            # Before any other file, so that a training stopped at any time goes on by the same command.
+            training.save_state()
         folder.start(progress)
-        return _Training(trainer, data, batches, folder, progress, threads, subscriber).run()
+        return training.run()
 
 
 class _Training:
@@ -173,10 +177,10 @@ class _Training:
                         self._folder.write_log(progress)
                     else:
                         self._validate(self._data.validation)
-                    self._save_state()
+                    self.save_state()
                     self._reported = time.monotonic()
                 elif progress.step % self._recipe.save_every == 0:
-                    self._save_state()
+                    self.save_state()
         self._folder.save_last(self._trainer.kept, progress)
         validated = self._data.validation is not None
         if not validated:
@@ -239,7 +243,8 @@ class _Training:
             "learning_rate": learning_rate(self._recipe.optimiser, progress.step - 1, self._steps),
         }
 
-    def _save_state(self) -> None:
+    def save_state(self) -> None:
+        """Write the state to resume from."""
         self._count_seconds()
         state = TrainingState(self._trainer.state_dict(), self._progress, self._threads)
         self._folder.save_state(state)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import os
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,6 +109,33 @@ def test_resumed_trainings_keep_their_threads(tmp_path: Path) -> None:
     assert any(
         isinstance(event, TrainingNotice) and "1 threads before, 2 now" in event.message for event in events
     )
+
+
+def test_trainings_stopped_at_any_file_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command goes on wherever the first one stopped, before its first step as well."""
+    recipe = small_recipe(steps=2, save_every=1)
+    real, left = os.replace, math.inf
+
+    def replace_or_stop(source: Path, target: Path) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Stop
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_or_stop)
+    trained(recipe, tmp_path / "whole")
+    for files in itertools.count():
+        out, left = tmp_path / str(files), files
+        with suppress(Stop):
+            trained(recipe, out)
+        if left >= 0:
+            break
+        left = math.inf
+        trained(recipe, out)
+        assert digests(out) == digests(tmp_path / "whole"), files
+    # State and recipe, state of a step; weights, log, picture, card and state of a validation; the last weights.
+    assert files == 9
 
 
 def test_trainings_without_pairs_are_refused(tmp_path: Path) -> None:
