@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import resources
@@ -156,6 +157,7 @@ def as_config(config: RunConfig | Mapping[str, Any] | None) -> RunConfig:
     return load_config(values=config)
 
 
+@functools.cache
 def _packaged_defaults() -> Mapping[str, Any]:
     loaded: Mapping[str, Any] = yaml.safe_load(
         resources.files("ussfc.configs").joinpath("default.yaml").read_text("utf-8")

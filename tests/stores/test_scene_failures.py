@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from pathlib import Path
 
@@ -17,8 +18,15 @@ from ussfc.pipeline.storage import remote
 from ussfc.pipeline.types import Box, SceneReader
 
 
-@pytest.mark.parametrize("what", ["header", "blocks", "warped blocks"])
-@pytest.mark.parametrize("kind", ["status", "drop", "truncate", "delay"])
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        *itertools.product(("status", "drop", "truncate"), ("header", "blocks", "warped blocks")),
+        # Each waits for seconds.
+        *(pytest.param("delay", what, marks=pytest.mark.soak) for what in ("header", "blocks")),
+        ("delay", "warped blocks"),
+    ],
+)
 def test_failures_never_become_pixels(
     proxied: FaultProxy, scene: str, local: Path, quick: None, kind: str, what: str,
     monkeypatch: pytest.MonkeyPatch,

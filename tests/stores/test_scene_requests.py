@@ -30,8 +30,8 @@ def header_requests(proxy: FaultProxy, path: str = "") -> int:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """4500 x 4500 px, 512 px blocks, 3 bands of uint16: 90 MB compressed, without its overviews."""
-    return write_cog(tmp_path_factory.mktemp("large") / "large.tif", 4500)
+    """3000 x 3000 px, 512 px blocks, 3 bands of uint16: 40 MB compressed, without its overviews."""
+    return write_cog(tmp_path_factory.mktemp("large") / "large.tif", 3000)
 
 
 def read_by_tiles(recipes: list[SceneRecipe], plan: TilePlan) -> None:
@@ -50,7 +50,7 @@ def test_requests_and_bytes_of_a_pair(
         seaweed.client.put_object(Bucket=bucket, Key=names[0], Body=content)
     seaweed.client.copy_object(Bucket=bucket, Key=names[1], CopySource=f"{bucket}/{names[0]}")
     whole = describe_scene(str(large)).geobox
-    for roi in (Box(0, 0, 4500, 4500), Box(700, 1300, 4200, 4400)):
+    for roi in (Box(0, 0, 3000, 3000), Box(300, 500, 2800, 2900)):
         grid = crop(whole, roi)
         plan = TilePlan.of((grid.shape[0], grid.shape[1]), 2048, 256, 0.125)
         cache = block_cache(plan, 2 * 3 * 2)

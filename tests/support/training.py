@@ -78,22 +78,22 @@ def small_recipe(**changes: Any) -> TrainingRecipe:
 
 
 RANDOM_CROPS = {
-    "steps": 24,
-    "validate_every": 12,
-    "save_every": 7,
+    "steps": 12,
+    "validate_every": 6,
+    "save_every": 4,
     "augmentation": {"flip": True, "turn": True, "swap": 0.5, "gain": 0.2, "noise": 0.02, "unchanged": 0.1},
     "loss": {"dice": 1.0},
     "optimiser": {
-        "name": "adamw", "schedule": "cosine", "warmup_steps": 5, "clip": 1.0, "average": 0.9, "weight_decay": 0.01,
+        "name": "adamw", "schedule": "cosine", "warmup_steps": 3, "clip": 1.0, "average": 0.9, "weight_decay": 0.01,
     },
 }  # fmt: skip
 """Changes that make a recipe use everything, on random crops."""
 
 FIXED_CROPS = {
     "steps": None,
-    "epochs": 8,
-    "validate_every": 12,
-    "save_every": 7,
+    "epochs": 4,
+    "validate_every": 6,
+    "save_every": 4,
     "sampling": {"kind": "fixed", "crops": 4, "batch_size": 4},
 }
 """Changes for fixed crops: of LARGER, 6 towns and 4 crops of the city make 3 steps per epoch, the last one smaller."""

@@ -127,13 +127,13 @@ def small_detector(room: int, batch_size: int, streams: int = 1) -> tuple[PatchD
 @pytest.mark.parametrize(
     ("batch_size", "room", "sizes"),
     [
-        (1, 1, [1]),
+        pytest.param(1, 1, [1], marks=pytest.mark.soak),
         (2, 1, [2, 1, 1]),
-        (2, 2, [2]),
+        pytest.param(2, 2, [2], marks=pytest.mark.soak),
         (4, 1, [4, 2, 1, 1, 1, 1]),
-        (4, 2, [4, 2, 2]),
+        pytest.param(4, 2, [4, 2, 2], marks=pytest.mark.soak),
         (4, 3, [4, 2, 2]),
-        (5, 1, [5, 3, 2, 1, 1, 1, 1, 1]),
+        pytest.param(5, 1, [5, 3, 2, 1, 1, 1, 1, 1], marks=pytest.mark.soak),
         (5, 2, [5, 3, 2, 2, 2]),
         (5, 4, [5, 3, 3]),
         (7, 2, [7, 4, 2, 2, 2, 2]),
