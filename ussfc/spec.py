@@ -299,6 +299,11 @@ class ModelSpec(_Part):
         """F1 of the last score, by which models are ranked; 0 without scores."""
         return self.scores[-1].f1 if self.scores else 0.0
 
+    @property
+    def scored(self) -> str | None:
+        """The last score in words, for people who are to trust a map; None without scores."""
+        return f"F1 {self.scores[-1].f1:.2f} on {self.scores[-1].scene}" if self.scores else None
+
     @field_validator("network", mode="before")
     @classmethod
     def _no_code(cls, value: object) -> object:

@@ -10,10 +10,11 @@ from ussfc.pipeline.tiling.grid import crs_name
 
 
 def headline(plan: RunPlan) -> str:
-    """Return version, model, licence, threshold, bands and grid of a run, one line."""
+    """Return version, model with its licence and score, threshold, bands and grid of a run, one line."""
     model = plan.model
     restriction = model.licence.restriction if model.licence else None
-    terms = f" (weights: {restriction})" if restriction else ""
+    facts = "; ".join(filter(None, (f"weights: {restriction}" if restriction else None, model.scored)))
+    terms = f" ({facts})" if facts else ""
     chosen = " (auto)" if plan.config.model == AUTO else ""
     rows, cols = plan.tiles.shape
     return (

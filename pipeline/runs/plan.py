@@ -96,6 +96,7 @@ class RunPlan:
             "model": model.name,
             "licence": model.licence.weights if model.licence else None,
             "terms": model.licence.terms if model.licence else None,
+            "scored": model.scored,
             "threshold": self.threshold,
             "bands": {
                 date: list(recipe.bands)
