@@ -23,13 +23,13 @@ def models() -> None:
 
 @models.command("list")
 def list_models() -> None:
-    """List the packaged models."""
+    """List the packaged models: title, last score, licence of the weights."""
     import ussfc
 
     for name in ussfc.list_models():
         spec = ussfc.find_model(name)
         licence = spec.licence.weights if spec.licence else "no licence stated"
-        click.echo(f"{name}  {spec.title} [{licence}]")
+        click.echo(f"{name}  {spec.title}; {spec.scored or 'not scored'} [{licence}]")
 
 
 @models.command("show")
