@@ -301,7 +301,7 @@ class ModelSpec(_Part):
 
     @property
     def scored(self) -> str | None:
-        """The last score in words, for people who are to trust a map; None without scores."""
+        """The last score in words, as in ``F1 0.28 on ten cities held out``; None without scores."""
         return f"F1 {self.scores[-1].f1:.2f} on {self.scores[-1].scene}" if self.scores else None
 
     @field_validator("network", mode="before")

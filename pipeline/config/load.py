@@ -159,6 +159,7 @@ def as_config(config: RunConfig | Mapping[str, Any] | None) -> RunConfig:
 
 @functools.cache
 def _packaged_defaults() -> Mapping[str, Any]:
+    # Kept, so not to be changed by anybody: parsing it is most of what loading a configuration takes.
     loaded: Mapping[str, Any] = yaml.safe_load(
         resources.files("ussfc.configs").joinpath("default.yaml").read_text("utf-8")
     )

@@ -86,9 +86,9 @@ def fit_models(before: str, after: str, settings: options.Settings, output: Outp
         for fit in ranked
     ]
     lines = [
-        f"{model['name']}  F1 {model['f1']:.3f} ({model['scored_on'] or 'no scores'})  "
-        + (f"does not fit: {model['reason']}" if model["reason"] else "fits")
-        for model in listed
+        f"{fit.model.name}  {fit.model.scored or 'not scored'}  "
+        + (f"does not fit: {fit.obstacle}" if fit.obstacle else "fits")
+        for fit in ranked
     ]
     output.result(listed, lines)
 

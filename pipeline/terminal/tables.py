@@ -231,7 +231,7 @@ def _plan_rows(summary: Mapping[str, Any]) -> Iterator[Row]:
     bands = {date: ", ".join(map(str, numbers)) for date, numbers in summary["bands"].items()}
     yield from (
         ("model", f"{summary['model']}, threshold {summary['threshold']:g}"),
-        ("scored", summary["scored"] or "not by its card"),
+        ("scored", summary["scored"] or "no"),
         ("weights", summary["terms"] or "licence not known"),
         ("bands", f"{bands['before']} of before, {bands['after']} of after"),
         ("grid", f"{grid['rows']} x {grid['cols']} px ({summary['megapixels']} Mpx), {grid['crs'] or 'no CRS'}"),

@@ -142,5 +142,5 @@ def test_the_command_names_what_a_score_is_of() -> None:
     for line, model in zip(lines, listed, strict=True):
         last = ussfc.find_model(model["name"]).scores[-1]
         assert (model["f1"], model["scored_on"]) == (last.f1, last.scene)
-        assert line.startswith(f"{model['name']}  F1 {last.f1:.3f} ({last.scene})  ")
+        assert line.startswith(f"{model['name']}  F1 {last.f1:.2f} on {last.scene}  ")
         assert ("does not fit" in line) != model["fits"]
