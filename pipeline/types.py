@@ -60,6 +60,10 @@ class Box:
             max(self.y0, other.y0), max(self.x0, other.x0), min(self.y1, other.y1), min(self.x1, other.x1)
         )
 
+    def grown(self, margin: int) -> Box:
+        """Return the box with ``margin`` pixels more on every side."""
+        return Box(self.y0 - margin, self.x0 - margin, self.y1 + margin, self.x1 + margin)
+
     def within(self, origin: Box) -> Box:
         """Return the same box counted from the upper left corner of ``origin``."""
         return Box(self.y0 - origin.y0, self.x0 - origin.x0, self.y1 - origin.y0, self.x1 - origin.x0)
@@ -74,7 +78,7 @@ class Tile:
     core: Box
     """Pixels that this tile alone writes, on the grid."""
     halo: Box
-    """Pixels that this tile reads: the hull of its patches, cut to the grid."""
+    """Pixels that this tile reads: the hull of its patches and of the margin around its core, cut to the grid."""
     patches: tuple[Box, ...]
     """Every patch of the lattice that touches the core, in lattice order (row by row)."""
 

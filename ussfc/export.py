@@ -85,7 +85,7 @@ def facts(spec: ModelSpec) -> dict[str, object]:
     kept: dict[str, object] = {
         name: card[name]
         for name in ("name", "title", "bands", "resolution_m", "finest_m", "patch_size", "tiling", "radiometry",
-                     "threshold", "smoothing", "licence")
+                     "threshold", "smoothing", "alteration", "licence")
         if name in card
     }  # fmt: skip
     return {**kept, "weights_sha256": spec.weights.sha256, "ussfc_version": version("ussfc")}

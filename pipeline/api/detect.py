@@ -22,6 +22,7 @@ from ussfc.pipeline.errors import PipelineWarning
 from ussfc.pipeline.execution.computers import open_computer
 from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE
 from ussfc.pipeline.pixels import radiometry
+from ussfc.pipeline.pixels.alteration import CombinedOdds
 from ussfc.pipeline.pixels.encoding import decode, encode
 from ussfc.pipeline.pixels.smoothing import median3, with_rim
 from ussfc.pipeline.reading import AreaOfInterest
@@ -70,7 +71,7 @@ def detect_changes(
     settings = as_config(config)
     if model is not None:
         settings = settings.model_copy(update={"model": str(model)})
-    pair = open_arrays(before, after, settings)
+    pair = open_arrays(before, after, settings, own_network=detector is None)
     card = pair.model
     layout = resolve_layout(settings, card)
     spec = detector or ussfc.detector_spec(
@@ -89,11 +90,13 @@ def detect_changes(
     for notice in pair.notices:
         warnings.warn(notice, PipelineWarning, stacklevel=2)
     smoothing = resolve_smoothing(settings, card)
+    odds = None if pair.alteration is None else pair.alteration.odds
     job = _ChunkJob(
-        pair.mappings, spec, layout.taper, settings.output.probability_dtype, pair.area, smoothing
+        pair.mappings, spec, layout.taper, settings.output.probability_dtype, pair.area, smoothing, odds
     )
     shape = pair.grid.shape[0], pair.grid.shape[1]
-    tiles = TilePlan.of(shape, layout.tile_size, spec.patch_size, layout.overlap)
+    margin = 0 if odds is None else odds.margin
+    tiles = TilePlan.of(shape, layout.tile_size, spec.patch_size, layout.overlap, margin)
     own = 0 if settings.grid.reference == "before" else 1
     result = on_grid_of(
         _lazy_result(pair, tiles, job), pair.grid, pair.arrays[own], pair.arrays[1 - own], pair.southward[own]
@@ -148,6 +151,8 @@ class _ChunkJob:
     """Type of the stored product whose levels the values have."""
     area: AreaOfInterest | None
     smoothing: Smoothing
+    odds: CombinedOdds | None
+    """Regression on the network's answer and IR-MAD; None: the network's alone counts."""
 
 
 def _compute_core(
@@ -155,12 +160,17 @@ def _compute_core(
 ) -> FloatArray:
     """Compute the pixels that a tile owns, a chunk; runs on whatever scheduler computes the array."""
     images = radiometry.pair(placements[0](before), placements[1](after), job.mappings)
-    spec = job.detector
+    spec, core = job.detector, tile.core.within(tile.halo)
+    log_distance = None
+    if job.odds is not None:
+        log_distance = job.odds.log_distance(images.before, images.after, images.valid, core)
     if job.area is not None:
         images = PixelPair(images.before, images.after, images.valid & job.area.mask(tile.halo))
     computer = open_computer(PROCESS_CACHE.detector(spec), taper_weights(spec.patch_size, job.taper))
     probability, _ = computer.blend(tile, images)
-    valid = images.valid[tile.core.within(tile.halo).slices]
+    if job.odds is not None and log_distance is not None:
+        probability = job.odds.combine(probability, log_distance)
+    valid = images.valid[core.slices]
     stored = encode(probability, valid, np.dtype(job.dtype))
     if job.smoothing != "none":
         # Where the core ends before the grid, it has a pixel more than what is returned.

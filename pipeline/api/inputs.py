@@ -18,8 +18,9 @@ from ussfc.pipeline.reading import AreaOfInterest, choose_bands
 from ussfc.pipeline.reading.array import ArrayReader, describe_array, runs_north, with_bands
 from ussfc.pipeline.reading.bands import with_possible_scales
 from ussfc.pipeline.reading.stacking import image_of
+from ussfc.pipeline.runs.alteration import NOT_FOUND, measure_readers
 from ussfc.pipeline.runs.comparison import ArrayRecipe, compare_recipes, moved_recipe
-from ussfc.pipeline.runs.manifest import RegistrationRecord
+from ussfc.pipeline.runs.manifest import AlterationRecord, RegistrationRecord
 from ussfc.pipeline.runs.model_choice import configured_model, fitting_model
 from ussfc.pipeline.runs.normalisation import normalise_readers
 from ussfc.pipeline.runs.numbers import find_numbers
@@ -33,7 +34,7 @@ from ussfc.pipeline.runs.pair import (
     with_numbers,
 )
 from ussfc.pipeline.runs.registration import register
-from ussfc.pipeline.runs.resolve import resolve_layout
+from ussfc.pipeline.runs.resolve import alteration_terms, resolve_layout
 from ussfc.pipeline.types import RadiometricMapping
 
 THREADS = 1
@@ -61,15 +62,18 @@ class ArrayPair:
     registration: RegistrationRecord
     """Shift between both dates."""
     model: ussfc.ModelSpec
+    alteration: AlterationRecord | None
+    """IR-MAD beside the network; None: the network alone answers."""
 
 
-def open_arrays(before: Any, after: Any, config: RunConfig) -> ArrayPair:
+def open_arrays(before: Any, after: Any, config: RunConfig, own_network: bool = True) -> ArrayPair:
     """Find the common grid and the bands of two arrays, register them, and check a sample of their numbers.
 
     Args:
         before: earlier date, see :func:`image_array`.
         after: later date.
         config: names model, grid, bands, resampling and area of interest.
+        own_network: False where another detector than the model's network answers, and IR-MAD is left out.
 
     Raises:
         ReadError, GridError, ConfigError, ussfc.ModelError: each names the date and the way out.
@@ -129,11 +133,25 @@ def open_arrays(before: Any, after: Any, config: RunConfig) -> ArrayPair:
     )
     refuse_fatal(found.findings, config.force)
     notices += found.warnings
+    terms, alteration = alteration_terms(config, card) if own_network else None, None
+    if terms is not None:
+        shape = grid.shape[0], grid.shape[1]
+        alteration = measure_readers((readers[0], readers[1]), shape, found.mappings, terms)
+        notices += [] if alteration.factors else [NOT_FOUND]
     if config.strict and notices:
         raise ReadError(f"{notices[0]} (strict: a warning ends the computation)")
     southward = not runs_north(images[0]), not runs_north(images[1])
     return ArrayPair(
-        arrays, southward, (readers[0], readers[1]), found.mappings, grid, area, tuple(notices), record, card
+        arrays,
+        southward,
+        (readers[0], readers[1]),
+        found.mappings,
+        grid,
+        area,
+        tuple(notices),
+        record,
+        card,
+        alteration,
     )
 
 

@@ -140,6 +140,11 @@ class TilingConfig(_Section):
     )
 
 
+def _word_of_bool(value: Any) -> Any:
+    """Return ``off`` for False: YAML takes the word for it."""
+    return "off" if value is False else value
+
+
 class InferenceConfig(_Section):
     """The network."""
 
@@ -156,6 +161,10 @@ class InferenceConfig(_Section):
     )
     precision: Precision = Field(
         "auto", description="arithmetic of the network; auto: the fastest likewise, never int8"
+    )
+    alteration: Annotated[Literal["auto", "off"], BeforeValidator(_word_of_bool)] = Field(
+        "auto",
+        description="auto: IR-MAD beside the network where the model's card has terms for both; off: never",
     )
     ssfc: Literal["patch", "local"] | None = Field(
         None, description="SSFC means over the patch, or local over the training size; by default the model's"
@@ -490,11 +499,6 @@ def _classes(value: Any) -> Any:
     if not isinstance(value, list | tuple) or not value or not all(str(part).isdigit() for part in value):
         raise ValueError("expected numbers from 0, such as [3,8,9,10]")
     return value
-
-
-def _word_of_bool(value: Any) -> Any:
-    """Return ``off`` for False: YAML takes the word for it."""
-    return "off" if value is False else value
 
 
 MaskKind = Literal["auto", "scl", "qa_pixel", "udm2", "omnicloudmask", "nonzero"]

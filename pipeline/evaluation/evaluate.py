@@ -23,12 +23,14 @@ from ussfc.pipeline.evaluation.scores import Evaluation, SceneScore
 from ussfc.pipeline.evaluation.sources import GEOTIFF, MASKS, check_pictures_fit, parse_data
 from ussfc.pipeline.events import Advanced, Subscriber, ignore
 from ussfc.pipeline.execution.computers import open_computer
+from ussfc.pipeline.pixels.alteration import Alteration
 from ussfc.pipeline.pixels.encoding import classify, encode
 from ussfc.pipeline.pixels.smoothing import median3, with_rim
+from ussfc.pipeline.runs.alteration import record_of
 from ussfc.pipeline.runs.infer import Computation, infer
 from ussfc.pipeline.runs.model_choice import named_model
 from ussfc.pipeline.runs.plan import plan
-from ussfc.pipeline.runs.resolve import resolve_smoothing
+from ussfc.pipeline.runs.resolve import alteration_terms, resolve_smoothing
 from ussfc.pipeline.runs.stages import stage_clock
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
@@ -217,13 +219,20 @@ def _picture_jobs(
         ),
     )
     computer = open_computer(recipe.build(), taper_weights(recipe.patch_size, "box"))
-    smoothing = resolve_smoothing(config, spec)
+    smoothing, terms = resolve_smoothing(config, spec), alteration_terms(config, spec)
 
     def job(index: int) -> tuple[SceneScore, _Shown]:
         pair = pairs.pair(index)
         plan = TilePlan.of(pair.shape, max(pair.shape), recipe.patch_size, 0.0)
         images = PixelPair(as_unit_range(pair.before), as_unit_range(pair.after), np.ones(pair.shape, bool))
         probability, _ = computer.blend(plan.tile((0, 0)), images)
+        if terms is not None:
+            found = Alteration.of(*(date.reshape(len(date), -1) for date in (images.before, images.after)))
+            odds = record_of(found, terms).odds
+            log_distance = odds.log_distance(
+                images.before, images.after, images.valid, Box(0, 0, *pair.shape)
+            )
+            probability = odds.combine(probability, log_distance)
         levels = encode(probability, images.valid, np.dtype(np.uint8)).astype(np.uint8)
         return _scored(pair, _smoothed(levels, smoothing), with_baseline)
 

@@ -51,14 +51,21 @@ class DeviceComputer:
             clock.lap("read")
             return ComputedTile.empty(tile, cover, clock)
         before, after = pair.read(tile.halo, cover)
-        clock.lap("read")
         seen = before.valid & after.valid
+        log_distance = None
+        if pair.odds is not None:
+            # The device maps pixels of its own.
+            log_distance = pair.log_distance(tile, pair.mapped(before, after, cover), seen)
+        clock.lap("read")
         valid = seen if cover.inside is None else seen & cover.inside
         # As they were read: the device maps them, and has a queue of its own, which the next tile joins while this
         # one is computed.
         images = pair.for_network(before).values, pair.for_network(after).values
         probability, patches, seconds = self._blend(tile, images, valid, pair.mappings, seen)
         clock.lap("network")
+        if log_distance is not None:
+            probability = pair.combined(probability, log_distance)
+            clock.lap("combine")
         # Of the device's own queue; the moments have the wait for it as well.
         clock.seconds["network"] = round(seconds, 3)
         core = valid[tile.core.within(tile.halo).slices]

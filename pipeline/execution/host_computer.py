@@ -91,6 +91,9 @@ class HostComputer:
             return ComputedTile.empty(tile, cover, clock)
         before, after = pair.read(tile.halo, cover)
         images, pixels = pair.mapped(before, after, cover), pair.core_pixels(tile, before, after)
+        log_distance = (
+            None if pair.odds is None else pair.log_distance(tile, images, before.valid & after.valid)
+        )
         del before, after
         clock.lap("read")
         # Patches of two tiles would share the cores, and the later tile delay the earlier.
@@ -98,6 +101,9 @@ class HostComputer:
             clock.skip()
             probability, patches = self.blend(tile, images, stop, report)
             clock.lap("network")
+        if log_distance is not None:
+            probability = pair.combined(probability, log_distance)
+            clock.lap("combine")
         valid = images.valid[tile.core.within(tile.halo).slices]
         return ComputedTile(
             probability, valid, patches, clock.seconds, cover.masked, tuple(clock.steps), pixels

@@ -125,8 +125,7 @@ class SquareJob:
     def around(self, box: Box) -> Box:
         """Return a box with the rim that the filter reads, as far as the grid goes."""
         rim = 0 if self.smoothing == "none" else 1
-        grown = Box(box.y0 - rim, box.x0 - rim, box.y1 + rim, box.x1 + rim)
-        return grown.intersect(Box(0, 0, *self.plan.shape))
+        return box.grown(rim).intersect(Box(0, 0, *self.plan.shape))
 
     def tile_name(self, index: Index) -> str:
         """Return the name of a square in messages."""

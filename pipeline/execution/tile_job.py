@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ussfc.pipeline.types import (
     BoolArray,
     Box,
     DetectorSpec,
+    FloatArray,
     PixelPair,
     Pixels,
     RadiometricMapping,
@@ -26,6 +27,9 @@ from ussfc.pipeline.types import (
     StoredArray,
     Tile,
 )
+
+if TYPE_CHECKING:
+    from ussfc.pipeline.pixels.alteration import CombinedOdds
 
 
 class SceneSource(Protocol):
@@ -99,6 +103,8 @@ class OpenPair:
     """Masks of before and after."""
     keeps: bool = False
     """True if a computed tile comes with its pixels."""
+    odds: CombinedOdds | None = None
+    """Regression on the network's answer and IR-MAD; None: the network's alone counts."""
 
     def cover(self, tile: Tile) -> Cover:
         """Return what area and masks leave of a tile; no image is read.
@@ -150,6 +156,24 @@ class OpenPair:
             return images
         return PixelPair(images.before, images.after, images.valid & cover.inside)
 
+    def log_distance(self, tile: Tile, images: PixelPair, seen: BoolArray) -> FloatArray | None:
+        """Return what IR-MAD says of the core of a tile; None where the network's answer alone counts.
+
+        Args:
+            tile: the tile.
+            images: both dates over the halo, of :meth:`mapped`.
+            seen: where both have data, area of interest or not.
+        """
+        if self.odds is None:
+            return None
+        return self.odds.log_distance(images.before, images.after, seen, tile.core.within(tile.halo))
+
+    def combined(self, probability: FloatArray, log_distance: FloatArray | None) -> FloatArray:
+        """Return the probability of change of the network and of what :meth:`log_distance` gave."""
+        if self.odds is None or log_distance is None:
+            return probability
+        return self.odds.combine(probability, log_distance)
+
     def core_pixels(self, tile: Tile, before: Pixels, after: Pixels) -> tuple[Pixels, Pixels] | None:
         """Return the core of what :meth:`read` gave of a tile; None where it is not kept."""
         if not self.keeps:
@@ -178,6 +202,8 @@ class TileJob:
     """Masks of before and after."""
     keeping: Keeping | None = None
     """Rule for the pixels to keep of both dates; None to keep none."""
+    odds: CombinedOdds | None = None
+    """Regression on the network's answer and IR-MAD; None: the network's alone counts."""
 
     def open_pair(self, shared: bool = False) -> OpenPair:
         """Open both scenes.
@@ -195,7 +221,9 @@ class TileJob:
         before, after = self.before.open(), self.after.open()
         if shared:
             before, after = share((before, after), self.plan, SHARED_BLOCKS)
-        return OpenPair(before, after, self.mappings, self.area, self.masks, self.keeping is not None)
+        return OpenPair(
+            before, after, self.mappings, self.area, self.masks, self.keeping is not None, self.odds
+        )
 
     def tile_name(self, index: tuple[int, int]) -> str:
         """Return the name of a tile in messages: its index and the bounds of its core, pixels."""

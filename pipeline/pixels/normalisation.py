@@ -122,6 +122,43 @@ def alteration(before: DoubleArray, after: DoubleArray) -> tuple[DoubleArray, in
         (pixels,) of 0 and above, which follow a chi-squared distribution where nothing changed, and the number of
         bands that vary in both dates; None: there is none.
     """
+    found = _reweighted(before, after)
+    return None if found is None else (found[0], len(found[1]))
+
+
+def find_variates(before: DoubleArray, after: DoubleArray) -> tuple[DoubleArray, DoubleArray] | None:
+    """Return the canonical variates of IR-MAD as sums over the bands of both dates.
+
+    Args:
+        before: (bands, pixels).
+        after: (bands, pixels).
+
+    Returns:
+        Factors, (variates, 2 bands), those of the earlier date first and 0 for bands that do not vary in both dates,
+        and the terms to add, (variates,): the squares of the sums add up to the squared distance of
+        :func:`alteration`. None: no band varies.
+    """
+    found = _reweighted(before, after)
+    if found is None:
+        return None
+    _, varied, variates = found
+    factors = np.zeros((len(varied), 2 * len(before)))
+    factors[:, [*varied, *(len(before) + band for band in varied)]] = variates.factors / variates.spread
+    return factors, -(variates.factors * variates.centre).sum(axis=1) / variates.spread[:, 0]
+
+
+@dataclass(frozen=True)
+class _Variates:
+    factors: DoubleArray
+    """(variates, 2 bands), of numbers as they are."""
+    centre: DoubleArray
+    """(2 bands,), mean of the unchanged ground."""
+    spread: DoubleArray
+    """(variates, 1), standard deviation of each variate where nothing changed."""
+
+
+def _reweighted(before: DoubleArray, after: DoubleArray) -> tuple[DoubleArray, list[int], _Variates] | None:
+    """Return the squared distances, the bands that vary, and the variates of the last turn."""
     varied = (
         [band for band in range(len(before)) if np.ptp(before[band]) > 0 and np.ptp(after[band]) > 0]
         if before.shape[1]
@@ -129,11 +166,16 @@ def alteration(before: DoubleArray, after: DoubleArray) -> tuple[DoubleArray, in
     )
     if not varied:
         return None
-    x, y = _standardised(before[varied]), _standardised(after[varied])
-    weights, last = np.ones(x.shape[1]), np.zeros(len(varied))
+    middle, scale = (
+        np.concatenate([of(before[varied]), of(after[varied])])
+        for of in (lambda date: np.median(date, axis=1), lambda date: date.std(axis=1))
+    )
+    both = (np.concatenate([before[varied], after[varied]]) - middle[:, None]) / scale[:, None]
+    weights, last = np.ones(both.shape[1]), np.zeros(len(varied))
     kept = kept_variance(len(varied))
     for turn in range(ITERATIONS):
-        variates, correlations = _alterations(x, y, weights)
+        factors, means, correlations = _canonical(both, weights)
+        variates = factors @ (both - means[:, None])
         variance = np.average(variates**2, axis=1, weights=weights)
         if turn:
             variance /= kept
@@ -144,7 +186,7 @@ def alteration(before: DoubleArray, after: DoubleArray) -> tuple[DoubleArray, in
         if weights.sum() < LEAST_PIXELS or np.abs(correlations - last).max() < CONVERGED:
             break
         last = correlations
-    return distance, len(varied)
+    return distance, varied, _Variates(factors / scale, middle + means * scale, np.sqrt(variance)[:, None])
 
 
 def _no_change(distance: DoubleArray, bands: int) -> DoubleArray:
@@ -162,27 +204,20 @@ def kept_variance(bands: int) -> float:
     return (bands - 2 * ratio) / bands
 
 
-def _standardised(values: DoubleArray) -> DoubleArray:
-    middle = np.median(values, axis=1, keepdims=True)
-    result: DoubleArray = (values - middle) / values.std(axis=1, keepdims=True)
-    return result
-
-
-def _alterations(x: DoubleArray, y: DoubleArray, weights: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
-    """Return the differences of the canonical variates, (bands, pixels), and their correlations."""
-    bands = len(x)
-    both = np.concatenate([x, y])
-    both = both - np.average(both, axis=1, weights=weights)[:, None]
-    covariance = (both * weights) @ both.T / weights.sum()
+def _canonical(both: DoubleArray, weights: DoubleArray) -> tuple[DoubleArray, DoubleArray, DoubleArray]:
+    """Return the factors of the differences of canonical variates, the means of the bands, and the correlations."""
+    bands = len(both) // 2
+    means = np.average(both, axis=1, weights=weights)
+    centred = both - means[:, None]
+    covariance = (centred * weights) @ centred.T / weights.sum()
     # Bands that are copies of each other would leave it without an inverse.
     covariance += 1e-9 * np.diag(np.diag(covariance))
     roots = [linalg.cholesky(covariance[part, part]) for part in (slice(bands), slice(bands, None))]
     cross = linalg.solve(roots[0], covariance[:bands, bands:])
     cross = linalg.solve(roots[1], cross.T).T
     left, correlations, right = linalg.svd(cross)
-    first = linalg.solve(roots[0], both[:bands])
-    second = linalg.solve(roots[1], both[bands:])
-    return left.T @ first - right @ second, correlations
+    factors = np.concatenate([left.T @ linalg.inv(roots[0]), -right @ linalg.inv(roots[1])], axis=1)
+    return factors, means, correlations
 
 
 def _line(before: DoubleArray, after: DoubleArray, weights: DoubleArray) -> BandLine:

@@ -102,6 +102,8 @@ def infer(
         StoreError, InsufficientMemoryError, TileError, ClusterError: see their messages.
     """
     out = Folder.of(out)
+    if computation.detector is not None:
+        plan = _without_alteration(plan)
     with left_absent(out):
         out.prepare()
         with out.lock(), recorded(out, subscriber) as recording:
@@ -166,7 +168,8 @@ def infer_locked(plan: RunPlan, out: Folder, overwrite: bool, workers: LazyExecu
     if done:
         notice = f"resuming: {len(done)} of {plan.tiles.tile_count} tiles are done"
         subscriber(Notice(notice, warning=False))
-    subscriber(Notice(f"computed by {describe_detector(detector)}", warning=False))
+    beside = " and IR-MAD" if radiometry.alteration else ""
+    subscriber(Notice(f"computed by {describe_detector(detector)}{beside}", warning=False))
     with stage_clock("infer", plan.tiles.tile_count - len(done), pixels, subscriber) as clock:
         follow_ups = _follow_ups(plan, store, records, record_of, subscriber)
         failures = _compute(workers, plan, job, done, tally, follow_ups)
@@ -231,6 +234,12 @@ def _warn(plan: RunPlan, warnings: Iterable[str], subscriber: Subscriber) -> Non
         if plan.config.strict:
             raise ReadError(f"{warning} (strict: a warning ends the run)")
         subscriber(Notice(warning))
+
+
+def _without_alteration(plan: RunPlan) -> RunPlan:
+    """Return the plan of another detector: the terms of IR-MAD are of the model's own network."""
+    inference = plan.config.inference.model_copy(update={"alteration": "off"})
+    return dataclasses.replace(plan, config=plan.config.model_copy(update={"inference": inference}))
 
 
 def _registered(plan: RunPlan, subscriber: Subscriber) -> RunPlan:
@@ -318,6 +327,7 @@ def _tile_job(
         detector=detector,
         store=work,
         masks=plan.pair.masks,
+        odds=None if radiometry.alteration is None else radiometry.alteration.odds,
     )
 
 

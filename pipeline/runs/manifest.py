@@ -17,6 +17,8 @@ from ussfc.pipeline.types import RadiometricMapping, TileFailure
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
+    from ussfc.pipeline.pixels.alteration import CombinedOdds
+
 
 class Record(BaseModel):
     """A JSON file of a run, or a part of one."""
@@ -218,6 +220,36 @@ class NormalisationRecord(Record):
     """Reason against trusting it; absent where there is none."""
 
 
+class AlterationRecord(Record):
+    """IR-MAD of a pair, beside the network."""
+
+    factors: tuple[tuple[float, ...], ...] = ()
+    """Of each canonical variate, for each band of the earlier date in the model's range, then of the later one; empty
+    where it could not be found, like the next one."""
+    offsets: tuple[float, ...] = ()
+    """Term of each variate."""
+    typical: float = 0.0
+    """Median of the distance over the sample."""
+    network: float
+    """Factor of the network's log odds."""
+    distance: float
+    """Factor of the logarithm of the blurred distance over the typical one."""
+    offset: float
+    """Log odds that are added."""
+    blur: float
+    """Standard deviation of the Gaussian over the distances, pixels."""
+    margin: int
+    """Pixels at which the Gaussian ends."""
+
+    @property
+    def odds(self) -> CombinedOdds:
+        """The regression itself."""
+        from ussfc.pipeline.pixels.alteration import Alteration, CombinedOdds
+
+        found = Alteration(self.factors, self.offsets, self.typical) if self.factors else None
+        return CombinedOdds(found, self.network, self.distance, self.offset, self.blur, self.margin)
+
+
 class RadiometryRecord(Record):
     """Radiometric constants of a run."""
 
@@ -229,6 +261,8 @@ class RadiometryRecord(Record):
     """Absent where the later date keeps its numbers."""
     chosen: Literal["model", "match"] | None = None
     """Choice of ``radiometry: auto``; absent with the other modes."""
+    alteration: AlterationRecord | None = None
+    """Absent where the network alone answers."""
     warnings: tuple[str, ...] = ()
     """Findings in a sample of both dates; absent where there are none."""
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Literal
 
 from ussfc.pipeline.errors import DamagedRecord
 from ussfc.pipeline.pixels.sample_checks import DateSample, Finding, check_samples, describe_match
+from ussfc.pipeline.runs.alteration import NOT_FOUND, measure_pair
 from ussfc.pipeline.runs.manifest import MappingRecord, NormalisationRecord, RadiometryRecord
 from ussfc.pipeline.runs.normalisation import matched_mappings, normalise_pair
 from ussfc.pipeline.runs.pair import refuse_fatal, sample_pair, scene_mappings
+from ussfc.pipeline.runs.resolve import alteration_terms
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.run_name import STARTING
@@ -106,12 +108,17 @@ def measure_radiometry(plan: RunPlan) -> RadiometryRecord:
     refuse_fatal(found.findings, plan.config.force)
     before, after = found.mappings
     lines, warnings = found.lines, found.warnings
+    terms, alteration = alteration_terms(plan.config, pair.model), None
+    if terms is not None:
+        alteration = measure_pair(pair, found.mappings, terms)
+        warnings = (*warnings, NOT_FOUND) if not alteration.factors else warnings
     choice: Literal["model", "match"] = "model" if lines is None else "match"
     return RadiometryRecord(
         before=MappingRecord.of(before),
         after=MappingRecord.of(after),
         **({} if lines is None else {"normalisation": lines}),
         **({"chosen": choice} if mode == "auto" else {}),
+        **({} if alteration is None else {"alteration": alteration}),
         **({"warnings": warnings} if warnings else {}),
     )
 

@@ -21,7 +21,7 @@ from ussfc.pipeline.reading import SceneRecipe, over_network
 from ussfc.pipeline.reading.date_masks import describe_mask
 from ussfc.pipeline.runs.manifest import RegistrationRecord
 from ussfc.pipeline.runs.pair import ScenePair, inspect_pair, kept_bands
-from ussfc.pipeline.runs.resolve import PatchLayout, resolve_config, resolve_layout
+from ussfc.pipeline.runs.resolve import PatchLayout, alteration_terms, resolve_config, resolve_layout
 from ussfc.pipeline.storage.folder import Folder
 from ussfc.pipeline.storage.layout import PROBABILITY
 from ussfc.pipeline.tiling.grid import crs_name
@@ -146,11 +146,13 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
     Args:
         pair: the scenes.
         config: that the pair was inspected with.
-        network: False for a detector that needs no torch, and so less memory.
+        network: False for another detector than the model's network, which needs no torch, and so less memory.
     """
-    config, layout = resolve_config(config, pair.model), resolve_layout(config, pair.model)
+    config, layout = resolve_config(config, pair.model, network), resolve_layout(config, pair.model)
     shape = (pair.grid.shape[0], pair.grid.shape[1])
-    tiles = TilePlan.of(shape, layout.tile_size, layout.patch_size, layout.overlap)
+    terms = alteration_terms(config, pair.model)
+    margin = 0 if terms is None else terms.margin_px
+    tiles = TilePlan.of(shape, layout.tile_size, layout.patch_size, layout.overlap, margin)
     on_gpu = chosen_device(config) == "cuda"
     selected = select_cluster(config.cluster, tiles.tile_count, on_gpu, ussfc.gpus)
     work = Workload(
@@ -170,6 +172,7 @@ def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPl
         on_gpu=on_gpu,
         block_bytes=_block_bytes(pair),
         masks=sum(mask is not None for mask in pair.masks),
+        combines=terms is not None,
         compares_engines=network
         and not on_gpu
         and _leaves_a_choice(config)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import ussfc
 from ussfc.pipeline.choices import Smoothing, Taper
 from ussfc.pipeline.config.schema import RunConfig
+from ussfc.spec import AlterationTerms
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,24 @@ def resolve_smoothing(config: RunConfig, model: ussfc.ModelSpec) -> Smoothing:
     return config.output.smoothing or model.smoothing
 
 
-def resolve_config(config: RunConfig, model: ussfc.ModelSpec) -> RunConfig:
-    """Return the configuration with what it leaves to the model filled in, but for the threshold."""
+def alteration_terms(config: RunConfig, model: ussfc.ModelSpec) -> AlterationTerms | None:
+    """Return the terms of a model's card; None where the network alone is to answer."""
+    return None if config.inference.alteration == "off" else model.alteration
+
+
+def resolve_config(config: RunConfig, model: ussfc.ModelSpec, network: bool = True) -> RunConfig:
+    """Return the configuration with what it leaves to the model filled in, but for the threshold.
+
+    Args:
+        config: of the run.
+        model: its card.
+        network: False where another detector than the model's network answers: the terms of IR-MAD are not its own.
+    """
     layout = resolve_layout(config, model)
     tiling = config.tiling.model_copy(
         update={"patch_size": layout.patch_size, "overlap": layout.overlap, "taper": layout.taper}
     )
-    inference = config.inference.model_copy(update={"ssfc": layout.ssfc})
+    alteration = config.inference.alteration if network and model.alteration is not None else "off"
+    inference = config.inference.model_copy(update={"ssfc": layout.ssfc, "alteration": alteration})
     output = config.output.model_copy(update={"smoothing": resolve_smoothing(config, model)})
     return config.model_copy(update={"tiling": tiling, "inference": inference, "output": output})

@@ -7,10 +7,12 @@ from typing import Any
 
 from ussfc.addresses import shown_address
 from ussfc.pipeline.reading.date_masks import DateMask, RasterMask
+from ussfc.pipeline.runs.alteration import VERSION as ALTERATION_VERSION
 from ussfc.pipeline.runs.manifest import RegistrationRecord
 from ussfc.pipeline.runs.normalisation import VERSION as MATCH_VERSION
 from ussfc.pipeline.runs.pair import is_declared
 from ussfc.pipeline.runs.plan import RunPlan
+from ussfc.pipeline.runs.resolve import alteration_terms
 from ussfc.pipeline.storage.probability_store import FORMAT_VERSION
 from ussfc.pipeline.tiling.grid import grid_record
 from ussfc.pipeline.types import DetectorSpec, SceneInfo
@@ -37,9 +39,16 @@ def run_key(plan: RunPlan, detector: DetectorSpec) -> dict[str, Any]:
         "model": detector.identity,
         "probability_dtype": plan.config.output.probability_dtype,
         "format": FORMAT_VERSION,
+        **_alteration_key(plan),
         **_registration_key(plan.registration),
         **({"masks": masks[0]} if (masks := mask_keys(pair.masks)) else {}),
     }
+
+
+def _alteration_key(plan: RunPlan) -> dict[str, Any]:
+    """Return the terms of IR-MAD beside the network; a network alone has the key of a run that knew nothing else."""
+    terms = alteration_terms(plan.config, plan.model)
+    return {} if terms is None else {"alteration": {**terms.model_dump(), "version": ALTERATION_VERSION}}
 
 
 def _registration_key(record: RegistrationRecord | None) -> dict[str, Any]:

@@ -65,9 +65,13 @@ class TilePlan:
     """Side of a patch, pixels."""
     stride: int
     """Distance between neighbouring patches, pixels."""
+    margin: int = 0
+    """Pixels around a core that a tile reads at least, as far as the grid goes."""
 
     @classmethod
-    def of(cls, shape: tuple[int, int], tile_size: int, patch_size: int, overlap: float) -> TilePlan:
+    def of(
+        cls, shape: tuple[int, int], tile_size: int, patch_size: int, overlap: float, margin: int = 0
+    ) -> TilePlan:
         """Return the plan for an overlap given as a share of the patch.
 
         Args:
@@ -75,13 +79,16 @@ class TilePlan:
             tile_size: side of a core, pixels, at least 1.
             patch_size: side of a patch, pixels, at least 1.
             overlap: in [0, 1); the stride is ``round(patch_size * (1 - overlap))``, at least 1.
+            margin: pixels around a core that a tile reads at least, less than ``patch_size``.
 
         Raises:
             ValueError: a number is outside these bounds.
         """
         if min(shape) < 1 or tile_size < 1 or patch_size < 1 or not 0 <= overlap < 1:
             raise ValueError(f"no plan for {shape=}, {tile_size=}, {patch_size=}, {overlap=}")
-        return cls(shape, tile_size, patch_size, max(1, round(patch_size * (1 - overlap))))
+        if not 0 <= margin < patch_size:
+            raise ValueError(f"no plan for {margin=}, {patch_size=}")
+        return cls(shape, tile_size, patch_size, max(1, round(patch_size * (1 - overlap))), margin)
 
     @property
     def tiles_shape(self) -> tuple[int, int]:
@@ -141,13 +148,19 @@ class TilePlan:
         if not (0 <= index[0] < rows and 0 <= index[1] < cols):
             raise IndexError(f"tile {index} of {rows} x {cols}")
         own, grid = self.core(index), Box(0, 0, *self.shape)
-        core = Box(own.y0 - margin, own.x0 - margin, own.y1 + margin, own.x1 + margin).intersect(grid)
+        core = own.grown(margin).intersect(grid)
         along_rows, along_cols = self.lattices
         ys = [along_rows.position(i) for i in along_rows.touching(core.y0, core.y1)]
         xs = [along_cols.position(i) for i in along_cols.touching(core.x0, core.x1)]
         size = self.patch_size
         patches = tuple(Box(y, x, y + size, x + size) for y in ys for x in xs)
-        hull = Box(ys[0], xs[0], ys[-1] + size, xs[-1] + size)
+        around = core.grown(self.margin)
+        hull = Box(
+            min(ys[0], around.y0),
+            min(xs[0], around.x0),
+            max(ys[-1] + size, around.y1),
+            max(xs[-1] + size, around.x1),
+        )
         return Tile(index, core, hull.intersect(grid), patches)
 
     def tiles_reading(self, box: Box) -> int:
@@ -164,8 +177,11 @@ class TilePlan:
     def _reaches(self, lattice: Lattice, tile: int, start: int, stop: int) -> bool:
         """Return True if the halo of a row or column of tiles has a pixel in ``[start, stop)``."""
         end = min((tile + 1) * self.tile_size, lattice.length)
-        patches = lattice.touching(tile * self.tile_size, end)
-        return lattice.position(patches[0]) < stop and start < lattice.position(patches[-1]) + self.patch_size
+        begin = tile * self.tile_size
+        patches = lattice.touching(begin, end)
+        first = min(lattice.position(patches[0]), begin - self.margin)
+        last = max(lattice.position(patches[-1]) + self.patch_size, end + self.margin)
+        return first < stop and start < last
 
     @property
     def strip_columns(self) -> int:

@@ -86,6 +86,8 @@ class Workload:
     """Bands of each date that are read and kept beside the network, for the values of polygons; 0: none are."""
     masks: int = 0
     """Masks of the dates."""
+    combines: bool = False
+    """True if the network's answer is combined with IR-MAD."""
     compares_engines: bool = False
     """True if engines are compared before the first tile, as on a machine where none was chosen yet."""
 
@@ -167,8 +169,8 @@ def _tile_bytes(plan: TilePlan, work: Workload) -> int:
     # A mask is read, grown and joined with the other one.
     raw = max(work.bands, work.values) * 4
     reading = halo * (raw + 2 * work.bands * 4 + 4 + 3 * work.masks)
-    # Weighted sum, weight, mean, and the encoded levels.
-    blending = core * 20
+    # Weighted sum, weight, mean, and the encoded levels; what IR-MAD says waits for the network.
+    blending = core * (24 if work.combines else 20)
     kept = halo * ((raw if work.values else 0) + 2 * work.bands * 4 + 2 + min(1, work.masks))
     live = ACTIVATION_BYTES_LOCAL if work.local else ACTIVATION_BYTES_PER_PIXEL
     pixel = live if work.network else 4 * work.bands * 3
@@ -194,7 +196,9 @@ def _device_tile_bytes(plan: TilePlan, work: Workload, halo: int, core: int) -> 
     reach = 2 * (plan.patch_size - 1) + 2 * REMOTE_BLOCK
     rows, cols = (min(side, plan.tile_size + reach) for side in plan.shape)
     # Once more in pinned memory, on its way to the device; mapped on the host where an edge is mirrored.
-    return rows * cols * (read + 2) + halo * (read + 4 + 3 * work.masks) + core * 20
+    # Where IR-MAD is beside the network, both dates are mapped here as well.
+    mapped = 2 * work.bands * 4 + 4 if work.combines else 0
+    return rows * cols * (read + 2) + halo * (read + 4 + 3 * work.masks + mapped) + core * 20
 
 
 def check_projection(projection: MemoryProjection, allowed: int, block_bytes: int = 0) -> None:

@@ -10,17 +10,22 @@ from hypothesis import strategies as st
 from tests.support.stubs import UNIT, StubArea, StubDetector, StubMask, StubScene, StubTileDetector
 from ussfc.pipeline.execution.computers import open_computer
 from ussfc.pipeline.execution.tile_job import OpenPair
+from ussfc.pipeline.pixels.alteration import Alteration, CombinedOdds
 from ussfc.pipeline.pixels.encoding import encode
 from ussfc.pipeline.tiling.blending import taper_weights
 from ussfc.pipeline.tiling.lattice import TilePlan
 from ussfc.pipeline.types import Box
+
+ODDS = CombinedOdds(Alteration(((3.0, -2.5),), (0.1,), 0.6), 0.4, 1.5, -1.0, 1.5, 6)
+"""IR-MAD beside the network, of one band."""
 
 
 def computed(
     pair: OpenPair, shape: tuple[int, int], size: int, detector: StubDetector
 ) -> tuple[npt.NDArray[np.float32], tuple[int, int]]:
     """Return the raster as it would be stored, and the masked pixels of both dates, tile by tile."""
-    plan = TilePlan.of(shape, size, detector.patch_size, 0.25)
+    margin = 0 if pair.odds is None else pair.odds.margin
+    plan = TilePlan.of(shape, size, detector.patch_size, 0.25, margin)
     computer = open_computer(detector, taper_weights(plan.patch_size, "hann"))
     result, masked = np.full(shape, -1, np.float32), np.zeros(2, int)
     for index in plan.indices():
@@ -39,6 +44,7 @@ def computed(
     rows=st.integers(1, 60),
     sizes=st.lists(st.integers(7, 70), min_size=1, max_size=2),
     batch=st.integers(1, 4),
+    odds=st.sampled_from([None, ODDS]),
 )
 def test_masks_hide_both_dates_whatever_the_tiles(
     shape: tuple[int, int],
@@ -47,6 +53,7 @@ def test_masks_hide_both_dates_whatever_the_tiles(
     rows: int,
     sizes: list[int],
     batch: int,
+    odds: CombinedOdds | None,
 ) -> None:
     readers = StubScene(shape, seed).open(), StubScene(shape, seed + 1, Box(0, 0, 3, 3)).open()
     given_masks = [
@@ -54,7 +61,7 @@ def test_masks_hide_both_dates_whatever_the_tiles(
     ]
     masks = given_masks[0], given_masks[1]
     inside = Box(0, 0, rows, shape[1])
-    pair = OpenPair(*readers, (UNIT, UNIT), StubArea(inside), masks)
+    pair = OpenPair(*readers, (UNIT, UNIT), StubArea(inside), masks, odds=odds)
     box = Box(0, 0, *shape)
     hidden = [np.zeros(shape, bool) if mask is None else mask.masked(box) for mask in masks]
 
@@ -68,7 +75,7 @@ def test_masks_hide_both_dates_whatever_the_tiles(
         type(reader)(np.where(valid, reader.values, 0).astype(np.float32), valid.copy()) for reader in readers
     ]
     unmasked, _ = computed(
-        OpenPair(bare[0], bare[1], (UNIT, UNIT), StubArea(inside)), shape, 100, StubDetector(16, 1)
+        OpenPair(bare[0], bare[1], (UNIT, UNIT), StubArea(inside), odds=odds), shape, 100, StubDetector(16, 1)
     )
     assert unmasked.tobytes() == whole.tobytes()
 

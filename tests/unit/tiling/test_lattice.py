@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,12 +16,19 @@ from ussfc.pipeline.types import Box
 law = settings(deadline=None, max_examples=60)
 
 sides = st.integers(1, 70)
+
+
+def plan_of(margin: int, patch_size: int, **sizes: Any) -> TilePlan:
+    return TilePlan.of(patch_size=patch_size, margin=min(margin, patch_size - 1), **sizes)
+
+
 plans = st.builds(
-    TilePlan.of,
+    plan_of,
     shape=st.tuples(sides, sides),
     tile_size=st.integers(1, 80),
     patch_size=st.integers(1, 40),
     overlap=st.floats(0, 0.95),
+    margin=st.integers(0, 12),
 ).filter(lambda plan: plan.tile_count * plan.patch_count < 20_000)
 
 
@@ -84,14 +92,15 @@ def test_a_tile_has_all_patches_touching_its_core(plan: TilePlan) -> None:
 
 @law
 @given(plans)
-def test_the_halo_is_the_hull_of_the_patches(plan: TilePlan) -> None:
+def test_the_halo_is_the_hull_of_the_patches_and_the_margin(plan: TilePlan) -> None:
     for index in plan.indices():
         tile = plan.tile(index)
+        around = tile.core.grown(plan.margin)
         assert tile.halo == Box(
-            min(p.y0 for p in tile.patches),
-            min(p.x0 for p in tile.patches),
-            min(max(p.y1 for p in tile.patches), plan.shape[0]),
-            min(max(p.x1 for p in tile.patches), plan.shape[1]),
+            max(min(around.y0, *(p.y0 for p in tile.patches)), 0),
+            max(min(around.x0, *(p.x0 for p in tile.patches)), 0),
+            min(max(around.y1, *(p.y1 for p in tile.patches)), plan.shape[0]),
+            min(max(around.x1, *(p.x1 for p in tile.patches)), plan.shape[1]),
         )
         assert tile.halo.intersect(tile.core) == tile.core
 

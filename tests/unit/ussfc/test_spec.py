@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import pickle
 import re
 import subprocess
@@ -49,6 +50,7 @@ def card(**changes: Any) -> dict[str, Any]:
         "radiometry": {"kind": "percentiles", "low": 2.0, "high": 98.0},
         "threshold": 0.4,
         "smoothing": "median3",
+        "alteration": {"network": 0.3, "distance": 2.4, "offset": -3.9, "blur_px": 1.5},
         "licence": {"weights": "Apache-2.0", "training_labels": "CC-BY-4.0", "note": "mind the labels"},
         "training": {
             "data": "two scenes",
@@ -108,6 +110,9 @@ def test_absolute_weights_stay_where_they_are(tmp_path: Path, uri: str) -> None:
         ({"patch_size": 100}, ["patch_size", "multiple of 16", "100"]),
         ({"patch_size": 0}, ["patch_size", "greater than 0"]),
         ({"threshold": 1.5}, ["threshold", "1.5"]),
+        ({"alteration": {"network": 0, "distance": 1, "offset": 0}}, ["alteration.network", "greater than 0"]),
+        ({"alteration": {"network": 1, "distance": 1, "offset": math.inf}}, ["alteration.offset", "finite"]),
+        ({"alteration": {"network": 1, "distance": 1, "offset": 0, "blur_px": 9}}, ["alteration.blur_px", "9"]),
         ({"radiometry": {"kind": "guess"}}, ["radiometry", "'range'", "'percentiles'"]),
         ({"radiometry": {"kind": "percentiles", "low": 99, "high": 1}}, ["radiometry", "low 99", "high 1"]),
         ({"radiometry": {"kind": "percentiles", "high": 101}}, ["radiometry.percentiles.high", "101"]),

@@ -1,0 +1,182 @@
+"""IR-MAD beside the network: the distance of a pixel from ground that did not change, and the odds of change of both.
+
+Iteratively reweighted multivariate alteration detection (IR-MAD; Nielsen 2007, doi:10.1109/TIP.2006.888195) needs no
+training, and errs on other ground than a network does. What it knows of a pair is found from a sample; the distance of
+a pixel then follows from its own numbers, and its blurred distance from its neighbours', whatever tile they are in.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from ussfc.pipeline.pixels.normalisation import LEAST_PIXELS, find_variates
+from ussfc.pipeline.types import PROBABILITY_STEPS, BoolArray, Box, FloatArray
+
+MOST_PIXELS = 100_000
+"""Size of the sample that IR-MAD is found from, pixels: with six times as many typical distances differ by 1 %."""
+
+LEAST_PROBABILITY = 0.5 / PROBABILITY_STEPS
+"""Least probability whose odds count, half a level of the store; 1 less it is the largest."""
+
+PART = 256
+"""Rows that are blurred together, which bounds the memory."""
+
+IN_CACHE = 1 << 15
+"""Pixels that go through all sums together: they stay in a core's cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alteration:
+    """IR-MAD of a pair: its canonical variates as sums over the bands of both dates."""
+
+    factors: tuple[tuple[float, ...], ...]
+    """Of each variate, for each band of the earlier date, then of the later one; their variance where nothing changed
+    is 1."""
+    offsets: tuple[float, ...]
+    """Term of each variate."""
+    typical: float
+    """Median of the distance over the sample."""
+
+    @classmethod
+    def of(cls, before: FloatArray, after: FloatArray) -> Alteration | None:
+        """Find the variates of a sample.
+
+        Args:
+            before: (bands, pixels) valid numbers in the model's range, [0, 1].
+            after: the same pixels of the later date.
+
+        Returns:
+            None where there are too few pixels, or no band that varies in both dates.
+        """
+        step = max(1, before.shape[1] // MOST_PIXELS)
+        x, y = before[:, ::step], after[:, ::step]
+        if x.shape[1] < LEAST_PIXELS:
+            return None
+        found = find_variates(x.astype(np.float64), y.astype(np.float64))
+        if found is None:
+            return None
+        factors, offsets = (_rounded(numbers) for numbers in found)
+        whole = cls(tuple(map(tuple, factors.tolist())), tuple(offsets.tolist()), 0.0)
+        distances = whole.distance(x[:, np.newaxis], y[:, np.newaxis])
+        return replace(whole, typical=float(_rounded(np.median(distances))))
+
+    def distance(self, before: FloatArray, after: FloatArray) -> FloatArray:
+        """Return the distance of each pixel from no change, about 1 a band where nothing changed.
+
+        Args:
+            before: (bands, rows, cols) float32 in the model's range.
+            after: the same of the later date.
+
+        Returns:
+            (rows, cols) float32, 0 and above; each pixel's follows from its own numbers, bit for bit.
+        """
+        _, rows, cols = before.shape
+        result = np.zeros((rows, cols), np.float32)
+        step = max(1, IN_CACHE // max(1, cols))
+        for start in range(0, rows, step):
+            part = slice(start, start + step)
+            self._add_squares(before[:, part], after[:, part], result[part])
+        return np.sqrt(result, out=result)
+
+    def _add_squares(self, before: FloatArray, after: FloatArray, total: FloatArray) -> None:
+        variate, term = np.empty_like(total), np.empty_like(total)
+        # No product of matrices, whose rounding depends on where in the array a pixel stands.
+        for factors, offset in zip(self.factors, self.offsets, strict=True):
+            variate.fill(offset)
+            # One date after the other band by band: the large sums of dates that hardly differ cancel at once.
+            for band in range(len(before)):
+                for date, factor in ((before, factors[band]), (after, factors[len(before) + band])):
+                    variate += np.multiply(date[band], np.float32(factor), out=term)
+            total += np.multiply(variate, variate, out=term)
+
+
+@dataclass(frozen=True, slots=True)
+class CombinedOdds:
+    """Logistic regression of change on the network's log odds and on the blurred distance of IR-MAD."""
+
+    alteration: Alteration | None
+    """IR-MAD of the pair; None where it could not be found: all distances then count as typical."""
+    network: float
+    """Factor of the network's log odds."""
+    distance: float
+    """Factor of the logarithm of (1 + blurred distance) / (1 + typical distance)."""
+    offset: float
+    """Log odds that are added."""
+    blur: float
+    """Standard deviation of the Gaussian over the distances, pixels."""
+    margin: int
+    """Pixels around a place that its blurred distance depends on: where the Gaussian ends."""
+
+    def log_distance(self, before: FloatArray, after: FloatArray, seen: BoolArray, core: Box) -> FloatArray:
+        """Return the logarithm of the blurred distance over the typical one.
+
+        Args:
+            before: (bands, rows, cols) float32 in the model's range.
+            after: the same of the later date.
+            seen: (rows, cols), where both dates have data; others do not count.
+            core: part of these arrays to return; :attr:`margin` pixels around it are there, but beyond the grid.
+
+        Returns:
+            (rows, cols) float32 of ``core``.
+        """
+        result = np.zeros(core.shape, np.float32)
+        if self.alteration is None:
+            return result
+        typical = np.float32(math.log1p(self.alteration.typical))
+        grid = Box(0, 0, *seen.shape)
+        for top in range(core.y0, core.y1, PART):
+            rows = Box(top, core.x0, min(top + PART, core.y1), core.x1)
+            around = rows.grown(self.margin).intersect(grid)
+            window = (slice(None), *around.slices)
+            distance = self.alteration.distance(before[window], after[window])
+            blurred = self._blurred(distance, seen[around.slices])[rows.within(around).slices]
+            # Three times as fast as log1p, and no number here is so small that it would be lost.
+            np.log(blurred + 1, out=result[rows.within(core).slices])
+        result -= typical
+        return result
+
+    def _blurred(self, distance: FloatArray, seen: BoolArray) -> FloatArray:
+        """Return the mean distance of the seen pixels around each."""
+        if seen.all():
+            return self._blur(distance)
+        result = self._blur(np.where(seen, distance, np.float32(0)))
+        # Exactly 0 where all around is seen: such a pixel has the same bits as in a window without any unseen one.
+        result /= np.maximum(1 - self._blur((~seen).astype(np.float32)), np.float32(1e-6))
+        return result
+
+    def _blur(self, values: FloatArray) -> FloatArray:
+        result: FloatArray = ndimage.gaussian_filter(values, self.blur, radius=self.margin)
+        return result
+
+    def combine(self, probability: FloatArray, log_distance: FloatArray) -> FloatArray:
+        """Return the probability of change by both.
+
+        Args:
+            probability: of the network, (rows, cols) float32 in [0, 1].
+            log_distance: of :meth:`log_distance`.
+
+        Returns:
+            (rows, cols) float32 in (0, 1).
+        """
+        odds = np.clip(probability, np.float32(LEAST_PROBABILITY), np.float32(1 - LEAST_PROBABILITY))
+        odds /= 1 - odds
+        np.log(odds, out=odds)
+        odds *= np.float32(self.network)
+        odds += log_distance * np.float32(self.distance)
+        odds += np.float32(self.offset)
+        # 1 / (1 + exp(-odds)).
+        np.negative(odds, out=odds)
+        np.exp(odds, out=odds)
+        odds += 1
+        return np.reciprocal(odds, out=odds)
+
+
+def _rounded(numbers: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return digits that do not depend on the machine."""
+    array = np.asarray(numbers, np.float64)
+    return np.array([float(f"{number:.6g}") for number in array.flat]).reshape(array.shape)
