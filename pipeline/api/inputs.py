@@ -136,7 +136,7 @@ def open_arrays(before: Any, after: Any, config: RunConfig, own_network: bool = 
     terms, alteration = alteration_terms(config, card) if own_network else None, None
     if terms is not None:
         shape = grid.shape[0], grid.shape[1]
-        alteration = measure_readers((readers[0], readers[1]), shape, found.mappings, terms)
+        alteration = measure_readers((readers[0], readers[1]), shape, found.mappings, terms, THREADS)
         notices += [] if alteration.factors else [NOT_FOUND]
     if config.strict and notices:
         raise ReadError(f"{notices[0]} (strict: a warning ends the computation)")

@@ -210,8 +210,9 @@ def _canonical(both: DoubleArray, weights: DoubleArray) -> tuple[DoubleArray, Do
     means = np.average(both, axis=1, weights=weights)
     centred = both - means[:, None]
     covariance = (centred * weights) @ centred.T / weights.sum()
-    # Bands that are copies of each other would leave it without an inverse.
-    covariance += 1e-9 * np.diag(np.diag(covariance))
+    # Bands that are copies of each other would leave it without an inverse, as would one that varies in pixels without
+    # weight alone.
+    covariance += np.diag(1e-9 * np.diag(covariance) + 1e-15)
     roots = [linalg.cholesky(covariance[part, part]) for part in (slice(bands), slice(bands, None))]
     cross = linalg.solve(roots[0], covariance[:bands, bands:])
     cross = linalg.solve(roots[1], cross.T).T

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.pixels.alteration import Alteration
 from ussfc.pipeline.pixels.radiometry import pair as mapped_pair
-from ussfc.pipeline.reading.date_masks import masked_reader
-from ussfc.pipeline.reading.sampling import CHECK_PIXELS, spread_windows
-from ussfc.pipeline.runs.comparison import have_large_blocks
+from ussfc.pipeline.reading.sampling import CHECK_PIXELS
 from ussfc.pipeline.runs.manifest import AlterationRecord
-from ussfc.pipeline.types import Box, FloatArray, RadiometricMapping, SceneReader, blocks
+from ussfc.pipeline.runs.pair_sample import Readers, open_sample, read_sample
+from ussfc.pipeline.types import FloatArray, Pixels, RadiometricMapping
 
 if TYPE_CHECKING:
     from ussfc.pipeline.runs.pair import ScenePair
@@ -21,12 +19,6 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Version of the measurement, part of the key of runs that combine the network's answer with IR-MAD."""
-
-SAMPLE_PIXELS = 1_700_000
-"""Size of the windows that the sample is taken from, pixels: 25 of them; smaller grids are read whole."""
-
-BLOCK = 512
-"""Side of the parts in which a small grid is read, pixels."""
 
 NOT_FOUND = (
     "IR-MAD could not be found beside the network: too few valid pixels, or no band that varies in both dates; the "
@@ -36,43 +28,36 @@ NOT_FOUND = (
 Mappings = tuple[RadiometricMapping, RadiometricMapping]
 
 
-def measure_pair(pair: ScenePair, mappings: Mappings, terms: AlterationTerms) -> AlterationRecord:
+def measure_pair(
+    pair: ScenePair, mappings: Mappings, terms: AlterationTerms, threads: int
+) -> AlterationRecord:
     """Measure IR-MAD of a registered pair; see :func:`measure_readers`."""
-    shape = pair.grid.shape[0], pair.grid.shape[1]
-    before, after = (masked_reader(recipe.open(), pair.masks, shape) for recipe in pair.recipes)
-    most = CHECK_PIXELS if have_large_blocks((pair.before, pair.after)) else SAMPLE_PIXELS
-    return measure_readers((before, after), shape, mappings, terms, most)
+    readers, threads, _ = open_sample(pair, threads)
+    return measure_readers(readers, (pair.grid.shape[0], pair.grid.shape[1]), mappings, terms, threads)
 
 
 def measure_readers(
-    readers: tuple[SceneReader, SceneReader],
+    readers: Readers,
     shape: tuple[int, int],
     mappings: Mappings,
     terms: AlterationTerms,
-    most: int = SAMPLE_PIXELS,
+    threads: int,
 ) -> AlterationRecord:
-    """Measure IR-MAD of two dates.
+    """Measure IR-MAD of two dates, by nine windows of 256 px, or the whole of a smaller grid.
 
     Args:
         readers: of before and after, on the common grid, registered.
         shape: (rows, cols) of the grid.
         mappings: radiometric constants of both.
         terms: of the model's card.
-        most: size of the windows that are read, pixels.
+        threads: windows that are read at a time.
     """
-    small = shape[0] * shape[1] <= most
-    windows = list(blocks(shape, BLOCK)) if small else spread_windows(shape, most)
 
-    def read(box: Box) -> tuple[FloatArray, FloatArray] | None:
-        try:
-            before, after = (reader.read(box) for reader in readers)
-        except ReadError:
-            # A damaged block costs the tiles over it and is reported with them.
-            return None
+    def take(before: Pixels, after: Pixels) -> tuple[FloatArray, FloatArray]:
         images = mapped_pair(before, after, mappings)
         return images.before[:, images.valid], images.after[:, images.valid]
 
-    parts = [part for part in map(read, windows) if part is not None]
+    parts = read_sample(readers, shape, threads, CHECK_PIXELS, take)
     empty = np.empty((len(mappings[0].low), 0), np.float32)
     before, after = (np.concatenate([empty, *(part[date] for part in parts)], axis=1) for date in (0, 1))
     return record_of(Alteration.of(before, after), terms)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.pixels.normalisation import normalise
-from ussfc.pipeline.reading.date_masks import masked_reader
-from ussfc.pipeline.reading.sampling import CHECK_PIXELS, spread_windows
-from ussfc.pipeline.runs.comparison import REQUESTS, have_large_blocks
 from ussfc.pipeline.runs.manifest import NormalisationRecord
-from ussfc.pipeline.types import Box, FloatArray, Pixels, RadiometricMapping, SceneReader, blocks
+from ussfc.pipeline.runs.pair_sample import SAMPLE_PIXELS, Readers, open_sample, read_sample
+from ussfc.pipeline.types import FloatArray, Pixels, RadiometricMapping
 
 if TYPE_CHECKING:
     from ussfc.pipeline.runs.pair import ScenePair
@@ -21,28 +17,19 @@ if TYPE_CHECKING:
 VERSION = 1
 """Version of the measurement, part of the key of runs with ``radiometry: match``."""
 
-SAMPLE_PIXELS = 1_700_000
-"""Size of the sample of both dates, pixels: 25 windows; smaller grids are read whole."""
-
-BLOCK = 512
-"""Side of the parts in which a small grid is read, pixels."""
-
 AVERAGED = 2
 """Side of the squares whose mean is compared, pixels: half a pixel of misregistration weighs less in them."""
 
 
 def normalise_pair(pair: ScenePair, threads: int) -> NormalisationRecord:
     """Measure the lines between both dates of a registered pair; see :func:`normalise_readers`."""
-    shape = pair.grid.shape[0], pair.grid.shape[1]
-    before, after = (masked_reader(recipe.open(), pair.masks, shape) for recipe in pair.recipes)
+    readers, threads, most = open_sample(pair, threads)
     names = tuple(band.name for band in pair.model.bands)
-    if have_large_blocks((pair.before, pair.after)):
-        return normalise_readers((before, after), shape, names, 1, CHECK_PIXELS)
-    return normalise_readers((before, after), shape, names, min(REQUESTS, max(2, threads)))
+    return normalise_readers(readers, (pair.grid.shape[0], pair.grid.shape[1]), names, threads, most)
 
 
 def normalise_readers(
-    readers: tuple[SceneReader, SceneReader],
+    readers: Readers,
     shape: tuple[int, int],
     names: tuple[str, ...],
     threads: int,
@@ -60,27 +47,9 @@ def normalise_readers(
     Returns:
         The lines of all bands, or a warning where one of them is not seen: colours would be torn apart by the rest.
     """
-
-    def read(box: Box) -> tuple[FloatArray, FloatArray] | None:
-        try:
-            before, after = (reader.read(box) for reader in readers)
-        except ReadError:
-            # A damaged block costs the tiles over it and is reported with them.
-            return None
-        return _averaged(before, after)
-
-    small = shape[0] * shape[1] <= most
-    windows = list(blocks(shape, BLOCK)) if small else spread_windows(shape, most)
-    if threads == 1:
-        parts = [read(box) for box in windows]
-    else:
-        with ThreadPoolExecutor(threads, "ussfc-normalisation") as pool:
-            parts = list(pool.map(read, windows))
+    parts = read_sample(readers, shape, threads, most, _averaged)
     empty = np.empty((len(names), 0), np.float32)
-    before, after = (
-        np.concatenate([empty, *(part[date] for part in parts if part is not None)], axis=1)
-        for date in (0, 1)
-    )
+    before, after = (np.concatenate([empty, *(part[date] for part in parts)], axis=1) for date in (0, 1))
     found = normalise(before, after, np.ones(before.shape[1], np.bool_))
     fields = {
         "correlation": tuple(round(line.correlation, 4) for line in found.lines),

@@ -110,7 +110,7 @@ def measure_radiometry(plan: RunPlan) -> RadiometryRecord:
     lines, warnings = found.lines, found.warnings
     terms, alteration = alteration_terms(plan.config, pair.model), None
     if terms is not None:
-        alteration = measure_pair(pair, found.mappings, terms)
+        alteration = measure_pair(pair, found.mappings, terms, plan.threads)
         warnings = (*warnings, NOT_FOUND) if not alteration.factors else warnings
     choice: Literal["model", "match"] = "model" if lines is None else "match"
     return RadiometryRecord(

@@ -169,3 +169,34 @@ def test_a_constant_band_is_left_out() -> None:
     without = Alteration.of(before[rest].reshape(2, -1), after[rest].reshape(2, -1))
     assert without is not None
     np.testing.assert_allclose(with_it, without.distance(before[rest], after[rest]), rtol=1e-3, atol=1e-3)
+
+
+@law
+@given(
+    seed=st.integers(0, 1000),
+    kinds=st.tuples(*[st.sampled_from(["land", "flat", "two values", "first band", "one pixel"])] * 6),
+    copied=st.booleans(),
+)
+def test_odd_images_have_distances_or_none(seed: int, kinds: tuple[str, ...], copied: bool) -> None:
+    """Flat seas, copies of a band, a single bright pixel: none ends a run."""
+    rng = np.random.default_rng(seed)
+    dates = land(seed)
+    for number, kind in enumerate(kinds):
+        date, band = dates[number // 3], number % 3
+        if kind == "flat":
+            date[band] = rng.random()
+        elif kind == "two values":
+            date[band] = np.where(rng.random((SIDE, SIDE)) < 0.01, 0.2, 0.7)
+        elif kind == "first band":
+            date[band] = date[0]
+        elif kind == "one pixel":
+            date[band] = 0.3
+            date[band, 5, 5] = 1.0
+    before, after = dates[0], dates[0] if copied else dates[1]
+    result = Alteration.of(before.reshape(3, -1), after.reshape(3, -1))
+    if result is not None:
+        distance = whole(CombinedOdds(result, 0.3, 2.0, -3.0, 1.5, 6), before, after)
+        assert np.isfinite(distance).all()
+        if copied:
+            # Rounding of bands that are copies of each other, far below what any change has.
+            assert np.abs(distance).max() < 1

@@ -110,9 +110,15 @@ def test_absolute_weights_stay_where_they_are(tmp_path: Path, uri: str) -> None:
         ({"patch_size": 100}, ["patch_size", "multiple of 16", "100"]),
         ({"patch_size": 0}, ["patch_size", "greater than 0"]),
         ({"threshold": 1.5}, ["threshold", "1.5"]),
-        ({"alteration": {"network": 0, "distance": 1, "offset": 0}}, ["alteration.network", "greater than 0"]),
+        (
+            {"alteration": {"network": 0, "distance": 1, "offset": 0}},
+            ["alteration.network", "greater than 0"],
+        ),
         ({"alteration": {"network": 1, "distance": 1, "offset": math.inf}}, ["alteration.offset", "finite"]),
-        ({"alteration": {"network": 1, "distance": 1, "offset": 0, "blur_px": 9}}, ["alteration.blur_px", "9"]),
+        (
+            {"alteration": {"network": 1, "distance": 1, "offset": 0, "blur_px": 9}},
+            ["alteration.blur_px", "9"],
+        ),
         ({"radiometry": {"kind": "guess"}}, ["radiometry", "'range'", "'percentiles'"]),
         ({"radiometry": {"kind": "percentiles", "low": 99, "high": 1}}, ["radiometry", "low 99", "high 1"]),
         ({"radiometry": {"kind": "percentiles", "high": 101}}, ["radiometry.percentiles.high", "101"]),
