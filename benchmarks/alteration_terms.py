@@ -3,7 +3,8 @@
     python benchmarks/alteration_terms.py --data DIR --fold CARD=SCENE,SCENE --fold CARD=SCENE,SCENE ...
 
 Each fold names the card of a network and the scenes of DIR that it was trained without. Terms and threshold for the
-scenes of a fold come from all other folds; those of a card from all of them. Every scene weighs the same.
+scenes of a fold come from all other folds; those of a card from all of them. Every scene weighs the same. F1, area and
+calibration at the threshold of a card are those of `ussfc evaluate` with the terms of the fold in its card.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Scene:
 
     def levels(self, terms: Array, combine: bool = True) -> npt.NDArray[np.uint8]:
         """Return the smoothed levels of a run."""
-        odds = CombinedOdds(None, float(terms[0]), float(terms[1]), float(terms[2]), 1.0, 4)
+        unused = Alteration((), (), 0.0)
+        odds = CombinedOdds(unused, float(terms[0]), float(terms[1]), float(terms[2]), 1.0, 4)
         found = odds.combine(self.probability, self.log_distance) if combine else self.probability
         stored = encode(found, self.valid, np.dtype(np.uint8))
         return np.asarray(median3(with_rim(stored)), np.uint8)
@@ -115,6 +117,8 @@ def read(scene: LabelledScene, card: str, fold: int, blur: float) -> Scene:
     seen = ~np.isnan(probability)
     before, after = as_unit_range(pair.before), as_unit_range(pair.after)
     found = Alteration.of(before[:, seen], after[:, seen])
+    if found is None:
+        raise SystemExit(f"{scene.before}: IR-MAD could not be found")
     odds = CombinedOdds(found, 1.0, 1.0, 0.0, blur, round(4 * blur))
     log_distance = odds.log_distance(before, after, seen, Box(0, 0, *seen.shape))
     valid = seen if pair.valid is None else seen & pair.valid

@@ -243,16 +243,17 @@ class AlterationTerms(_Part):
     """Logistic regression of change on the network's answer and on IR-MAD, which needs no training.
 
     The log odds of change are ``network`` times those of the network, plus ``distance`` times the logarithm of
-    (1 + d) / (1 + m), plus ``offset``: d is the distance of IR-MAD around the pixel, m its median over the scene.
+    (1 + d) / (1 + m), cut to [-1, 1], plus ``offset``: d is the distance of IR-MAD around the pixel, m the median of
+    the distances of single pixels over a sample of the scene.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    network: PositiveFloat
+    network: float = Field(gt=0, le=10)
     """Factor of the network's log odds."""
-    distance: PositiveFloat
+    distance: float = Field(gt=0, le=10)
     """Factor of the logarithm of the distance."""
-    offset: float
+    offset: float = Field(ge=-10, le=10)
     """Log odds that are added."""
     blur_px: float = Field(default=2.0, gt=0, le=3)
     """Standard deviation of the Gaussian over the distances, pixels."""

@@ -42,9 +42,9 @@ def detect_changes(
 ) -> xr.DataArray:
     """Change probability of two georeferenced arrays.
 
-    Before the result is computed windows of both dates are read, for their registration, for checks of their numbers
-    and for radiometric percentiles; each chunk then reads just its own window of both dates. The two grids may differ
-    as on the command line. What the command line would warn of is a Python warning of :class:`ussfc.PipelineWarning`.
+    Before the result is computed windows of both dates are read, for their registration, for checks of their numbers,
+    for IR-MAD beside the network and for radiometric percentiles; each chunk then reads just its own window of both
+    dates. The two grids may differ as on the command line. What the command line would warn of is a Python warning of :class:`ussfc.PipelineWarning`.
 
     Args:
         before: earlier image, (band, y, x) or (y, x), NumPy or Dask inside, with a CRS that odc-geo or rioxarray
@@ -111,6 +111,7 @@ def detect_changes(
         "smoothing": smoothing,
         "probability_dtype": settings.output.probability_dtype,
         "registration": pair.registration.state,
+        "alteration": "off" if odds is None else "IR-MAD",
         "nodata": np.nan,
     }
     return result

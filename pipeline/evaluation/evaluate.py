@@ -227,12 +227,12 @@ def _picture_jobs(
         images = PixelPair(as_unit_range(pair.before), as_unit_range(pair.after), np.ones(pair.shape, bool))
         probability, _ = computer.blend(plan.tile((0, 0)), images)
         if terms is not None:
-            found = Alteration.of(*(date.reshape(len(date), -1) for date in (images.before, images.after)))
-            odds = record_of(found, terms).odds
-            log_distance = odds.log_distance(
-                images.before, images.after, images.valid, Box(0, 0, *pair.shape)
-            )
-            probability = odds.combine(probability, log_distance)
+            flat = [date.reshape(len(date), -1) for date in (images.before, images.after)]
+            odds = record_of(Alteration.of(flat[0], flat[1]), terms, flat[0].shape[1]).odds
+            if odds is not None:
+                whole = Box(0, 0, *pair.shape)
+                log_distance = odds.log_distance(images.before, images.after, images.valid, whole)
+                probability = odds.combine(probability, log_distance)
         levels = encode(probability, images.valid, np.dtype(np.uint8)).astype(np.uint8)
         return _scored(pair, _smoothed(levels, smoothing), with_baseline)
 

@@ -51,12 +51,13 @@ class DeviceComputer:
             clock.lap("read")
             return ComputedTile.empty(tile, cover, clock)
         before, after = pair.read(tile.halo, cover)
+        clock.lap("read")
         seen = before.valid & after.valid
         log_distance = None
         if pair.odds is not None:
             # The device maps pixels of its own.
             log_distance = pair.log_distance(tile, pair.mapped(before, after, cover), seen)
-        clock.lap("read")
+            clock.lap("alteration")
         valid = seen if cover.inside is None else seen & cover.inside
         # As they were read: the device maps them, and has a queue of its own, which the next tile joins while this
         # one is computed.

@@ -91,11 +91,13 @@ class HostComputer:
             return ComputedTile.empty(tile, cover, clock)
         before, after = pair.read(tile.halo, cover)
         images, pixels = pair.mapped(before, after, cover), pair.core_pixels(tile, before, after)
-        log_distance = (
-            None if pair.odds is None else pair.log_distance(tile, images, before.valid & after.valid)
-        )
+        seen = None if pair.odds is None else before.valid & after.valid
         del before, after
         clock.lap("read")
+        log_distance = None
+        if seen is not None:
+            log_distance = pair.log_distance(tile, images, seen)
+            clock.lap("alteration")
         # Patches of two tiles would share the cores, and the later tile delay the earlier.
         with self._turn:
             clock.skip()

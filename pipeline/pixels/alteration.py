@@ -23,6 +23,14 @@ MOST_PIXELS = 100_000
 LEAST_PROBABILITY = 0.5 / PROBABILITY_STEPS
 """Least probability whose odds count, half a level of the store; 1 less it is the largest."""
 
+FARTHEST = 1.0
+"""Largest logarithm of a blurred distance over the typical one, and least one below 0: one pixel in a hundred has more.
+Without an end, ground that the sample does not show would be change whatever the network says."""
+
+LEAST_NOISE = 1e-4
+"""Standard deviation that every number has at least, share of the model's range: a third of a step of Sentinel-2's
+numbers. Where nearly all pixels have one number, the least difference would else be an endless distance."""
+
 PART = 256
 """Rows that are blurred together, which bounds the memory."""
 
@@ -40,7 +48,7 @@ class Alteration:
     offsets: tuple[float, ...]
     """Term of each variate."""
     typical: float
-    """Median of the distance over the sample."""
+    """Median of the distance over the sample, not blurred."""
 
     @classmethod
     def of(cls, before: FloatArray, after: FloatArray) -> Alteration | None:
@@ -53,20 +61,21 @@ class Alteration:
         Returns:
             None where there are too few pixels, or no band that varies in both dates.
         """
-        step = max(1, before.shape[1] // MOST_PIXELS)
+        step = max(1, -(-before.shape[1] // MOST_PIXELS))
         x, y = before[:, ::step], after[:, ::step]
         if x.shape[1] < LEAST_PIXELS:
             return None
         found = find_variates(x.astype(np.float64), y.astype(np.float64))
         if found is None:
             return None
-        factors, offsets = (_rounded(numbers) for numbers in found)
+        spread = np.sqrt(1 + ((LEAST_NOISE * found[0]) ** 2).sum(axis=1))
+        factors, offsets = _rounded(found[0] / spread[:, np.newaxis]), _rounded(found[1] / spread)
         whole = cls(tuple(map(tuple, factors.tolist())), tuple(offsets.tolist()), 0.0)
         distances = whole.distance(x[:, np.newaxis], y[:, np.newaxis])
         return replace(whole, typical=float(_rounded(np.median(distances))))
 
     def distance(self, before: FloatArray, after: FloatArray) -> FloatArray:
-        """Return the distance of each pixel from no change, about 1 a band where nothing changed.
+        """Return the distance of each pixel from no change: about the root of the number of bands where nothing did.
 
         Args:
             before: (bands, rows, cols) float32 in the model's range.
@@ -99,8 +108,8 @@ class Alteration:
 class CombinedOdds:
     """Logistic regression of change on the network's log odds and on the blurred distance of IR-MAD."""
 
-    alteration: Alteration | None
-    """IR-MAD of the pair; None where it could not be found: all distances then count as typical."""
+    alteration: Alteration
+    """IR-MAD of the pair."""
     network: float
     """Factor of the network's log odds."""
     distance: float
@@ -113,7 +122,7 @@ class CombinedOdds:
     """Pixels around a place that its blurred distance depends on: where the Gaussian ends."""
 
     def log_distance(self, before: FloatArray, after: FloatArray, seen: BoolArray, core: Box) -> FloatArray:
-        """Return the logarithm of the blurred distance over the typical one.
+        """Return the logarithm of (1 + blurred distance) / (1 + typical distance), in [-1, 1].
 
         Args:
             before: (bands, rows, cols) float32 in the model's range.
@@ -125,8 +134,6 @@ class CombinedOdds:
             (rows, cols) float32 of ``core``.
         """
         result = np.zeros(core.shape, np.float32)
-        if self.alteration is None:
-            return result
         typical = np.float32(math.log1p(self.alteration.typical))
         grid = Box(0, 0, *seen.shape)
         for top in range(core.y0, core.y1, PART):
@@ -138,7 +145,7 @@ class CombinedOdds:
             # Three times as fast as log1p, and no number here is so small that it would be lost.
             np.log(blurred + 1, out=result[rows.within(core).slices])
         result -= typical
-        return result
+        return np.clip(result, -FARTHEST, FARTHEST, out=result)
 
     def _blurred(self, distance: FloatArray, seen: BoolArray) -> FloatArray:
         """Return the mean distance of the seen pixels around each."""
@@ -161,7 +168,7 @@ class CombinedOdds:
             log_distance: of :meth:`log_distance`.
 
         Returns:
-            (rows, cols) float32 in (0, 1).
+            (rows, cols) float32 in [0, 1].
         """
         odds = np.clip(probability, np.float32(LEAST_PROBABILITY), np.float32(1 - LEAST_PROBABILITY))
         odds /= 1 - odds

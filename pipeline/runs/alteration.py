@@ -8,9 +8,8 @@ import numpy as np
 
 from ussfc.pipeline.pixels.alteration import Alteration
 from ussfc.pipeline.pixels.radiometry import pair as mapped_pair
-from ussfc.pipeline.reading.sampling import CHECK_PIXELS
 from ussfc.pipeline.runs.manifest import AlterationRecord
-from ussfc.pipeline.runs.pair_sample import Readers, open_sample, read_sample
+from ussfc.pipeline.runs.pair_sample import SAMPLE_PIXELS, Readers, open_sample, read_sample
 from ussfc.pipeline.types import FloatArray, Pixels, RadiometricMapping
 
 if TYPE_CHECKING:
@@ -32,8 +31,9 @@ def measure_pair(
     pair: ScenePair, mappings: Mappings, terms: AlterationTerms, threads: int
 ) -> AlterationRecord:
     """Measure IR-MAD of a registered pair; see :func:`measure_readers`."""
-    readers, threads, _ = open_sample(pair, threads)
-    return measure_readers(readers, (pair.grid.shape[0], pair.grid.shape[1]), mappings, terms, threads)
+    readers, threads, most = open_sample(pair, threads)
+    shape = pair.grid.shape[0], pair.grid.shape[1]
+    return measure_readers(readers, shape, mappings, terms, threads, most)
 
 
 def measure_readers(
@@ -42,8 +42,9 @@ def measure_readers(
     mappings: Mappings,
     terms: AlterationTerms,
     threads: int,
+    most: int = SAMPLE_PIXELS,
 ) -> AlterationRecord:
-    """Measure IR-MAD of two dates, by nine windows of 256 px, or the whole of a smaller grid.
+    """Measure IR-MAD of two dates.
 
     Args:
         readers: of before and after, on the common grid, registered.
@@ -51,28 +52,36 @@ def measure_readers(
         mappings: radiometric constants of both.
         terms: of the model's card.
         threads: windows that are read at a time.
+        most: size of the windows that are read, pixels.
     """
 
     def take(before: Pixels, after: Pixels) -> tuple[FloatArray, FloatArray]:
         images = mapped_pair(before, after, mappings)
         return images.before[:, images.valid], images.after[:, images.valid]
 
-    parts = read_sample(readers, shape, threads, CHECK_PIXELS, take)
+    parts = read_sample(readers, shape, threads, most, take)
     empty = np.empty((len(mappings[0].low), 0), np.float32)
     before, after = (np.concatenate([empty, *(part[date] for part in parts)], axis=1) for date in (0, 1))
-    return record_of(Alteration.of(before, after), terms)
+    return record_of(Alteration.of(before, after), terms, before.shape[1])
 
 
-def record_of(found: Alteration | None, terms: AlterationTerms) -> AlterationRecord:
-    """Return the record of what was found of a pair, with the terms of a model's card."""
-    fields = {} if found is None else {
-        "factors": found.factors, "offsets": found.offsets, "typical": found.typical
-    }  # fmt: skip
+def record_of(found: Alteration | None, terms: AlterationTerms, sampled: int) -> AlterationRecord:
+    """Return the record of what was found of a pair, with the terms of a model's card.
+
+    Args:
+        found: IR-MAD; None: it could not be found.
+        terms: of the card.
+        sampled: valid pixels that it was looked for in.
+    """
+    fields = {
+        "network": terms.network,
+        "distance": terms.distance,
+        "offset": terms.offset,
+        "blur": terms.blur_px,
+        "margin": terms.margin_px,
+    }
+    if found is None:
+        return AlterationRecord(**fields)
     return AlterationRecord(
-        **fields,
-        network=terms.network,
-        distance=terms.distance,
-        offset=terms.offset,
-        blur=terms.blur_px,
-        margin=terms.margin_px,
+        factors=found.factors, offsets=found.offsets, typical=found.typical, sampled=sampled, **fields
     )

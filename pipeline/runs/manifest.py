@@ -230,6 +230,8 @@ class AlterationRecord(Record):
     """Term of each variate."""
     typical: float = 0.0
     """Median of the distance over the sample."""
+    sampled: int = 0
+    """Valid pixels of the windows that it is found from; absent in runs where it could not be found."""
     network: float
     """Factor of the network's log odds."""
     distance: float
@@ -242,11 +244,13 @@ class AlterationRecord(Record):
     """Pixels at which the Gaussian ends."""
 
     @property
-    def odds(self) -> CombinedOdds:
-        """The regression itself."""
+    def odds(self) -> CombinedOdds | None:
+        """The regression itself; None where IR-MAD could not be found, and the network alone answers."""
+        if not self.factors:
+            return None
         from ussfc.pipeline.pixels.alteration import Alteration, CombinedOdds
 
-        found = Alteration(self.factors, self.offsets, self.typical) if self.factors else None
+        found = Alteration(self.factors, self.offsets, self.typical)
         return CombinedOdds(found, self.network, self.distance, self.offset, self.blur, self.margin)
 
 

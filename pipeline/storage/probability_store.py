@@ -29,6 +29,9 @@ from ussfc.pipeline.storage.store_metadata import UNREADABLE, create_group, dama
 from ussfc.pipeline.storage.tile_records import TileLedger, TileRecord, checksum
 from ussfc.pipeline.types import Box, Index, StoredArray, TileResult
 
+SETTINGS = {"alteration": "alteration (inference.alteration: IR-MAD beside the network)"}
+"""Parts of a run's key whose setting does not go without saying, as messages name them."""
+
 FORMAT_VERSION = 2
 """Version of the group and its records, a part of the run's key."""
 
@@ -332,7 +335,8 @@ def start_store(
         if differing:
             raise StoreError(
                 f"{str(root).removesuffix(f'/{layout.WORK}')}: holds another run, which differs in "
-                f"{', '.join(differing)}; choose another output folder, or overwrite it"
+                f"{', '.join(SETTINGS.get(name, name) for name in differing)}; choose another output folder, or "
+                "overwrite it"
             )
         # They decide what a chunk is, and have no checksum of their own.
         damaged_metadata(root, grid, dtype, tile_size, run_name(expected), repair=True)

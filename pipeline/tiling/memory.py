@@ -169,6 +169,8 @@ def _tile_bytes(plan: TilePlan, work: Workload) -> int:
     # A mask is read, grown and joined with the other one.
     raw = max(work.bands, work.values) * 4
     reading = halo * (raw + 2 * work.bands * 4 + 4 + 3 * work.masks)
+    if work.combines:
+        reading += core * 4
     # Weighted sum, weight, mean, and the encoded levels; what IR-MAD says waits for the network.
     blending = core * (24 if work.combines else 20)
     kept = halo * ((raw if work.values else 0) + 2 * work.bands * 4 + 2 + min(1, work.masks))

@@ -136,9 +136,12 @@ def test_dates_without_a_band_in_common_are_told(card: str, tmp_path: Path) -> N
         with rasterio.open(scene, "w", **profile) as file:
             file.write(np.full((3, 64, 64), 700 + 9 * number, np.uint16))
             file.descriptions = ("B04", "B03", "B02")
-    _, record, said = made(scenes, tmp_path / "out", config_of(card))
+    levels, record, said = made(scenes, tmp_path / "out", config_of(card))
     assert NOT_FOUND in said
     assert NOT_FOUND in record.warnings
+    assert not any(line.endswith("and IR-MAD") for line in said)
+    alone, _, _ = made(scenes, tmp_path / "off", config_of(card, "inference.alteration=off"))
+    assert alone.tobytes() == levels.tobytes()
     arrays = [rioxarray.open_rasterio(scene) for scene in scenes]
     with pytest.warns(PipelineWarning, match="IR-MAD could not be found"):
         detect_changes(*arrays, config=config_of(card))
