@@ -44,7 +44,8 @@ def detect_changes(
 
     Before the result is computed windows of both dates are read, for their registration, for checks of their numbers,
     for IR-MAD beside the network and for radiometric percentiles; each chunk then reads just its own window of both
-    dates. The two grids may differ as on the command line. What the command line would warn of is a Python warning of :class:`ussfc.PipelineWarning`.
+    dates. The two grids may differ as on the command line. What the command line would warn of is a Python warning of
+    :class:`ussfc.PipelineWarning`.
 
     Args:
         before: earlier image, (band, y, x) or (y, x), NumPy or Dask inside, with a CRS that odc-geo or rioxarray

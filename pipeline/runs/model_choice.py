@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
@@ -70,7 +71,9 @@ def fitting_model(infos: tuple[SceneInfo, SceneInfo], config: RunConfig) -> ussf
 
 
 def rank_models(infos: tuple[SceneInfo, SceneInfo], config: RunConfig) -> list[ModelFit]:
-    """Return the packaged models, those that fit first, each group by its F1.
+    """Return the packaged models, those that fit first, by their mean F1 over scenes that all these were scored on.
+
+    The last scores of two cards may be of other cities, and cities differ more than models do.
 
     Args:
         infos: headers of both dates.
@@ -78,7 +81,15 @@ def rank_models(infos: tuple[SceneInfo, SceneInfo], config: RunConfig) -> list[M
     """
     cards = [ussfc.find_model(name) for name in ussfc.list_models()]
     found = [ModelFit(card, _obstacle(card, infos, config)) for card in cards]
-    return sorted(found, key=lambda fit: (bool(fit.obstacle), -fit.model.overall_f1, fit.model.name))
+    scores = [{score.scene: score.f1 for score in fit.model.scores} for fit in found if not fit.obstacle]
+    shared = set.intersection(*map(set, scores)) if scores else set()
+
+    def order(fit: ModelFit) -> tuple[bool, float, str]:
+        own = [score.f1 for score in fit.model.scores if score.scene in shared]
+        comparable = bool(own) and not fit.obstacle
+        return bool(fit.obstacle), -(fmean(own) if comparable else fit.model.overall_f1), fit.model.name
+
+    return sorted(found, key=order)
 
 
 def better_model(
