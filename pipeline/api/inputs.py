@@ -18,7 +18,7 @@ from ussfc.pipeline.reading import AreaOfInterest, choose_bands
 from ussfc.pipeline.reading.array import ArrayReader, describe_array, runs_north, with_bands
 from ussfc.pipeline.reading.bands import with_possible_scales
 from ussfc.pipeline.reading.stacking import image_of
-from ussfc.pipeline.runs.alteration import NOT_FOUND, measure_readers
+from ussfc.pipeline.runs.alteration import measure_readers
 from ussfc.pipeline.runs.comparison import ArrayRecipe, compare_recipes, moved_recipe
 from ussfc.pipeline.runs.manifest import AlterationRecord, RegistrationRecord
 from ussfc.pipeline.runs.model_choice import configured_model, fitting_model
@@ -137,7 +137,7 @@ def open_arrays(before: Any, after: Any, config: RunConfig, own_network: bool = 
     if terms is not None:
         shape = grid.shape[0], grid.shape[1]
         alteration = measure_readers((readers[0], readers[1]), shape, found.mappings, terms, THREADS)
-        notices += [] if alteration.factors else [NOT_FOUND]
+        notices += [alteration.warning] if alteration.warning else []
     if config.strict and notices:
         raise ReadError(f"{notices[0]} (strict: a warning ends the computation)")
     southward = not runs_north(images[0]), not runs_north(images[1])

@@ -64,8 +64,8 @@ class DeviceComputer:
         images = pair.for_network(before).values, pair.for_network(after).values
         probability, patches, seconds = self._blend(tile, images, valid, pair.mappings, seen)
         clock.lap("network")
-        if log_distance is not None:
-            probability = pair.combined(probability, log_distance)
+        if pair.odds is not None and log_distance is not None:
+            probability = pair.odds.combine(probability, log_distance)
             clock.lap("combine")
         # Of the device's own queue; the moments have the wait for it as well.
         clock.seconds["network"] = round(seconds, 3)

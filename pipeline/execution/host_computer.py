@@ -103,8 +103,8 @@ class HostComputer:
             clock.skip()
             probability, patches = self.blend(tile, images, stop, report)
             clock.lap("network")
-        if log_distance is not None:
-            probability = pair.combined(probability, log_distance)
+        if pair.odds is not None and log_distance is not None:
+            probability = pair.odds.combine(probability, log_distance)
             clock.lap("combine")
         valid = images.valid[tile.core.within(tile.halo).slices]
         return ComputedTile(

@@ -168,12 +168,6 @@ class OpenPair:
             return None
         return self.odds.log_distance(images.before, images.after, seen, tile.core.within(tile.halo))
 
-    def combined(self, probability: FloatArray, log_distance: FloatArray | None) -> FloatArray:
-        """Return the probability of change of the network and of what :meth:`log_distance` gave."""
-        if self.odds is None or log_distance is None:
-            return probability
-        return self.odds.combine(probability, log_distance)
-
     def core_pixels(self, tile: Tile, before: Pixels, after: Pixels) -> tuple[Pixels, Pixels] | None:
         """Return the core of what :meth:`read` gave of a tile; None where it is not kept."""
         if not self.keeps:

@@ -43,8 +43,8 @@ class Alteration:
     """IR-MAD of a pair: its canonical variates as sums over the bands of both dates."""
 
     factors: tuple[tuple[float, ...], ...]
-    """Of each variate, for each band of the earlier date, then of the later one; their variance where nothing changed
-    is 1."""
+    """Factors of each variate for the bands of the earlier date, then of the later one; a variate's variance where
+    nothing changed is 1."""
     offsets: tuple[float, ...]
     """Term of each variate."""
     typical: float

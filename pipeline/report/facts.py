@@ -187,6 +187,8 @@ def machine_rows(record: RunRecord) -> list[Row]:
         ),
         ("network", record.detector),
     ]
+    if record.combines:
+        rows.append(("beside the network", "IR-MAD, whose distances are part of the probability"))
     if record.peak_memory_bytes:
         rows.append(("largest memory", format_bytes(record.peak_memory_bytes)))
     return rows

@@ -171,7 +171,7 @@ def _properties(record: RunRecord) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "processing:lineage": (
             f"Probability of change between two images by the model {model.name} (SHA-256 of its weights "
-            f"{model.sha256}); changed from {record.threshold:g} on."
+            f"{model.sha256}){' and IR-MAD' if record.combines else ''}; changed from {record.threshold:g} on."
         ),
         "processing:level": "L4",
         "processing:version": ussfc,

@@ -59,29 +59,41 @@ def measure_readers(
         images = mapped_pair(before, after, mappings)
         return images.before[:, images.valid], images.after[:, images.valid]
 
-    parts = read_sample(readers, shape, threads, most, take)
+    parts, unread = read_sample(readers, shape, threads, most, take)
     empty = np.empty((len(mappings[0].low), 0), np.float32)
     before, after = (np.concatenate([empty, *(part[date] for part in parts)], axis=1) for date in (0, 1))
-    return record_of(Alteration.of(before, after), terms, before.shape[1])
+    return record_of(Alteration.of(before, after), terms, before.shape[1], unread)
 
 
-def record_of(found: Alteration | None, terms: AlterationTerms, sampled: int) -> AlterationRecord:
+def record_of(
+    found: Alteration | None, terms: AlterationTerms, sampled: int, unread: int = 0
+) -> AlterationRecord:
     """Return the record of what was found of a pair, with the terms of a model's card.
 
     Args:
         found: IR-MAD; None: it could not be found.
         terms: of the card.
         sampled: valid pixels that it was looked for in.
+        unread: windows that could not be read.
     """
-    fields = {
-        "network": terms.network,
-        "distance": terms.distance,
-        "offset": terms.offset,
-        "blur": terms.blur_px,
-        "margin": terms.margin_px,
-    }
-    if found is None:
-        return AlterationRecord(**fields)
+    missing = f"IR-MAD was found without {unread} window(s) of its sample that could not be read"
+    warning = NOT_FOUND if found is None else missing if unread else None
+    measured = (
+        {}
+        if found is None
+        else {
+            "factors": found.factors,
+            "offsets": found.offsets,
+            "typical": found.typical,
+            "sampled": sampled,
+        }
+    )
     return AlterationRecord(
-        factors=found.factors, offsets=found.offsets, typical=found.typical, sampled=sampled, **fields
+        network=terms.network,
+        distance=terms.distance,
+        offset=terms.offset,
+        blur=terms.blur_px,
+        margin=terms.margin_px,
+        **measured,
+        **({} if warning is None else {"warning": warning}),
     )

@@ -168,7 +168,7 @@ def infer_locked(plan: RunPlan, out: Folder, overwrite: bool, workers: LazyExecu
     if done:
         notice = f"resuming: {len(done)} of {plan.tiles.tile_count} tiles are done"
         subscriber(Notice(notice, warning=False))
-    beside = " and IR-MAD" if radiometry.alteration and radiometry.alteration.factors else ""
+    beside = "" if job.odds is None else " and IR-MAD"
     subscriber(Notice(f"computed by {describe_detector(detector)}{beside}", warning=False))
     with stage_clock("infer", plan.tiles.tile_count - len(done), pixels, subscriber) as clock:
         follow_ups = _follow_ups(plan, store, records, record_of, subscriber)

@@ -224,8 +224,8 @@ class AlterationRecord(Record):
     """IR-MAD of a pair, beside the network."""
 
     factors: tuple[tuple[float, ...], ...] = ()
-    """Of each canonical variate, for each band of the earlier date in the model's range, then of the later one; empty
-    where it could not be found, like the next one."""
+    """Factors of each canonical variate for the bands of the earlier date in the model's range, then of the later one;
+    absent where IR-MAD could not be found, like the next three."""
     offsets: tuple[float, ...] = ()
     """Term of each variate."""
     typical: float = 0.0
@@ -242,6 +242,8 @@ class AlterationRecord(Record):
     """Standard deviation of the Gaussian over the distances, pixels."""
     margin: int
     """Pixels at which the Gaussian ends."""
+    warning: str | None = None
+    """Reason against trusting it; absent where there is none."""
 
     @property
     def odds(self) -> CombinedOdds | None:
@@ -498,6 +500,11 @@ class InferenceRecord(Record):
     """Seconds of ``read`` and ``network``, summed over tiles."""
     stages: dict[str, StageRecord]
     """Duration of each stage, by its name."""
+
+    @property
+    def combines(self) -> bool:
+        """True if the probability is the network's and IR-MAD's together."""
+        return self.radiometry.alteration is not None and self.radiometry.alteration.odds is not None
 
 
 class RunRecord(InferenceRecord):

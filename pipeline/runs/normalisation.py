@@ -47,7 +47,7 @@ def normalise_readers(
     Returns:
         The lines of all bands, or a warning where one of them is not seen: colours would be torn apart by the rest.
     """
-    parts = read_sample(readers, shape, threads, most, _averaged)
+    parts, _ = read_sample(readers, shape, threads, most, _averaged)
     empty = np.empty((len(names), 0), np.float32)
     before, after = (np.concatenate([empty, *(part[date] for part in parts)], axis=1) for date in (0, 1))
     found = normalise(before, after, np.ones(before.shape[1], np.bool_))

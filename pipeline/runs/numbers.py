@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ussfc.pipeline.errors import DamagedRecord
 from ussfc.pipeline.pixels.sample_checks import DateSample, Finding, check_samples, describe_match
-from ussfc.pipeline.runs.alteration import NOT_FOUND, measure_pair
+from ussfc.pipeline.runs.alteration import measure_pair
 from ussfc.pipeline.runs.manifest import MappingRecord, NormalisationRecord, RadiometryRecord
 from ussfc.pipeline.runs.normalisation import matched_mappings, normalise_pair
 from ussfc.pipeline.runs.pair import refuse_fatal, sample_pair, scene_mappings
@@ -111,7 +111,7 @@ def measure_radiometry(plan: RunPlan) -> RadiometryRecord:
     terms, alteration = alteration_terms(plan.config, pair.model), None
     if terms is not None:
         alteration = measure_pair(pair, found.mappings, terms, plan.threads)
-        warnings = (*warnings, NOT_FOUND) if not alteration.factors else warnings
+        warnings = (*warnings, alteration.warning) if alteration.warning else warnings
     choice: Literal["model", "match"] = "model" if lines is None else "match"
     return RadiometryRecord(
         before=MappingRecord.of(before),

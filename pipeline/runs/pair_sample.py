@@ -42,8 +42,8 @@ def open_sample(pair: ScenePair, threads: int) -> tuple[Readers, int, int]:
 
 def read_sample(
     readers: Readers, shape: tuple[int, int], threads: int, most: int, take: Callable[[Pixels, Pixels], T]
-) -> list[T]:
-    """Return what ``take`` makes of both dates in each window, in the order of the windows.
+) -> tuple[list[T], int]:
+    """Return what ``take`` makes of both dates in each window, in their order, and how many could not be read.
 
     Args:
         readers: of before and after, on the common grid, registered.
@@ -64,6 +64,8 @@ def read_sample(
     small = shape[0] * shape[1] <= most
     windows = list(blocks(shape, BLOCK)) if small else spread_windows(shape, most)
     if threads == 1:
-        return [part for parts in map(read, windows) for part in parts]
-    with ThreadPoolExecutor(threads, "ussfc-sample") as pool:
-        return [part for parts in pool.map(read, windows) for part in parts]
+        found = [read(box) for box in windows]
+    else:
+        with ThreadPoolExecutor(threads, "ussfc-sample") as pool:
+            found = list(pool.map(read, windows))
+    return [part for parts in found for part in parts], found.count([])

@@ -13,6 +13,7 @@ from ussfc.pipeline.runs.manifest import (
     InputRecords,
     ModelRecord,
     ProductRecord,
+    RadiometryRecord,
     RunRecord,
 )
 from ussfc.pipeline.tiling.grid import grid_record
@@ -54,6 +55,7 @@ def run_record(
             for number, name in enumerate(products)
         },
         "config": {"output": {"probability_dtype": "uint8"}},
+        "radiometry": RadiometryRecord.model_construct(),
         "versions": {"ussfc": "1.2", "gdal": "3.10"},
         **fields,
     })  # fmt: skip

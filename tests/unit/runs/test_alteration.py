@@ -19,12 +19,16 @@ from tests.support.textures import texture
 from ussfc.pipeline.api.detect import detect_changes
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.config.schema import RunConfig
-from ussfc.pipeline.errors import PipelineWarning, StoreError
+from ussfc.pipeline.errors import PipelineWarning, ReadError, StoreError
 from ussfc.pipeline.events import Event, Notice
-from ussfc.pipeline.runs.alteration import NOT_FOUND
+from ussfc.pipeline.reading import SceneRecipe, describe_scene
+from ussfc.pipeline.report.facts import machine_rows
+from ussfc.pipeline.runs.alteration import NOT_FOUND, measure_readers
 from ussfc.pipeline.runs.infer import Computation
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.runs.run import run
+from ussfc.pipeline.types import Box, Pixels, RadiometricMapping, SceneReader
+from ussfc.spec import AlterationTerms
 
 TERMS = {"network": 0.5, "distance": 2.0, "offset": -1.5, "blur_px": 1.5}
 SHAPE = (150, 170)
@@ -79,6 +83,7 @@ def test_no_tile_and_no_resumption_changes_a_byte(scenes: tuple[str, str], card:
     assert record.radiometry.alteration is not None
     assert record.radiometry.alteration.factors
     assert any(line.startswith("computed by ") and line.endswith(" and IR-MAD") for line in said)
+    assert "beside the network" in dict(machine_rows(record))
     # Found from the sample of the run; the change stands out, the hole is nodata.
     assert np.median(levels[65:85, 75:95]) > np.median(levels[100:, 100:]) + 50
     assert (levels[20:30, 30:50] == 255).all()
@@ -109,6 +114,7 @@ def test_off_is_the_network_alone(scenes: tuple[str, str], card: str, tmp_path: 
     without, _, _ = made(scenes, tmp_path / "plain", config_of(plain))
     assert alone.tobytes() == without.tobytes()
     assert record.radiometry.alteration is None
+    assert "beside the network" not in dict(machine_rows(record))
     assert not any("IR-MAD" in line for line in said)
     # Of a model without terms nothing is left out, and its key is that of a run that knew none.
     keys = [json.loads((tmp_path / name / "work/run_key.json").read_text()) for name in ("off", "plain")]
@@ -145,3 +151,31 @@ def test_dates_without_a_band_in_common_are_told(card: str, tmp_path: Path) -> N
     arrays = [rioxarray.open_rasterio(scene) for scene in scenes]
     with pytest.warns(PipelineWarning, match="IR-MAD could not be found"):
         detect_changes(*arrays, config=config_of(card))
+
+
+def test_windows_that_cannot_be_read_are_told(
+    scenes: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = describe_scene(scenes[0]).geobox
+    recipes = [SceneRecipe.of(scene, describe_scene(scene), grid, (1, 2, 3), "nearest") for scene in scenes]
+
+    class Damaged:
+        """A date whose upper left window cannot be read."""
+
+        def __init__(self, reader: SceneReader) -> None:
+            self.reader = reader
+
+        def read(self, box: Box) -> Pixels:
+            if (box.y0, box.x0) == (0, 0):
+                raise ReadError("a damaged block")
+            return self.reader.read(box)
+
+    mapping = RadiometricMapping((0.0,) * 3, (3500.0,) * 3)
+    terms = AlterationTerms(network=0.5, distance=2.0, offset=-1.5)
+    whole = recipes[0].open(), recipes[1].open()
+    damaged: Any = Damaged(whole[0]), whole[1]
+    monkeypatch.setattr("ussfc.pipeline.runs.pair_sample.BLOCK", 64)
+    found = [measure_readers(readers, SHAPE, (mapping, mapping), terms, 1) for readers in (whole, damaged)]
+    assert found[0].warning is None
+    assert found[1].warning == "IR-MAD was found without 1 window(s) of its sample that could not be read"
+    assert found[0].sampled - found[1].sampled == 64 * 64 - 10 * 20
