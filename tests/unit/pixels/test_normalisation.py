@@ -7,8 +7,9 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 
-from ussfc.pipeline.pixels.normalisation import kept_variance, no_change_weights, normalise
+from ussfc.pipeline.pixels.normalisation import alteration, kept_variance, no_change_weights, normalise
 
 DoubleArray = npt.NDArray[np.float64]
 
@@ -39,6 +40,19 @@ def later(before: DoubleArray, seed: int, noise: float = 30, changed: float = 0.
 
 def everywhere(image: DoubleArray) -> npt.NDArray[np.bool_]:
     return np.ones(image.shape[1], np.bool_)
+
+
+@pytest.mark.parametrize("bands", range(1, 8))
+def test_weights_are_p_values_of_chi_squared_distances(bands: int) -> None:
+    before = ground(0, bands)
+    after = later(before, 0)
+    found = alteration(before, after)
+    assert found is not None
+    distances, degrees = found
+    assert degrees == bands
+    wanted = special.chdtrc(degrees, distances)
+    assert wanted.min() < 1e-12 < 0.9 < wanted.max()
+    np.testing.assert_allclose(no_change_weights(before, after), wanted, rtol=1e-9, atol=1e-300)
 
 
 @few
