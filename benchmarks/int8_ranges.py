@@ -1,10 +1,11 @@
 """Ranges of the packaged models for `--precision int8`, written beside their weights.
 
-    python benchmarks/int8_ranges.py [MODEL ...] [--data DIR [--scenes a,b,c]]
+    python benchmarks/int8_ranges.py [MODEL ...] [--data DIR [--scenes a,b,c]] [--masks DIR]
 
-The network runs in float32 over patches of the packaged pair, for models of its bands, and of the scenes in DIR
-(NAME_before.tif, NAME_after.tif, NAME_label.tif; labels are not used). Printed: the share of these pixels that change
-their class at the card's threshold, and the largest deviation of a probability. To run again for new weights.
+The network runs in float32 over patches of the packaged pair, for models of its bands, of the scenes in --data
+(NAME_before.tif, NAME_after.tif, NAME_label.tif; labels are not used), and over pairs generated from --masks, as the
+recipe vhr trains on them. Printed: the share of these pixels that change their class at the card's threshold, and the
+largest deviation of a probability. To run again for new weights.
 """
 
 from __future__ import annotations
@@ -24,13 +25,18 @@ from ussfc.int8_ranges import Int8Ranges, ranges_path
 from ussfc.pipeline.benchmark.demo_scene import demo_patches
 from ussfc.pipeline.evaluation.labelled_scenes import ScenePairs, find_scenes
 from ussfc.pipeline.types import FloatArray
-from ussfc.training.recipe import InputSpec
+from ussfc.training.recipe import InputSpec, load_recipe
+from ussfc.training.synthesis.batches import MaskBatches
+from ussfc.training.synthesis.tiles import open_masks
 from ussfc.weights import load_weights
 
 DEMO_BANDS = {"B04", "B03", "B02"}
 
 PATCHES = 6
 """Patches of a scene, evenly spread."""
+
+GENERATED = 96
+"""Pairs generated from masks."""
 
 Pair = tuple[FloatArray, FloatArray]
 
@@ -42,6 +48,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=ussfc.list_models())
     parser.add_argument("--data", type=Path)
     parser.add_argument("--scenes")
+    parser.add_argument("--masks", type=Path)
     args = parser.parse_args()
     for name in args.models:
         model = ussfc.find_model(name)
@@ -63,8 +70,11 @@ def main() -> None:
                 pair = labelled.pair(number)
                 pairs += patches(np.asarray(pair.before), np.asarray(pair.after), size)
                 images.append(scene.name)
+        if args.masks is not None:
+            pairs += generated(args.masks, size)
+            images.append(f"{GENERATED} generated pairs")
         if not pairs:
-            parser.error(f"{name}: the demo pair lacks its bands; give scenes with --data")
+            parser.error(f"{name}: the demo pair lacks its bands; give scenes with --data, or --masks")
         measure(model, size, pairs, ", ".join(images))
 
 
@@ -75,6 +85,15 @@ def patches(before: FloatArray, after: FloatArray, size: int) -> Iterator[Pair]:
         y, x = corners[at]
         cut = [np.ascontiguousarray(image[None, :, y : y + size, x : x + size]) for image in (before, after)]
         yield cut[0], cut[1]
+
+
+def generated(folder: Path, size: int) -> Iterator[Pair]:
+    recipe = load_recipe("vhr")
+    sampling = recipe.sampling.model_copy(update={"crop_size": size, "batch_size": 1})
+    batches = MaskBatches(open_masks(folder), sampling, recipe.synthesis, recipe.seed)
+    for step in range(GENERATED):
+        batch = batches.batch(step)
+        yield batch.before, batch.after
 
 
 def measure(model: ussfc.ModelSpec, size: int, pairs: list[Pair], images: str) -> None:

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.networks import PACKAGED
 from tests.support.scenes import write_toy_model
 from ussfc.detector_options import DetectorOptions, detector_spec
 from ussfc.errors import ModelError
 from ussfc.int8_ranges import has_ranges, ranges_path, read_ranges
-from ussfc.spec import ModelSpec, find_model
+from ussfc.spec import ModelSpec, find_model, list_models
 
 REMEDY = "leave inference.precision to auto, or choose another one"
 
@@ -32,7 +31,7 @@ def write(model: ModelSpec, **changed: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", PACKAGED)
+@pytest.mark.parametrize("name", list_models())
 def test_packaged_weights_have_ranges(name: str) -> None:
     """Fails for new weights: `python benchmarks/int8_ranges.py` measures theirs."""
     model = find_model(name)
