@@ -21,11 +21,12 @@ import ussfc
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.evaluation.labelled_scenes import LabelledScene, ScenePairs, find_scenes
 from ussfc.pipeline.pixels.alteration import Alteration, CombinedOdds
+from ussfc.pipeline.pixels.binomial_blur import blur_radius
 from ussfc.pipeline.pixels.encoding import encode
 from ussfc.pipeline.pixels.smoothing import median3, with_rim
 from ussfc.pipeline.runs.infer import Computation, infer
 from ussfc.pipeline.runs.plan import plan
-from ussfc.pipeline.types import PROBABILITY_STEPS, BoolArray, Box, FloatArray
+from ussfc.pipeline.types import PROBABILITY_STEPS, BoolArray, Box, FloatArray, PixelPair
 from ussfc.training.crops import as_unit_range
 from ussfc.training.recipe import InputSpec
 
@@ -119,8 +120,8 @@ def read(scene: LabelledScene, card: str, fold: int, blur: float) -> Scene:
     found = Alteration.of(before[:, seen], after[:, seen])
     if found is None:
         raise SystemExit(f"{scene.before}: IR-MAD could not be found")
-    odds = CombinedOdds(found, 1.0, 1.0, 0.0, blur, round(4 * blur))
-    log_distance = odds.log_distance(before, after, seen, Box(0, 0, *seen.shape))
+    odds = CombinedOdds(found, 1.0, 1.0, 0.0, blur, blur_radius(blur))
+    log_distance = odds.log_distance(PixelPair(before, after, seen).dates, seen, Box(0, 0, *seen.shape))
     valid = seen if pair.valid is None else seen & pair.valid
     return Scene(scene.name, fold, np.nan_to_num(probability), log_distance, pair.label, valid)
 

@@ -190,6 +190,10 @@ class PixelPair:
     valid: BoolArray
     """Validity, (rows, cols); True where valid on both dates and inside the area of interest."""
 
+    def dates(self, box: Box) -> tuple[FloatArray, FloatArray]:
+        """Return both dates of a box counted from the window's upper left corner: views."""
+        return self.before[:, *box.slices], self.after[:, *box.slices]
+
 
 @dataclass(frozen=True, slots=True)
 class RadiometricMapping:

@@ -256,12 +256,12 @@ class AlterationTerms(_Part):
     offset: float = Field(ge=-10, le=10)
     """Log odds that are added."""
     blur_px: float = Field(default=2.0, gt=0, le=3)
-    """Standard deviation of the Gaussian over the distances, pixels."""
+    """Standard deviation of the binomial filter over the distances, pixels."""
 
     @property
     def margin_px(self) -> int:
-        """Pixels around a place that its blurred distance depends on: the Gaussian ends at four deviations."""
-        return round(4 * self.blur_px)
+        """Pixels around a place that its blurred distance depends on."""
+        return int(2 * self.blur_px**2) + 1
 
 
 class Score(_Part):

@@ -165,7 +165,7 @@ def _compute_core(
     spec, core = job.detector, tile.core.within(tile.halo)
     log_distance = None
     if job.odds is not None:
-        log_distance = job.odds.log_distance(images.before, images.after, images.valid, core)
+        log_distance = job.odds.log_distance(images.dates, images.valid, core)
     if job.area is not None:
         images = PixelPair(images.before, images.after, images.valid & job.area.mask(tile.halo))
     computer = open_computer(PROCESS_CACHE.detector(spec), taper_weights(spec.patch_size, job.taper))

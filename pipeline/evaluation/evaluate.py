@@ -231,7 +231,7 @@ def _picture_jobs(
             odds = record_of(Alteration.of(flat[0], flat[1]), terms, flat[0].shape[1]).odds
             if odds is not None:
                 whole = Box(0, 0, *pair.shape)
-                log_distance = odds.log_distance(images.before, images.after, images.valid, whole)
+                log_distance = odds.log_distance(images.dates, images.valid, whole)
                 probability = odds.combine(probability, log_distance)
         levels = encode(probability, images.valid, np.dtype(np.uint8)).astype(np.uint8)
         return _scored(pair, _smoothed(levels, smoothing), with_baseline)

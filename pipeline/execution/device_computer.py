@@ -12,6 +12,7 @@ from ussfc.pipeline.execution.tile_computer import ComputedTile, StepClock, rele
 from ussfc.pipeline.execution.tile_job import OpenPair
 from ussfc.pipeline.types import (
     BoolArray,
+    Box,
     FloatArray,
     PixelPair,
     RadiometricMapping,
@@ -55,8 +56,13 @@ class DeviceComputer:
         seen = before.valid & after.valid
         log_distance = None
         if pair.odds is not None:
-            # The device maps pixels of its own.
-            log_distance = pair.log_distance(tile, pair.mapped(before, after, cover), seen)
+
+            def dates(part: Box) -> tuple[FloatArray, FloatArray]:
+                # The device maps pixels of its own; those of a part stay in the cache.
+                images = pair.mapped(before.part(part), after.part(part))
+                return images.before, images.after
+
+            log_distance = pair.log_distance(tile, dates, seen)
             clock.lap("alteration")
         valid = seen if cover.inside is None else seen & cover.inside
         # As they were read: the device maps them, and has a queue of its own, which the next tile joins while this

@@ -96,7 +96,7 @@ class HostComputer:
         clock.lap("read")
         log_distance = None
         if seen is not None:
-            log_distance = pair.log_distance(tile, images, seen)
+            log_distance = pair.log_distance(tile, images.dates, seen)
             clock.lap("alteration")
         # Patches of two tiles would share the cores, and the later tile delay the earlier.
         with self._turn:

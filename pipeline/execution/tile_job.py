@@ -29,7 +29,7 @@ from ussfc.pipeline.types import (
 )
 
 if TYPE_CHECKING:
-    from ussfc.pipeline.pixels.alteration import CombinedOdds
+    from ussfc.pipeline.pixels.alteration import CombinedOdds, DatesOf
 
 
 class SceneSource(Protocol):
@@ -156,17 +156,17 @@ class OpenPair:
             return images
         return PixelPair(images.before, images.after, images.valid & cover.inside)
 
-    def log_distance(self, tile: Tile, images: PixelPair, seen: BoolArray) -> FloatArray | None:
+    def log_distance(self, tile: Tile, dates: DatesOf, seen: BoolArray) -> FloatArray | None:
         """Return what IR-MAD says of the core of a tile; None where the network's answer alone counts.
 
         Args:
             tile: the tile.
-            images: both dates over the halo, of :meth:`mapped`.
+            dates: gives parts of both dates over the halo, of :meth:`mapped`.
             seen: where both have data, area of interest or not.
         """
         if self.odds is None:
             return None
-        return self.odds.log_distance(images.before, images.after, seen, tile.core.within(tile.halo))
+        return self.odds.log_distance(dates, seen, tile.core.within(tile.halo))
 
     def core_pixels(self, tile: Tile, before: Pixels, after: Pixels) -> tuple[Pixels, Pixels] | None:
         """Return the core of what :meth:`read` gave of a tile; None where it is not kept."""

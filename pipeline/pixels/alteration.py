@@ -8,12 +8,13 @@ a pixel then follows from its own numbers, and its blurred distance from its nei
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
+from ussfc.pipeline.pixels.binomial_blur import blur
 from ussfc.pipeline.pixels.normalisation import LEAST_PIXELS, find_variates
 from ussfc.pipeline.types import PROBABILITY_STEPS, BoolArray, Box, FloatArray
 
@@ -34,8 +35,12 @@ numbers. Where nearly all pixels have one number, the least difference would els
 PART = 256
 """Rows that are blurred together, which bounds the memory."""
 
-IN_CACHE = 1 << 15
-"""Pixels that go through all sums together: they stay in a core's cache."""
+IN_CACHE = 1 << 17
+"""Pixels that go through all sums together: they stay in the cache. With a quarter of it two threads wait for each
+other between sums, which costs them a third more."""
+
+DatesOf = Callable[[Box], tuple[FloatArray, FloatArray]]
+"""Gives both dates of a part of a window, (bands, rows, cols) float32 in the model's range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,23 +90,32 @@ class Alteration:
             (rows, cols) float32, 0 and above; each pixel's follows from its own numbers, bit for bit.
         """
         _, rows, cols = before.shape
-        result = np.zeros((rows, cols), np.float32)
+        result = np.empty((rows, cols), np.float32)
         step = max(1, IN_CACHE // max(1, cols))
+        spare = np.empty((2 * len(before) + 2, min(step, rows) * cols), np.float32)
         for start in range(0, rows, step):
             part = slice(start, start + step)
-            self._add_squares(before[:, part], after[:, part], result[part])
-        return np.sqrt(result, out=result)
+            self._distances(before[:, part], after[:, part], spare, result[part].reshape(-1))
+        return result
 
-    def _add_squares(self, before: FloatArray, after: FloatArray, total: FloatArray) -> None:
-        variate, term = np.empty_like(total), np.empty_like(total)
+    def _distances(
+        self, before: FloatArray, after: FloatArray, spare: FloatArray, result: FloatArray
+    ) -> None:
+        """Fill ``result``, (pixels,)."""
+        *values, variate, term = (line[: result.size] for line in spare)
+        # One date after the other band by band: the large sums of dates that hardly differ cancel at once.
+        order = [number for band in range(len(before)) for number in (band, len(before) + band)]
+        for number, line in zip(order, values, strict=True):
+            date = before if number < len(before) else after
+            np.copyto(line.reshape(date.shape[1:]), date[number % len(before)])
+        result.fill(0)
         # No product of matrices, whose rounding depends on where in the array a pixel stands.
         for factors, offset in zip(self.factors, self.offsets, strict=True):
             variate.fill(offset)
-            # One date after the other band by band: the large sums of dates that hardly differ cancel at once.
-            for band in range(len(before)):
-                for date, factor in ((before, factors[band]), (after, factors[len(before) + band])):
-                    variate += np.multiply(date[band], np.float32(factor), out=term)
-            total += np.multiply(variate, variate, out=term)
+            for number, line in zip(order, values, strict=True):
+                variate += np.multiply(line, np.float32(factors[number]), out=term)
+            result += np.multiply(variate, variate, out=term)
+        np.sqrt(result, out=result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +131,17 @@ class CombinedOdds:
     offset: float
     """Log odds that are added."""
     blur: float
-    """Standard deviation of the Gaussian over the distances, pixels."""
+    """Standard deviation of the binomial filter over the distances, pixels."""
     margin: int
-    """Pixels around a place that its blurred distance depends on: where the Gaussian ends."""
+    """Pixels around a place that its blurred distance depends on."""
 
-    def log_distance(self, before: FloatArray, after: FloatArray, seen: BoolArray, core: Box) -> FloatArray:
+    def log_distance(self, dates: DatesOf, seen: BoolArray, core: Box) -> FloatArray:
         """Return the logarithm of (1 + blurred distance) / (1 + typical distance), in [-1, 1].
 
         Args:
-            before: (bands, rows, cols) float32 in the model's range.
-            after: the same of the later date.
-            seen: (rows, cols), where both dates have data; others do not count.
-            core: part of these arrays to return; :attr:`margin` pixels around it are there, but beyond the grid.
+            dates: gives both dates of a part of the window.
+            seen: (rows, cols) of the window, where both dates have data; other pixels do not count.
+            core: part of the window to return; :attr:`margin` pixels around it are there, but beyond the grid.
 
         Returns:
             (rows, cols) float32 of ``core``.
@@ -139,25 +152,22 @@ class CombinedOdds:
         for top in range(core.y0, core.y1, PART):
             rows = Box(top, core.x0, min(top + PART, core.y1), core.x1)
             around = rows.grown(self.margin).intersect(grid)
-            window = (slice(None), *around.slices)
-            distance = self.alteration.distance(before[window], after[window])
-            blurred = self._blurred(distance, seen[around.slices])[rows.within(around).slices]
+            distance = self.alteration.distance(*dates(around))
+            part = result[rows.within(core).slices]
+            np.add(self._blurred(distance, seen[around.slices])[rows.within(around).slices], 1, out=part)
             # Three times as fast as log1p, and no number here is so small that it would be lost.
-            np.log(blurred + 1, out=result[rows.within(core).slices])
-        result -= typical
-        return np.clip(result, -FARTHEST, FARTHEST, out=result)
+            np.log(part, out=part)
+            part -= typical
+            np.clip(part, -FARTHEST, FARTHEST, out=part)
+        return result
 
     def _blurred(self, distance: FloatArray, seen: BoolArray) -> FloatArray:
         """Return the mean distance of the seen pixels around each."""
         if seen.all():
-            return self._blur(distance)
-        result = self._blur(np.where(seen, distance, np.float32(0)))
+            return blur(distance, self.blur)
+        result = blur(np.where(seen, distance, np.float32(0)), self.blur)
         # Exactly 0 where all around is seen: such a pixel has the same bits as in a window without any unseen one.
-        result /= np.maximum(1 - self._blur((~seen).astype(np.float32)), np.float32(1e-6))
-        return result
-
-    def _blur(self, values: FloatArray) -> FloatArray:
-        result: FloatArray = ndimage.gaussian_filter(values, self.blur, radius=self.margin)
+        result /= np.maximum(1 - blur((~seen).astype(np.float32), self.blur), np.float32(1e-6))
         return result
 
     def combine(self, probability: FloatArray, log_distance: FloatArray) -> FloatArray:
@@ -170,7 +180,15 @@ class CombinedOdds:
         Returns:
             (rows, cols) float32 in [0, 1].
         """
-        odds = np.clip(probability, np.float32(LEAST_PROBABILITY), np.float32(1 - LEAST_PROBABILITY))
+        result = np.empty_like(probability)
+        step = max(1, IN_CACHE // max(1, probability.shape[1]))
+        for start in range(0, len(probability), step):
+            part = slice(start, start + step)
+            self._combine(probability[part], log_distance[part], result[part])
+        return result
+
+    def _combine(self, probability: FloatArray, log_distance: FloatArray, odds: FloatArray) -> None:
+        np.clip(probability, np.float32(LEAST_PROBABILITY), np.float32(1 - LEAST_PROBABILITY), out=odds)
         odds /= 1 - odds
         np.log(odds, out=odds)
         odds *= np.float32(self.network)
@@ -180,7 +198,7 @@ class CombinedOdds:
         np.negative(odds, out=odds)
         np.exp(odds, out=odds)
         odds += 1
-        return np.reciprocal(odds, out=odds)
+        np.reciprocal(odds, out=odds)
 
 
 def _rounded(numbers: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from importlib import metadata
 
 from ussfc.pipeline.runs.model_choice import AUTO
-from ussfc.pipeline.runs.plan import RunPlan
+from ussfc.pipeline.runs.plan import RunPlan, advice
 from ussfc.pipeline.tiling.grid import crs_name
+
+
+def opening_notices(plan: RunPlan) -> list[str]:
+    """Return the lines that a run begins with: its headline, and a model that scored higher."""
+    return [headline(plan), *filter(None, [advice(plan.pair)])]
 
 
 def headline(plan: RunPlan) -> str:

@@ -17,7 +17,7 @@ from ussfc.pipeline.reading.date_masks import describe_mask
 from ussfc.pipeline.runs.cloud_check import check_clouds, cloud_warnings
 from ussfc.pipeline.runs.cloud_masks import find_clouds, remove_other_clouds
 from ussfc.pipeline.runs.detector import describe_detector, possible_detectors
-from ussfc.pipeline.runs.headline import headline
+from ussfc.pipeline.runs.headline import opening_notices
 from ussfc.pipeline.runs.key_repair import repair_key
 from ussfc.pipeline.runs.lazy_executor import LazyExecutor
 from ussfc.pipeline.runs.manifest import (
@@ -107,7 +107,8 @@ def infer(
     with left_absent(out):
         out.prepare()
         with out.lock(), recorded(out, subscriber) as recording:
-            recording(Notice(headline(plan), warning=False))
+            for line in opening_notices(plan):
+                recording(Notice(line, warning=False))
             with ExitStack() as stack:
                 workers = LazyExecutor(plan, out, recording, computation, stack)
                 return infer_locked(plan, out, overwrite, workers)

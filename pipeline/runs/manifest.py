@@ -239,9 +239,9 @@ class AlterationRecord(Record):
     offset: float
     """Log odds that are added."""
     blur: float
-    """Standard deviation of the Gaussian over the distances, pixels."""
+    """Standard deviation of the binomial filter over the distances, pixels."""
     margin: int
-    """Pixels at which the Gaussian ends."""
+    """Pixels around a place that the filter takes."""
     warning: str | None = None
     """Reason against trusting it; absent where there is none."""
 

@@ -108,6 +108,23 @@ def better_model(
     return None if best.obstacle else best.model
 
 
+def stronger_model(
+    infos: tuple[SceneInfo, SceneInfo], config: RunConfig, model: ussfc.ModelSpec
+) -> ussfc.ModelSpec | None:
+    """Return the packaged model that fits both dates better than the chosen packaged one, which fits them too.
+
+    Args:
+        infos: headers of both dates.
+        config: names bands and grid.
+        model: the chosen model.
+    """
+    if config.model == AUTO or model.name not in ussfc.list_models():
+        return None
+    ranked = rank_models(infos, config)
+    chosen = next(fit for fit in ranked if fit.model.name == model.name)
+    return None if chosen.obstacle or chosen is ranked[0] else ranked[0].model
+
+
 def _obstacle(model: ussfc.ModelSpec, infos: tuple[SceneInfo, SceneInfo], config: RunConfig) -> str:
     expected = [(band.name, band.common_name) for band in model.bands]
     names = ", ".join(band.name for band in model.bands)

@@ -40,6 +40,7 @@ from ussfc.pipeline.runs.model_choice import (
     better_model,
     configured_model,
     fitting_model,
+    stronger_model,
 )
 from ussfc.pipeline.runs.resolve import resolve_layout
 from ussfc.pipeline.tiling.grid import common_grid, crop, geometry_box, metres_per_pixel, resampled
@@ -70,6 +71,8 @@ class ScenePair:
     """Decoded size of one block of each mask together, bytes."""
     clouds: tuple[CloudSearch | None, CloudSearch | None] = (None, None)
     """Searches for clouds in before and after, from which their masks come."""
+    stronger: ussfc.ModelSpec | None = None
+    """Packaged model that scored higher than the chosen one and fits both dates as well."""
 
 
 def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
@@ -121,7 +124,17 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
         notices.append(f"model {better.name} fits both dates ({better.title}): set model={better.name}")
     masks, mask_notices, block_bytes = _find_masks(config, infos, grid)
     notices += mask_notices
-    pair = ScenePair(*infos, (recipes[0], recipes[1]), grid, area, model, tuple(notices), masks, block_bytes)
+    pair = ScenePair(
+        *infos,
+        recipes=(recipes[0], recipes[1]),
+        grid=grid,
+        area=area,
+        model=model,
+        notices=tuple(notices),
+        masks=masks,
+        mask_block_bytes=block_bytes,
+        stronger=stronger_model(infos, config, model),
+    )
     return _with_searches(pair, config) if config.masks.clouds == "auto" else pair
 
 

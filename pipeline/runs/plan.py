@@ -97,6 +97,8 @@ class RunPlan:
             "licence": model.licence.weights if model.licence else None,
             "terms": model.licence.terms if model.licence else None,
             "scored": model.scored,
+            "beside": "none" if self.config.inference.alteration == "off" else "IR-MAD",
+            "advice": advice(self.pair),
             "threshold": self.threshold,
             "bands": {
                 date: list(recipe.bands)
@@ -138,6 +140,15 @@ def plan(before: str, after: str, config: RunConfig) -> RunPlan:
         ReadError, GridError, ConfigError, ClusterError, ussfc.ModelError: each names the input and the way out.
     """
     return plan_pair(inspect_pair(before, after, config), config)
+
+
+def advice(pair: ScenePair) -> str | None:
+    """Return what to take instead of the chosen model, one line; None where no packaged model scored higher."""
+    if pair.stronger is None:
+        return None
+    return (
+        f"model {pair.stronger.name} fits both dates as well ({pair.stronger.scored}): --model auto takes it"
+    )
 
 
 def plan_pair(pair: ScenePair, config: RunConfig, network: bool = True) -> RunPlan:

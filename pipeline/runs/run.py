@@ -16,7 +16,7 @@ from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE
 from ussfc.pipeline.parallel.memory_meter import MemoryMeter
 from ussfc.pipeline.pixels.sample_checks import check_map
 from ussfc.pipeline.runs.detector import resolve_detector
-from ussfc.pipeline.runs.headline import headline
+from ussfc.pipeline.runs.headline import opening_notices
 from ussfc.pipeline.runs.infer import Computation, infer_locked
 from ussfc.pipeline.runs.integrity import Finding, compare_work, damaged_metadata_of, is_intact
 from ussfc.pipeline.runs.lazy_executor import LazyExecutor
@@ -81,7 +81,8 @@ def run(
             plan = plan_pair(
                 inspect_pair(before, after, config), config, network=computation.detector is None
             )
-            recording(Notice(headline(plan), warning=False))
+            for line in opening_notices(plan):
+                recording(Notice(line, warning=False))
             with out.lock():
                 plan = plan if overwrite else recorded_choice(recorded_plan(plan, out), out)
                 record = None if overwrite else _finished_run(plan, out, recording, computation)

@@ -229,9 +229,11 @@ def _plan_rows(summary: Mapping[str, Any]) -> Iterator[Row]:
         least, most = map(format_duration, summary["seconds_range"])
         time = f"between {least} and {most}, network {summary['seconds_source']}"
     bands = {date: ", ".join(map(str, numbers)) for date, numbers in summary["bands"].items()}
+    beside = "" if summary["beside"] == "none" else f" and {summary['beside']}"
     yield from (
-        ("model", f"{summary['model']}, threshold {summary['threshold']:g}"),
+        ("model", f"{summary['model']}{beside}, threshold {summary['threshold']:g}"),
         ("scored", summary["scored"] or "no"),
+        *((("better", summary["advice"]),) if summary["advice"] else ()),
         ("weights", summary["terms"] or "licence not known"),
         ("bands", f"{bands['before']} of before, {bands['after']} of after"),
         ("grid", f"{grid['rows']} x {grid['cols']} px ({summary['megapixels']} Mpx), {grid['crs'] or 'no CRS'}"),

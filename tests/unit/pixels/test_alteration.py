@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from ussfc.pipeline.pixels.alteration import Alteration, CombinedOdds
 from ussfc.pipeline.pixels.normalisation import alteration
-from ussfc.pipeline.types import PROBABILITY_STEPS, BoolArray, Box, FloatArray
+from ussfc.pipeline.types import PROBABILITY_STEPS, BoolArray, Box, FloatArray, PixelPair
 
 law = settings(deadline=None, max_examples=60)
 
-ODDS = CombinedOdds(Alteration((), (), 1.0), network=0.3, distance=2.0, offset=-3.0, blur=1.5, margin=6)
+ODDS = CombinedOdds(Alteration((), (), 1.0), network=0.3, distance=2.0, offset=-3.0, blur=1.5, margin=5)
 SIDE = 60
 CHANGED = Box(20, 25, 30, 38)
 
@@ -36,14 +36,14 @@ def found(before: FloatArray, after: FloatArray) -> Alteration:
 
 
 def odds_of(before: FloatArray, after: FloatArray) -> CombinedOdds:
-    return CombinedOdds(found(before, after), 0.3, 2.0, -3.0, 1.5, 6)
+    return CombinedOdds(found(before, after), 0.3, 2.0, -3.0, 1.5, 5)
 
 
 def whole(
     odds: CombinedOdds, before: FloatArray, after: FloatArray, seen: BoolArray | None = None
 ) -> FloatArray:
     seen = np.ones(before.shape[1:], np.bool_) if seen is None else seen
-    return odds.log_distance(before, after, seen, Box(0, 0, SIDE, SIDE))
+    return odds.log_distance(PixelPair(before, after, seen).dates, seen, Box(0, 0, SIDE, SIDE))
 
 
 def test_distances_are_those_of_irmad() -> None:
@@ -102,8 +102,9 @@ def test_a_window_gives_the_bits_of_the_whole(
     window = Box(
         around.y0 - extra[0], around.x0 - extra[1], around.y1 + extra[2], around.x1 + extra[3]
     ).intersect(grid)
-    part = (slice(None), *window.slices)
-    cut = odds.log_distance(before[part], after[part], seen[window.slices], core.within(window))
+    part, visible = (slice(None), *window.slices), seen[window.slices]
+    dates = PixelPair(before[part], after[part], visible).dates
+    cut = odds.log_distance(dates, visible, core.within(window))
     assert cut.tobytes() == whole(odds, before, after, seen)[core.slices].tobytes()
 
 
@@ -123,6 +124,7 @@ def test_rows_that_are_blurred_apart_give_the_same_bits(monkeypatch: pytest.Monk
     at_once = whole(odds, before, after)
     monkeypatch.setattr("ussfc.pipeline.pixels.alteration.PART", 7)
     monkeypatch.setattr("ussfc.pipeline.pixels.alteration.IN_CACHE", 100)
+    monkeypatch.setattr("ussfc.pipeline.pixels.binomial_blur.BLOCK", (5, 11))
     assert whole(odds, before, after).tobytes() == at_once.tobytes()
 
 
@@ -213,7 +215,7 @@ def test_odd_images_have_distances_or_none(seed: int, kinds: tuple[str, ...], co
     before, after = dates[0], dates[0] if copied else dates[1]
     result = Alteration.of(before.reshape(3, -1), after.reshape(3, -1))
     if result is not None:
-        distance = whole(CombinedOdds(result, 0.3, 2.0, -3.0, 1.5, 6), before, after)
+        distance = whole(CombinedOdds(result, 0.3, 2.0, -3.0, 1.5, 5), before, after)
         assert np.isfinite(distance).all()
         if copied:
             # Rounding of bands that are copies of each other, far below what any change has.

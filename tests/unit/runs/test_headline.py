@@ -35,7 +35,7 @@ def test_line_names_version_model_terms_threshold_bands_and_grid() -> None:
     assert summary["bytes_to_write_at_most"] == int(768 * 768 * (3.7 + (2 * 3 * 4 + 5) / 8))
     lines = [line.strip() for line in plan_lines(summary)]
     assert lines[:4] == [
-        "model  ussfc-s2-rgb, threshold 0.7",
+        "model  ussfc-s2-rgb and IR-MAD, threshold 0.7",
         f"scored  {scored}",
         "weights  CC BY-NC-SA 4.0, not for commercial use",
         "bands  1, 2, 3 of before, 3, 2, 1 of after",

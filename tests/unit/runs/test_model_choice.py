@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 from click.testing import CliRunner
 from odc.geo.geobox import GeoBox
@@ -21,6 +24,7 @@ from ussfc.pipeline.runs.model_choice import (
     fitting_model,
     named_model,
     rank_models,
+    stronger_model,
 )
 from ussfc.pipeline.runs.pair import inspect_pair
 from ussfc.pipeline.types import BandInfo, SceneInfo
@@ -145,3 +149,43 @@ def test_the_command_names_what_a_score_is_of() -> None:
         assert (model["f1"], model["scored_on"]) == (last.f1, last.scene)
         assert line.startswith(f"{model['name']}  F1 {last.f1:.2f} on {last.scene}  ")
         assert ("does not fit" in line) != model["fits"]
+
+
+def test_model_that_scored_higher_is_named() -> None:
+    default, own = ussfc.find_model(FALLBACK), ussfc.find_model(FALLBACK).model_copy(update={"name": "mine"})
+    found = stronger_model((RGBN, RGBN), load_config(), default)
+    assert found is not None
+    assert found.name == BEST_FIRST[0]
+    assert stronger_model((RGBN, RGBN), load_config(), ussfc.find_model(BEST_FIRST[0])) is None
+    for infos in ((RGB, RGBN), (AERIAL, AERIAL)):
+        assert stronger_model(infos, load_config(), default) is None
+    assert stronger_model((RGBN, RGBN), AUTO_CONFIG, default) is None
+    assert stronger_model((RGBN, RGBN), load_config(), own) is None
+    # Three bands by number are no four.
+    three = load_config(sets=["bands.before=[3,2,1]", "bands.after=[3,2,1]"])
+    assert stronger_model((RGBN, RGBN), three, default) is None
+
+
+def test_plan_and_run_name_it_without_a_warning(tmp_path: Path) -> None:
+    names = ("B02", "B03", "B04", "B08")
+    scenes = []
+    for seed, date in enumerate(("before", "after")):
+        scenes.append(str(tmp_path / f"{date}.tif"))
+        values = np.random.default_rng(seed).integers(200, 3000, (4, 64, 64)).astype(np.uint16)
+        grid = Affine(10, 0, 500000, 0, -10, 5000000)
+        with rasterio.open(scenes[-1], "w", "GTiff", 64, 64, 4, "EPSG:32631", grid, "uint16") as raster:
+            raster.write(values)
+            raster.descriptions = names
+    scored = ussfc.find_model(BEST_FIRST[0]).scored
+    advice = f"model {BEST_FIRST[0]} fits both dates as well ({scored}): --model auto takes it"
+    planned = CliRunner().invoke(cli.main, ["plan", *scenes])
+    assert planned.exit_code == 0, planned.output
+    assert f"better  {advice}" in planned.output
+    done = CliRunner().invoke(cli.main, ["run", *scenes, "--out", str(tmp_path / "out")])
+    assert f"note: {advice}\n" in done.output
+    assert advice in (tmp_path / "out" / "run.log").read_text()
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert advice not in record.get("warnings", [])
+    auto = CliRunner().invoke(cli.main, ["plan", *scenes, "--model", "auto"])
+    assert f"{BEST_FIRST[0]} and IR-MAD, threshold" in auto.output
+    assert "better" not in auto.output
