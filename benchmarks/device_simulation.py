@@ -39,6 +39,7 @@ from ussfc.pipeline.runs import run as run_module
 from ussfc.pipeline.runs.infer import Computation
 from ussfc.pipeline.runs.pair import ScenePair
 from ussfc.pipeline.runs.plan import RunPlan, plan_pair
+from ussfc.pipeline.tiling.memory import BASE_CUDA
 from ussfc.pipeline.types import BoolArray, FloatArray, RadiometricMapping, SourceArray
 
 BRIGHTER = 1500
@@ -184,9 +185,11 @@ def one_run(before: str, after: str, out: Path, nanoseconds: float, sets: list[s
         wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
     stages.seconds["infer"] -= queue.cpu
     stages.seconds["start and end"] = cpu - queue.cpu - sum(stages.seconds.values())
+    # No library of a device is loaded.
     numbers = {
         "wall": wall, "cpu": cpu - queue.cpu, "stages": stages.seconds, "busy": queue.busy,
-        "infer": record.stages["infer"].seconds, "peak": meter.peak, "projected": record.projected_memory_bytes,
+        "infer": record.stages["infer"].seconds, "peak": meter.peak,
+        "projected": record.projected_memory_bytes - BASE_CUDA,
         "changed": record.counts.changed_share,
     }  # fmt: skip
     print(json.dumps(numbers))

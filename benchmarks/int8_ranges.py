@@ -71,6 +71,8 @@ def main() -> None:
                 pairs += patches(np.asarray(pair.before), np.asarray(pair.after), size)
                 images.append(scene.name)
         if args.masks is not None:
+            if model.radiometry != load_recipe("vhr").input_spec.radiometry:
+                parser.error(f"{name}: --masks is for models of bytes; name those")
             pairs += generated(args.masks, size)
             images.append(f"{GENERATED} generated pairs")
         if not pairs:

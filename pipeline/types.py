@@ -29,6 +29,9 @@ NODATA_BYTE = 255
 PROBABILITY_STEPS = 254
 """Levels of a byte probability above 0, ``round(254 * probability)``; 255 is nodata."""
 
+DISTANCE_ROWS = 256
+"""Rows whose IR-MAD distances are found together, which bounds the memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Box:

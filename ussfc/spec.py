@@ -255,7 +255,7 @@ class AlterationTerms(_Part):
     """Factor of the logarithm of the distance."""
     offset: float = Field(ge=-10, le=10)
     """Log odds that are added."""
-    blur_px: float = Field(default=2.0, gt=0, le=3)
+    blur_px: float = Field(default=2.0, gt=0, le=2.5)
     """Standard deviation of the binomial filter over the distances, pixels."""
 
     @property

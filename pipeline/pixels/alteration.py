@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ussfc.pipeline.pixels.binomial_blur import blur
 from ussfc.pipeline.pixels.normalisation import LEAST_PIXELS, find_variates
-from ussfc.pipeline.types import PROBABILITY_STEPS, BoolArray, Box, FloatArray
+from ussfc.pipeline.types import DISTANCE_ROWS, PROBABILITY_STEPS, BoolArray, Box, FloatArray
 
 MOST_PIXELS = 100_000
 """Size of the sample that IR-MAD is found from, pixels: with six times as many typical distances differ by 1 %."""
@@ -31,9 +31,6 @@ Without an end, ground that the sample does not show would be change whatever th
 LEAST_NOISE = 1e-4
 """Standard deviation that every number has at least, share of the model's range: a third of a step of Sentinel-2's
 numbers. Where nearly all pixels have one number, the least difference would else be an endless distance."""
-
-PART = 256
-"""Rows that are blurred together, which bounds the memory."""
 
 IN_CACHE = 1 << 17
 """Pixels that go through all sums together: they stay in the cache. With a quarter of it two threads wait for each
@@ -91,7 +88,8 @@ class Alteration:
         """
         _, rows, cols = before.shape
         result = np.empty((rows, cols), np.float32)
-        step = max(1, IN_CACHE // max(1, cols))
+        # As much memory as with three bands.
+        step = max(1, 8 * IN_CACHE // (2 * len(before) + 2) // max(1, cols))
         spare = np.empty((2 * len(before) + 2, min(step, rows) * cols), np.float32)
         for start in range(0, rows, step):
             part = slice(start, start + step)
@@ -149,8 +147,8 @@ class CombinedOdds:
         result = np.zeros(core.shape, np.float32)
         typical = np.float32(math.log1p(self.alteration.typical))
         grid = Box(0, 0, *seen.shape)
-        for top in range(core.y0, core.y1, PART):
-            rows = Box(top, core.x0, min(top + PART, core.y1), core.x1)
+        for top in range(core.y0, core.y1, DISTANCE_ROWS):
+            rows = Box(top, core.x0, min(top + DISTANCE_ROWS, core.y1), core.x1)
             around = rows.grown(self.margin).intersect(grid)
             distance = self.alteration.distance(*dates(around))
             part = result[rows.within(core).slices]

@@ -9,9 +9,14 @@ from ussfc.pipeline.runs.plan import RunPlan, advice
 from ussfc.pipeline.tiling.grid import crs_name
 
 
-def opening_notices(plan: RunPlan) -> list[str]:
-    """Return the lines that a run begins with: its headline, and a model that scored higher."""
-    return [headline(plan), *filter(None, [advice(plan.pair)])]
+def opening_notices(plan: RunPlan, network: bool = True) -> list[str]:
+    """Return the lines that a run begins with: its headline, and a model that scored higher.
+
+    Args:
+        plan: of the run.
+        network: False where another detector than the model's network answers.
+    """
+    return [headline(plan), *filter(None, [advice(plan.pair) if network else None])]
 
 
 def headline(plan: RunPlan) -> str:

@@ -107,7 +107,7 @@ def infer(
     with left_absent(out):
         out.prepare()
         with out.lock(), recorded(out, subscriber) as recording:
-            for line in opening_notices(plan):
+            for line in opening_notices(plan, computation.detector is None):
                 recording(Notice(line, warning=False))
             with ExitStack() as stack:
                 workers = LazyExecutor(plan, out, recording, computation, stack)

@@ -102,27 +102,52 @@ def better_model(
         config: names bands and grid.
         model: the chosen model.
     """
-    if model.name not in ussfc.list_models() or not _obstacle(model, infos, config):
+    if not _is_packaged(model) or not _obstacle(model, infos, config):
         return None
     best = rank_models(infos, config)[0]
     return None if best.obstacle else best.model
 
 
+@dataclass(frozen=True)
+class StrongerModel:
+    """A packaged model that scored higher than the chosen one."""
+
+    model: ussfc.ModelSpec
+    f1: float
+    """Mean F1 over the scenes that both were scored on."""
+    chosen_f1: float
+    """That of the chosen model."""
+    scenes: int
+    """Number of these scenes."""
+
+
 def stronger_model(
     infos: tuple[SceneInfo, SceneInfo], config: RunConfig, model: ussfc.ModelSpec
-) -> ussfc.ModelSpec | None:
-    """Return the packaged model that fits both dates better than the chosen packaged one, which fits them too.
+) -> StrongerModel | None:
+    """Return the packaged model that scored higher than the chosen packaged one, where both fit both dates.
 
     Args:
         infos: headers of both dates.
         config: names bands and grid.
         model: the chosen model.
     """
-    if config.model == AUTO or model.name not in ussfc.list_models():
+    if config.model == AUTO or not _is_packaged(model):
         return None
     ranked = rank_models(infos, config)
-    chosen = next(fit for fit in ranked if fit.model.name == model.name)
-    return None if chosen.obstacle or chosen is ranked[0] else ranked[0].model
+    best = ranked[0].model
+    if best.name == model.name or any(fit.obstacle for fit in ranked if fit.model.name == model.name):
+        return None
+    f1, chosen_f1 = ({score.scene: score.f1 for score in card.scores} for card in (best, model))
+    shared = f1.keys() & chosen_f1.keys()
+    if not shared:
+        return None
+    means = [fmean(scores[scene] for scene in shared) for scores in (f1, chosen_f1)]
+    return StrongerModel(best, means[0], means[1], len(shared)) if means[0] > means[1] else None
+
+
+def _is_packaged(model: ussfc.ModelSpec) -> bool:
+    """Return whether a model is a packaged one, not another of its name."""
+    return model.name in ussfc.list_models() and model == ussfc.find_model(model.name)
 
 
 def _obstacle(model: ussfc.ModelSpec, infos: tuple[SceneInfo, SceneInfo], config: RunConfig) -> str:

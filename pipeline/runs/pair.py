@@ -37,6 +37,7 @@ from ussfc.pipeline.reading.sources.resolve import absolute_source
 from ussfc.pipeline.runs.cloud_search import CloudSearch, plan_search
 from ussfc.pipeline.runs.model_choice import (
     RESOLUTION_TOLERANCE,
+    StrongerModel,
     better_model,
     configured_model,
     fitting_model,
@@ -71,7 +72,7 @@ class ScenePair:
     """Decoded size of one block of each mask together, bytes."""
     clouds: tuple[CloudSearch | None, CloudSearch | None] = (None, None)
     """Searches for clouds in before and after, from which their masks come."""
-    stronger: ussfc.ModelSpec | None = None
+    stronger: StrongerModel | None = None
     """Packaged model that scored higher than the chosen one and fits both dates as well."""
 
 

@@ -144,10 +144,12 @@ def plan(before: str, after: str, config: RunConfig) -> RunPlan:
 
 def advice(pair: ScenePair) -> str | None:
     """Return what to take instead of the chosen model, one line; None where no packaged model scored higher."""
-    if pair.stronger is None:
+    stronger = pair.stronger
+    if stronger is None:
         return None
     return (
-        f"model {pair.stronger.name} fits both dates as well ({pair.stronger.scored}): --model auto takes it"
+        f"model {stronger.model.name} fits both dates as well and scored higher (mean F1 {stronger.f1:.2f} instead of "
+        f"{stronger.chosen_f1:.2f}, {stronger.scenes} scores of the same cities): set model=auto"
     )
 
 

@@ -81,7 +81,7 @@ def run(
             plan = plan_pair(
                 inspect_pair(before, after, config), config, network=computation.detector is None
             )
-            for line in opening_notices(plan):
+            for line in opening_notices(plan, computation.detector is None):
                 recording(Notice(line, warning=False))
             with out.lock():
                 plan = plan if overwrite else recorded_choice(recorded_plan(plan, out), out)

@@ -304,6 +304,15 @@ class ProbabilityStore:
         return pixels
 
 
+def _named(name: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """Return a part in which two keys differ, in words."""
+    both = [dict(key[name]) for key in (found, expected) if isinstance(key.get(name), dict)]
+    versions = {part.pop("version", None) for part in both}
+    if len(both) == 2 and len(versions) == 2 and both[0] == both[1]:
+        return f"{name} (found by another version of ussfc)"
+    return SETTINGS.get(name, name)
+
+
 def start_store(
     root: Folder | Path | str,
     key: Mapping[str, Any],
@@ -335,7 +344,7 @@ def start_store(
         if differing:
             raise StoreError(
                 f"{str(root).removesuffix(f'/{layout.WORK}')}: holds another run, which differs in "
-                f"{', '.join(SETTINGS.get(name, name) for name in differing)}; choose another output folder, or "
+                f"{', '.join(_named(name, found, expected) for name in differing)}; choose another output folder, or "
                 "overwrite it"
             )
         # They decide what a chunk is, and have no checksum of their own.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ussfc.addresses import shown_address
 from ussfc.pipeline.progress import format_duration
 from ussfc.pipeline.storage import layout
+from ussfc.pipeline.terminal.advice import with_flags
 from ussfc.pipeline.terminal.aligned import Row, aligned, aligned_paths
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ def _plan_rows(summary: Mapping[str, Any]) -> Iterator[Row]:
     yield from (
         ("model", f"{summary['model']}{beside}, threshold {summary['threshold']:g}"),
         ("scored", summary["scored"] or "no"),
-        *((("better", summary["advice"]),) if summary["advice"] else ()),
+        *((("better", with_flags(summary["advice"])),) if summary["advice"] else ()),
         ("weights", summary["terms"] or "licence not known"),
         ("bands", f"{bands['before']} of before, {bands['after']} of after"),
         ("grid", f"{grid['rows']} x {grid['cols']} px ({summary['megapixels']} Mpx), {grid['crs'] or 'no CRS'}"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ussfc.pipeline.errors import InsufficientMemoryError
 from ussfc.pipeline.tiling.lattice import TilePlan
+from ussfc.pipeline.types import DISTANCE_ROWS
 
 MB = 1_000_000
 
@@ -198,9 +199,10 @@ def _device_tile_bytes(plan: TilePlan, work: Workload, halo: int, core: int) -> 
     reach = 2 * (plan.patch_size - 1) + 2 * REMOTE_BLOCK
     rows, cols = (min(side, plan.tile_size + reach) for side in plan.shape)
     # Once more in pinned memory, on its way to the device; mapped on the host where an edge is mirrored.
-    # Where IR-MAD is beside the network, both dates are mapped here as well.
-    mapped = 2 * work.bands * 4 + 4 if work.combines else 0
-    return rows * cols * (read + 2) + halo * (read + 4 + 3 * work.masks + mapped) + core * 20
+    # Where IR-MAD is beside the network, parts of both dates are mapped here as well, and their distances blurred.
+    part = min(rows, DISTANCE_ROWS + 2 * plan.margin) * cols
+    combined = part * (4 * work.bands * 4 + 20) + core * 8 if work.combines else 0
+    return rows * cols * (read + 2) + halo * (read + 4 + 3 * work.masks) + core * 20 + combined
 
 
 def check_projection(projection: MemoryProjection, allowed: int, block_bytes: int = 0) -> None:

@@ -16,7 +16,7 @@ from ussfc.pipeline.tiling.blending import taper_weights
 from ussfc.pipeline.tiling.lattice import TilePlan
 from ussfc.pipeline.types import Box
 
-ODDS = CombinedOdds(Alteration(((3.0, -2.5),), (0.1,), 0.6), 0.4, 1.5, -1.0, 1.5, 6)
+ODDS = CombinedOdds(Alteration(((3.0, -2.5),), (0.1,), 0.6), 0.4, 1.5, -1.0, 1.5, 5)
 """IR-MAD beside the network, of one band."""
 
 

@@ -122,7 +122,7 @@ def test_rows_that_are_blurred_apart_give_the_same_bits(monkeypatch: pytest.Monk
     before, after = land()
     odds = odds_of(before, after)
     at_once = whole(odds, before, after)
-    monkeypatch.setattr("ussfc.pipeline.pixels.alteration.PART", 7)
+    monkeypatch.setattr("ussfc.pipeline.pixels.alteration.DISTANCE_ROWS", 7)
     monkeypatch.setattr("ussfc.pipeline.pixels.alteration.IN_CACHE", 100)
     monkeypatch.setattr("ussfc.pipeline.pixels.binomial_blur.BLOCK", (5, 11))
     assert whole(odds, before, after).tobytes() == at_once.tobytes()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -74,6 +76,8 @@ def test_zeros_stay_exact_zeros() -> None:
     assert not blur(values, 1.5)[blur_radius(1.5) + 1 :].any()
 
 
-def test_cards_state_the_radius() -> None:
-    for sigma in (0.3, 1.0, 1.5, 2.0, 2.5, 3.0):
-        assert AlterationTerms(network=1, distance=1, offset=0, blur_px=sigma).margin_px == blur_radius(sigma)
+@law
+@given(sigma=st.floats(0.05, 2.5) | st.integers(1, 12).map(lambda count: math.sqrt(count / 2)))
+def test_cards_state_the_radius(sigma: float) -> None:
+    terms = AlterationTerms(network=1, distance=1, offset=0, blur_px=sigma)
+    assert terms.margin_px == blur_radius(sigma) < 16, "smaller than any patch"

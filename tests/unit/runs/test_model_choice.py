@@ -152,15 +152,24 @@ def test_the_command_names_what_a_score_is_of() -> None:
 
 
 def test_model_that_scored_higher_is_named() -> None:
-    default, own = ussfc.find_model(FALLBACK), ussfc.find_model(FALLBACK).model_copy(update={"name": "mine"})
+    default = ussfc.find_model(FALLBACK)
     found = stronger_model((RGBN, RGBN), load_config(), default)
     assert found is not None
-    assert found.name == BEST_FIRST[0]
+    assert found.model.name == BEST_FIRST[0]
+    assert found.f1 > found.chosen_f1
+    scores = [{s.scene: s.f1 for s in card.scores} for card in (found.model, default)]
+    shared = sorted(scores[0].keys() & scores[1].keys())
+    assert found.scenes == len(shared)
+    assert found.f1 == pytest.approx(sum(scores[0][scene] for scene in shared) / len(shared))
     assert stronger_model((RGBN, RGBN), load_config(), ussfc.find_model(BEST_FIRST[0])) is None
     for infos in ((RGB, RGBN), (AERIAL, AERIAL)):
         assert stronger_model(infos, load_config(), default) is None
     assert stronger_model((RGBN, RGBN), AUTO_CONFIG, default) is None
-    assert stronger_model((RGBN, RGBN), load_config(), own) is None
+    # One's own card, of any name, is one's own choice.
+    for update in ({"name": "mine"}, {"scores": default.scores[:1]}, {"threshold": 0.4}):
+        own = default.model_copy(update=update)
+        assert stronger_model((RGBN, RGBN), load_config(), own) is None
+        assert better_model((AERIAL, AERIAL), load_config(), own) is None
     # Three bands by number are no four.
     three = load_config(sets=["bands.before=[3,2,1]", "bands.after=[3,2,1]"])
     assert stronger_model((RGBN, RGBN), three, default) is None
@@ -176,16 +185,22 @@ def test_plan_and_run_name_it_without_a_warning(tmp_path: Path) -> None:
         with rasterio.open(scenes[-1], "w", "GTiff", 64, 64, 4, "EPSG:32631", grid, "uint16") as raster:
             raster.write(values)
             raster.descriptions = names
-    scored = ussfc.find_model(BEST_FIRST[0]).scored
-    advice = f"model {BEST_FIRST[0]} fits both dates as well ({scored}): --model auto takes it"
+    found = stronger_model((RGBN, RGBN), load_config(), ussfc.find_model(FALLBACK))
+    assert found is not None
+    means = (
+        f"mean F1 {found.f1:.2f} instead of {found.chosen_f1:.2f}, {found.scenes} scores of the same cities"
+    )
+    told = f"model {BEST_FIRST[0]} fits both dates as well and scored higher ({means}): "
+    advice = told + "give --model auto"
     planned = CliRunner().invoke(cli.main, ["plan", *scenes])
     assert planned.exit_code == 0, planned.output
     assert f"better  {advice}" in planned.output
     done = CliRunner().invoke(cli.main, ["run", *scenes, "--out", str(tmp_path / "out")])
     assert f"note: {advice}\n" in done.output
-    assert advice in (tmp_path / "out" / "run.log").read_text()
+    # Files name the setting.
+    assert told + "set model=auto" in (tmp_path / "out" / "run.log").read_text()
     record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert advice not in record.get("warnings", [])
+    assert not [warning for warning in record.get("warnings", []) if "scored higher" in warning]
     auto = CliRunner().invoke(cli.main, ["plan", *scenes, "--model", "auto"])
     assert f"{BEST_FIRST[0]} and IR-MAD, threshold" in auto.output
     assert "better" not in auto.output

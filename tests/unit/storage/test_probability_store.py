@@ -286,6 +286,23 @@ def test_another_key_is_refused_by_its_difference(tmp_path: Path, change: dict[s
     assert len(ProbabilityStore(root).done()) == 4
 
 
+@pytest.mark.parametrize(
+    ("there", "here", "named"),
+    [
+        ({"offset": 1, "version": 1}, {"offset": 1, "version": 2}, "found by another version of ussfc"),
+        ({"offset": 1, "version": 1}, {"offset": 2, "version": 2}, "inference.alteration: IR-MAD"),
+        ({"offset": 1, "version": 1}, None, "inference.alteration: IR-MAD"),
+    ],
+)
+def test_another_version_of_a_part_is_named_as_that(
+    tmp_path: Path, there: dict[str, Any], here: dict[str, Any] | None, named: str
+) -> None:
+    start_store(tmp_path, KEY | {"alteration": there}, UTM, "uint8", 64, False)
+    key = KEY if here is None else KEY | {"alteration": here}
+    with pytest.raises(StoreError, match=rf"differs in alteration \({named}"):
+        start_store(tmp_path, key, UTM, "uint8", 64, False)
+
+
 def test_overwrite_starts_over(tmp_path: Path) -> None:
     fill(start_store(tmp_path, KEY, UTM, "uint8", 64, False), levels("uint8"))
     store = start_store(tmp_path, KEY | {"model": "other"}, UTM, "float32", 32, True)
