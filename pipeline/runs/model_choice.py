@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -79,8 +80,7 @@ def rank_models(infos: tuple[SceneInfo, SceneInfo], config: RunConfig) -> list[M
         infos: headers of both dates.
         config: names bands and grid.
     """
-    cards = [ussfc.find_model(name) for name in ussfc.list_models()]
-    found = [ModelFit(card, _obstacle(card, infos, config)) for card in cards]
+    found = [ModelFit(card, _obstacle(card, infos, config)) for card in _packaged_cards()]
     scores = [{score.scene: score.f1 for score in fit.model.scores} for fit in found if not fit.obstacle]
     shared = set.intersection(*map(set, scores)) if scores else set()
 
@@ -147,7 +147,13 @@ def stronger_model(
 
 def _is_packaged(model: ussfc.ModelSpec) -> bool:
     """Return whether a model is a packaged one, not another of its name."""
-    return model.name in ussfc.list_models() and model == ussfc.find_model(model.name)
+    return model in _packaged_cards()
+
+
+@functools.cache
+def _packaged_cards() -> tuple[ussfc.ModelSpec, ...]:
+    """Return the packaged cards; a batch would read them for each of its pairs."""
+    return tuple(ussfc.find_model(name) for name in ussfc.list_models())
 
 
 def _obstacle(model: ussfc.ModelSpec, infos: tuple[SceneInfo, SceneInfo], config: RunConfig) -> str:
