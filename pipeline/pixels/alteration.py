@@ -34,7 +34,7 @@ numbers. Where nearly all pixels have one number, the least difference would els
 
 IN_CACHE = 1 << 17
 """Pixels that go through all sums together: they stay in the cache. With a quarter of it two threads wait for each
-other between sums, which costs them a third more."""
+other between sums, which costs them a quarter more."""
 
 DatesOf = Callable[[Box], tuple[FloatArray, FloatArray]]
 """Gives both dates of a part of a window, (bands, rows, cols) float32 in the model's range."""
