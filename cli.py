@@ -6,7 +6,9 @@ Exit statuses are in `ussfc.pipeline.terminal.exit_statuses`.
 # Imports of what computes stay inside the commands: `ussfc --help` must not wait for torch or GDAL.
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import gc
 import os
 import sys
 from importlib import resources
@@ -45,11 +47,13 @@ if TYPE_CHECKING:
     from ussfc.pipeline.storage.folder import Folder
 
 LAST_MODULES = (
+    "ussfc.pipeline.runs.cloud_check",
     "scipy.sparse.csgraph",
     "pyogrio",
     "ussfc.pipeline.report.write",
 )
-"""Modules of a run's last steps that take long to import: SciPy's graphs and pyogrio, with pandas, are for polygons."""
+"""Modules of a run's last steps that take long to import: SciPy's images are for the search for clouds, its graphs and
+pyogrio, with pandas, for polygons."""
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,6 +68,8 @@ def main(context: click.Context, debug: bool) -> None:
     ussfc run BEFORE AFTER --out DIR    change raster and polygons of your own pair
     """
     sys.excepthook = print_traceback
+    # Or the interpreter, on its way out, looks for cycles among all objects of all libraries: half a second.
+    atexit.register(gc.freeze)
     # NumPy's OpenBLAS keeps its threads waiting in a busy loop between products, beside our own threads, and ours are
     # small. NumPy is loaded after this, in workers too, which inherit it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

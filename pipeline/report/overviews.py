@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -173,10 +174,11 @@ def read_dates(
     Raises:
         ReadError: a scene cannot be read.
     """
-    found = [_from_afar(recipe, shape, shrink) for recipe in recipes]
-    if found[0] is None or found[1] is None:
+    with ThreadPoolExecutor(len(recipes), "ussfc-report") as pool:
+        before, after = pool.map(lambda recipe: _from_afar(recipe, shape, shrink), recipes)
+    if before is None or after is None:
         return None
-    return mapped(found[0], found[1], mappings)
+    return mapped(before, after, mappings)
 
 
 def mapped(

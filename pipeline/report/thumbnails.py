@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -46,8 +47,8 @@ MOST_BYTES = 400_000
 COARSER = ((256, QUALITY), (160, 60), (96, 50))
 """Longest sides and qualities of WebP that are tried one after the other."""
 
-REQUESTS = 2
-"""Changes that are read at a time."""
+THREADS = 2
+"""Changes that are read, and pictures that are encoded, at a time."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def make_thumbnails(
         changed = enlarged(shrunk(np.where(_changed(out, box), 255, 0).astype(np.uint8), most), SHOWN) > 127
         return (shown[0], shown[1], outlined(shown[1], changed)), is_part
 
-    with ThreadPoolExecutor(REQUESTS, "ussfc-report") as pool:
+    with ThreadPoolExecutor(THREADS, "ussfc-report") as pool:
         made = list(pool.map(pictured, changes))
     addresses = [data_address(each) for each in _encoded([picture for three, _ in made for picture in three])]
     threes = zip(addresses[::3], addresses[1::3], addresses[2::3], strict=True)
@@ -145,10 +146,16 @@ def _encoded(pictures: Sequence[ByteArray]) -> list[bytes]:
     """Encode pictures at the largest side at which all together are small enough, or at the smallest."""
     found: list[bytes] = []
     for side, quality in COARSER:
-        found = [webp(shrunk(picture, side), quality=quality) for picture in pictures]
+        encode = functools.partial(_encoded_at, side=side, quality=quality)
+        with ThreadPoolExecutor(THREADS, "ussfc-report") as pool:
+            found = list(pool.map(encode, pictures))
         if sum(map(len, found)) <= MOST_BYTES:
             break
     return found
+
+
+def _encoded_at(picture: ByteArray, side: int, quality: int) -> bytes:
+    return webp(shrunk(picture, side), quality=quality)
 
 
 def _changed(out: Folder, box: Box) -> BoolArray:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -38,7 +40,7 @@ from ussfc.pipeline.runs.pair import ScenePair
 from ussfc.pipeline.runs.recorded_pair import recorded_pair
 from ussfc.pipeline.storage import layout
 from ussfc.pipeline.storage.folder import Folder
-from ussfc.pipeline.types import ByteArray, RadiometricMapping
+from ussfc.pipeline.types import BoolArray, ByteArray, FloatArray, RadiometricMapping
 
 SIDES = (1280, 960, 640, 400)
 """Longest sides of the pictures of a whole scene, pixels; a smaller one where the page would grow too large."""
@@ -181,15 +183,10 @@ def _make(
         with suppress(ussfc.ModelError):
             model = ussfc.find_model(record.model.name)
     found = _overview(level, record, pair, absent)
-    changes, layer = _polygons(out, record)
-    thumbnails: list[Thumbnail] = []
-    if pair is not None and found.views is not None and changes is not None:
-        presentation = Presentation(
-            mappings_of(record), color_places(pair), stretch_ends(found.views, color_places(pair))
-        )
-        # GeoJSON has coordinates of its own.
-        crs = "OGC:CRS84" if layer == layout.LAYERS["geojson"] else None
-        thumbnails = make_thumbnails(out, unchecked(pair.recipes), changes.largest, crs, presentation)
+    with ThreadPoolExecutor(1, "ussfc-report") as pool:
+        # A tenth of a second, while the changes are pictured.
+        preview = pool.submit(_preview, found)
+        changes, thumbnails = _changes(out, record, pair, found.views)
     dates = None if found.encoded is None else Pictures(*map(data_address, found.encoded))
     report = Report(
         record=_with_vectors(out, record),
@@ -205,7 +202,21 @@ def _make(
         districts=_districts(out, record),
         assessment=_assessment(out, record),
     )
-    return render(report), _preview(found)
+    return render(report), preview.result()
+
+
+def _changes(
+    out: Folder, record: RunRecord, pair: ScenePair | None, views: DateViews | None
+) -> tuple[ChangeSummary | None, list[Thumbnail]]:
+    """Return the polygons, where they can be read, and pictures of the largest ones, where both dates can."""
+    changes, layer = _polygons(out, record)
+    if pair is None or views is None or changes is None:
+        return changes, []
+    bands = color_places(pair)
+    presentation = Presentation(mappings_of(record), bands, stretch_ends(views, bands))
+    # GeoJSON has coordinates of its own.
+    crs = "OGC:CRS84" if layer == layout.LAYERS["geojson"] else None
+    return changes, make_thumbnails(out, unchecked(pair.recipes), changes.largest, crs, presentation)
 
 
 def mappings_of(record: RunRecord) -> tuple[RadiometricMapping, RadiometricMapping]:
@@ -222,29 +233,45 @@ def _overview(level: ChangeLevel, record: RunRecord, pair: ScenePair | None, abs
     """Return overviews of the largest side whose pictures fit a page."""
     for side in SIDES:
         change = level.overview(side)
-        probability = webp(change.probability, lossless=True)
         views, dates, encoded = None, None, None
-        if pair is not None:
-            try:
-                shape = (change.probability.shape[0], change.probability.shape[1])
-                views = read_dates(unchecked(pair.recipes), mappings_of(record), shape, change.shrink)
-            except ReadError as error:
-                absent = str(error)
-            else:
-                absent = "" if views else (
-                    "an image of this size has no overviews; `gdaladdo` adds them, `ussfc prepare` writes a copy with "
-                    "them"
-                )  # fmt: skip
+        with ThreadPoolExecutor(1, "ussfc-report") as pool:
+            # A fifth of a second, while the dates are read.
+            lossless = pool.submit(webp, change.probability, lossless=True)
+            if pair is not None:
+                views, absent = _dates(pair, record, change)
+            probability = lossless.result()
         if views is not None and pair is not None:
             bands = color_places(pair)
             ends = stretch_ends(views, bands)
-            before = colored(views.before, views.valid[0], bands, ends)
-            after = colored(views.after, views.valid[1], bands, ends)
-            dates, encoded = (before, after), (webp(before), webp(after))
+            with ThreadPoolExecutor(2, "ussfc-report") as pool:
+                before, after = pool.map(
+                    _picture, (views.before, views.after), views.valid, repeat(bands), repeat(ends)
+                )
+            dates, encoded = (before[0], after[0]), (before[1], after[1])
         size = sum(map(len, (probability, *(encoded or ())))) * 4 / 3
         if size <= MOST_BYTES:
             break
     return _Overview(change, probability, views, dates, encoded, absent)
+
+
+def _dates(pair: ScenePair, record: RunRecord, change: ChangeOverview) -> tuple[DateViews | None, str]:
+    """Return both dates on the grid of an overview, or why they cannot be shown."""
+    shape = (change.probability.shape[0], change.probability.shape[1])
+    try:
+        views = read_dates(unchecked(pair.recipes), mappings_of(record), shape, change.shrink)
+    except ReadError as error:
+        return None, str(error)
+    return views, "" if views else (
+        "an image of this size has no overviews; `gdaladdo` adds them, `ussfc prepare` writes a copy with them"
+    )  # fmt: skip
+
+
+def _picture(
+    image: FloatArray, valid: BoolArray, bands: tuple[int, int, int], ends: tuple[FloatArray, FloatArray]
+) -> tuple[ByteArray, bytes]:
+    """Return one date in colours, and encoded."""
+    picture = colored(image, valid, bands, ends)
+    return picture, webp(picture)
 
 
 def _polygons(out: Folder, record: RunRecord) -> tuple[ChangeSummary | None, str]:

@@ -14,7 +14,6 @@ from ussfc.pipeline.config.schema import RunConfig
 from ussfc.pipeline.errors import DamagedRecord, ReadError, StoreError, TileError
 from ussfc.pipeline.events import Advanced, Notice, Subscriber, ignore
 from ussfc.pipeline.reading.date_masks import describe_mask
-from ussfc.pipeline.runs.cloud_check import check_clouds, cloud_warnings
 from ussfc.pipeline.runs.cloud_masks import find_clouds, remove_other_clouds
 from ussfc.pipeline.runs.detector import describe_detector, possible_detectors
 from ussfc.pipeline.runs.headline import opening_notices
@@ -216,6 +215,9 @@ def _with_cloud_check(
     subscriber: Subscriber,
 ) -> InferenceRecord:
     """Return a record with the share of the change that looks like clouds, and a warning where it is large."""
+    # Here, for the sake of a quick start: SciPy's images take a quarter of a second.
+    from ussfc.pipeline.runs.cloud_check import check_clouds, cloud_warnings
+
     found = check_clouds(plan, store, radiometry)
     if found is None:
         return record
