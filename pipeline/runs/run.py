@@ -19,6 +19,7 @@ from ussfc.pipeline.runs.detector import resolve_detector
 from ussfc.pipeline.runs.headline import opening_notices
 from ussfc.pipeline.runs.infer import Computation, infer_locked
 from ussfc.pipeline.runs.integrity import Finding, compare_work, damaged_metadata_of, is_intact
+from ussfc.pipeline.runs.kept_options import with_kept_options
 from ussfc.pipeline.runs.lazy_executor import LazyExecutor
 from ussfc.pipeline.runs.manifest import RunRecord
 from ussfc.pipeline.runs.numbers import recorded_choice
@@ -85,19 +86,23 @@ def run(
                 recording(Notice(line, warning=False))
             with out.lock():
                 plan = plan if overwrite else recorded_choice(recorded_plan(plan, out), out)
-                record = None if overwrite else _finished_run(plan, out, recording, computation)
+                made, kept = (plan.config, ()) if overwrite else with_kept_options(config, plan.config, out)
+                record = None if overwrite else _finished_run(plan, made, out, recording, computation)
                 if record is None:
                     with ExitStack() as stack:
                         workers = LazyExecutor(plan, out, recording, computation, stack)
                         infer_locked(plan, out, overwrite, workers)
-                        _make_products(plan, out, recording, workers)
+                        for line in kept:
+                            recording(Notice(line, warning=False))
+                        _make_products(plan, made, out, recording, workers)
                     # What a killed process had left as well.
                     for name in (layout.SQUARES, layout.DASK_SCRATCH):
                         out.remove(layout.in_work(name))
                     # With what inference measured: the later date where it lies.
                     plan = recorded_plan(plan, out)
                 else:
-                    recording(Notice("everything is done already", warning=False))
+                    for line in (*kept, "everything is done already"):
+                        recording(Notice(line, warning=False))
         if record is None:
             record = write_manifest(out, meter.peak)
             counts = record.counts
@@ -113,13 +118,15 @@ def run(
     return record
 
 
-def _make_products(plan: RunPlan, out: Folder, subscriber: Subscriber, workers: LazyExecutor) -> None:
-    """Write rasters and polygons; tiles that turn out damaged in the store are computed again first."""
+def _make_products(
+    plan: RunPlan, config: RunConfig, out: Folder, subscriber: Subscriber, workers: LazyExecutor
+) -> None:
+    """Write rasters and polygons of a configuration; tiles found damaged in the store are computed again first."""
     for attempt in range(ROUNDS):
         try:
-            write_rasters(out, plan.config, subscriber, again=False, workers=workers.started)
+            write_rasters(out, config, subscriber, again=False, workers=workers.started)
             pair = recorded_plan(plan, out).pair
-            write_polygons(out, plan.config, subscriber, again=False, pair=pair, workers=workers.started)
+            write_polygons(out, config, subscriber, again=False, pair=pair, workers=workers.started)
             return
         except DamagedTiles as error:
             if attempt == ROUNDS - 1:
@@ -129,9 +136,12 @@ def _make_products(plan: RunPlan, out: Folder, subscriber: Subscriber, workers: 
 
 
 def _finished_run(
-    plan: RunPlan, out: Folder, subscriber: Subscriber, computation: Computation
+    plan: RunPlan, config: RunConfig, out: Folder, subscriber: Subscriber, computation: Computation
 ) -> RunRecord | None:
-    """Return the record of OUT if it is of this very run, complete, and all of its files are what was written."""
+    """Return the record of OUT if it is of this very run, complete, and all of its files are what was written.
+
+    ``config`` names the options of its products.
+    """
     try:
         record = RunRecord.find(out, layout.MANIFEST, sealed=True)
     except DamagedRecord:
@@ -146,10 +156,13 @@ def _finished_run(
     if dates != [scene.acquired for scene in (plan.pair.before, plan.pair.after)]:
         # No part of the key, but of records and tags.
         return None
+    if config.threshold is None:
+        # Not that of the record, which is its products'.
+        config = config.model_copy(update={"threshold": plan.threshold})
     digest = next(iter(record.products.values())).key.content
     keys = {
-        **raster_keys(record, digest, plan.config),
-        **layer_keys(record, digest, plan.config, {*plan.config.vector.format, *layers_in(out)}),
+        **raster_keys(record, digest, config),
+        **layer_keys(record, digest, config, {*config.vector.format, *layers_in(out)}),
     }
     same = all(
         name in record.products and is_made_as(record.products[name].key, key) for name, key in keys.items()

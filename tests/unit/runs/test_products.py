@@ -23,7 +23,7 @@ from tests.support.scenes import write_scene
 from tests.support.stubs import StubRecipe, StubTileRecipe
 from ussfc import cli
 from ussfc.pipeline.config.load import load_config
-from ussfc.pipeline.events import Event, StageStarted, ignore
+from ussfc.pipeline.events import Event, Notice, StageStarted, ignore
 from ussfc.pipeline.execution.square_job import OpenSquares, band_reads
 from ussfc.pipeline.pixels.smoothing import median3, with_rim
 from ussfc.pipeline.polygons.band_values import Reads
@@ -564,3 +564,37 @@ def values_of(facts: InferenceRecord, boxes: Sequence[Box]) -> Iterator[tuple[Pi
     read = open_values(facts, None).read
     assert read is not None
     return iter(read(boxes))
+
+
+def test_the_same_run_again_keeps_what_later_commands_set(out: Path, pair: tuple[str, str]) -> None:
+    sets = [each for each in SETS if not each.startswith(("threshold", "output.smoothing"))]
+    assert not run(*pair, out, load_config(sets=sets), computation=COMPUTATION).failed_tiles
+    for command in (
+        ("threshold", out, "0.2"),
+        ("mosaic", out, "--set", "output.compression=zstd", "--set", "output.smoothing=none"),
+        ("vectorise", out, "--min-area", "500"),
+    ):
+        assert ussfc(*command).exit_code == 0
+    made = {name: (out / name).read_bytes() for name in ("change.tif", "probability.tif", "changes.parquet")}
+    for missing in ((), ("change.tif",), ("changes.parquet",), ("changes.gpkg", "probability.tif")):
+        for name in missing:
+            (out / name).unlink()
+        events: list[Event] = []
+        record = run(*pair, out, load_config(sets=sets), False, events.append, COMPUTATION)
+        lines = [
+            event.message
+            for event in events
+            if isinstance(event, Notice) and event.message.startswith("products")
+        ]
+        assert lines == [
+            "products keep what a later command set: threshold 0.2, smoothing none, compression zstd, min_area_m2 500; "
+            "name an option to set it anew"
+        ]
+        assert record.threshold == 0.2
+        assert record.config["vector"]["min_area_m2"] == 500
+        assert {name: (out / name).read_bytes() for name in made} == made
+        assert failures(out) == []
+    # What a run names, or does not name as before, counts.
+    run(*pair, out, load_config(sets=[*sets, "threshold=0.1"]), computation=COMPUTATION)
+    assert smoothing_of(out) == "median3"
+    assert_of_one_threshold(out, 0.1)
