@@ -375,7 +375,7 @@ def _finish(stage: str, out: str, settings: Settings, output: Output) -> None:
 
     def finish(folder: Folder | str, subscriber: Subscriber) -> RunRecord:
         stages[stage](folder, settings.load(base=products.recorded_config(folder)), subscriber)
-        found = products.write_manifest(folder)
+        found = products.write_manifest(folder, subscriber=subscriber)
         conclude(folder, subscriber)
         return found
 

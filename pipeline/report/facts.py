@@ -12,7 +12,7 @@ import numpy.typing as npt
 import yaml
 
 import ussfc
-from ussfc.pipeline.runs.manifest import DistrictsRecord, InputRecord, RunRecord
+from ussfc.pipeline.runs.manifest import Counts, DistrictsRecord, InputRecord, RunRecord
 from ussfc.pipeline.tiling.grid import crs_name, ground_steps
 from ussfc.pipeline.types import PROBABILITY_STEPS
 
@@ -88,16 +88,22 @@ def place_of(record: RunRecord) -> str:
     return f"{cols:,} x {rows:,} px{pixel}, {crs_name(geobox) or 'no CRS'}"
 
 
+def _changed_area(counts: Counts, pixel: float) -> float:
+    """Return the area of the polygons, or of the changed pixels where there are none to measure; m2."""
+    return (counts.changed_pixels or 0) * pixel if counts.polygon_area_m2 is None else counts.polygon_area_m2
+
+
 def figures(record: RunRecord, largest_m2: float | None) -> list[Figure]:
     """Return the numbers that stand first."""
     counts, area = record.counts, pixel_area(record)
-    share = f"{counts.changed_share:.2%} of what was classified"
+    left_out = 0.0 if area is None else counts.left_out_share
+    share = f"{counts.changed_share - left_out:.2%} of what was classified"
+    if left_out:
+        share += f"; smaller regions, {left_out:.2%}, are left out"
     found = [
         Figure("changed", f"{counts.changed_pixels or 0:,} px", share)
         if area is None
-        else Figure(
-            "changed", format_ground(counts.polygon_area_m2 or (counts.changed_pixels or 0) * area), share
-        )
+        else Figure("changed", format_ground(_changed_area(counts, area)), share)
     ]
     if counts.polygons is not None:
         note = f"the largest {format_ground(largest_m2)}" if largest_m2 else ""

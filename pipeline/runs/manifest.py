@@ -376,6 +376,13 @@ class Counts(Record):
         """Share of the classified pixels that changed; 0 where there are none."""
         return (self.changed_pixels or 0) / self.classified_pixels if self.classified_pixels else 0.0
 
+    @property
+    def left_out_share(self) -> float:
+        """Share of the classified pixels that changed and are in no polygon, since their region is too small."""
+        if self.polygon_pixels is None or not self.classified_pixels:
+            return 0.0
+        return ((self.changed_pixels or 0) - self.polygon_pixels) / self.classified_pixels
+
 
 class StageRecord(Record):
     """Duration of a stage."""
@@ -493,7 +500,7 @@ class InferenceRecord(Record):
     peak_memory_bytes: int = 0
     """Largest resident size of all processes; absent where it was not measured."""
     warnings: tuple[str, ...]
-    """Warnings about the inputs, one line each."""
+    """Warnings about the inputs, in ``run.json`` about the map as well, one line each."""
     counts: Counts
     """Sums over tiles and products."""
     tile_seconds: dict[str, float]

@@ -20,6 +20,7 @@ from ussfc.pipeline.errors import DamagedRecord, ReadError, StoreError
 from ussfc.pipeline.events import Notice, Subscriber, ignore
 from ussfc.pipeline.execution.square_job import RasterPart, RegionPart, SquareJob, with_pixels
 from ussfc.pipeline.pixels.pyramid import square
+from ussfc.pipeline.pixels.sample_checks import check_map
 from ussfc.pipeline.pixels.smoothing import SmoothedSource
 from ussfc.pipeline.runs.band_values import UNREADABLE, absent_values, plan_values
 from ussfc.pipeline.runs.integrity import is_intact
@@ -426,12 +427,15 @@ def _product_record(out: Folder, name: str) -> ProductFileRecord | None:
         return None
 
 
-def write_manifest(out: Folder | Path | str, peak_memory: int | None = None) -> RunRecord:
+def write_manifest(
+    out: Folder | Path | str, peak_memory: int | None = None, subscriber: Subscriber = ignore
+) -> RunRecord:
     """Gather the records of the stages into ``run.json``.
 
     Args:
         out: output folder.
         peak_memory: largest resident size of all processes, bytes, where it was measured.
+        subscriber: receives a warning about a map that holds no information, which is recorded as well.
 
     Returns:
         The record as it was written.
@@ -451,11 +455,18 @@ def write_manifest(out: Folder | Path | str, peak_memory: int | None = None) -> 
         if product.key.threshold is not None:
             thresholds[product.stage] = product.key.threshold
     config |= _made_config(config, products)
+    sums = Counts(**counts)
+    warnings: list[str] = []
+    if sums.changed_pixels is not None:
+        warnings = check_map(sums.changed_share, sums.classified_pixels, bool(inference.warnings))
+    for warning in warnings:
+        subscriber(Notice(warning))
     pixels = inference.counts.pixels
     stages = {stage: StageRecord.of(spent, pixels) for stage, spent in seconds.items()}
     changed: dict[str, Any] = {
         "config": config,
-        "counts": Counts(**counts),
+        "counts": sums,
+        "warnings": (*inference.warnings, *warnings),
         "stages": {**inference.stages, **stages},
         "versions": library_versions(),
     }

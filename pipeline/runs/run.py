@@ -14,7 +14,6 @@ from ussfc.pipeline.errors import DamagedRecord, DamagedTiles
 from ussfc.pipeline.events import Notice, Subscriber, ignore
 from ussfc.pipeline.execution.worker_cache import PROCESS_CACHE
 from ussfc.pipeline.parallel.memory_meter import MemoryMeter
-from ussfc.pipeline.pixels.sample_checks import check_map
 from ussfc.pipeline.runs.detector import resolve_detector
 from ussfc.pipeline.runs.headline import opening_notices
 from ussfc.pipeline.runs.infer import Computation, infer_locked
@@ -104,10 +103,7 @@ def run(
                     for line in (*kept, "everything is done already"):
                         recording(Notice(line, warning=False))
         if record is None:
-            record = write_manifest(out, meter.peak)
-            counts = record.counts
-            for warning in check_map(counts.changed_share, counts.classified_pixels, bool(record.warnings)):
-                recording(Notice(warning))
+            record = write_manifest(out, meter.peak, recording)
         if conclude is not None:
             if computation.executor_of is None:
                 # The page needs the room that the network has.

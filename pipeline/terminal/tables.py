@@ -84,7 +84,11 @@ def run_lines(
 def _run_rows(record: RunRecord, seconds: float) -> Iterator[Row]:
     counts = record.counts
     if counts.polygon_area_m2 is not None:
-        yield "area", f"{format_area(counts.polygon_area_m2)}, {counts.changed_share:.2%} of what has data"
+        # Of the polygons; what is too small for one is no part of their area.
+        left_out = counts.left_out_share
+        share = f"{counts.changed_share - left_out:.2%} of what has data"
+        rest = f", without smaller regions ({left_out:.2%})" if left_out else ""
+        yield "area", f"{format_area(counts.polygon_area_m2)}, {share}{rest}"
     if counts.polygons is not None:
         largest = counts.largest_polygon_m2
         yield "polygons", f"{counts.polygons}" + (f", the largest {format_area(largest)}" if largest else "")

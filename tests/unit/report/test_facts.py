@@ -73,6 +73,18 @@ def test_figures(content: dict[str, Any]) -> None:
     assert found["without data"].value == "1.1%"
 
 
+def test_share_beside_the_area_is_that_of_the_polygons(content: dict[str, Any]) -> None:
+    counts = content["counts"]
+    less = record(content, counts__polygon_pixels=0, counts__polygon_area_m2=0.0, counts__polygons=0)
+    found = {figure.label: figure for figure in facts.figures(less, None)}
+    assert found["changed"].value == "0 m²"
+    left_out = counts["changed_pixels"] / (counts["changed_pixels"] + counts["unchanged_pixels"])
+    assert (
+        found["changed"].note
+        == f"0.00% of what was classified; smaller regions, {left_out:.2%}, are left out"
+    )
+
+
 def test_smoothing_stands_beside_the_threshold(content: dict[str, Any]) -> None:
     smoothed = record(content, config={"output": {"smoothing": "median3"}})
     note = next(figure.note for figure in facts.figures(smoothed, None) if figure.label == "threshold")

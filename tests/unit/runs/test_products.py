@@ -152,6 +152,15 @@ def test_run_with_another_threshold_computes_nothing(out: Path, pair: tuple[str,
     assert record.config["vector"]["min_area_m2"] == 0
 
 
+def test_a_map_that_holds_no_information_is_recorded_as_such(out: Path) -> None:
+    for threshold, expected in (("0.001", 1), ("0.1", 0)):
+        result = ussfc("threshold", out, threshold)
+        record = json.loads((out / "run.json").read_text("utf-8"))
+        found = [line for line in record["warnings"] if "of the map is change" in line]
+        assert len(found) == expected
+        assert result.stderr.count("of the map is change") == expected
+
+
 def smoothing_of(out: Path) -> str:
     """Return the smoothing of all products, once they and the record agree in it."""
     record = RunRecord.parse(json.loads((out / "run.json").read_text("utf-8")), "run.json")

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ussfc.pipeline.runs.manifest import RunStatus, TileCounts
+from ussfc.pipeline.runs.manifest import Counts, RunStatus, TileCounts
 from ussfc.pipeline.terminal import tables
 from ussfc.pipeline.terminal.aligned import aligned
 from ussfc.pipeline.terminal.tables import MOST_ROWS
@@ -19,11 +19,15 @@ CALIBRATION = {"expected_error": 0.01234, "temperature": None, "tempered_error":
 def run_record() -> Any:
     """Return a stand-in for the record of a run: its fields for people alone."""
     return SimpleNamespace(
-        counts=SimpleNamespace(
+        counts=Counts(
+            tiles=1,
+            tiles_failed=0,
+            patches=1,
+            valid_pixels=100,
             changed_pixels=25,
-            classified_pixels=100,
-            changed_share=0.25,
+            unchanged_pixels=75,
             polygons=3,
+            polygon_pixels=25,
             pixels=2_000_000,
             polygon_area_m2=2_271_234.5,
             largest_polygon_m2=412_345.0,
@@ -54,6 +58,14 @@ def test_product_paths_are_whole(tmp_path: Path) -> None:
             f"           {out}/report.html",
             f"     next  ussfc view {out}",
         ]
+
+
+def test_share_beside_the_area_is_that_of_the_polygons() -> None:
+    record = run_record()
+    record.counts = record.counts.model_copy(update={"polygon_pixels": 20})
+    lines = list(tables.run_lines(record, "/out", 1))
+    assert "     area  2.271 km2, 20.00% of what has data, without smaller regions (5.00%)" in lines
+    assert lines[0] == "25 of 100 pixels changed (25.00%) at threshold 0.15"
 
 
 def test_a_page_that_was_not_made_is_not_listed() -> None:
@@ -88,7 +100,7 @@ def test_other_thresholds_are_both_named() -> None:
     """As earlier versions could leave a folder."""
     record = run_record()
     record.thresholds = {"mosaic": 0.15, "vectorise": 0.7}
-    record.counts.polygon_area_m2 = None
+    record.counts = record.counts.model_copy(update={"polygon_area_m2": None})
     assert list(tables.run_lines(record, "/out", 1))[:2] == [
         "25 of 100 pixels changed (25.00%) at threshold 0.15 and 0.7",
         " polygons  3, the largest 0.4123 km2",
