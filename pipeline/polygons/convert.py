@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,10 @@ DRIVER: Mapping[str, str] = {"gpkg": "GPKG", "flatgeobuf": "FlatGeobuf", "geojso
 
 CONVERTED = 8192
 """Features that are on their way from the table to another format at a time."""
+
+
+CHANGED = "2000-01-01T00:00:00.000Z"
+"""Date of the last change that a GeoPackage names, always the same: equal runs give equal bytes."""
 
 
 def convert(table: Path, part: Path, geobox: GeoBox, format_: str, target: Path) -> None:
@@ -54,7 +59,7 @@ def convert(table: Path, part: Path, geobox: GeoBox, format_: str, target: Path)
             schema, (_promote(batch, schema) if multi else batch for batch in batches)
         )
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _date_of_change(CHANGED):
                 # A grid without a reference system is what the user has; it is not news.
                 warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
                 pyogrio.write_arrow(
@@ -69,6 +74,20 @@ def convert(table: Path, part: Path, geobox: GeoBox, format_: str, target: Path)
                 )
         except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
             raise write_error(target, error) from error
+
+
+@contextmanager
+def _date_of_change(date: str) -> Iterator[None]:
+    """Have GDAL write a date of the last change into GeoPackages instead of the present one."""
+    import pyogrio
+
+    name = "OGR_CURRENT_DATE"
+    before = pyogrio.get_gdal_config_option(name)
+    pyogrio.set_gdal_config_options({name: date})
+    try:
+        yield
+    finally:
+        pyogrio.set_gdal_config_options({name: before})
 
 
 def _options(format_: str, geobox: GeoBox) -> dict[str, str]:

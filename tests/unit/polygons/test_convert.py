@@ -16,6 +16,7 @@ from odc.geo.geobox import GeoBox
 
 from tests.support.layers import ATTRIBUTES, UTM, Connectivity, grid, mask, write_layer
 from tests.support.probabilities import ArraySource
+from ussfc.pipeline.choices import VectorFormat
 from ussfc.pipeline.polygons.vectorise import VectorOptions, vectorise
 from ussfc.pipeline.storage.layout import LAYERS
 
@@ -58,6 +59,18 @@ def test_several_formats_come_of_one_pass(tmp_path: Path) -> None:
     for format_, path in layers.items():
         frame = geopandas.read_parquet(path) if format_ == "parquet" else pyogrio.read_dataframe(path)
         assert (len(frame), frame["pixels"].sum()) == (counts.polygons, counts.pixels)
+
+
+@pytest.mark.parametrize("format_", LAYERS)
+def test_equal_runs_give_equal_bytes(tmp_path: Path, format_: VectorFormat) -> None:
+    source = ArraySource(mask(np.random.default_rng(1).random((30, 40)) > 0.5))
+    found = set()
+    for number in range(2):
+        path = tmp_path / str(number) / LAYERS[format_]
+        path.parent.mkdir()
+        vectorise(source, grid((30, 40)), 0.5, VectorOptions(), {format_: path})
+        found.add(path.read_bytes())
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize(
