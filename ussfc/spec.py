@@ -216,6 +216,8 @@ class Training(_Part):
     """Data that they were trained on."""
     held_out: Text
     """Data that training never saw."""
+    scenes: tuple[Text, ...] = ()
+    """Names of the scenes that they were trained on, which `ussfc evaluate` warns of; none: they have no names."""
     device: Text
     """Device of the training."""
     seconds: NonNegativeFloat
@@ -272,6 +274,8 @@ class Score(_Part):
     recall: Share
     f1: Share
     iou: Share
+    pooled: bool = False
+    """True: one confusion matrix of scenes that have scores of their own as well."""
     note: Text = ""
 
 
@@ -328,7 +332,7 @@ class ModelSpec(_Part):
 
     @property
     def scored(self) -> str | None:
-        """The last score in words, as in ``F1 0.35 on ten cities held out``; None without scores."""
+        """The last score in words, as in ``F1 0.35 on ten scenes``; None without scores."""
         return f"F1 {self.scores[-1].f1:.2f} on {self.scores[-1].scene}" if self.scores else None
 
     @field_validator("network", mode="before")

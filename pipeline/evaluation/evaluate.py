@@ -21,7 +21,7 @@ from ussfc.pipeline.evaluation.baselines import MEASURES, changed
 from ussfc.pipeline.evaluation.labelled_scenes import LabelledScene, ScenePairs, find_scenes
 from ussfc.pipeline.evaluation.scores import Evaluation, SceneScore
 from ussfc.pipeline.evaluation.sources import GEOTIFF, MASKS, check_pictures_fit, parse_data
-from ussfc.pipeline.events import Advanced, Subscriber, ignore
+from ussfc.pipeline.events import Advanced, Notice, Subscriber, ignore
 from ussfc.pipeline.execution.computers import open_computer
 from ussfc.pipeline.pixels.alteration import Alteration
 from ussfc.pipeline.pixels.encoding import classify, encode
@@ -111,10 +111,22 @@ def evaluate(
             # Of pictures by the thousand, each one's errors would bury the folder.
             if out is not None and len(jobs) <= MOST_PICTURES:
                 pictures.save(shown.picture(threshold), out / layout.errors_picture(score.name))
+    if taught := sorted(_taught(spec) & {result.name for result in results}):
+        what = ", ".join(taught)
+        subscriber(
+            Notice(
+                f"{what}: the model has learnt from scenes of these names; scores on them say nothing of others"
+            )
+        )
     evaluation = Evaluation(spec.name, tuple(datas), threshold, origin, tuple(results))
     if out is not None:
         _write(evaluation, out)
     return evaluation
+
+
+def _taught(spec: ussfc.ModelSpec) -> set[str]:
+    """Return the names of the scenes that a model has learnt from, as far as its card names them."""
+    return set() if spec.training is None else set(spec.training.scenes)
 
 
 def _jobs(

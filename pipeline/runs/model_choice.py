@@ -81,11 +81,11 @@ def rank_models(infos: tuple[SceneInfo, SceneInfo], config: RunConfig) -> list[M
         config: names bands and grid.
     """
     found = [ModelFit(card, _obstacle(card, infos, config)) for card in _packaged_cards()]
-    scores = [{score.scene: score.f1 for score in fit.model.scores} for fit in found if not fit.obstacle]
+    scores = [_scene_scores(fit.model) for fit in found if not fit.obstacle]
     shared = set.intersection(*map(set, scores)) if scores else set()
 
     def order(fit: ModelFit) -> tuple[bool, float, str]:
-        own = [score.f1 for score in fit.model.scores if score.scene in shared]
+        own = [f1 for scene, f1 in _scene_scores(fit.model).items() if scene in shared]
         comparable = bool(own) and not fit.obstacle
         return bool(fit.obstacle), -(fmean(own) if comparable else fit.model.overall_f1), fit.model.name
 
@@ -137,12 +137,17 @@ def stronger_model(
     best = ranked[0].model
     if best.name == model.name or any(fit.obstacle for fit in ranked if fit.model.name == model.name):
         return None
-    f1, chosen_f1 = ({score.scene: score.f1 for score in card.scores} for card in (best, model))
+    f1, chosen_f1 = (_scene_scores(card) for card in (best, model))
     shared = f1.keys() & chosen_f1.keys()
     if not shared:
         return None
     means = [fmean(scores[scene] for scene in shared) for scores in (f1, chosen_f1)]
     return StrongerModel(best, means[0], means[1], len(shared)) if means[0] > means[1] else None
+
+
+def _scene_scores(card: ussfc.ModelSpec) -> dict[str, float]:
+    """Return F1 by scene, without sums over several."""
+    return {score.scene: score.f1 for score in card.scores if not score.pooled}
 
 
 def _is_packaged(model: ussfc.ModelSpec) -> bool:

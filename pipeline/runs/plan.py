@@ -149,7 +149,7 @@ def advice(pair: ScenePair) -> str | None:
         return None
     return (
         f"model {stronger.model.name} fits both dates as well and scored higher (mean F1 {stronger.f1:.2f} instead of "
-        f"{stronger.chosen_f1:.2f}, {stronger.scenes} scores of the same cities): set model=auto"
+        f"{stronger.chosen_f1:.2f} over the same {stronger.scenes} scenes): set model=auto"
     )
 
 

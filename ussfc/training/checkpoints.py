@@ -33,6 +33,9 @@ from ussfc.training.synthesis.batches import GeneratedPairs
 from ussfc.training.synthesis.tiles import MaskTiles
 from ussfc.weights import save_weights
 
+MOST_NAMES = 200
+"""Scenes whose names a card lists."""
+
 STATE_FORMAT = 1
 
 
@@ -227,6 +230,7 @@ class TrainingFolder:
             training=Training(
                 data=data.description,
                 held_out="nothing" if data.validation is None else "the validation pairs",
+                scenes=() if isinstance(data.pairs, MaskTiles) else _few(data.pairs.names),
                 device=device,
                 seconds=round(progress.seconds, 1),
                 steps=progress.step,
@@ -234,6 +238,11 @@ class TrainingFolder:
             ),
             scores=() if data.validation is None else (_validation_score(progress.rows[-1], data.validation),),
         )  # fmt: skip
+
+
+def _few(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of scenes; none of the many of pictures, of which each is one of a known data set."""
+    return tuple(names) if len(names) <= MOST_NAMES else ()
 
 
 def _validation_score(row: dict[str, float | int], pairs: LabelledPairs) -> Score:

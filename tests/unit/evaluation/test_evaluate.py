@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import yaml
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -16,6 +17,7 @@ from ussfc.metrics import Confusion, Tally
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.errors import ConfigError
 from ussfc.pipeline.evaluation.evaluate import Selection, evaluate
+from ussfc.pipeline.events import Event, Notice
 from ussfc.pipeline.pixels.smoothing import median3, with_rim
 
 
@@ -87,6 +89,21 @@ def test_threshold_is_tuned_on_other_scenes(folder: Path, model: Path) -> None:
     assert tuned.threshold_from == "largest F1 on north"
     assert alone.threshold == 0.5
     assert alone.threshold_from == "the model card"
+
+
+def test_scores_on_scenes_that_taught_are_warned_of(folder: Path, model: Path) -> None:
+    card = yaml.safe_load(model.read_text("utf-8"))
+    card["training"] = {
+        "data": "d", "held_out": "nothing", "device": "cpu", "seconds": 1, "steps": 1, "scenes": ["north", "west"],
+    }  # fmt: skip
+    taught = model.with_name("taught.yaml")
+    taught.write_text(yaml.safe_dump(card), "utf-8")
+    for path, expected in ((taught, 1), (model, 0)):
+        events: list[Event] = []
+        config = load_config(flags={"model": str(path)})
+        evaluate([f"geotiff:{folder}"], config, subscriber=events.append)
+        found = [event.message for event in events if isinstance(event, Notice)]
+        assert len([line for line in found if line.startswith("north: the model has learnt")]) == expected
 
 
 @pytest.mark.parametrize(

@@ -55,12 +55,23 @@ def card(**changes: Any) -> dict[str, Any]:
         "training": {
             "data": "two scenes",
             "held_out": "one scene",
+            "scenes": ["east"],
             "device": "2 CPU cores",
             "seconds": 10.0,
             "steps": 5,
             "recipe": "AdamW",
         },
-        "scores": [{"scene": "x", "precision": 0.5, "recall": 0.4, "f1": 0.44, "iou": 0.3, "note": ""}],
+        "scores": [
+            {
+                "scene": "x",
+                "precision": 0.5,
+                "recall": 0.4,
+                "f1": 0.44,
+                "iou": 0.3,
+                "pooled": False,
+                "note": "",
+            }
+        ],
         "cpu_mpx_per_s": 0.4,
         "notes": "none",
         **changes,
