@@ -93,7 +93,9 @@ def _changed_area(counts: Counts, pixel: float) -> float:
     return (counts.changed_pixels or 0) * pixel if counts.polygon_area_m2 is None else counts.polygon_area_m2
 
 
-def figures(record: RunRecord, largest_m2: float | None) -> list[Figure]:
+def figures(
+    record: RunRecord, largest_m2: float | None, model: ussfc.ModelSpec | None = None
+) -> list[Figure]:
     """Return the numbers that stand first."""
     counts, area = record.counts, pixel_area(record)
     left_out = 0.0 if area is None else counts.left_out_share
@@ -115,6 +117,15 @@ def figures(record: RunRecord, largest_m2: float | None) -> list[Figure]:
     found.append(
         Figure("without data", f"{nodata / counts.pixels:.1%}", f"{nodata:,} of {counts.pixels:,} px")
     )
+    if model is not None and model.scores:
+        score = model.scores[-1]
+        found.append(
+            Figure(
+                "F1 of the model",
+                f"{score.f1:.2f}",
+                f"on {score.scene}; areas here are as mapped, ussfc sample estimates one with its error",
+            )
+        )
     return found
 
 
@@ -251,7 +262,7 @@ def model_rows(record: RunRecord, model: ussfc.ModelSpec | None) -> list[Row]:
         rows.append(("for", model.title))
         rows.append(("bands", ", ".join(band.name for band in model.bands)))
         if model.resolution_m:
-            rows.append(("pixels of training", f"{model.resolution_m:g} m"))
+            rows.append(("pixel size in training", f"{model.resolution_m:g} m"))
         if model.training is not None:
             rows += [("trained on", model.training.data), ("held out", model.training.held_out)]
     rows.append(("licence of the weights", record.model.licence or "not known"))

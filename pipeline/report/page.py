@@ -85,7 +85,7 @@ def render(report: Report) -> str:
         color="#{:02x}{:02x}{:02x}".format(*CHANGE_COLOR),
         style=_text("theme.css") + _text("report.css"),
         script=_text("report.js"),
-        figures=facts.figures(record, largest),
+        figures=facts.figures(record, largest, report.model),
         warnings=facts.warnings_of(record),
         view=view_numbers(record, report.overview),
         rows=shape[0],

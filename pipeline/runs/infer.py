@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -150,7 +150,8 @@ def infer_locked(plan: RunPlan, out: Folder, overwrite: bool, workers: LazyExecu
     remove_other_clouds(plan, out)
     if plan.registration is not None:
         plan.registration.write(out / layout.WORK, layout.REGISTRATION)
-    with stage_clock("radiometry", 2, 0, subscriber):
+    # Not a stage twice: what the choice of `radiometry: auto` has measured is at hand.
+    with nullcontext() if measured is not None else stage_clock("radiometry", 2, 0, subscriber):
         radiometry = _recorded_radiometry(plan, out / layout.WORK, measured, subscriber)
     _warn(plan, radiometry.warnings, subscriber)
     lines = radiometry.normalisation

@@ -29,9 +29,9 @@ MENTIONED = 0.01
 """Share of cloud-like change that is printed."""
 
 RADIOMETRY = {
-    "auto": "auto: those of after matched to before's where a sample shows all bands shifted, else as they are",
+    "auto": "auto: as they are; those of AFTER are matched to BEFORE's if a sample shows all bands shifted",
     "model": "model: as they are",
-    "match": "match: those of after matched to before's",
+    "match": "match: those of AFTER matched to BEFORE's",
 }
 """Modes of the radiometry in words."""
 

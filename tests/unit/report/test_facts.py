@@ -85,6 +85,15 @@ def test_share_beside_the_area_is_that_of_the_polygons(content: dict[str, Any]) 
     )
 
 
+def test_score_of_the_model_stands_beside_the_area(content: dict[str, Any]) -> None:
+    model = ussfc.find_model("ussfc-s2-rgb")
+    figure = facts.figures(record(content), None, model)[-1]
+    assert (figure.label, figure.value) == ("F1 of the model", f"{model.scores[-1].f1:.2f}")
+    assert figure.note.startswith(f"on {model.scores[-1].scene};")
+    bare = model.model_copy(update={"scores": ()})
+    assert "F1" not in {each.label for each in facts.figures(record(content), None, bare)}
+
+
 def test_smoothing_stands_beside_the_threshold(content: dict[str, Any]) -> None:
     smoothed = record(content, config={"output": {"smoothing": "median3"}})
     note = next(figure.note for figure in facts.figures(smoothed, None) if figure.label == "threshold")

@@ -161,8 +161,9 @@ def test_shifted_run_is_matched_recorded_and_goes_on(model: str, tmp_path: Path)
     record = run(*scenes, out, config, subscriber=events.append, computation=STUB)
     assert record.radiometry.chosen == "match"
     assert record.config["radiometry"] == "auto"
-    (warning,) = record.warnings
+    warning, of_the_map = record.warnings
     assert warning.startswith("the later date's numbers lie about 1000 above")
+    assert of_the_map.endswith("do not trust this map")
     messages = [event.message for event in events if isinstance(event, Notice)]
     assert sum("brought to" in message for message in messages) == 1
     # The bytes are those of a run that was asked to match.
