@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ LABELS = ("common_name", "band_name", "name", "title")
 
 NUMBERS = "biuf"
 """Kinds of NumPy types that an image may have."""
+
+DECODING = (RuntimeError, ValueError, EOFError, zlib.error)
+"""Errors of the codecs of Zarr and HDF5 about a chunk that is not what was written; OSError is one of the store's."""
 
 NETCDF_BLOCK = 1 << 20
 """Size of one request for a part of a remote NetCDF, bytes; HDF5 reads here and there."""
@@ -377,13 +381,16 @@ class ArrayReader:
     def read(self, box: Box) -> Pixels:
         """Read the pixels of ``box``; see :class:`ussfc.pipeline.types.SceneReader`."""
         block = self.block(box)
+        faults: tuple[type[BaseException], ...] = (*remote.store_exceptions(), *DECODING)
         try:
             with waiting_for(remote.host_of(self._shown)):
                 values = remote.retry_request(
                     lambda: block.values, None if remote.is_remote(self._shown) else ONCE
                 )
-        except remote.store_exceptions() as error:
+        except faults as error:
             what, remedy = remote.describe_error(error)
+            if isinstance(error, DECODING) or not remote.is_remote(self._shown):
+                remedy = "the file is damaged or cut short: get or write it again"
             raise ReadError(
                 f"{self._shown}: rows {box.y0}..{box.y1}, columns {box.x0}..{box.x1} of the grid cannot be read "
                 f"({what}); {remedy}"

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import odc.geo.xr  # noqa: F401  (registers the .odc accessor)
 import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core.indexing import (
+    ExplicitIndexer,
+    IndexingSupport,
+    LazilyIndexedArray,
+    explicit_indexing_adapter,
+)
 
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.reading.stated_crs import with_stated_crs
@@ -48,7 +57,7 @@ def image_of(dataset: xr.Dataset, shown: str, by_name: bool) -> xr.DataArray:
             f"{shown}: no image found among the variables ({names}); expected (band, y, x) or several (y, x)"
         )
     attributes = {**flat[0].attrs, **dataset.attrs}
-    stacked = xr.concat(flat, dim="band", coords="minimal", compat="override", join="override")
+    stacked = stack(flat)
     stacked.attrs = {
         "long_name": tuple(str(variable.name) for variable in flat),
         # Each variable has marks and numbers of its own, which a stack of them would lose.
@@ -56,6 +65,47 @@ def image_of(dataset: xr.Dataset, shown: str, by_name: bool) -> xr.DataArray:
         SCALES: tuple(scale_of(variable) for variable in flat),
     }
     return with_stated_crs(stacked, attributes, shown)
+
+
+def stack(bands: Sequence[xr.DataArray]) -> xr.DataArray:
+    """Return two-dimensional arrays as the bands of one, which reads nothing before its pixels are asked for.
+
+    ``xarray.concat`` reads all arrays of a file that is not opened with Dask.
+
+    Args:
+        bands: of one shape; the coordinates are those of the first.
+    """
+    first = bands[0]
+    variables = tuple(
+        band.variable.transpose(*first.dims) if set(band.dims) == set(first.dims) else band.variable
+        for band in bands
+    )
+    variable = xr.Variable(("band", *first.dims), LazilyIndexedArray(_Stack(variables)))
+    stacked = xr.DataArray(variable, coords=first.coords)
+    chunks = first.encoding.get("preferred_chunks")
+    stacked.encoding = {} if chunks is None else {"preferred_chunks": chunks}
+    return stacked
+
+
+class _Stack(BackendArray):
+    """Variables of xarray along a new first axis."""
+
+    def __init__(self, variables: tuple[xr.Variable, ...]) -> None:
+        self._variables = variables
+        self.shape = (len(variables), *variables[0].shape)
+        self.dtype = np.result_type(*(variable.dtype for variable in variables))
+
+    def __getitem__(self, key: ExplicitIndexer) -> npt.NDArray[np.generic]:
+        found: npt.NDArray[np.generic] = explicit_indexing_adapter(
+            key, self.shape, IndexingSupport.OUTER, self._read
+        )
+        return found
+
+    def _read(self, key: tuple[Any, ...]) -> npt.NDArray[np.generic]:
+        chosen = np.arange(len(self._variables))[key[0]]
+        parts = [self._variables[place][key[1:]].values for place in np.atleast_1d(chosen)]
+        found = np.stack(parts).astype(self.dtype, copy=False)
+        return found if np.ndim(chosen) else found[0]
 
 
 def one_date(array: xr.DataArray) -> xr.DataArray:
