@@ -70,6 +70,24 @@ def test_worthless_numbers_are_fatal() -> None:
     assert [found.fatal for found in check_samples(date(ground(0)), date(zeros, "a"))] == [False]
 
 
+@pytest.mark.parametrize("factor", [255 / 3500, 0.01])
+def test_numbers_in_the_lowest_part_of_the_range_are_found(factor: float) -> None:
+    """Bytes in files of 16 bits, and per cent."""
+    low = (ground(1) * factor).astype(np.uint16)
+    (line,) = findings(ground(0), low)
+    assert line.startswith("a: 99 of 100 of its numbers lie in the lowest ")
+    assert "after.scale" in line
+    assert not any(found.fatal for found in check_samples(date(ground(0)), date(low, "a")))
+
+
+def test_a_band_of_other_numbers_is_fatal() -> None:
+    mixed = ground(1).astype(np.float32)
+    mixed[2] /= 10000
+    (found,) = check_samples(date(ground(0)), date(mixed, "a"))
+    assert found.fatal
+    assert found.text.startswith("a: band 3 of those taken holds numbers up to 0.18, others up to 1.8e+03")
+
+
 def test_clipped_numbers_are_found() -> None:
     bright = ground(1)
     bright[:, :12] = 4000
