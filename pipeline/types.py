@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ussfc.pipeline.timeline import TileTimeline
 
 if TYPE_CHECKING:
+    from affine import Affine
     from odc.geo.geobox import GeoBox
 
 FloatArray = npt.NDArray[np.float32]
@@ -160,6 +161,8 @@ class SceneInfo:
     """Rasters that the scene is made of, the first on top; empty where it is one file, opened as it was given."""
     mask: SceneMask | None = None
     """Mask beside a file that was made of a product; those of a scene's parts are theirs."""
+    placed: Affine | None = None
+    """Geotransform of a file without a CRS; None: it has none, or a CRS."""
 
     def scales(self, bands: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
         """Return the declared (scale, offset) of bands by their numbers from 1."""

@@ -80,12 +80,33 @@ def choose_bands(
     taken = tuple(numbers[: len(expected)])
     labels = [band.description for band in scene.bands if band.description]
     shown = ", ".join(labels[:6]) + (" ..." if len(labels) > 6 else "")
+    _refuse_other_names(scene, taken, expected)
     why = f"its band names ({shown}) name no others" if labels else "its bands have no names"
     return (
         taken,
         f"{scene.uri}: bands {list(taken)} assigned by position to {names}, since {why}; another order gives a "
         "wrong map: set bands.before and bands.after",
     )
+
+
+def _refuse_other_names(
+    scene: SceneInfo, taken: Sequence[int], expected: Sequence[tuple[str, str | None]]
+) -> None:
+    """Refuse a choice by position that the names of the bands contradict.
+
+    Raises:
+        ReadError: names the first such band.
+    """
+    labels = {band.index: band.description or "" for band in scene.bands}
+    meant = dict(_common_names([(index, label.strip().lower()) for index, label in labels.items()]))
+    for index, (name, common) in zip(taken, expected, strict=True):
+        wanted = (common or "").lower()
+        if wanted and meant[index] and meant[index] not in COMMON.get(wanted, (wanted,)):
+            raise ReadError(
+                f"{scene.uri}: its names lead to no band for each of {', '.join(own for own, _ in expected)}, and by "
+                f"position band {index}, {labels[index]}, would be taken for {name}, {common}; set bands.before and "
+                "bands.after"
+            )
 
 
 def with_possible_scales(info: SceneInfo) -> SceneInfo:

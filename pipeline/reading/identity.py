@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,6 +44,12 @@ UNKNOWN = "uri:"
 
 UNLISTED = f"{UNKNOWN}chunks:"
 """Beginning of the identity of a Zarr of which the metadata alone are compared."""
+
+VRT_LOOK = 1024
+"""Bytes of a file in which the beginning of a VRT is looked for: a declaration or a comment may stand before it."""
+
+INDEXED = ("GTI",)
+"""GDAL's drivers that name an index of files and not the files."""
 
 MOST_MEMBERS = 100_000
 """Datasets of a mosaic of mosaics whose own files are looked up."""
@@ -191,7 +198,7 @@ def _check_special(path: Path, shown: str, state: os.stat_result | None = None) 
 
 
 def _member_marks(uri: str, shown: str) -> dict[str, str]:
-    """Return the marks of every file that GDAL names for a local dataset, by its name."""
+    """Return the marks of every file that GDAL names for a local dataset, by its name; none where it is not known."""
     pending, opened = [uri], set[str]()
     marks: dict[str, str] = {}
     while pending and len(opened) < MOST_MEMBERS:
@@ -199,23 +206,37 @@ def _member_marks(uri: str, shown: str) -> dict[str, str]:
         if name in opened:
             continue
         opened.add(name)
-        for member in (name, *_gdal_files(name)):
+        files = _gdal_files(name)
+        if files is None:
+            return {}
+        for member in (name, *files):
             place = _place(member)
             if place is None or place in marks:
                 continue
             marks[place] = _mark(place, shown)
-            # GDAL names the sources of a VRT, but not theirs.
-            if place.lower().endswith(".vrt"):
+            # GDAL names the sources of a VRT, but not theirs. It opens one by its content, whatever its name.
+            if _is_vrt(place):
                 pending.append(place)
     return marks
 
 
-def _gdal_files(name: str) -> list[str]:
-    """Return the files that GDAL names for a dataset; none where it cannot be opened, which is reported later."""
+def _is_vrt(place: str) -> bool:
+    """Return whether a member of a dataset is a VRT: a local file by its first bytes, another one by its name."""
+    if not remote.is_remote(place):
+        with suppress(OSError), Path(place).open("rb") as file:
+            return VRT_TEXT.encode() in file.read(VRT_LOOK)
+    return place.lower().endswith(".vrt")
+
+
+def _gdal_files(name: str) -> list[str] | None:
+    """Return the files that GDAL names for a dataset, None where it names an index of them alone.
+
+    A dataset that cannot be opened, which is reported later, has none.
+    """
     with ignored_warnings(NotGeoreferencedWarning):
         try:
             with gdal_environment(name, GDAL_CACHE, {}), rasterio.open(name) as source:
-                return list(source.files)
+                return None if source.driver in INDEXED else list(source.files)
         except GDAL_ERRORS:
             return []
 

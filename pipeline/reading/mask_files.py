@@ -244,6 +244,8 @@ def _rule(choice: MaskChoice, info: SceneInfo) -> tuple[int, MaskRule]:
         path = urlsplit(choice.uri).path if remote.is_remote(choice.uri) else choice.uri
         labels = [band.description for band in info.bands if band.description]
         stated = kind_of([*labels, PurePosixPath(path).name])
+        if stated is not None:
+            _refuse_other_numbers(choice, info, stated, key)
         kind = stated or ("nonzero" if choice.classes is not None or _is_plain(choice, info) else "")
         if not kind:
             raise ConfigError(
@@ -262,16 +264,37 @@ def _rule(choice: MaskChoice, info: SceneInfo) -> tuple[int, MaskRule]:
 
 def _is_plain(choice: MaskChoice, info: SceneInfo) -> bool:
     """Return whether a raster of one band marks pixels and nothing else, as far as a part in its middle shows."""
-    if len(info.bands) > 1:
-        return False
+    return len(info.bands) == 1 and _numbers_in_the_middle(choice, info, 1) <= PLAIN
+
+
+def _refuse_other_numbers(choice: MaskChoice, info: SceneInfo, kind: str, key: str) -> None:
+    """Refuse a raster whose name states a kind of mask that has no such numbers, as far as its middle shows.
+
+    Raises:
+        ConfigError: names the numbers.
+    """
+    numbers, band = KINDS[kind].numbers, band_of(kind, [band.description for band in info.bands])
+    if numbers is None or band is None or choice.classes is not None:
+        return
+    other = sorted(_numbers_in_the_middle(choice, info, info.bands[band - 1].index) - numbers)
+    if other:
+        raise ConfigError(
+            f"{choice.shown}: is a mask of kind {kind} by its name, and holds numbers that this kind has not "
+            f"({', '.join(map(str, other[:3]))}); set {key} to one of {', '.join(KINDS)}, or "
+            f"masks.classes_{choice.date} to the numbers that are masked"
+        )
+
+
+def _numbers_in_the_middle(choice: MaskChoice, info: SceneInfo, band: int) -> set[Any]:
+    """Return the numbers of a band of a mask in a part in its middle."""
     sides = [min(LOOKED_AT, length) for length in info.geobox.shape]
     first = [(length - side) // 2 for length, side in zip(info.geobox.shape, sides, strict=True)]
 
     def look(_: Mapping[str, str]) -> Sequence[Any]:
         with opened_raster(choice.uri, choice.shown) as source:
             box = Box(first[0], first[1], first[0] + sides[0], first[1] + sides[1])
-            found: Sequence[Any] = np.unique(source.read(1, window=box.slices)).tolist()
+            found: Sequence[Any] = np.unique(source.read(band, window=box.slices)).tolist()
             return found
 
     failure = "the mask cannot be read ({}); the file is damaged, cut short or out of reach"
-    return set(retry_gdal(choice.uri, choice.shown, GDAL_CACHE, look, failure)) <= PLAIN
+    return set(retry_gdal(choice.uri, choice.shown, GDAL_CACHE, look, failure))

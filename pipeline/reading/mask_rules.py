@@ -64,6 +64,8 @@ class _Kind:
     """Words in the name of a file or of a band, in lower case."""
     bands: tuple[str, ...] = ()
     """Names of the band that is read; by default the first one whose name has the word, else the first."""
+    numbers: frozenset[int] | None = None
+    """Numbers that it has, and 255 for no data; None: any."""
 
 
 def _word(pattern: str) -> re.Pattern[str]:
@@ -75,6 +77,7 @@ KINDS = {
     "scl": _Kind(
         MaskRule("scl", classes=(0, 1, 3, 8, 9, 10, 11)),
         _word("scl|scene[ _-]?classification(?:[ _-](?:map|layer))?"),
+        numbers=frozenset({*range(12), 255}),
     ),
     # Landsat Collection 2: fill, dilated cloud, cirrus, cloud, shadow of a cloud, snow.
     "qa_pixel": _Kind(MaskRule("qa_pixel", bits=(0, 1, 2, 3, 4, 5)), _word("qa[ _-]?pixel")),
@@ -82,7 +85,9 @@ KINDS = {
     "udm2": _Kind(MaskRule("udm2", classes=(0,)), _word(r"udm2(?:[._-]?1)?|usable data mask"), ("clear",)),
     # 1 thick cloud, 2 thin cloud, 3 shadow of a cloud; 255 no data in files that fill it in.
     "omnicloudmask": _Kind(
-        MaskRule("omnicloudmask", classes=(1, 2, 3, 255)), _word("omni[ _-]?cloud[ _-]?mask|ocm")
+        MaskRule("omnicloudmask", classes=(1, 2, 3, 255)),
+        _word("omni[ _-]?cloud[ _-]?mask|ocm"),
+        numbers=frozenset({0, 1, 2, 3, 255}),
     ),
     "nonzero": _Kind(MaskRule("nonzero"), _word("(?!)")),
 }

@@ -125,6 +125,7 @@ def _scene_info(source: Any, shown: str, identity: str, size: int) -> SceneInfo:
         geobox=geobox,
         bands=bands,
         dtype=dtype,
+        placed=source.transform if geobox.crs is None and source.transform != Affine.identity() else None,
         identity=identity,
         bytes_per_pixel=size / (source.width * source.height) if size else raw,
         acquired=acquired or None,
@@ -223,10 +224,12 @@ def _geobox(source: Any, shown: str) -> tuple[GeoBox, tuple[str, ...]]:
         raise ReadError(f"{shown}: has a CRS but no geotransform; assign its position (gdal_edit.py -a_ullr)")
     if north_up(affine):
         return GeoBox(source.shape, affine, str(crs.to_wkt())), ()
-    if affine.b == 0 and affine.d == 0 and affine.a > 0:
-        rows = source.shape[0]
-        flipped = Affine(affine.a, 0, affine.c, 0, -affine.e, affine.f + affine.e * rows)
-        return GeoBox(source.shape, flipped, str(crs.to_wkt())), (f"{shown}: is stored south-up and flipped",)
+    if affine.b == 0 and affine.d == 0:
+        rows, cols = source.shape
+        left, top = min(affine.c, affine.c + affine.a * cols), max(affine.f, affine.f + affine.e * rows)
+        upright = Affine(abs(affine.a), 0, left, 0, -abs(affine.e), top)
+        how = "south-up" if affine.a > 0 else "mirrored" if affine.e < 0 else "upside down"
+        return GeoBox(source.shape, upright, str(crs.to_wkt())), (f"{shown}: is stored {how} and flipped",)
     with WarpedVRT(source, crs=crs) as vrt:
         return GeoBox(vrt.shape, vrt.transform, str(crs.to_wkt())), (
             f"{shown}: is rotated and warped north-up",

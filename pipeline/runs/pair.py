@@ -276,7 +276,7 @@ def pair_notices(
         model: the model.
         patch_size: side of a patch, pixels.
     """
-    notices = _scale_notices(grid, model, patch_size)
+    notices = [*_scale_notices(grid, model, patch_size), *_coarse_notices(infos, grid)]
     notices += _range_notices(infos, model)
     for info, taken in zip(infos, bands, strict=True):
         notices += _declaration_notices(info, taken, model)
@@ -329,6 +329,18 @@ def _declaration_notices(info: SceneInfo, bands: tuple[int, ...], model: ussfc.M
     return [
         f"{info.uri}: declares scale {scale:g} and offset {offset:g}, which are left out: model {model.name} takes "
         "stored numbers"
+    ]
+
+
+def _coarse_notices(infos: Iterable[SceneInfo], grid: GeoBox) -> list[str]:
+    """Return a notice on each date whose pixels are much larger than those of the grid."""
+    metres = metres_per_pixel(grid)
+    sizes = [(info.uri, metres_per_pixel(info.geobox)) for info in infos]
+    return [
+        f"{uri}: has pixels of {size:.3g} m, the grid of {metres:.3g} m: the other date shows what this one cannot, "
+        "and that may count as change; set grid.resolution, or the coarser date as grid.reference"
+        for uri, size in sizes
+        if size and metres and size > RESOLUTION_TOLERANCE * metres
     ]
 
 

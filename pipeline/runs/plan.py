@@ -124,7 +124,7 @@ class RunPlan:
                 for date, mask in zip(("before", "after"), self.pair.masks, strict=True)
                 if mask is not None
             },
-            "warnings": list(self.pair.notices),
+            "warnings": [*self.pair.notices, *memory_notices(self)],
         }
 
 
@@ -312,6 +312,15 @@ def check_memory(plan: RunPlan) -> None:
                 f"cluster.memory is {given / 1e9:.2f} GB; raise it, or lower tiling.tile_size"
                 f"{', cluster.threads' if plan.concurrent_tiles > 1 else ''} or cluster.workers"
             )
+
+
+def memory_notices(plan: RunPlan) -> list[str]:
+    """Return why a run does not fit, where it is so."""
+    try:
+        check_memory(plan)
+    except InsufficientMemoryError as error:
+        return [f"a run is refused: {error}"]
+    return []
 
 
 def _allowed_memory(config: RunConfig) -> int:

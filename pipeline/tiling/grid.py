@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyproj
 from affine import Affine
-from odc.geo.crs import CRS, CRSError
+from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
+from pyproj.exceptions import CRSError, ProjError
 
 from ussfc.pipeline.errors import GridError
 from ussfc.pipeline.quiet import ignored_warnings
@@ -64,10 +66,18 @@ def common_grid(
         )
     if before.geobox.crs is None:
         return _pixel_grid(before, after, crs)
+    for info in (before, after):
+        _refuse_metres_as_degrees(info)
     base = _own_grid(scene, crs, resolution)
     box = Box(0, 0, *base.shape)
     for info in (before, after):
-        box = box.intersect(footprint_box(info.geobox, base))
+        try:
+            box = box.intersect(footprint_box(info.geobox, base))
+        except ProjError as error:
+            raise GridError(
+                f"{info.uri}: PROJ knows no way from its CRS ({crs_name(info.geobox)}) to that of the grid "
+                f"({crs_name(base)}); assign the right one (gdal_edit.py -a_srs)"
+            ) from error
     if box.pixels == 0:
         raise GridError(
             f"{before.uri} and {after.uri} do not overlap: before covers {_extent(before.geobox)}, "
@@ -86,6 +96,14 @@ def crs_name(geobox: GeoBox) -> str | None:
 def _pixel_grid(before: SceneInfo, after: SceneInfo, crs: str | None) -> GeoBox:
     if crs is not None:
         raise GridError(f"{before.uri}: has no CRS, so it cannot be reprojected to {crs}")
+    if before.placed is not None and after.placed is not None:
+        col, row = ~before.placed * (after.placed.c, after.placed.f)
+        if max(abs(col), abs(row)) > 1 or before.geobox.shape != after.geobox.shape:
+            raise GridError(
+                f"{before.uri} and {after.uri}: state places on the ground (the later date begins {col:.1f} px right "
+                f"of and {row:.1f} px below the earlier one) but no CRS, without which pixels are laid on pixels; "
+                "assign the CRS to both (gdal_edit.py -a_srs)"
+            )
     if before.geobox.shape != after.geobox.shape:
         raise GridError(
             f"{before.uri} is {_size(before.geobox)} and {after.uri} is {_size(after.geobox)}; without a CRS "
@@ -100,16 +118,50 @@ def _own_grid(scene: SceneInfo, crs: str | None, resolution: float | None) -> Ge
     if crs is not None and resolution is None:
         raise GridError(f"grid.crs is {crs} but grid.resolution is missing; give the pixel size in its units")
     try:
-        target = scene.geobox.crs if crs is None else CRS(crs)
+        target = scene.geobox.crs if crs is None else _horizontal(crs)
     except CRSError as error:
         raise GridError(f"grid.crs: {crs!r} is no CRS that PROJ knows; give an EPSG code or WKT") from error
     assert target is not None  # common_grid handles scenes without one
-    if target.geographic:
-        xs, ys = _outline(scene.geobox, target, None)
-        bounds = (float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max()))
-    else:
-        bounds = scene.geobox.footprint(target).boundingbox.bbox
+    try:
+        if target.geographic:
+            xs, ys = _outline(scene.geobox, target, None)
+            bounds = (float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max()))
+        else:
+            bounds = scene.geobox.footprint(target).boundingbox.bbox
+    except ProjError as error:
+        raise GridError(
+            f"grid.crs: PROJ knows no way to {crs!r} from the CRS of {scene.uri} ({crs_name(scene.geobox)}); give "
+            "another one"
+        ) from error
     return GeoBox.from_bbox(bounds, target, resolution=resolution)
+
+
+def _horizontal(crs: str) -> CRS:
+    """Return a CRS, of a compound one (``EPSG:2056+5728``) the part without heights.
+
+    Raises:
+        CRSError: PROJ does not know it.
+    """
+    found = pyproj.CRS.from_user_input(crs)
+    return CRS(found.sub_crs_list[0]) if found.is_compound else CRS(crs)
+
+
+def _refuse_metres_as_degrees(info: SceneInfo) -> None:
+    """Refuse latitudes beyond the poles: longitudes repeat, so that such a grid would lie somewhere.
+
+    Raises:
+        GridError: names the CRS and the coordinates.
+    """
+    crs, bounds = info.geobox.crs, info.geobox.boundingbox
+    if crs is None or not crs.geographic or not crs.proj.axis_info:
+        return
+    pole = math.pi / 2 / crs.proj.axis_info[0].unit_conversion_factor
+    # Grids of the whole earth may reach over it by half a pixel.
+    if max(abs(bounds.bottom), abs(bounds.top)) > pole + abs(info.geobox.resolution.y):
+        raise GridError(
+            f"{info.uri}: its CRS ({crs_name(info.geobox)}) counts in degrees, and its coordinates (x {bounds.left:g}, "
+            f"y {bounds.top:g}) are none; assign the right CRS (gdal_edit.py -a_srs)"
+        )
 
 
 def footprint_box(geobox: GeoBox, grid: GeoBox) -> Box:

@@ -134,9 +134,7 @@ def test_whole_sensors_are_known(labels: str, bands: tuple[int, ...]) -> None:
         (None, None, None),
         ("Band 1", "Band 2", "Band 3", "Band 4"),
         ("B1", "B2", "B3", "B4"),
-        ("red", "red", "green", "blue"),
-        ("blue-green", "green", "red"),
-        ("Red Edge", "green", "blue"),
+        ("red", None, "third"),
     ],
 )
 def test_names_that_do_not_decide_are_reported(labels: tuple[str | None, ...]) -> None:
@@ -145,6 +143,23 @@ def test_names_that_do_not_decide_are_reported(labels: tuple[str | None, ...]) -
     assert notice is not None
     assert "assigned by position to B04, B03, B02" in notice
     assert "bands.before" in notice
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (("red", "red", "green", "blue"), "band 2, red, would be taken for B03, green"),
+        (("blue-green", "green", "red"), "band 3, red, would be taken for B02, blue"),
+        (("Red Edge", "green", "blue"), "band 1, Red Edge, would be taken for B04, red"),
+        (("blue", None, "red", None), "band 1, blue, would be taken for B04, red"),
+        (("blue", "green", "red", "nir") * 2, "band 1, blue, would be taken for B04, red"),
+    ],
+)
+def test_names_that_contradict_the_position_are_refused(labels: tuple[str | None, ...], message: str) -> None:
+    bands = scene(*((label, None) for label in labels))
+    with pytest.raises(ReadError, match=f"{message}; set bands.before and bands.after"):
+        choose_bands(bands, RGB, None)
+    assert choose_bands(bands, RGB, (3, 2, 1)) == ((3, 2, 1), None)
 
 
 def test_a_choice_may_name_bands() -> None:

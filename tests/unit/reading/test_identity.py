@@ -7,8 +7,10 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import geopandas
 import pytest
 import rasterio
+import shapely
 
 from tests.support.images import image, write_array, write_tif
 from ussfc.pipeline.errors import ReadError
@@ -83,6 +85,8 @@ def members_of_every_kind(folder: Path) -> list[tuple[str, Path]]:
     plain = Path(write_tif(folder / "plain.tif", image()))
     inner = vrt_of(folder / "inner.vrt", plain)
     outer = vrt_of(folder / "outer.vrt", inner)
+    # GDAL knows a VRT by its content.
+    unnamed = vrt_of(folder / "outer.xml", vrt_of(folder / "inner.xml", plain))
     beside = Path(write_tif(folder / "beside.tif", image()))
     with rasterio.open(beside) as source:
         mask = source.dataset_mask()
@@ -102,6 +106,7 @@ def members_of_every_kind(folder: Path) -> list[tuple[str, Path]]:
     return [
         (str(inner), plain),
         (str(outer), plain),
+        (str(unnamed), plain),
         (str(beside), folder / "beside.tif.msk"),
         (f"/vsizip/{packed}/in/plain.tif", packed),
         (f'NETCDF:"{netcdf}":reflectance', netcdf),
@@ -115,6 +120,17 @@ def test_every_member_of_a_scene_counts(tmp_path: Path) -> None:
         assert scene_identity(uri, uri)[0] == before, uri
         rewrite(member)
         assert scene_identity(uri, uri)[0] != before, f"{uri}: {member.name} does not count"
+
+
+def test_members_of_a_tile_index_are_not_known(tmp_path: Path) -> None:
+    """GDAL names the index alone, which stays as it is when a tile is rewritten."""
+    path = Path(write_tif(tmp_path / "scene.tif", image()))
+    with rasterio.open(path) as source:
+        bounds, crs = source.bounds, source.crs
+    index = tmp_path / "scene.gti.gpkg"
+    tiles = geopandas.GeoDataFrame({"location": [str(path)]}, geometry=[shapely.box(*bounds)], crs=crs)
+    tiles.to_file(index, layer="index")
+    assert scene_identity(str(index), "scene.gti.gpkg")[0].startswith("uri:")
 
 
 def test_a_new_sidecar_counts(tmp_path: Path) -> None:

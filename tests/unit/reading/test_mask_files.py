@@ -62,6 +62,7 @@ def test_masks_without_a_crs_lie_pixel_on_pixel(tmp_path: Path) -> None:
 
 REFUSED: list[tuple[str, dict[str, object], str]] = [
     ("classes.tif", {}, "nothing states what the numbers of this mask mean; set masks.kind_before"),
+    ("quality_scl.tif", {}, r"scl by its name, and holds numbers that this kind has not \(21824\); set masks.kind"),
     ("absent.tif", {}, "no such file; check the path"),
     ("text.tif", {}, "cannot be opened as a raster"),
     ("bare_scl.tif", {}, "has no CRS while the images have EPSG:32633"),
@@ -80,6 +81,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("refused")
     write_mask(place / "classes.tif", ONES * 5)
     write_mask(place / "ones.tif", ONES)
+    write_mask(place / "quality_scl.tif", ONES.astype(np.uint16) * 21824)
     write_mask(place / "qa_pixel.tif", ONES)
     write_mask(place / "bare_scl.tif", ONES, Affine.identity() * Affine.scale(2), None)
     write_mask(place / "far_scl.tif", ONES, AFFINE * Affine.translation(9000, 0))

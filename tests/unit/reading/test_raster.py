@@ -76,6 +76,18 @@ def test_south_up_is_flipped(tmp_path: Path) -> None:
     np.testing.assert_allclose(pixels.values[0], values[0], atol=1e-3)
 
 
+@pytest.mark.parametrize(("x", "y", "how"), [(-1, 1, "mirrored"), (-1, -1, "upside down")])
+def test_mirrored_is_flipped(tmp_path: Path, x: int, y: int, how: str) -> None:
+    values = image(1)
+    place = AFFINE * Affine.translation(SHAPE[1], 0 if y > 0 else SHAPE[0]) * Affine.scale(x, y)
+    path = write_tif(tmp_path / "mirrored.tif", values[:, ::y, ::x], transform=place)
+    info = describe_scene(path)
+    assert info.geobox == GeoBox(SHAPE, AFFINE, UTM)
+    assert info.notes == (f"{path}: is stored {how} and flipped",)
+    pixels = SceneRecipe(path, info.geobox, (1,), "bilinear").open().read(Box(0, 0, *SHAPE))
+    np.testing.assert_allclose(pixels.values[0], values[0], atol=1e-3)
+
+
 def test_rotated_is_warped(tmp_path: Path) -> None:
     path = write_tif(tmp_path / "rot.tif", image(1), transform=AFFINE * Affine.rotation(17))
     info = describe_scene(path)

@@ -51,3 +51,16 @@ def test_terms_and_score_are_left_out_where_none_are_known(tmp_path: Path) -> No
     assert "F1" not in headline(planned)
     assert "scored  no" in [line.strip() for line in plan_lines(planned.summary())]
     assert " without CRS" not in headline(planned)
+
+
+def test_plan_tells_that_a_run_would_be_refused() -> None:
+    for limit, expected in ((0.001, 1), (8, 0)):
+        planned = plan(
+            DEMO[0], DEMO[1], load_config(sets=(f"compute.memory_gb={limit}", "cluster.kind=serial"))
+        )
+        found = [
+            line
+            for line in planned.summary()["warnings"]
+            if line.startswith("a run is refused: the run would")
+        ]
+        assert len(found) == expected

@@ -203,3 +203,26 @@ def test_plan_and_run_name_it_without_a_warning(tmp_path: Path) -> None:
     auto = CliRunner().invoke(cli.main, ["plan", *scenes, "--model", "auto"])
     assert f"{BEST_FIRST[0]} and IR-MAD, threshold" in auto.output
     assert "better" not in auto.output
+
+
+def test_a_date_that_is_much_coarser_than_the_grid_is_told(tmp_path: Path) -> None:
+    scenes = []
+    for name, size in (("fine", 10), ("coarse", 30)):
+        scenes.append(str(tmp_path / f"{name}.tif"))
+        side = 1920 // size
+        values = np.random.default_rng(size).integers(200, 3000, (3, side, side)).astype(np.uint16)
+        grid = Affine(size, 0, 500000, 0, -size, 5000000)
+        with rasterio.open(scenes[-1], "w", "GTiff", side, side, 3, "EPSG:32631", grid, "uint16") as raster:
+            raster.write(values)
+            raster.descriptions = ("red", "green", "blue")
+    for pair, expected in (
+        ((scenes[0], scenes[1]), 1),
+        ((scenes[0], scenes[0]), 0),
+        ((scenes[1], scenes[0]), 0),
+    ):
+        found = [
+            line
+            for line in inspect_pair(*pair, load_config()).notices
+            if ": has pixels of 30 m, the grid" in line
+        ]
+        assert len(found) == expected

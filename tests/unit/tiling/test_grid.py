@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -236,6 +237,43 @@ def test_grid_of_nearly_that_size_is_kept() -> None:
 def test_a_crs_needs_a_resolution() -> None:
     message = refused(box_at(0, 0, (9, 9)), box_at(0, 0, (9, 9)), "EPSG:3857")
     assert "grid.resolution is missing" in message
+
+
+def test_heights_of_a_compound_crs_are_left_out() -> None:
+    found = common_grid(
+        scene(box_at(0, 0, (9, 9))), scene(box_at(0, 0, (9, 9))), "before", "EPSG:3857+5773", 10
+    )
+    assert found.crs == "EPSG:3857"
+
+
+def test_crs_without_a_way_between_them_are_refused() -> None:
+    site = 'LOCAL_CS["site",UNIT["metre",1]]'
+    message = refused(box_at(0, 0, (9, 9), site), box_at(0, 0, (9, 9)))
+    assert "PROJ knows no way from its CRS (EPSG:32636) to that of the grid (site)" in message
+    assert "PROJ knows no way" in refused(box_at(0, 0, (9, 9)), box_at(0, 0, (9, 9)), site, 10)
+
+
+def test_metres_labelled_as_degrees_are_refused() -> None:
+    message = refused(box_at(0, 0, (9, 9), "EPSG:4326"), box_at(0, 0, (9, 9), "EPSG:4326"))
+    assert "counts in degrees, and its coordinates (x 500000, y 4e+06) are none" in message
+    # A grid of the whole earth may begin half a pixel beyond the pole.
+    earth = GeoBox((181, 360), Affine(1, 0, -180, 0, -1, 90.5), "EPSG:4326")
+    assert common_grid(scene(earth), scene(earth)) == earth
+
+
+def test_places_without_a_crs_are_refused_where_they_differ() -> None:
+    grid = GeoBox((9, 9), Affine.identity(), None)
+    first = replace(scene(grid), placed=Affine(10, 0, 0, 0, -10, 0))
+    for moved, found in ((Affine(10, 0, 200, 0, -10, -50), False), (Affine(10, 0, 0.2, 0, -10, 0), True)):
+        second = replace(scene(grid, "after.tif"), placed=moved)
+        if found:
+            assert common_grid(first, second).crs is None
+            continue
+        with pytest.raises(
+            GridError, match=r"begins 20.0 px right of and 5.0 px below .* assign the CRS to both"
+        ):
+            common_grid(first, second)
+    assert common_grid(first, scene(grid)).crs is None
 
 
 def test_an_unknown_crs_is_refused() -> None:
