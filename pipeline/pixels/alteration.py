@@ -200,6 +200,6 @@ class CombinedOdds:
 
 
 def _rounded(numbers: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Return digits that do not depend on the machine."""
+    """Return numbers of six digits: the rest depends on the machine."""
     array = np.asarray(numbers, np.float64)
     return np.array([float(f"{number:.6g}") for number in array.flat]).reshape(array.shape)

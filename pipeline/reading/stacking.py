@@ -53,8 +53,10 @@ def image_of(dataset: xr.Dataset, shown: str, by_name: bool) -> xr.DataArray:
         flat.sort(key=lambda variable: str(variable.name))
     if not flat or len({variable.shape for variable in flat}) != 1:
         names = ", ".join(str(name) for name in dataset.data_vars) or "none"
+        sizes = next((dict(variable.sizes) for variable in variables if variable.ndim > 2), None)
+        dates = f"; {sizes} may be several dates, of which one has to be chosen" if sizes and not flat else ""
         raise ReadError(
-            f"{shown}: no image found among the variables ({names}); expected (band, y, x) or several (y, x)"
+            f"{shown}: no image found among the variables ({names}); expected (band, y, x) or several (y, x){dates}"
         )
     attributes = {**flat[0].attrs, **dataset.attrs}
     stacked = stack(flat)

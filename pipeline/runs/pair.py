@@ -45,7 +45,7 @@ from ussfc.pipeline.runs.model_choice import (
     stronger_model,
 )
 from ussfc.pipeline.runs.resolve import resolve_layout
-from ussfc.pipeline.tiling.grid import common_grid, crop, geometry_box, metres_per_pixel, resampled
+from ussfc.pipeline.tiling.grid import common_grid, crop, extent, geometry_box, metres_per_pixel, resampled
 from ussfc.pipeline.types import Box, RadiometricMapping, SceneInfo, SceneReader
 
 if TYPE_CHECKING:
@@ -294,7 +294,10 @@ def cut_to_area(grid: GeoBox, aoi: str) -> tuple[GeoBox, AreaOfInterest]:
     area = in_crs_of(grid, given)
     box = Box(0, 0, 0, 0) if area.is_empty else geometry_box(area, grid)
     if box.pixels == 0:
-        raise ConfigError(f"grid.aoi {shown_address(aoi)}: lies outside the overlap of the two images")
+        raise ConfigError(
+            f"grid.aoi {shown_address(aoi)}: lies outside the overlap of the two images: it covers {extent(given)}, "
+            f"the overlap {extent(grid)}; check its CRS and the order of its coordinates"
+        )
     grid = crop(grid, box)
     placed = on_grid(area, grid)
     if box.pixels <= CHECKED_PIXELS and not placed.mask(Box(0, 0, *grid.shape)).any():

@@ -180,8 +180,8 @@ def follow(out: str, output: Output) -> RunStatus:
         elif now - last >= STALLED_SECONDS:
             last = now
             output.log(
-                f"no new tile for {format_duration(STALLED_SECONDS)}; the job may wait in its queue or have ended "
-                "(check with squeue); the same `ussfc run` or `ussfc submit` continues it"
+                f"no new tile for {format_duration(STALLED_SECONDS)}; the run may wait in a queue or have ended "
+                "(`squeue` shows the jobs of SLURM); the same `ussfc run` or `ussfc submit` continues it"
             )
         time.sleep(FOLLOW_SECONDS)
 

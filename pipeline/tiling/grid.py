@@ -80,17 +80,17 @@ def common_grid(
             ) from error
     if box.pixels == 0:
         raise GridError(
-            f"{before.uri} and {after.uri} do not overlap: before covers {_extent(before.geobox)}, "
-            f"after covers {_extent(after.geobox)}"
+            f"{before.uri} and {after.uri} do not overlap: before covers {extent(before.geobox)}, "
+            f"after covers {extent(after.geobox)}"
         )
     return crop(base, box)
 
 
-def crs_name(geobox: GeoBox) -> str | None:
-    """Return a short name of a grid's CRS: its EPSG code, else its own name; None without one."""
-    if geobox.crs is None:
+def crs_name(covered: GeoBox | Geometry) -> str | None:
+    """Return a short name of the CRS of a grid or geometry: its EPSG code, else its own name; None without one."""
+    if covered.crs is None:
         return None
-    return f"EPSG:{geobox.crs.epsg}" if geobox.crs.epsg else str(geobox.crs.proj.name)
+    return f"EPSG:{covered.crs.epsg}" if covered.crs.epsg else str(covered.crs.proj.name)
 
 
 def _pixel_grid(before: SceneInfo, after: SceneInfo, crs: str | None) -> GeoBox:
@@ -413,6 +413,7 @@ def _size(geobox: GeoBox) -> str:
     return f"{geobox.shape[1]} x {geobox.shape[0]} px"
 
 
-def _extent(geobox: GeoBox) -> str:
-    bounds = geobox.boundingbox
-    return f"x {bounds.left:.8g}..{bounds.right:.8g}, y {bounds.bottom:.8g}..{bounds.top:.8g} in {crs_name(geobox)}"
+def extent(covered: GeoBox | Geometry) -> str:
+    """Return the bounds of a grid or a geometry with their CRS, for messages."""
+    bounds = covered.boundingbox
+    return f"x {bounds.left:.8g}..{bounds.right:.8g}, y {bounds.bottom:.8g}..{bounds.top:.8g} in {crs_name(covered)}"

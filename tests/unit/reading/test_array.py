@@ -135,6 +135,14 @@ def test_a_file_without_an_image_is_refused(tmp_path: Path) -> None:
         open_array(str(path), "line.nc", zarr=False)
 
 
+def test_several_dates_are_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "dates.nc"
+    bands = {name: (("time", "y", "x"), np.zeros((2, 4, 5), np.uint16)) for name in ("red", "green")}
+    xr.Dataset(bands).to_netcdf(path, engine="h5netcdf")
+    with pytest.raises(ReadError, match=r"\{'time': 2, 'y': 4, 'x': 5\} may be several dates, of which one"):
+        open_array(str(path), "dates.nc", zarr=False)
+
+
 def bands_of_a_store(
     folder: Path, format_: Literal[2, 3], side: int, **encoding: object
 ) -> tuple[Path, FloatArray]:
