@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,6 +31,9 @@ LEAST_BRIGHT = 0.1
 """Place in the model's range below which 99 % of a date's numbers may not lie in all bands; of 28 Sentinel-2 images of
 cities the lowest is at 0.48 (range 0 to 3500)."""
 
+BYTES = 255
+"""Largest number of a byte."""
+
 MOST_CHANGED = 0.15
 """Share of a map that is change beyond which a warning is due; labelled cities have 1 to 6 %."""
 
@@ -45,6 +48,8 @@ class Finding:
     shift: float = 0.0
     """Numbers by which the later date lies above the earlier one in all bands, below 0 where it lies under it; 0 for
     findings about something else."""
+    dark: bool = False
+    """True: the numbers fill a small part of the range alone, as those of water do as well."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,7 @@ def check_samples(before: DateSample, after: DateSample) -> list[Finding]:
     """
     findings = [*_check_date(before), *_check_date(after)]
     if not findings:
-        dark, shifts = [*_check_brightness(before), *_check_brightness(after)], _check_shift(before, after)
-        # Of one date in other numbers the shift follows, and what is to be done is about these.
-        findings = (
-            [replace(dark[0], shift=shifts[0].shift)] if len(dark) == len(shifts) == 1 else dark or shifts
-        )
+        findings = [*_check_brightness(before), *_check_brightness(after), *_check_shift(before, after)]
     if _are_equal(before.pixels, after.pixels):
         findings.append(
             Finding(f"{before.name} and {after.name}: hold the same numbers; there is no change in one image")
@@ -142,12 +143,16 @@ def _check_brightness(date: DateSample) -> list[Finding]:
     bright = float(((np.percentile(values, 99, axis=1) - low) / (high - low)).max())
     if bright >= LEAST_BRIGHT:
         return []
-    text = (
-        f"99 of 100 of its numbers lie in the lowest {bright:.1%} of the model's range ({low.min():g} to "
-        f"{high.min():g}): they may be bytes or per cent; the map would show little: bring them to that range, or "
-        f"state their scale ({date.key}.scale)"
+    ends = f"{low.min():g} to {high.max():g}"
+    # Of bytes nothing but their stretch can be mended.
+    remedy = (
+        f"they may be bytes or per cent; the map would show little: bring them to that range, or state their scale "
+        f"({date.key}.scale)"
+        if high.max() > BYTES
+        else "the map would show little: stretch both dates alike"
     )
-    return [Finding(f"{date.name}: {text}")]
+    text = f"99 of 100 of its numbers lie in the lowest {bright:.1%} of the model's range ({ends}): {remedy}"
+    return [Finding(f"{date.name}: {text}", dark=True)]
 
 
 def _check_shift(before: DateSample, after: DateSample) -> list[Finding]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,9 @@ CONVERTED = 8192
 
 CHANGED = "2000-01-01T00:00:00.000Z"
 """Date of the last change that a GeoPackage names, always the same: equal runs give equal bytes."""
+
+
+_DATE_LOCK = threading.Lock()
 
 
 def convert(table: Path, part: Path, geobox: GeoBox, format_: str, target: Path) -> None:
@@ -59,7 +63,7 @@ def convert(table: Path, part: Path, geobox: GeoBox, format_: str, target: Path)
             schema, (_promote(batch, schema) if multi else batch for batch in batches)
         )
         try:
-            with warnings.catch_warnings(), _date_of_change(CHANGED):
+            with warnings.catch_warnings(), _date_of_change(CHANGED) if format_ == "gpkg" else nullcontext():
                 # A grid without a reference system is what the user has; it is not news.
                 warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
                 pyogrio.write_arrow(
@@ -82,12 +86,14 @@ def _date_of_change(date: str) -> Iterator[None]:
     import pyogrio
 
     name = "OGR_CURRENT_DATE"
-    before = pyogrio.get_gdal_config_option(name)
-    pyogrio.set_gdal_config_options({name: date})
-    try:
-        yield
-    finally:
-        pyogrio.set_gdal_config_options({name: before})
+    # One for the whole process, and pairs of a batch are written side by side.
+    with _DATE_LOCK:
+        before = pyogrio.get_gdal_config_option(name)
+        pyogrio.set_gdal_config_options({name: date})
+        try:
+            yield
+        finally:
+            pyogrio.set_gdal_config_options({name: before})
 
 
 def _options(format_: str, geobox: GeoBox) -> dict[str, str]:

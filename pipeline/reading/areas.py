@@ -13,8 +13,10 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 from pyproj import Transformer
+from pyproj.exceptions import ProjError
 
 from ussfc.pipeline.errors import ReadError
+from ussfc.pipeline.tiling.grid import crs_name
 
 Points = npt.NDArray[np.float64]
 
@@ -80,7 +82,13 @@ def in_crs_of(grid: GeoBox, area: Geometry) -> Geometry:
         return area
     shape = area.geom
     if area.crs != grid.crs:
-        shape = _projected(shape, area.crs, grid)
+        try:
+            shape = _projected(shape, area.crs, grid)
+        except ProjError as error:
+            raise ReadError(
+                f"the area: PROJ knows no way from its CRS ({crs_name(area)}) to that of the grid ({crs_name(grid)}); "
+                "give it in another one"
+            ) from error
     if grid.crs.geographic:
         shape = _near_grid(shape, grid)
     return Geometry(shape, grid.crs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import lzma
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -56,7 +58,7 @@ LABELS = ("common_name", "band_name", "name", "title")
 NUMBERS = "biuf"
 """Kinds of NumPy types that an image may have."""
 
-DECODING = (RuntimeError, ValueError, EOFError, zlib.error)
+DECODING = (RuntimeError, ValueError, EOFError, zlib.error, lzma.LZMAError)
 """Errors of the codecs of Zarr and HDF5 about a chunk that is not what was written; OSError is one of the store's."""
 
 NETCDF_BLOCK = 1 << 20
@@ -389,8 +391,9 @@ class ArrayReader:
                 )
         except faults as error:
             what, remedy = remote.describe_error(error)
-            if isinstance(error, DECODING) or not remote.is_remote(self._shown):
-                remedy = "the file is damaged or cut short: get or write it again"
+            local = isinstance(error, OSError) and error.errno in (None, errno.EIO)
+            if isinstance(error, DECODING) or (local and not remote.is_remote(self._shown)):
+                remedy = "its data are damaged or cut short: get or write them again"
             raise ReadError(
                 f"{self._shown}: rows {box.y0}..{box.y1}, columns {box.x0}..{box.x1} of the grid cannot be read "
                 f"({what}); {remedy}"

@@ -99,9 +99,13 @@ def _refuse_other_names(
     """
     labels = {band.index: band.description or "" for band in scene.bands}
     meant = dict(_common_names([(index, label.strip().lower()) for index, label in labels.items()]))
+    counted = (
+        {} if _only_count(scene.bands) else {index: _number(label.lower()) for index, label in labels.items()}
+    )
     for index, (name, common) in zip(taken, expected, strict=True):
-        wanted = (common or "").lower()
-        if wanted and meant[index] and meant[index] not in COMMON.get(wanted, (wanted,)):
+        wanted, number = (common or "").lower(), _number(name.lower())
+        other = bool(wanted and meant[index] and meant[index] not in COMMON.get(wanted, (wanted,)))
+        if other or (number and counted.get(index) and counted[index] != number):
             raise ReadError(
                 f"{scene.uri}: its names lead to no band for each of {', '.join(own for own, _ in expected)}, and by "
                 f"position band {index}, {labels[index]}, would be taken for {name}, {common}; set bands.before and "

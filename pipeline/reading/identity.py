@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
@@ -48,7 +48,7 @@ UNLISTED = f"{UNKNOWN}chunks:"
 VRT_LOOK = 1024
 """Bytes of a file in which the beginning of a VRT is looked for: a declaration or a comment may stand before it."""
 
-INDEXED = ("GTI",)
+INDEXED = ("GTI", "STACIT", "STACTA")
 """GDAL's drivers that name an index of files and not the files."""
 
 MOST_MEMBERS = 100_000
@@ -140,7 +140,10 @@ def _stack_identity(text: str, shown: str) -> tuple[str, int]:
             # Files beside one on a network are not looked for.
             marks[place] = _mark(place, shown)
         elif place is not None:
-            marks |= _member_marks(name, shown)
+            found = _member_marks(name, shown)
+            if found is None:
+                return UNKNOWN + _digest(shown), 0
+            marks |= found
     if not marks:
         return UNKNOWN + _digest(shown), 0
     size = sum(Path(place).stat().st_size for place in marks if os.path.isfile(place))
@@ -197,8 +200,8 @@ def _check_special(path: Path, shown: str, state: os.stat_result | None = None) 
             raise ReadError(f"{shown}: {where}is {error.strerror}") from error
 
 
-def _member_marks(uri: str, shown: str) -> dict[str, str]:
-    """Return the marks of every file that GDAL names for a local dataset, by its name; none where it is not known."""
+def _member_marks(uri: str, shown: str) -> dict[str, str] | None:
+    """Return the marks of every file that GDAL names for a local dataset, by its name; None where it names an index."""
     pending, opened = [uri], set[str]()
     marks: dict[str, str] = {}
     while pending and len(opened) < MOST_MEMBERS:
@@ -208,14 +211,14 @@ def _member_marks(uri: str, shown: str) -> dict[str, str]:
         opened.add(name)
         files = _gdal_files(name)
         if files is None:
-            return {}
+            return None
         for member in (name, *files):
             place = _place(member)
             if place is None or place in marks:
                 continue
             marks[place] = _mark(place, shown)
             # GDAL names the sources of a VRT, but not theirs. It opens one by its content, whatever its name.
-            if _is_vrt(place):
+            if _is_vrt(place) or ".gti" in PurePath(place).suffixes:
                 pending.append(place)
     return marks
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from odc.geo.geobox import GeoBox
+from pyproj.exceptions import ProjError
 
 from ussfc.addresses import shown_address
 from ussfc.pipeline.errors import ConfigError, ReadError
@@ -219,7 +220,13 @@ def _fit(choice: MaskChoice, info: SceneInfo, grid: GeoBox, scene_shape: tuple[i
             f"{choice.shown}: the mask has no CRS while the images have {crs_name(grid)}; assign one "
             "(gdal_edit.py -a_srs, -a_ullr)"
         )
-    box = footprint_box(info.geobox, grid)
+    try:
+        box = footprint_box(info.geobox, grid)
+    except ProjError as error:
+        raise ConfigError(
+            f"{choice.shown}: PROJ knows no way from the mask's CRS ({crs_name(info.geobox)}) to that of the images "
+            f"({crs_name(grid)}); assign the right one (gdal_edit.py -a_srs)"
+        ) from error
     if not box.pixels:
         raise ConfigError(
             f"{choice.shown}: the mask lies outside of the images' overlap; check that it belongs to the image "
@@ -276,7 +283,8 @@ def _refuse_other_numbers(choice: MaskChoice, info: SceneInfo, kind: str, key: s
     numbers, band = KINDS[kind].numbers, band_of(kind, [band.description for band in info.bands])
     if numbers is None or band is None or choice.classes is not None:
         return
-    other = sorted(_numbers_in_the_middle(choice, info, info.bands[band - 1].index) - numbers)
+    found = _numbers_in_the_middle(choice, info, info.bands[band - 1].index, with_nodata=False)
+    other = sorted(found - numbers)
     if other:
         raise ConfigError(
             f"{choice.shown}: is a mask of kind {kind} by its name, and holds numbers that this kind has not "
@@ -285,15 +293,21 @@ def _refuse_other_numbers(choice: MaskChoice, info: SceneInfo, kind: str, key: s
         )
 
 
-def _numbers_in_the_middle(choice: MaskChoice, info: SceneInfo, band: int) -> set[Any]:
-    """Return the numbers of a band of a mask in a part in its middle."""
+def _numbers_in_the_middle(
+    choice: MaskChoice, info: SceneInfo, band: int, with_nodata: bool = True
+) -> set[Any]:
+    """Return the numbers of a band of a mask in a part in its middle, with or without NaN and its nodata number."""
     sides = [min(LOOKED_AT, length) for length in info.geobox.shape]
     first = [(length - side) // 2 for length, side in zip(info.geobox.shape, sides, strict=True)]
 
     def look(_: Mapping[str, str]) -> Sequence[Any]:
         with opened_raster(choice.uri, choice.shown) as source:
             box = Box(first[0], first[1], first[0] + sides[0], first[1] + sides[1])
-            found: Sequence[Any] = np.unique(source.read(band, window=box.slices)).tolist()
+            values = source.read(band, window=box.slices, masked=not with_nodata)
+            if not with_nodata:
+                values = values.compressed()
+                values = values[np.isfinite(values)]
+            found: Sequence[Any] = np.unique(values).tolist()
             return found
 
     failure = "the mask cannot be read ({}); the file is damaged, cut short or out of reach"

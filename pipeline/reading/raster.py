@@ -125,7 +125,7 @@ def _scene_info(source: Any, shown: str, identity: str, size: int) -> SceneInfo:
         geobox=geobox,
         bands=bands,
         dtype=dtype,
-        placed=source.transform if geobox.crs is None and source.transform != Affine.identity() else None,
+        placed=_placed(source) if geobox.crs is None else None,
         identity=identity,
         bytes_per_pixel=size / (source.width * source.height) if size else raw,
         acquired=acquired or None,
@@ -202,6 +202,12 @@ def _no_bands(source: Any, shown: str) -> str:
 
 def _color(interpretation: ColorInterp) -> str | None:
     return None if interpretation in (ColorInterp.undefined, ColorInterp.gray) else str(interpretation.name)
+
+
+def _placed(source: Any) -> Affine | None:
+    """Return the geotransform of a file, None where it has none, or one that counts pixels as pictures do."""
+    found: Affine = source.transform
+    return found if found.e < 0 and not found.is_degenerate else None
 
 
 def _geobox(source: Any, shown: str) -> tuple[GeoBox, tuple[str, ...]]:

@@ -72,17 +72,19 @@ def image_of(dataset: xr.Dataset, shown: str, by_name: bool) -> xr.DataArray:
 def stack(bands: Sequence[xr.DataArray]) -> xr.DataArray:
     """Return two-dimensional arrays as the bands of one, which reads nothing before its pixels are asked for.
 
-    ``xarray.concat`` reads all arrays of a file that is not opened with Dask.
-
     Args:
         bands: of one shape; the coordinates are those of the first.
     """
     first = bands[0]
+    if any(band.chunks is not None for band in bands):
+        return xr.concat(bands, dim="band", coords="minimal", compat="override", join="override")
+    # xarray.concat would read all arrays of a file that is not opened with Dask.
+    names = spatial_names(first)
     variables = tuple(
-        band.variable.transpose(*first.dims) if set(band.dims) == set(first.dims) else band.variable
+        band.variable if set(band.dims) == set(names) else xr.Variable(first.dims, band.variable)
         for band in bands
     )
-    variable = xr.Variable(("band", *first.dims), LazilyIndexedArray(_Stack(variables)))
+    variable = xr.Variable(("band", *names), LazilyIndexedArray(_Stack(variables, names)))
     stacked = xr.DataArray(variable, coords=first.coords)
     chunks = first.encoding.get("preferred_chunks")
     stacked.encoding = {} if chunks is None else {"preferred_chunks": chunks}
@@ -92,9 +94,9 @@ def stack(bands: Sequence[xr.DataArray]) -> xr.DataArray:
 class _Stack(BackendArray):
     """Variables of xarray along a new first axis."""
 
-    def __init__(self, variables: tuple[xr.Variable, ...]) -> None:
-        self._variables = variables
-        self.shape = (len(variables), *variables[0].shape)
+    def __init__(self, variables: tuple[xr.Variable, ...], names: tuple[Hashable, Hashable]) -> None:
+        self._variables, self._names = variables, names
+        self.shape = (len(variables), *(variables[0].sizes[name] for name in names))
         self.dtype = np.result_type(*(variable.dtype for variable in variables))
 
     def __getitem__(self, key: ExplicitIndexer) -> npt.NDArray[np.generic]:
@@ -104,10 +106,17 @@ class _Stack(BackendArray):
         return found
 
     def _read(self, key: tuple[Any, ...]) -> npt.NDArray[np.generic]:
-        chosen = np.arange(len(self._variables))[key[0]]
-        parts = [self._variables[place][key[1:]].values for place in np.atleast_1d(chosen)]
+        places = np.arange(len(self._variables))[key[0]]
+        window = dict(zip(self._names, key[1:], strict=True))
+        parts = [self._part(self._variables[place].isel(window)) for place in np.atleast_1d(places)]
         found = np.stack(parts).astype(self.dtype, copy=False)
-        return found if np.ndim(chosen) else found[0]
+        return found if np.ndim(places) else found[0]
+
+    def _part(self, chosen: xr.Variable) -> npt.NDArray[np.generic]:
+        """Read a part of a variable, and bring it into the order of rows and columns."""
+        # Of the array itself: turned before it is read, every pixel would be looked up by itself.
+        axes = [chosen.dims.index(name) for name in self._names if name in chosen.dims]
+        return chosen.values.transpose(axes)
 
 
 def one_date(array: xr.DataArray) -> xr.DataArray:

@@ -98,7 +98,7 @@ def figures(
 ) -> list[Figure]:
     """Return the numbers that stand first."""
     counts, area = record.counts, pixel_area(record)
-    left_out = 0.0 if area is None else counts.left_out_share
+    left_out = 0.0 if area is None or len(set(record.thresholds.values())) > 1 else counts.left_out_share
     share = f"{counts.changed_share - left_out:.2%} of what was classified"
     if left_out:
         share += f"; smaller regions, {left_out:.2%}, are left out"
@@ -117,7 +117,13 @@ def figures(
     found.append(
         Figure("without data", f"{nodata / counts.pixels:.1%}", f"{nodata:,} of {counts.pixels:,} px")
     )
-    if model is not None and model.scores:
+    # Not of other weights of its name, nor of the network without what it was scored with.
+    if (
+        model is not None
+        and model.scores
+        and record.model.sha256 == model.weights.sha256
+        and record.combines == (model.alteration is not None)
+    ):
         score = model.scores[-1]
         found.append(
             Figure(

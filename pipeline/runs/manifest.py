@@ -381,7 +381,7 @@ class Counts(Record):
         """Share of the classified pixels that changed and are in no polygon, since their region is too small."""
         if self.polygon_pixels is None or not self.classified_pixels:
             return 0.0
-        return ((self.changed_pixels or 0) - self.polygon_pixels) / self.classified_pixels
+        return max(0, (self.changed_pixels or 0) - self.polygon_pixels) / self.classified_pixels
 
 
 class StageRecord(Record):

@@ -62,16 +62,23 @@ def find_numbers(
         measure: finds the lines that bring the later date to the numbers of the earlier one.
     """
     findings = _findings(mappings, samples)
-    if mode == "model" or (mode == "auto" and not (len(findings) == 1 and findings[0].shift)):
+    # Dark ground of one date is no reason against bringing the other to it.
+    apart = [found for found in findings if not found.dark]
+    if mode == "model" or (mode == "auto" and not (len(apart) == 1 and apart[0].shift)):
         return Numbers(mappings, findings)
     lines = measure()
     matched = matched_mappings(mappings, lines)
     left = _findings(matched, samples)
     if mode == "match":
         return Numbers(matched, left, lines)
-    if left or lines.gain is None or _contrast(mappings, matched) < LEAST_CONTRAST:
+    if (
+        not all(found.dark for found in left)
+        or lines.gain is None
+        or _contrast(mappings, matched) < LEAST_CONTRAST
+    ):
         return Numbers(mappings, findings)
-    return Numbers(matched, (Finding(describe_match(findings[0].shift)),), lines)
+    still = (found for found in left if found in findings)
+    return Numbers(matched, (Finding(describe_match(apart[0].shift)), *still), lines)
 
 
 def _contrast(own: Mappings, matched: Mappings) -> float:

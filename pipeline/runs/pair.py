@@ -339,11 +339,16 @@ def _coarse_notices(infos: Iterable[SceneInfo], grid: GeoBox) -> list[str]:
     """Return a notice on each date whose pixels are much larger than those of the grid."""
     metres = metres_per_pixel(grid)
     sizes = [(info.uri, metres_per_pixel(info.geobox)) for info in infos]
+    finest = min((size for _, size in sizes if size), default=None)
+    if not metres or not finest:
+        return []
+    # Finer pixels than either date has are the user's choice.
+    shown = max(metres, finest)
     return [
         f"{uri}: has pixels of {size:.3g} m, the grid of {metres:.3g} m: the other date shows what this one cannot, "
         "and that may count as change; set grid.resolution, or the coarser date as grid.reference"
         for uri, size in sizes
-        if size and metres and size > RESOLUTION_TOLERANCE * metres
+        if size and size > RESOLUTION_TOLERANCE * shown
     ]
 
 

@@ -458,7 +458,9 @@ def write_manifest(
     sums = Counts(**counts)
     warnings: list[str] = []
     if sums.changed_pixels is not None:
-        warnings = check_map(sums.changed_share, sums.classified_pixels, bool(inference.warnings))
+        # Where another threshold was chosen, a map of one class says something about the threshold.
+        warned = bool(inference.warnings) and set(thresholds.values()) == {inference.threshold}
+        warnings = check_map(sums.changed_share, sums.classified_pixels, warned)
     for warning in warnings:
         subscriber(Notice(warning))
     pixels = inference.counts.pixels

@@ -85,7 +85,11 @@ def run(
                 recording(Notice(line, warning=False))
             with out.lock():
                 plan = plan if overwrite else recorded_choice(recorded_plan(plan, out), out)
-                made, kept = (plan.config, ()) if overwrite else with_kept_options(config, plan.config, out)
+                made, kept = (
+                    (plan.config, ())
+                    if overwrite
+                    else with_kept_options(config, plan.config, plan.threshold, out)
+                )
                 record = None if overwrite else _finished_run(plan, made, out, recording, computation)
                 if record is None:
                     with ExitStack() as stack:

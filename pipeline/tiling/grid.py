@@ -96,20 +96,32 @@ def crs_name(covered: GeoBox | Geometry) -> str | None:
 def _pixel_grid(before: SceneInfo, after: SceneInfo, crs: str | None) -> GeoBox:
     if crs is not None:
         raise GridError(f"{before.uri}: has no CRS, so it cannot be reprojected to {crs}")
-    if before.placed is not None and after.placed is not None:
-        col, row = ~before.placed * (after.placed.c, after.placed.f)
-        if max(abs(col), abs(row)) > 1 or before.geobox.shape != after.geobox.shape:
-            raise GridError(
-                f"{before.uri} and {after.uri}: state places on the ground (the later date begins {col:.1f} px right "
-                f"of and {row:.1f} px below the earlier one) but no CRS, without which pixels are laid on pixels; "
-                "assign the CRS to both (gdal_edit.py -a_srs)"
-            )
+    _refuse_other_places(before, after)
     if before.geobox.shape != after.geobox.shape:
         raise GridError(
             f"{before.uri} is {_size(before.geobox)} and {after.uri} is {_size(after.geobox)}; without a CRS "
             "both must have the same size"
         )
     return GeoBox(before.geobox.shape, Affine.identity(), None)
+
+
+def _refuse_other_places(before: SceneInfo, after: SceneInfo) -> None:
+    """Refuse files without a CRS that state different places on the ground.
+
+    Raises:
+        GridError: names the shift between them.
+    """
+    if before.placed is None or after.placed is None or before.geobox.shape != after.geobox.shape:
+        return
+    rows, cols = before.geobox.shape
+    near, far = (~before.placed * (after.placed * corner) for corner in ((0, 0), (cols, rows)))
+    if max(abs(near[0]), abs(near[1]), abs(far[0] - cols), abs(far[1] - rows)) > 1:
+        raise GridError(
+            f"{before.uri} and {after.uri}: state places on the ground but no CRS, without which pixels are laid on "
+            f"pixels; the later date begins {near[0]:.1f} px right of and {near[1]:.1f} px below the earlier one, and "
+            f"ends {far[0] - cols:.1f} and {far[1] - rows:.1f} px beside it; assign the CRS to both (gdal_edit.py "
+            "-a_srs)"
+        )
 
 
 def _own_grid(scene: SceneInfo, crs: str | None, resolution: float | None) -> GeoBox:

@@ -74,10 +74,19 @@ def test_worthless_numbers_are_fatal() -> None:
 def test_numbers_in_the_lowest_part_of_the_range_are_found(factor: float) -> None:
     """Bytes in files of 16 bits, and per cent."""
     low = (ground(1) * factor).astype(np.uint16)
-    (line,) = findings(ground(0), low)
+    line, shift = findings(ground(0), low)
     assert line.startswith("a: 99 of 100 of its numbers lie in the lowest ")
     assert "after.scale" in line
+    assert "all bands are brighter" in shift
     assert not any(found.fatal for found in check_samples(date(ground(0)), date(low, "a")))
+
+
+def test_dark_bytes_are_no_bytes_in_other_numbers() -> None:
+    mapping = RadiometricMapping((0.0,) * 3, (255.0,) * 3)
+    dark = Pixels((ground(1) / 100).astype(np.uint8), np.ones((40, 50), bool))
+    (found, _) = check_samples(*(DateSample(name, dark, mapping, "before") for name in "ba"))[:2]
+    assert found.dark
+    assert "per cent" not in found.text
 
 
 def test_a_band_of_other_numbers_is_fatal() -> None:

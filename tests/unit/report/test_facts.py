@@ -86,12 +86,19 @@ def test_share_beside_the_area_is_that_of_the_polygons(content: dict[str, Any]) 
 
 
 def test_score_of_the_model_stands_beside_the_area(content: dict[str, Any]) -> None:
-    model = ussfc.find_model("ussfc-s2-rgb")
-    figure = facts.figures(record(content), None, model)[-1]
+    model = ussfc.find_model("ussfc-s2-rgb").model_copy(update={"alteration": None})
+    run = record(content, model__sha256=model.weights.sha256)
+    figure = facts.figures(run, None, model)[-1]
     assert (figure.label, figure.value) == ("F1 of the model", f"{model.scores[-1].f1:.2f}")
     assert figure.note.startswith(f"on {model.scores[-1].scene};")
-    bare = model.model_copy(update={"scores": ()})
-    assert "F1" not in {each.label for each in facts.figures(record(content), None, bare)}
+    # Not of other weights, a network without what it was scored with, or one without scores.
+    others = (
+        (record(content, model__sha256="0" * 64), model),
+        (run, ussfc.find_model("ussfc-s2-rgb")),
+        (run, model.model_copy(update={"scores": ()})),
+    )
+    for one, card in others:
+        assert "F1 of the model" not in {each.label for each in facts.figures(one, None, card)}
 
 
 def test_smoothing_stands_beside_the_threshold(content: dict[str, Any]) -> None:

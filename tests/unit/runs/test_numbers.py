@@ -92,6 +92,16 @@ def test_without_a_line_the_warning_about_the_shift_stays() -> None:
     assert warning.startswith("a: all bands are brighter")
 
 
+def test_a_date_is_brought_to_one_of_dark_ground() -> None:
+    water = ground() / 8
+    numbers = found(water, ground(1) / 8 + 1000, lines(1, -1000))
+    assert numbers.lines is not None
+    matched, dark = numbers.findings
+    assert "brought to" in matched.text
+    assert dark.dark
+    assert dark.text.startswith("b: ")
+
+
 def test_matched_numbers_that_have_a_finding_are_not_taken() -> None:
     # Brought to a corner of the range, they would be warned of again.
     numbers = found(ground(), ground(1) + 1000, lines(1, 2000))
@@ -103,7 +113,10 @@ def test_numbers_are_not_brought_to_reflectances() -> None:
     # One that is too large for a reflectance.
     reflectances[0, 0, 0] = 3
     numbers = found(reflectances, ground(1), lines(1e-4, 0))
-    assert (numbers.lines, len(numbers.warnings)) == (None, 1)
+    dark, shifted = numbers.findings
+    assert numbers.lines is None
+    assert dark.dark
+    assert shifted.shift
     # The other way round they are numbers again.
     assert found(ground(1), reflectances, lines(1e4, 0)).lines == lines(1e4, 0)
 

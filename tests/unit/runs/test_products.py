@@ -597,13 +597,21 @@ def test_the_same_run_again_keeps_what_later_commands_set(out: Path, pair: tuple
         ]
         assert lines == [
             "products keep what a later command set: threshold 0.2, smoothing none, compression zstd, min_area_m2 500; "
-            "name an option to set it anew"
+            "`ussfc threshold`, `vectorise` and `mosaic` change it"
         ]
         assert record.threshold == 0.2
         assert record.config["vector"]["min_area_m2"] == 500
         assert {name: (out / name).read_bytes() for name in made} == made
         assert failures(out) == []
+    # The record of the run has them where that of the inference is lost.
+    (out / "work" / "infer.json").write_bytes(b"{}")
+    assert run(*pair, out, load_config(sets=sets), computation=COMPUTATION).threshold == 0.2
     # What a run names, or does not name as before, counts.
+    named = run(*pair, out, load_config(sets=[*sets, "vector.min_area_m2=700"]), computation=COMPUTATION)
+    assert named.config["vector"]["min_area_m2"] == 700
+    assert ussfc("vectorise", out, "--min-area", "500").exit_code == 0
+    again = run(*pair, out, load_config(sets=[*sets, "vector.min_area_m2=700"]), computation=COMPUTATION)
+    assert again.config["vector"]["min_area_m2"] == 700
     run(*pair, out, load_config(sets=[*sets, "threshold=0.1"]), computation=COMPUTATION)
     assert smoothing_of(out) == "median3"
     assert_of_one_threshold(out, 0.1)

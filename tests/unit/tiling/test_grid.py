@@ -264,14 +264,16 @@ def test_metres_labelled_as_degrees_are_refused() -> None:
 def test_places_without_a_crs_are_refused_where_they_differ() -> None:
     grid = GeoBox((9, 9), Affine.identity(), None)
     first = replace(scene(grid), placed=Affine(10, 0, 0, 0, -10, 0))
-    for moved, found in ((Affine(10, 0, 200, 0, -10, -50), False), (Affine(10, 0, 0.2, 0, -10, 0), True)):
+    for moved, found in (
+        (Affine(10, 0, 200, 0, -10, -50), False),
+        (Affine(10, 0, 0.2, 0, -10, 0), True),
+        (Affine(20, 0, 200, 0, -20, -50), False),
+    ):
         second = replace(scene(grid, "after.tif"), placed=moved)
         if found:
             assert common_grid(first, second).crs is None
             continue
-        with pytest.raises(
-            GridError, match=r"begins 20.0 px right of and 5.0 px below .* assign the CRS to both"
-        ):
+        with pytest.raises(GridError, match=r"begins 20.0 px right of and 5.0 px below .*; assign the CRS"):
             common_grid(first, second)
     assert common_grid(first, scene(grid)).crs is None
 
