@@ -170,3 +170,12 @@ def test_layers_of_other_crs(tmp_path: Path) -> None:
     frame = geopandas.GeoDataFrame(geometry=[SQUARE], crs=UTM.crs.proj).to_crs("EPSG:3857")
     shape = frame.geometry.iloc[0]
     assert count([shape], UTM, CRS("EPSG:3857")) == 1200
+
+
+def test_an_area_without_a_way_to_the_grid_is_one_line() -> None:
+    grid = GeoBox((9, 9), Affine(10, 0, 500_000, 0, -10, 4_000_000), "EPSG:32636")
+    area = Geometry(shapely.box(0, 0, 9, 9), 'LOCAL_CS["site",UNIT["metre",1]]')
+    with pytest.raises(
+        ReadError, match=r"PROJ knows no way from its CRS \(site\) to that of the grid \(EPSG:32636\)"
+    ):
+        in_crs_of(grid, area)

@@ -131,6 +131,9 @@ def test_members_of_a_tile_index_are_not_known(tmp_path: Path) -> None:
     tiles = geopandas.GeoDataFrame({"location": [str(path)]}, geometry=[shapely.box(*bounds)], crs=crs)
     tiles.to_file(index, layer="index")
     assert scene_identity(str(index), "scene.gti.gpkg")[0].startswith("uri:")
+    # Nor are those of an index inside a VRT.
+    outer = vrt_of(tmp_path / "outer.vrt", index)
+    assert scene_identity(str(outer), "outer.vrt")[0].startswith("uri:")
 
 
 def test_a_new_sidecar_counts(tmp_path: Path) -> None:
