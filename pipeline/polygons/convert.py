@@ -24,10 +24,8 @@ DRIVER: Mapping[str, str] = {"gpkg": "GPKG", "flatgeobuf": "FlatGeobuf", "geojso
 CONVERTED = 8192
 """Features that are on their way from the table to another format at a time."""
 
-
 CHANGED = "2000-01-01T00:00:00.000Z"
 """Date of the last change that a GeoPackage names, always the same: equal runs give equal bytes."""
-
 
 _DATE_LOCK = threading.Lock()
 
@@ -63,7 +61,7 @@ def convert(table: Path, part: Path, geobox: GeoBox, format_: str, target: Path)
             schema, (_promote(batch, schema) if multi else batch for batch in batches)
         )
         try:
-            with warnings.catch_warnings(), _date_of_change(CHANGED) if format_ == "gpkg" else nullcontext():
+            with warnings.catch_warnings(), _fixed_date() if format_ == "gpkg" else nullcontext():
                 # A grid without a reference system is what the user has; it is not news.
                 warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
                 pyogrio.write_arrow(
@@ -81,15 +79,15 @@ def convert(table: Path, part: Path, geobox: GeoBox, format_: str, target: Path)
 
 
 @contextmanager
-def _date_of_change(date: str) -> Iterator[None]:
-    """Have GDAL write a date of the last change into GeoPackages instead of the present one."""
+def _fixed_date() -> Iterator[None]:
+    """Have GDAL write :data:`CHANGED` into GeoPackages instead of the present date."""
     import pyogrio
 
     name = "OGR_CURRENT_DATE"
     # One for the whole process, and pairs of a batch are written side by side.
     with _DATE_LOCK:
         before = pyogrio.get_gdal_config_option(name)
-        pyogrio.set_gdal_config_options({name: date})
+        pyogrio.set_gdal_config_options({name: CHANGED})
         try:
             yield
         finally:

@@ -81,7 +81,11 @@ def stack(bands: Sequence[xr.DataArray]) -> xr.DataArray:
     # xarray.concat would read all arrays of a file that is not opened with Dask.
     names = spatial_names(first)
     variables = tuple(
-        band.variable if set(band.dims) == set(names) else xr.Variable(first.dims, band.variable)
+        (
+            band
+            if set(band.dims) == set(names)
+            else band.drop_vars(band.coords).rename(dict(zip(band.dims, first.dims, strict=True)))
+        ).variable
         for band in bands
     )
     variable = xr.Variable(("band", *names), LazilyIndexedArray(_Stack(variables, names)))

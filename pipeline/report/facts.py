@@ -98,7 +98,7 @@ def figures(
 ) -> list[Figure]:
     """Return the numbers that stand first."""
     counts, area = record.counts, pixel_area(record)
-    left_out = 0.0 if area is None or len(set(record.thresholds.values())) > 1 else counts.left_out_share
+    left_out = 0.0 if area is None else counts.left_out_share(record.thresholds)
     share = f"{counts.changed_share - left_out:.2%} of what was classified"
     if left_out:
         share += f"; smaller regions, {left_out:.2%}, are left out"

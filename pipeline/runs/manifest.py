@@ -376,10 +376,13 @@ class Counts(Record):
         """Share of the classified pixels that changed; 0 where there are none."""
         return (self.changed_pixels or 0) / self.classified_pixels if self.classified_pixels else 0.0
 
-    @property
-    def left_out_share(self) -> float:
-        """Share of the classified pixels that changed and are in no polygon, since their region is too small."""
-        if self.polygon_pixels is None or not self.classified_pixels:
+    def left_out_share(self, thresholds: Mapping[str, float]) -> float:
+        """Return the share of the classified pixels that changed and are in no polygon: their region is too small.
+
+        Args:
+            thresholds: of the run's stages; 0 where they differ, as earlier versions could leave them.
+        """
+        if self.polygon_pixels is None or not self.classified_pixels or len(set(thresholds.values())) > 1:
             return 0.0
         return max(0, (self.changed_pixels or 0) - self.polygon_pixels) / self.classified_pixels
 

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -415,16 +414,10 @@ def sample_scenes(
     if model.radiometry.kind != "range":
         return None
     try:
-        with ThreadPoolExecutor(len(scenes), "ussfc-sample") as pool:
-            found = pool.map(
-                lambda opened: thin(opened().sample(CHECK_PIXELS), CHECK_PIXELS), [each for _, each in scenes]
-            )
-            before, after = (
-                DateSample(name, pixels, mapping, key)
-                for (name, _), pixels, mapping, key in zip(
-                    scenes, found, mappings, ("before", "after"), strict=True
-                )
-            )
+        before, after = (
+            DateSample(name, thin(opened().sample(CHECK_PIXELS), CHECK_PIXELS), mapping, key)
+            for (name, opened), mapping, key in zip(scenes, mappings, ("before", "after"), strict=True)
+        )
     except ReadError:
         # A damaged block costs the tiles over it and is reported with them; a check must not end the run for it.
         return None

@@ -85,7 +85,7 @@ def _run_rows(record: RunRecord, seconds: float) -> Iterator[Row]:
     counts = record.counts
     if counts.polygon_area_m2 is not None:
         # Of the polygons; what is too small for one is no part of their area.
-        left_out = counts.left_out_share if len(set(record.thresholds.values())) <= 1 else 0.0
+        left_out = counts.left_out_share(record.thresholds)
         share = f"{counts.changed_share - left_out:.2%} of what has data"
         rest = f", without smaller regions ({left_out:.2%})" if left_out else ""
         yield "area", f"{format_area(counts.polygon_area_m2)}, {share}{rest}"

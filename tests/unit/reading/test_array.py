@@ -28,7 +28,7 @@ from ussfc.pipeline.reading.array import (
     open_array,
     with_bands,
 )
-from ussfc.pipeline.reading.stacking import image_of
+from ussfc.pipeline.reading.stacking import image_of, stack
 from ussfc.pipeline.types import Box, FloatArray
 
 GRID = GeoBox((4, 5), AFFINE, UTM)
@@ -155,6 +155,15 @@ def test_variables_in_any_order_have_rows_first(tmp_path: Path, dims: tuple[str,
     assert array.shape == values.shape
     found = ArrayReader(array, array_geobox(array), (3, 1), "bilinear").read(Box(3, 5, 14, 30))
     np.testing.assert_array_equal(found.values, values[[2, 0], 3:14, 5:30])
+
+
+def test_variables_with_other_names_of_rows_are_not_read_to_be_stacked(tmp_path: Path) -> None:
+    path, values = bands_of_a_store(tmp_path, 3, 40)
+    dataset = xr.open_zarr(path, chunks=None)
+    renamed = dataset[["B03"]].rename(y="lat", x="lon").drop_vars(("lat", "lon"))["B03"]
+    (path / "B03/c/1/1").write_bytes(b"torn")
+    stacked = stack([dataset["B02"], renamed])
+    np.testing.assert_array_equal(stacked[1, :9, :9].values, values[1, :9, :9])
 
 
 def test_several_dates_are_named_as_such(tmp_path: Path) -> None:
