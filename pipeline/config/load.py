@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -258,7 +258,25 @@ def _of_kind(settings: _Settings) -> _Settings:
     return kept
 
 
+def _refuse_words_for_numbers(settings: _Settings) -> None:
+    """Refuse true and false where a number belongs, for pydantic takes them as 1 and 0."""
+    words = {key: setting for key, setting in settings.items() if isinstance(setting.value, bool)}
+    for name, field in RunConfig.model_fields.items():
+        for key, inner in _fields_of(name, field):
+            kinds = _kinds(inner.annotation)
+            if key in words and kinds & {int, float} and bool not in kinds:
+                value, origin = words[key]
+                raise ConfigError(f"{key} = {value!r} from {origin}: input should be a number")
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """Return the types that an annotation admits."""
+    inner = get_args(annotation)
+    return set().union(*map(_kinds, inner)) if inner else {annotation}
+
+
 def _validate(settings: _Settings) -> RunConfig:
+    _refuse_words_for_numbers(settings)
     nested: dict[str, Any] = {}
     for key, (value, _) in settings.items():
         _merge(nested, _nest(key, value))

@@ -19,7 +19,7 @@ from ussfc.pipeline.reading.mosaic import MosaicReader, merged, placed
 from ussfc.pipeline.reading.raster import RasterReader, describe_raster
 from ussfc.pipeline.reading.sources.bands import BandSet
 from ussfc.pipeline.reading.sources.resolve import resolve_source
-from ussfc.pipeline.reading.sources.stacks import stack
+from ussfc.pipeline.reading.sources.stacks import shifted_notes, stack
 from ussfc.pipeline.reading.sources.trees import folder_remedy
 from ussfc.pipeline.reading.vrt import check_sources
 from ussfc.pipeline.storage import remote
@@ -85,7 +85,8 @@ def _describe_parts(found: Sequence[str | BandSet], shown: str, everywhere: bool
                 )
             looked_at = check_sources(uri, name, everywhere) or everywhere
         else:
-            uri, name, notes, mask = stack(part, everywhere), part.shown, part.notes, part.mask
+            uri, name, mask = stack(part, everywhere), part.shown, part.mask
+            notes = (*part.notes, *shifted_notes(uri, name))
         with waiting_for(remote.host_of(uri)):
             identity, size = scene_identity(uri, name)
             info = with_possible_scales(describe_raster(uri, name, identity, size, looked_at))

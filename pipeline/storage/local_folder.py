@@ -86,12 +86,17 @@ class LocalFolder(Folder):
         part = path.with_name(path.name + layout.PART_SUFFIX)
         with self._store_errors(name, "written"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with create_file(part) as file:
-                file.write(content)
-                if sync:
-                    file.flush()
-                    os.fsync(file.fileno())
-            os.replace(part, path)
+            try:
+                with create_file(part) as file:
+                    file.write(content)
+                    if sync:
+                        file.flush()
+                        os.fsync(file.fileno())
+                os.replace(part, path)
+            except OSError:
+                # On a full disk it would take room that the next try needs, and stay beside what is finished.
+                part.unlink(missing_ok=True)
+                raise
 
     def append(self, name: str, content: bytes) -> None:
         with self._store_errors(name, "written"):

@@ -32,6 +32,12 @@ NETWORK_PREFIXES = {"http": "/vsicurl/http://", "https": "/vsicurl/https://", "s
                     "az": "/vsiaz/"}  # fmt: skip
 """GDAL's prefixes by the scheme of an address."""
 
+MOST_SHIFT = 0.1
+"""Largest distance between the pixels of band files that is not told, pixels."""
+
+SAME_SIZE = 1e-3
+"""Largest difference of the sides of a file in two measures that are the same, pixels."""
+
 COLORS = ("red", "green", "blue")
 
 
@@ -215,6 +221,26 @@ def _color(label: str | None) -> str | None:
     return name.capitalize() if name in COLORS else None
 
 
+def shifted_notes(text: str, shown: str) -> tuple[str, ...]:
+    """Return a remark if band files of one pixel size are not on the same pixels, by more than a tenth of one.
+
+    Args:
+        text: of :func:`stack`.
+        shown: name of the scene for messages.
+    """
+    shifts = []
+    for source, target in _placements(text).values():
+        sides = zip((target["xSize"], target["ySize"]), (source["xSize"], source["ySize"]), strict=True)
+        if all(abs(drawn - own) < SAME_SIZE for drawn, own in sides):
+            shifts += [abs(target[side] - round(target[side])) for side in ("xOff", "yOff")]
+    if max(shifts, default=0) <= MOST_SHIFT:
+        return ()
+    return (
+        f"{shown}: its band files lie {max(shifts):.2g} px off each other; every pixel is taken from the nearest one: "
+        "bring them onto one grid (gdalwarp -tap) if they were written so by mistake",
+    )
+
+
 def finest_bands(info: SceneInfo) -> tuple[int, ...]:
     """Return the numbers of the bands that have the pixels of a scene, without those that are repeated in it.
 
@@ -224,12 +250,19 @@ def finest_bands(info: SceneInfo) -> tuple[int, ...]:
     text = info.parts[0].uri if info.parts else ""
     if not text.startswith(VRT_TEXT):
         return tuple(band.index for band in info.bands)
-    found = []
+    placed = _placements(text).items()
+    return tuple(band for band, (source, target) in placed if source["xSize"] == target["xSize"])
+
+
+def _placements(text: str) -> dict[int, tuple[dict[str, float], dict[str, float]]]:
+    """Return the window of the file and the one of the stack of every band, pixels."""
+    found = {}
     root = ElementTree.fromstring(text)  # noqa: S314 - written by :func:`stack`
     for band in root.iter("VRTRasterBand"):
-        source, target = band.find(".//SrcRect"), band.find(".//DstRect")
-        assert source is not None
-        assert target is not None
-        if float(source.attrib["xSize"]) == float(target.attrib["xSize"]):
-            found.append(int(band.attrib["band"]))
-    return tuple(found)
+        source, target = (
+            {key: float(side) for key, side in window.items()}
+            for name in ("SrcRect", "DstRect")
+            for window in band.iter(name)
+        )
+        found[int(band.attrib["band"])] = source, target
+    return found

@@ -186,6 +186,13 @@ def test_an_unusable_value_names_its_origin(setting: str) -> None:
     assert text.strip("[]").lstrip(".") in message
 
 
+@pytest.mark.parametrize("key", ["threshold", "tiling.tile_size", "vector.min_area_m2", "cluster.workers"])
+@pytest.mark.parametrize("value", ["true", "False"])
+def test_true_and_false_are_no_numbers(key: str, value: str) -> None:
+    message = refused(sets=["cluster.kind=local", f"{key}={value}"])
+    assert message == f"{key} = {value.title()} from --set {key}={value}: input should be a number"
+
+
 @pytest.mark.parametrize(
     "setting", ["grid.resolution=.inf", "vector.simplify_m=.inf", "compute.memory_gb=.inf"]
 )

@@ -113,6 +113,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
     with pytest.raises(StoreError, match=r"a\.json: cannot be written \(No space .*\); make room"):
         folder.write("a.json", b"new")
     assert folder.read("a.json") == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 @pytest.mark.parametrize(

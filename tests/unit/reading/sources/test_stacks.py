@@ -9,10 +9,10 @@ import pytest
 import rasterio
 from affine import Affine
 
-from tests.support.products import CRS, PLACE, band, write_band
+from tests.support.products import CRS, PLACE, SIZE, band, write_band
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.reading.sources.bands import BandFile, BandSet
-from ussfc.pipeline.reading.sources.stacks import stack
+from ussfc.pipeline.reading.sources.stacks import shifted_notes, stack
 
 
 def bands(*files: BandFile) -> BandSet:
@@ -47,6 +47,21 @@ def test_what_a_file_declares_stays(tmp_path: Path) -> None:
         file.scales, file.offsets, file.descriptions = (0.5,), (2.0,), ("mine",)
     with rasterio.open(stack(BandSet("scene", (BandFile(str(path), None),)))) as file:
         assert (file.scales, file.offsets, file.nodata, file.descriptions) == ((0.5,), (2.0,), 7, ("mine",))
+
+
+@pytest.mark.parametrize(
+    ("moved", "side", "told"),
+    [(0.5, 1, "0.5 px"), (0.75, 1, "0.25 px"), (1, 1, None), (0.04, 1, None), (0.5, 2, None)],
+)
+def test_bands_between_the_pixels_of_others_are_told(
+    tmp_path: Path, moved: float, side: int, told: str | None
+) -> None:
+    """Coarser pixels may begin anywhere: the 15 and 30 m of Landsat are half a small pixel apart."""
+    first = write_band(tmp_path / "a.tif", band(1))
+    place = PLACE * Affine.translation(moved, 0) * Affine.scale(side)
+    other = write_band(tmp_path / "b.tif", band(2, SIZE // side), place)
+    notes = shifted_notes(stack(bands(BandFile(str(first), "B04"), BandFile(str(other), "B03"))), "scene")
+    assert [f"scene: its band files lie {told} off" in note for note in notes] == [True] * (told is not None)
 
 
 @pytest.mark.parametrize(
