@@ -12,9 +12,10 @@ from rasterio.windows import Window
 
 from ussfc.pipeline.reading.masks import SMALL_INTEGERS, NodataMarks, fill_invalid, read_validity
 from ussfc.pipeline.reading.shared_blocks import BlockGrid
+from ussfc.pipeline.reading.valid_warp import ValidWarp
 from ussfc.pipeline.reading.warp import WARP_BLOCK, crs_wkt, unify_nodata, warp_blocks, warped_view
 from ussfc.pipeline.tiling.grid import near_longitudes, north_up, pixel_shift, warp_crs, warp_scale
-from ussfc.pipeline.types import Box, Pixels
+from ussfc.pipeline.types import Box, FloatArray, Pixels
 
 SMALLEST_BLOCK = 64
 """Least side of a file's blocks that tiles share, pixels; the lines of a file without blocks are not shared."""
@@ -26,7 +27,14 @@ LARGEST_BLOCK = 1024
 class RasterHandles:
     """The open file, and its warped views if the grid needs them. Serves one thread."""
 
-    def __init__(self, source: Any, grid: GeoBox, bands: tuple[int, ...], resampling: Resampling) -> None:
+    def __init__(
+        self,
+        source: Any,
+        grid: GeoBox,
+        bands: tuple[int, ...],
+        resampling: Resampling,
+        overview: int | None = None,
+    ) -> None:
         """Take over an open file.
 
         Args:
@@ -34,6 +42,7 @@ class RasterHandles:
             grid: the common grid.
             bands: numbers of the bands to be read, from 1.
             resampling: kernel for imagery; the validity is always taken from the nearest pixel.
+            overview: level of the file's overviews, from 0, that is open in its place; None: the file itself.
         """
         self._file = source
         by_points = source.crs is None and bool(source.gcps[0]) and grid.crs is not None
@@ -48,6 +57,7 @@ class RasterHandles:
         self._dtype = common if common in SMALL_INTEGERS else "float32"
         self._mixed = len(kinds) > 1
         self._shift = None
+        self._valid_warp: ValidWarp | None = None
         if grid.crs is None:
             self._shift = pixel_shift(GeoBox(source.shape, Affine.identity(), None), grid)
         elif source.crs is not None and north_up(source.transform) and not by_points:
@@ -64,8 +74,10 @@ class RasterHandles:
                     or own.boundingbox.left < -180
                 ):
                     target |= {"src_transform": own.affine, "src_crs": warp_crs(own)}
+                if not by_points and ValidWarp.serves(source):
+                    self._valid_warp = ValidWarp(source, bands, resampling, own, grid, target, overview)
             self._unified = (
-                unify_nodata(source) if len(set(source.nodatavals)) > 1 and not by_points else None
+                unify_nodata(source, overview) if len(set(source.nodatavals)) > 1 and not by_points else None
             )
             warpable = self._unified or source
             self._image = warped_view(warpable, resampling, **target)
@@ -74,6 +86,8 @@ class RasterHandles:
     def close(self) -> None:
         """Close the views and the file."""
         if self._shift is None:
+            if self._valid_warp is not None:
+                self._valid_warp.close()
             self._image.close()
             self._mask.close()
             if self._unified is not None:
@@ -115,9 +129,17 @@ class RasterHandles:
             window = Window(block.x0, block.y0, block.shape[1], block.shape[0])
             common = block.intersect(box)
             target, part = common.within(box).slices, common.within(block).slices
-            image = self._image.read(self._bands, window=window, out_dtype="float32")
+            image, inside = self._warped(block, window)
             values[(slice(None), *target)] = image[(slice(None), *part)]
-            valid[target] = read_validity(self._mask, window)[part]
+            valid[target] = True if inside else read_validity(self._mask, window)[part]
+
+    def _warped(self, block: Box, window: Window) -> tuple[FloatArray, bool]:
+        """Read a block of the image; True if all pixels that it may depend on are valid."""
+        found = None if self._valid_warp is None else self._valid_warp.read(block)
+        if found is not None:
+            return found
+        image: FloatArray = self._image.read(self._bands, window=window, out_dtype="float32")
+        return image, False
 
     def _read_plain(self, box: Box, into: Pixels) -> None:
         assert self._shift is not None

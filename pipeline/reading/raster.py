@@ -334,7 +334,7 @@ class RasterReader:
             if not levels:
                 return None
             with opened_raster(self._uri, self._shown, OVERVIEW_LEVEL=levels[-1]) as source:
-                overview = RasterHandles(source, coarse, self._bands, self._resampling)
+                overview = RasterHandles(source, coarse, self._bands, self._resampling, levels[-1])
                 return overview.read(Box(0, 0, *coarse.shape))
 
         return self._with_handles(read, "its overviews")

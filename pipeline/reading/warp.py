@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -12,6 +12,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.vrt import WarpedVRT
 
+from ussfc.pipeline.tiling.grid import footprint_box
 from ussfc.pipeline.types import Box
 
 WARP_BLOCK = 512
@@ -21,6 +22,29 @@ WARP_TOLERANCE = 0.01
 """Largest error of GDAL's interpolated coordinates within a block, source pixels."""
 
 
+KERNEL_MARGIN = 16
+"""Source pixels beyond a window of the grid that a kernel may reach."""
+
+
+def source_reach(source: GeoBox, window: GeoBox) -> Box:
+    """Return the pixels of a source that a window of the grid needs, some of them perhaps beyond the source.
+
+    Args:
+        source: grid of the source.
+        window: part of the common grid.
+
+    Returns:
+        An empty box at the origin where the window shows nothing of the source.
+    """
+    hull = footprint_box(window, source)
+    return hull.grown(KERNEL_MARGIN) if hull.pixels else Box(0, 0, 0, 0)
+
+
+def source_box(source: GeoBox, window: GeoBox) -> Box:
+    """Return what a source has of :func:`source_reach`; may be empty."""
+    return source_reach(source, window).intersect(Box(0, 0, *source.shape))
+
+
 def warp_blocks(box: Box, shape: tuple[int, int]) -> Iterator[Box]:
     """Yield the fixed blocks of the grid that touch ``box``, row by row, cut to the grid's (rows, cols)."""
     for y in range(box.y0 // WARP_BLOCK * WARP_BLOCK, box.y1, WARP_BLOCK):
@@ -28,7 +52,7 @@ def warp_blocks(box: Box, shape: tuple[int, int]) -> Iterator[Box]:
             yield Box(y, x, min(y + WARP_BLOCK, shape[0]), min(x + WARP_BLOCK, shape[1]))
 
 
-def unify_nodata(source: Any) -> Any:
+def unify_nodata(source: Any, overview: int | None = None) -> Any:
     """Open a virtual copy of a file in which one number marks nodata in every band.
 
     GDAL's warp takes one number for all bands. Here NaN takes the place of each band's own; a band without a mark is
@@ -36,19 +60,40 @@ def unify_nodata(source: Any) -> Any:
 
     Args:
         source: an open file whose bands have different marks.
+        overview: level of its overviews that is open in its place, from 0; None: the file itself.
     """
+    return _virtual_copy(source, source.indexes, overview, marked=True)
+
+
+def without_nodata(source: Any, bands: Sequence[int], overview: int | None = None) -> Any:
+    """Open a virtual copy of some bands of a file, float32 or float64, in which every pixel is valid.
+
+    Args:
+        source: an open file.
+        bands: numbers of the bands, from 1.
+        overview: as of :func:`unify_nodata`.
+    """
+    return _virtual_copy(source, bands, overview, marked=False)
+
+
+def _virtual_copy(source: Any, indexes: Sequence[int], overview: int | None, marked: bool) -> Any:
     # float32 holds the integers of up to 16 bits exactly.
     wide = any(np.dtype(dtype).itemsize > 2 and dtype != "float32" for dtype in source.dtypes)
     rows, cols = source.shape
     window = f'xOff="0" yOff="0" xSize="{cols}" ySize="{rows}"'
+    level = (
+        "" if overview is None else f'<OpenOptions><OOI key="OVERVIEW_LEVEL">{overview}</OOI></OpenOptions>'
+    )
+    kind = "ComplexSource" if marked else "SimpleSource"
     bands = []
-    for index, nodata in zip(source.indexes, source.nodatavals, strict=True):
-        mark = "" if nodata is None else f"<NODATA>{nodata!r}</NODATA>"
+    for number, index in enumerate(indexes, 1):
+        nodata = source.nodatavals[index - 1]
+        mark = "" if nodata is None or not marked else f"<NODATA>{nodata!r}</NODATA>"
         bands.append(
-            f'<VRTRasterBand dataType="{"Float64" if wide else "Float32"}" band="{index}">'
-            "<NoDataValue>nan</NoDataValue><ComplexSource>"
-            f'<SourceFilename relativeToVRT="0">{escape(source.name)}</SourceFilename>'
-            f"<SourceBand>{index}</SourceBand><SrcRect {window}/><DstRect {window}/>{mark}</ComplexSource>"
+            f'<VRTRasterBand dataType="{"Float64" if wide else "Float32"}" band="{number}">'
+            f"{'<NoDataValue>nan</NoDataValue>' if marked else ''}<{kind}>"
+            f'<SourceFilename relativeToVRT="0">{escape(source.name)}</SourceFilename>{level}'
+            f"<SourceBand>{index}</SourceBand><SrcRect {window}/><DstRect {window}/>{mark}</{kind}>"
             "</VRTRasterBand>"
         )
     transform = ", ".join(repr(value) for value in source.transform.to_gdal())

@@ -1,0 +1,198 @@
+"""A warp of valid pixels alone gives what GDAL's gives that minds nodata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
+from rasterio.enums import Resampling
+
+from tests.support.images import AFFINE, UTM, write_tif
+from ussfc.pipeline.reading.handles import RasterHandles
+from ussfc.pipeline.reading.raster import RasterReader
+from ussfc.pipeline.reading.valid_warp import ValidWarp
+from ussfc.pipeline.types import Box, Pixels
+
+KERNELS = (
+    Resampling.bilinear,
+    Resampling.cubic,
+    Resampling.cubic_spline,
+    Resampling.lanczos,
+    Resampling.average,
+)
+
+
+@contextmanager
+def handles(path: str, grid: GeoBox, bands: tuple[int, ...], kernel: Resampling) -> Iterator[RasterHandles]:
+    found = RasterHandles(rasterio.open(path), grid, bands, kernel)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def read_both(
+    path: str, grid: GeoBox, bands: tuple[int, ...], kernel: Resampling, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Pixels, Pixels]:
+    """Read the grid as it is, and by GDAL's warp alone."""
+    whole = Box(0, 0, *grid.shape)
+    with handles(path, grid, bands, kernel) as opened:
+        found = opened.read(whole)
+    with monkeypatch.context() as patch, handles(path, grid, bands, kernel) as opened:
+        patch.setattr(ValidWarp, "read", lambda self, block: None)
+        return found, opened.read(whole)
+
+
+@st.composite
+def scenes(draw: st.DrawFn) -> tuple[npt.NDArray[Any], float | None, Affine]:
+    """Numbers, nodata and place of a file; a part of the pixels may be missing."""
+    shape = draw(st.tuples(st.just(3), st.integers(40, 700), st.integers(40, 700)))
+    dtype = draw(st.sampled_from(["uint8", "uint16", "int16", "float32", "float64"]))
+    values = np.random.default_rng(draw(st.integers(0, 99))).integers(1, 200, shape).astype(dtype)
+    marks = [0.0, None, *([-9999.0] if dtype == "int16" else [np.nan] if "float" in dtype else [])]
+    nodata = draw(st.sampled_from(marks))
+    y, x = draw(st.integers(0, shape[1] - 1)), draw(st.integers(0, shape[2] - 1))
+    hole = draw(st.sampled_from(["none", "one band", "all bands"]))
+    if hole != "none" and nodata is not None:
+        values[: 1 if hole == "one band" else 3, y : y + 20, x : x + 9] = nodata
+    if values.dtype.kind == "f" and draw(st.booleans()):
+        values[1, y : y + 2, x : x + 2] = draw(st.sampled_from([np.nan, np.inf]))
+    scale = draw(st.sampled_from([0.5, 1.0, 1.25, 2.0]))
+    shift = draw(st.tuples(st.floats(-30, 30), st.floats(-30, 30)))
+    return values, nodata, AFFINE * Affine.translation(*shift) * Affine.scale(scale)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    scene=scenes(),
+    kernel=st.sampled_from(KERNELS),
+    bands=st.sampled_from([(1, 2, 3), (2, 1), (3,)]),
+    crs=st.sampled_from([UTM, "EPSG:32632", "EPSG:4326"]),
+)
+def test_the_numbers_are_those_of_gdal_to_the_last_bit(
+    tmp_path_factory: pytest.TempPathFactory,
+    scene: tuple[npt.NDArray[Any], float | None, Affine],
+    kernel: Resampling,
+    bands: tuple[int, ...],
+    crs: str,
+) -> None:
+    values, nodata, affine = scene
+    path = write_tif(tmp_path_factory.mktemp("warp") / "a.tif", values, transform=affine, nodata=nodata)
+    grid = GeoBox((600, 600), AFFINE, UTM)
+    if crs != UTM:
+        grid = grid.to_crs(crs)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        found, expected = read_both(path, grid, bands, kernel, monkeypatch)
+    np.testing.assert_array_equal(found.valid, expected.valid)
+    np.testing.assert_array_equal(found.values, expected.values)
+
+
+def test_nan_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(1).integers(50, 200, (2, 300, 300)).astype(np.float32)
+    values[:, 100:110, 100:110] = np.nan
+    path = write_tif(tmp_path / "a.tif", values, nodata=np.nan)
+    grid = GeoBox((256, 256), AFFINE * Affine.translation(0.3, 0.3), UTM)
+    found, expected = read_both(path, grid, (1, 2), Resampling.cubic, monkeypatch)
+    np.testing.assert_array_equal(found.valid, expected.valid)
+    np.testing.assert_array_equal(found.values, expected.values)
+
+
+@pytest.mark.parametrize("hole", [0, 1])
+def test_marks_that_differ_between_bands_count_in_each(
+    tmp_path: Path, hole: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(1).integers(50, 200, (2, 300, 300)).astype(np.uint16)
+    values[hole, 100:110, 100:110] = hole + 1
+    path = marked_apart(write_tif(tmp_path / "a.tif", values), 300)
+    grid = GeoBox((256, 256), AFFINE * Affine.translation(0.3, 0.3), UTM)
+    found, expected = read_both(path, grid, (1, 2), Resampling.cubic, monkeypatch)
+    assert not expected.valid.all()
+    np.testing.assert_array_equal(found.valid, expected.valid)
+    np.testing.assert_array_equal(found.values, expected.values)
+
+
+def marked_apart(path: str, side: int) -> str:
+    """Return a VRT of two bands of a file in which 1 marks nodata in the first, and 2 in the second."""
+    marked = "".join(
+        f'<VRTRasterBand dataType="UInt16" band="{band}"><NoDataValue>{band}</NoDataValue><SimpleSource>'
+        f"<SourceFilename>{path}</SourceFilename><SourceBand>{band}</SourceBand></SimpleSource></VRTRasterBand>"
+        for band in (1, 2)
+    )
+    transform = ", ".join(map(repr, AFFINE.to_gdal()))
+    virtual = Path(path).with_suffix(".vrt")
+    virtual.write_text(
+        f'<VRTDataset rasterXSize="{side}" rasterYSize="{side}"><SRS>{UTM}</SRS>'
+        f"<GeoTransform>{transform}</GeoTransform>{marked}"
+        '<OverviewList resampling="average">2 4</OverviewList></VRTDataset>'
+    )
+    return str(virtual)
+
+
+def asked(reader: RasterHandles, box: Box, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Read a box, and say of each block of the warp if all its pixels were valid."""
+    found: list[bool] = []
+    original = ValidWarp.read
+
+    def read(self: ValidWarp, block: Box) -> Any:
+        answer = original(self, block)
+        found.append(answer is not None)
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ValidWarp, "read", read)
+        reader.read(box)
+    return found
+
+
+def test_blocks_that_reach_a_hole_mind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.full((3, 1100, 1100), 7, np.uint16)
+    values[:, 600:620, 600:620] = 0
+    values[0, 5, 5] = 0
+    path = write_tif(tmp_path / "a.tif", values)
+    grid = GeoBox((1024, 1024), AFFINE * Affine.translation(0.3, 0.3), UTM)
+    with handles(path, grid, (1, 2), Resampling.cubic) as opened:
+        assert asked(opened, Box(0, 0, 1024, 1024), monkeypatch) == [True, True, True, False]
+
+
+def test_files_whose_masks_are_no_numbers_are_left_to_gdal(tmp_path: Path) -> None:
+    values = np.full((2, 60, 60), 7, np.uint8)
+    grid = GeoBox((50, 50), AFFINE * Affine.translation(0.3, 0.3), UTM)
+    plain = write_tif(tmp_path / "plain.tif", values)
+    alpha = write_tif(tmp_path / "alpha.tif", values, nodata=None, photometric="minisblack", alpha="yes")
+    masked = write_tif(tmp_path / "masked.tif", values, nodata=None)
+    with rasterio.open(masked, "r+") as target:
+        target.write_mask(np.full((60, 60), 255, np.uint8))
+    for path, serves in ((plain, True), (alpha, False), (masked, False)):
+        with rasterio.open(path) as source:
+            assert ValidWarp.serves(source) == serves, path
+        with handles(path, grid, (1,), Resampling.cubic) as opened:
+            assert opened.read(Box(0, 0, 50, 50)).valid.all()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_overviews_are_warped_where_they_lie(tmp_path: Path, apart: bool) -> None:
+    """A virtual copy of a file is one of the overview that is read, not of as many pixels of the file itself."""
+    rows, cols = np.mgrid[:1024, :1024]
+    values = np.stack([rows, cols]).astype(np.uint16) // 8 + 100
+    path = write_tif(tmp_path / "a.tif", values, tiled=True)
+    if apart:
+        path = marked_apart(path, 1024)
+    else:
+        with rasterio.open(path, "r+") as target:
+            target.build_overviews([2, 4], Resampling.average)
+    grid = GeoBox((1024, 1024), AFFINE * Affine.translation(0.3, 0.3), UTM)
+    found = RasterReader(path, path, grid, (1, 2), "cubic").overview(grid.zoom_out(4), 4)
+    assert found is not None
+    steps = np.arange(8, 248)
+    np.testing.assert_allclose(found.values[0, steps, 128], (steps * 4 + 2) / 8 + 100, atol=1.5)
+    np.testing.assert_allclose(found.values[1, 128, steps], (steps * 4 + 2) / 8 + 100, atol=1.5)
