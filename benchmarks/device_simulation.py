@@ -1,13 +1,14 @@
 """The whole way from file to file beside a simulated device, which takes so many nanoseconds a pixel.
 
-    python benchmarks/device_simulation.py [FOLDER] [--side 4096] [--rounds 3] [--ns 5] [--set KEY=VALUE ...]
+    python benchmarks/device_simulation.py [FOLDER] [--side 4096] [--rounds 3] [--ns 5] [--shift 0] [--set K=VALUE ...]
 
 A pair of SIDE x SIDE px (3 bands of uint16, DEFLATE with predictor, blocks of 512 px; the demo image repeated with
 noise, the later date with the buildings of finishing.py, 2 % of the pixels) goes through ``ussfc run`` as beside a
 GPU: as many tiles in hand, read as they are and given to the device whole. The device has one queue; what this process
 pays for its answers, differences of a band, is taken off. CPU seconds are those of the process and its children, from
 the first line of the run on; *Mpx a core second* is the scene over them: the rate of one core that nothing holds up.
-The median round is printed by stage.
+The median round is printed by stage. With --shift the later date lies beside the grid by so many pixels and is warped;
+registration would bring it back, so set it to off.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 import rasterio
+from affine import Affine
 from finishing import city
 from rasterio.windows import Window
 from reading import BLOCK, DATES, write_scene
@@ -129,14 +131,16 @@ class Answer:
         return self.probability
 
 
-def write_pair(files: list[Path], side: int) -> None:
-    """Write both dates: the later one has buildings more and lies on the earlier one."""
+def write_pair(files: list[Path], side: int, shift: float) -> None:
+    """Write both dates: the later one has buildings more, and lies so many pixels beside the earlier one."""
     write_scene(files[0], DATES[0], side, "uint16", "deflate", nodata=False)
     if files[1].exists():
         return
     buildings, noise = city() > 127, np.random.default_rng(2)
     rows, cols = buildings.shape
-    with rasterio.open(files[0]) as before, rasterio.open(files[1], "w", **before.profile) as after:
+    with rasterio.open(files[0]) as before:
+        profile = {**before.profile, "transform": before.transform * Affine.translation(shift, shift)}
+    with rasterio.open(files[0]) as before, rasterio.open(files[1], "w", **profile) as after:
         for y in range(0, side, BLOCK):
             window = Window(0, y, side, min(BLOCK, side - y))
             strip = before.read(window=window).astype(np.float32)
@@ -206,16 +210,21 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ns", type=float, default=5.0, help="of the device for a pixel of the scene")
+    parser.add_argument("--shift", type=float, default=0.0, help="of the later date, pixels")
     parser.add_argument("--set", dest="sets", action="append", default=[], help="of the configuration")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"simulation_{given.side}_{date}.tif" for date in DATES]
+    moved = f"_{given.shift:g}" if given.shift else ""
+    files = [
+        folder / f"simulation_{given.side}_{DATES[0]}.tif",
+        folder / f"simulation_{given.side}_{DATES[1]}{moved}.tif",
+    ]
     if given.child:
         one_run(str(files[0]), str(files[1]), folder / "out", given.ns, given.sets)
         return
-    write_pair(files, given.side)
+    write_pair(files, given.side, given.shift)
     command = [
         sys.executable,
         __file__,
@@ -224,6 +233,8 @@ def main() -> None:
         str(given.side),
         "--ns",
         str(given.ns),
+        "--shift",
+        str(given.shift),
         "--child",
     ]
     command += [part for text in given.sets for part in ("--set", text)]
