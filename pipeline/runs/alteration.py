@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ussfc.pipeline.runs.pair import ScenePair
     from ussfc.spec import AlterationTerms
 
-VERSION = 2
+VERSION = 3
 """Version of the measurement, part of the key of runs that combine the network's answer with IR-MAD."""
 
 NOT_FOUND = (

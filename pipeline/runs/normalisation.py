@@ -14,7 +14,7 @@ from ussfc.pipeline.types import FloatArray, Pixels, RadiometricMapping
 if TYPE_CHECKING:
     from ussfc.pipeline.runs.pair import ScenePair
 
-VERSION = 1
+VERSION = 2
 """Version of the measurement, part of the key of runs with ``radiometry: match``."""
 
 AVERAGED = 2

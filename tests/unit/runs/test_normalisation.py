@@ -20,7 +20,13 @@ from ussfc.pipeline.events import Event, Notice
 from ussfc.pipeline.reading.sampling import CHECK_PIXELS
 from ussfc.pipeline.runs.infer import Computation
 from ussfc.pipeline.runs.manifest import NormalisationRecord, RadiometryRecord
-from ussfc.pipeline.runs.normalisation import AVERAGED, SAMPLE_PIXELS, matched_mappings, normalise_readers
+from ussfc.pipeline.runs.normalisation import (
+    AVERAGED,
+    SAMPLE_PIXELS,
+    VERSION,
+    matched_mappings,
+    normalise_readers,
+)
 from ussfc.pipeline.runs.pair import inspect_pair
 from ussfc.pipeline.runs.plan import plan_pair
 from ussfc.pipeline.runs.run import run
@@ -192,7 +198,7 @@ def test_mode_is_in_the_key_where_it_is_not_the_models(model: str, tmp_path: Pat
         config = config_of(model, *sets)
         keys.append(run_key(plan_pair(inspect_pair(*pair, config), config), detector)["radiometry"])
     assert keys[0] == keys[1]
-    assert keys[2] == {**keys[0], "match": 1}
+    assert keys[2] == {**keys[0], "match": VERSION}
     assert RadiometryRecord.model_fields["normalisation"].default is None
 
 
