@@ -74,6 +74,16 @@ VECTOR_BLOCK = 2048
 
 
 @dataclass(frozen=True)
+class _Made:
+    """Files that a stage has written."""
+
+    counts: Mapping[str, dict[str, Any]]
+    """Counts of a file, by its name."""
+    keys: Mapping[str, ProductKey]
+    """Key of each as it was made, which lacks band values where an image could not be read."""
+
+
+@dataclass(frozen=True)
 class _Stage:
     """One pass over the store that makes products."""
 
@@ -82,8 +92,8 @@ class _Stage:
     """Key of each product, by its name."""
     steps: int
     """Blocks to go through."""
-    make: Callable[[Mapping[str, Path], Path], Mapping[str, dict[str, Any]]]
-    """Writes the files at the paths, with scratch files in the folder, and returns counts by name."""
+    make: Callable[[Mapping[str, Path], Path], _Made]
+    """Writes the files at the paths, with scratch files in the folder."""
 
 
 def mosaic(out: Folder | Path | str, config: RunConfig, subscriber: Subscriber = ignore) -> None:
@@ -161,7 +171,7 @@ def write_rasters(
     smoothing, side = product_smoothing(config, facts), square(options.block_size, store.chunk)
     tags = product_tags(facts) | ({} if smoothing == "none" else {"USSFC_SMOOTHING": smoothing})
 
-    def rasters(paths: Mapping[str, Path], scratch: Path) -> dict[str, dict[str, Any]]:
+    def rasters(paths: Mapping[str, Path], scratch: Path) -> _Made:
         kinds: list[cog.ChangeRaster | cog.ProbabilityRaster] = []
         if layout.CHANGE in paths:
             change_tags = tags | {"USSFC_THRESHOLD": repr(threshold)}
@@ -188,14 +198,13 @@ def write_rasters(
             )
             job.files.remove()
         if counts is None:
-            return {}
-        return {
-            layout.CHANGE: {
-                "changed_pixels": counts.changed,
-                "unchanged_pixels": counts.unchanged,
-                "nodata_pixels": counts.nodata,
-            }
+            return _Made({}, keys)
+        found = {
+            "changed_pixels": counts.changed,
+            "unchanged_pixels": counts.unchanged,
+            "nodata_pixels": counts.nodata,
         }
+        return _Made({layout.CHANGE: found}, keys)
 
     keys = raster_keys(facts, store.content(), config)
     steps = len(list(blocks(store.shape, side)))
@@ -249,21 +258,22 @@ def write_polygons(
         job.files.remove()
         return counts
 
-    def polygons(paths: Mapping[str, Path], scratch: Path) -> dict[str, dict[str, Any]]:
+    def polygons(paths: Mapping[str, Path], scratch: Path) -> _Made:
+        made = keys
         try:
             values, recipes, network = plan_values(facts, pair)
             counts = write(paths, values, (recipes, network))
         except UNREADABLE as error:
             subscriber(Notice(f"the polygons get no band values and no kind: {error}"))
             counts = write(paths, absent_values(facts), None)
-            keys.update({name: key.model_copy(update={"values": False}) for name, key in keys.items()})
+            made = {name: key.model_copy(update={"values": False}) for name, key in keys.items()}
         found = {
             "polygons": counts.polygons,
             "polygon_pixels": counts.pixels,
             "polygon_area_m2": counts.area_m2,
             **({} if counts.largest_m2 is None else {"largest_polygon_m2": counts.largest_m2}),
         }
-        return dict.fromkeys(paths, found)
+        return _Made(dict.fromkeys(paths, found), made)
 
     for name in set(layout.LAYERS.values()) - set(keys):
         # Its file was taken away: the manifest must not list it.
@@ -398,14 +408,14 @@ def _make(
         ExitStack() as stack,
     ):
         paths = {name: stack.enter_context(out.atomic_output(name, scratch)) for name in names}
-        counts = stage.make(paths, scratch)
+        made = stage.make(paths, scratch)
         digests = {name: (sha256_file(path), path.stat().st_size) for name, path in paths.items()}
     for name in names:
         sha256, size = digests[name]
         record = ProductFileRecord(
-            key=stage.keys[name],
+            key=made.keys[name],
             stage=stage.name,
-            counts=counts.get(name, {}),
+            counts=made.counts.get(name, {}),
             # Together they took that long: write_manifest() adds the seconds up.
             seconds=clock[0] / len(names),
             sha256=sha256,
