@@ -74,8 +74,11 @@ class RasterHandles:
                     or own.boundingbox.left < -180
                 ):
                     target |= {"src_transform": own.affine, "src_crs": warp_crs(own)}
-                if not by_points and ValidWarp.serves(source):
-                    self._valid_warp = ValidWarp(source, bands, resampling, own, grid, target, overview)
+                if not by_points and ValidWarp.serves(self._marks, own, grid):
+                    assert self._marks is not None
+                    assert self._marks.nodata is not None
+                    nodata = self._marks.nodata
+                    self._valid_warp = ValidWarp(source, bands, nodata, resampling, own, grid, target)
             self._unified = (
                 unify_nodata(source, overview) if len(set(source.nodatavals)) > 1 and not by_points else None
             )

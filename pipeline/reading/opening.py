@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
+from ussfc.addresses import shown_address
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.parallel.backoff import ONCE, Backoff
 from ussfc.pipeline.quiet import ignored_warnings
@@ -30,7 +31,28 @@ READ_BACKOFF = Backoff(attempts=4, first=0.5, factor=2.0, longest=2.0)
 MOST_OPENS = 5
 """Requests for one header, of which two in a row must agree."""
 
+NETWORK_PREFIXES = {"http": "/vsicurl/http://", "https": "/vsicurl/https://", "s3": "/vsis3/", "gs": "/vsigs/",
+                    "az": "/vsiaz/"}  # fmt: skip
+"""GDAL's prefixes by the scheme of an address."""
+
 Result = TypeVar("Result")
+
+
+def gdal_name(uri: str) -> str:
+    """Return the name of a file in a VRT.
+
+    Raises:
+        ReadError: GDAL has no name for an address.
+    """
+    if not remote.is_remote(uri):
+        return uri
+    scheme, _, rest = uri.partition("://")
+    prefix = NETWORK_PREFIXES.get(scheme.lower())
+    if prefix is None:
+        raise ReadError(
+            f"{shown_address(uri)}: bands are read from local files, https://, s3://, gs:// or az:// addresses"
+        )
+    return prefix + rest
 
 
 def retry_gdal(

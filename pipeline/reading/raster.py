@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -335,7 +336,8 @@ class RasterReader:
                 return None
             with opened_raster(self._uri, self._shown, OVERVIEW_LEVEL=levels[-1]) as source:
                 overview = RasterHandles(source, coarse, self._bands, self._resampling, levels[-1])
-                return overview.read(Box(0, 0, *coarse.shape))
+                with closing(overview):
+                    return overview.read(Box(0, 0, *coarse.shape))
 
         return self._with_handles(read, "its overviews")
 

@@ -19,10 +19,12 @@ SAMPLE_WINDOW = 256
 """Side of one window of the sample where the file has no overviews, pixels."""
 
 
-def spread_windows(shape: tuple[int, int], most: int = SAMPLE_PIXELS, finer: int = 1) -> list[Box]:
-    """Return windows spread evenly over a grid, row by row, at multiples of their side.
+BLOCK = 512
+"""Side of the blocks that windows keep to, pixels: those of a warp, and the usual one of files."""
 
-    Elsewhere a window would touch 2.2 blocks of a file, or of a warp, where it touches one: see decision 62.
+
+def spread_windows(shape: tuple[int, int], most: int = SAMPLE_PIXELS, finer: int = 1) -> list[Box]:
+    """Return windows spread evenly over a grid, row by row, each inside one block: see decision 62.
 
     Args:
         shape: (rows, cols) of the grid.
@@ -30,14 +32,26 @@ def spread_windows(shape: tuple[int, int], most: int = SAMPLE_PIXELS, finer: int
         finer: factor of their number along each axis.
     """
     per_axis = finer * max(1, int(np.sqrt(most)) // SAMPLE_WINDOW)
-    # The last whole multiple at most: a window cut short would be less of a sample.
-    ends = [max(0, length // SAMPLE_WINDOW - 1) for length in shape]
-    starts = [np.rint(np.linspace(0, end, per_axis)).astype(int) * SAMPLE_WINDOW for end in ends]
+    lasts = [max(0, length - SAMPLE_WINDOW) for length in shape]
+    starts = [
+        sorted({_inside_block(int(start), last) for start in np.linspace(0, last, per_axis)})
+        for last in lasts
+    ]
     return [
         Box(y, x, min(y + SAMPLE_WINDOW, shape[0]), min(x + SAMPLE_WINDOW, shape[1]))
-        for y in np.unique(starts[0]).tolist()
-        for x in np.unique(starts[1]).tolist()
+        for y in starts[0]
+        for x in starts[1]
     ]
+
+
+def _inside_block(start: int, last: int) -> int:
+    """Return the nearest pixel, up to ``last``, from which a window lies inside one block."""
+    room = BLOCK - SAMPLE_WINDOW
+    rest = start % BLOCK
+    if rest <= room:
+        return start
+    before, after = start - rest + room, start - rest + BLOCK
+    return after if after <= last and after - start < start - before else before
 
 
 def sample_windows(reader: Any, shape: tuple[int, int], most: int = SAMPLE_PIXELS) -> Pixels:

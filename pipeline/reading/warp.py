@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -12,7 +12,8 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.vrt import WarpedVRT
 
-from ussfc.pipeline.tiling.grid import footprint_box
+from ussfc.pipeline.reading.opening import gdal_name
+from ussfc.pipeline.tiling.grid import footprint_box, north_up
 from ussfc.pipeline.types import Box
 
 WARP_BLOCK = 512
@@ -24,6 +25,10 @@ WARP_TOLERANCE = 0.01
 
 KERNEL_MARGIN = 16
 """Source pixels beyond a window of the grid that a kernel may reach."""
+
+
+LARGEST_STEP = 2.0
+"""Largest side of a pixel of the grid, source pixels, for which :data:`KERNEL_MARGIN` is known to suffice."""
 
 
 def source_reach(source: GeoBox, window: GeoBox) -> Box:
@@ -38,6 +43,23 @@ def source_reach(source: GeoBox, window: GeoBox) -> Box:
     """
     hull = footprint_box(window, source)
     return hull.grown(KERNEL_MARGIN) if hull.pixels else Box(0, 0, 0, 0)
+
+
+def keeps_scale(source: GeoBox, grid: GeoBox) -> bool:
+    """Return True if a warp is a shift with a change of scale by two at most, of a source larger than its kernels.
+
+    Such a warp gives the same numbers whether GDAL minds nodata or not, where all pixels are valid. In other ones an
+    outline does not show which pixels a block needs (a pole inside it, ground that a projection lacks), kernels reach
+    far, or are larger than the source.
+    """
+    if source.crs != grid.crs or min(source.shape) < 2 * KERNEL_MARGIN:
+        return False
+    steps = (grid.affine.a / source.affine.a, grid.affine.e / source.affine.e)
+    return (
+        north_up(source.affine)
+        and north_up(grid.affine)
+        and all(0.5 <= step <= LARGEST_STEP for step in steps)
+    )
 
 
 def source_box(source: GeoBox, window: GeoBox) -> Box:
@@ -62,38 +84,20 @@ def unify_nodata(source: Any, overview: int | None = None) -> Any:
         source: an open file whose bands have different marks.
         overview: level of its overviews that is open in its place, from 0; None: the file itself.
     """
-    return _virtual_copy(source, source.indexes, overview, marked=True)
-
-
-def without_nodata(source: Any, bands: Sequence[int], overview: int | None = None) -> Any:
-    """Open a virtual copy of some bands of a file, float32 or float64, in which every pixel is valid.
-
-    Args:
-        source: an open file.
-        bands: numbers of the bands, from 1.
-        overview: as of :func:`unify_nodata`.
-    """
-    return _virtual_copy(source, bands, overview, marked=False)
-
-
-def _virtual_copy(source: Any, indexes: Sequence[int], overview: int | None, marked: bool) -> Any:
     # float32 holds the integers of up to 16 bits exactly.
     wide = any(np.dtype(dtype).itemsize > 2 and dtype != "float32" for dtype in source.dtypes)
     rows, cols = source.shape
     window = f'xOff="0" yOff="0" xSize="{cols}" ySize="{rows}"'
-    level = (
-        "" if overview is None else f'<OpenOptions><OOI key="OVERVIEW_LEVEL">{overview}</OOI></OpenOptions>'
-    )
-    kind = "ComplexSource" if marked else "SimpleSource"
+    level = "" if overview is None else f'<OOI key="OVERVIEW_LEVEL">{overview}</OOI>'
     bands = []
-    for number, index in enumerate(indexes, 1):
-        nodata = source.nodatavals[index - 1]
-        mark = "" if nodata is None or not marked else f"<NODATA>{nodata!r}</NODATA>"
+    for index, nodata in zip(source.indexes, source.nodatavals, strict=True):
+        mark = "" if nodata is None else f"<NODATA>{nodata!r}</NODATA>"
         bands.append(
-            f'<VRTRasterBand dataType="{"Float64" if wide else "Float32"}" band="{number}">'
-            f"{'<NoDataValue>nan</NoDataValue>' if marked else ''}<{kind}>"
-            f'<SourceFilename relativeToVRT="0">{escape(source.name)}</SourceFilename>{level}'
-            f"<SourceBand>{index}</SourceBand><SrcRect {window}/><DstRect {window}/>{mark}</{kind}>"
+            f'<VRTRasterBand dataType="{"Float64" if wide else "Float32"}" band="{index}">'
+            "<NoDataValue>nan</NoDataValue><ComplexSource>"
+            f'<SourceFilename relativeToVRT="0">{escape(gdal_name(source.name))}</SourceFilename>'
+            f"<OpenOptions>{level}</OpenOptions>"
+            f"<SourceBand>{index}</SourceBand><SrcRect {window}/><DstRect {window}/>{mark}</ComplexSource>"
             "</VRTRasterBand>"
         )
     transform = ", ".join(repr(value) for value in source.transform.to_gdal())
@@ -109,20 +113,21 @@ def crs_wkt(grid: GeoBox) -> str | None:
     return None if grid.crs is None else str(grid.crs.to_wkt())
 
 
-def warped_view(source: Any, resampling: Resampling, **target: Any) -> Any:
+def warped_view(source: Any, resampling: Resampling, minds_nodata: bool = True, **target: Any) -> Any:
     """Return a warped view of an open file; its pixels are computed when they are read.
 
     Args:
         source: the file.
         resampling: kernel.
+        minds_nodata: False to take every number for a valid one.
         target: grid, CRS and warp options, as ``rasterio.vrt.WarpedVRT`` takes them.
     """
     flags = {flag for band in source.mask_flag_enums for flag in band}
     return WarpedVRT(
         source,
         resampling=resampling,
-        src_nodata=source.nodata,
-        nodata=source.nodata,
+        src_nodata=source.nodata if minds_nodata else None,
+        nodata=source.nodata if minds_nodata else None,
         # A mask band (and the outside of a file without any nodata) only survives a warp as alpha.
         add_alpha=not flags & {MaskFlags.nodata, MaskFlags.alpha}
         and ColorInterp.alpha not in source.colorinterp,

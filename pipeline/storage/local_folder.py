@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -95,7 +95,8 @@ class LocalFolder(Folder):
                 os.replace(part, path)
             except OSError:
                 # On a full disk it would take room that the next try needs, and stay beside what is finished.
-                part.unlink(missing_ok=True)
+                with suppress(OSError):
+                    part.unlink()
                 raise
 
     def append(self, name: str, content: bytes) -> None:

@@ -15,11 +15,10 @@ from ussfc.addresses import shown_address
 from ussfc.pipeline.errors import ReadError
 from ussfc.pipeline.reading.bands import SENTINEL2_NAMES
 from ussfc.pipeline.reading.identity import VRT_TEXT
-from ussfc.pipeline.reading.opening import opened_raster, retry_gdal
+from ussfc.pipeline.reading.opening import gdal_name, opened_raster, retry_gdal
 from ussfc.pipeline.reading.raster import DATE_TAG, PRODUCT_TAG, check_driver
 from ussfc.pipeline.reading.sources.bands import BandFile, BandSet
 from ussfc.pipeline.reading.vrt import check_sources
-from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.memory import GDAL_CACHE
 from ussfc.pipeline.types import SceneInfo
 
@@ -28,9 +27,6 @@ GDAL_TYPES = {
     "float32": "Float32", "float64": "Float64",
 }  # fmt: skip
 
-NETWORK_PREFIXES = {"http": "/vsicurl/http://", "https": "/vsicurl/https://", "s3": "/vsis3/", "gs": "/vsigs/",
-                    "az": "/vsiaz/"}  # fmt: skip
-"""GDAL's prefixes by the scheme of an address."""
 
 MOST_SHIFT = 0.1
 """Largest distance between the pixels of band files that is not told, pixels."""
@@ -97,23 +93,6 @@ def _header(source: Any) -> Header:
         tuple(index for index in source.indexes if source.colorinterp[index - 1] != ColorInterp.alpha),
         tags.get(DATE_TAG) or tags.get("TIFFTAG_DATETIME"),
     )
-
-
-def gdal_name(uri: str) -> str:
-    """Return the name of a file in a VRT.
-
-    Raises:
-        ReadError: GDAL has no name for an address.
-    """
-    if not remote.is_remote(uri):
-        return uri
-    scheme, _, rest = uri.partition("://")
-    prefix = NETWORK_PREFIXES.get(scheme.lower())
-    if prefix is None:
-        raise ReadError(
-            f"{shown_address(uri)}: bands are read from local files, https://, s3://, gs:// or az:// addresses"
-        )
-    return prefix + rest
 
 
 def stack(bands: BandSet, everywhere: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""A warp of valid pixels alone gives what GDAL's gives that minds nodata."""
+"""A warp that does not mind nodata gives what one gives that does, where it is used."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import odc.geo.xr
 import pytest
 import rasterio
 from affine import Affine
@@ -18,6 +19,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
 from tests.support.images import AFFINE, UTM, write_tif
+from ussfc.pipeline.reading.array import ArrayReader
 from ussfc.pipeline.reading.handles import RasterHandles
 from ussfc.pipeline.reading.raster import RasterReader
 from ussfc.pipeline.reading.valid_warp import ValidWarp
@@ -56,8 +58,8 @@ def read_both(
 @st.composite
 def scenes(draw: st.DrawFn) -> tuple[npt.NDArray[Any], float | None, Affine]:
     """Numbers, nodata and place of a file; a part of the pixels may be missing."""
-    shape = draw(st.tuples(st.just(3), st.integers(40, 700), st.integers(40, 700)))
-    dtype = draw(st.sampled_from(["uint8", "uint16", "int16", "float32", "float64"]))
+    shape = draw(st.tuples(st.just(3), st.integers(1, 700), st.integers(1, 700)))
+    dtype = draw(st.sampled_from(["uint8", "int8", "uint16", "int16", "float32"]))
     values = np.random.default_rng(draw(st.integers(0, 99))).integers(1, 200, shape).astype(dtype)
     marks = [0.0, None, *([-9999.0] if dtype == "int16" else [np.nan] if "float" in dtype else [])]
     nodata = draw(st.sampled_from(marks))
@@ -67,7 +69,7 @@ def scenes(draw: st.DrawFn) -> tuple[npt.NDArray[Any], float | None, Affine]:
         values[: 1 if hole == "one band" else 3, y : y + 20, x : x + 9] = nodata
     if values.dtype.kind == "f" and draw(st.booleans()):
         values[1, y : y + 2, x : x + 2] = draw(st.sampled_from([np.nan, np.inf]))
-    scale = draw(st.sampled_from([0.5, 1.0, 1.25, 2.0]))
+    scale = draw(st.sampled_from([0.1, 0.5, 1.0, 1.25, 2.0, 5.0]))
     shift = draw(st.tuples(st.floats(-30, 30), st.floats(-30, 30)))
     return values, nodata, AFFINE * Affine.translation(*shift) * Affine.scale(scale)
 
@@ -154,7 +156,7 @@ def asked(reader: RasterHandles, box: Box, monkeypatch: pytest.MonkeyPatch) -> l
     return found
 
 
-def test_blocks_that_reach_a_hole_mind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_that_reach_a_hole_are_left_to_gdal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.full((3, 1100, 1100), 7, np.uint16)
     values[:, 600:620, 600:620] = 0
     values[0, 5, 5] = 0
@@ -164,19 +166,61 @@ def test_blocks_that_reach_a_hole_mind_it(tmp_path: Path, monkeypatch: pytest.Mo
         assert asked(opened, Box(0, 0, 1024, 1024), monkeypatch) == [True, True, True, False]
 
 
-def test_files_whose_masks_are_no_numbers_are_left_to_gdal(tmp_path: Path) -> None:
+def served(path: str, grid: GeoBox) -> bool:
+    with handles(path, grid, (1,), Resampling.cubic) as opened:
+        return opened._valid_warp is not None
+
+
+def test_other_files_and_warps_are_left_to_gdal(tmp_path: Path) -> None:
+    """Masks that are no numbers, marks that GDAL compares loosely, curved outlines, kernels that reach far."""
     values = np.full((2, 60, 60), 7, np.uint8)
     grid = GeoBox((50, 50), AFFINE * Affine.translation(0.3, 0.3), UTM)
     plain = write_tif(tmp_path / "plain.tif", values)
-    alpha = write_tif(tmp_path / "alpha.tif", values, nodata=None, photometric="minisblack", alpha="yes")
-    masked = write_tif(tmp_path / "masked.tif", values, nodata=None)
-    with rasterio.open(masked, "r+") as target:
-        target.write_mask(np.full((60, 60), 255, np.uint8))
-    for path, serves in ((plain, True), (alpha, False), (masked, False)):
-        with rasterio.open(path) as source:
-            assert ValidWarp.serves(source) == serves, path
-        with handles(path, grid, (1,), Resampling.cubic) as opened:
-            assert opened.read(Box(0, 0, 50, 50)).valid.all()
+    assert served(plain, grid)
+    assert not served(plain, grid.to_crs("EPSG:32632"))
+    assert not served(plain, GeoBox((50, 50), AFFINE * Affine.scale(2.1, 1), UTM))
+    assert not served(plain, GeoBox((50, 50), AFFINE * Affine.scale(1, 0.4), UTM))
+    assert not served(write_tif(tmp_path / "none.tif", values, nodata=None), grid)
+    assert not served(write_tif(tmp_path / "alpha.tif", values, nodata=None, alpha="yes"), grid)
+    assert not served(write_tif(tmp_path / "float.tif", values.astype(np.float32)), grid)
+    assert not served(write_tif(tmp_path / "int32.tif", values.astype(np.int32)), grid)
+    assert not served(write_tif(tmp_path / "small.tif", values[:, :31]), grid)
+    turned = AFFINE * Affine.rotation(10)
+    assert not served(write_tif(tmp_path / "turned.tif", values, transform=turned), grid)
+
+
+def test_a_file_that_is_replaced_after_it_was_opened_does_not_mix(tmp_path: Path) -> None:
+    path = write_tif(tmp_path / "a.tif", np.full((1, 100, 100), 7, np.uint8))
+    other = write_tif(tmp_path / "b.tif", np.full((1, 100, 100), 9, np.uint8))
+    grid = GeoBox((90, 90), AFFINE * Affine.translation(0.3, 0.3), UTM)
+    with handles(path, grid, (1,), Resampling.cubic) as opened:
+        Path(other).replace(path)
+        assert np.unique(opened.read(Box(0, 0, 90, 90)).values).tolist() == [7]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 200), st.integers(1, 200)),
+    scale=st.sampled_from([0.05, 0.3, 0.5, 1.0, 2.0, 5.0]),
+    hole=st.booleans(),
+    kernel=st.sampled_from([kernel.name for kernel in KERNELS]),
+)
+def test_arrays_have_the_numbers_of_gdal_too(
+    shape: tuple[int, int, int], scale: float, hole: bool, kernel: str
+) -> None:
+    values = np.random.default_rng(1).integers(1, 4000, shape).astype(np.uint16)
+    if hole:
+        values[:, shape[1] // 2, shape[2] // 2] = 0
+    place = GeoBox(shape[1:], AFFINE * Affine.translation(3.3, 2.6) * Affine.scale(scale), UTM)
+    array = odc.geo.xr.wrap_xr(values, place, nodata=0, axis=1)
+    grid = GeoBox((150, 150), AFFINE, UTM)
+    whole = Box(0, 0, 150, 150)
+    found = ArrayReader(array, grid, (1,), kernel).read(whole)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ussfc.pipeline.reading.array.keeps_scale", lambda source, grid: False)
+        expected = ArrayReader(array, grid, (1,), kernel).read(whole)
+    np.testing.assert_array_equal(found.valid, expected.valid)
+    np.testing.assert_array_equal(found.values, expected.values)
 
 
 @pytest.mark.parametrize("apart", [False, True])
