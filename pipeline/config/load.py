@@ -263,8 +263,10 @@ def _refuse_words_for_numbers(settings: _Settings) -> None:
     words = {key: setting for key, setting in settings.items() if isinstance(setting.value, bool)}
     for name, field in RunConfig.model_fields.items():
         for key, inner in _fields_of(name, field):
+            if key not in words:
+                continue
             kinds = _kinds(inner.annotation)
-            if key in words and kinds & {int, float} and bool not in kinds:
+            if kinds & {int, float} and bool not in kinds:
                 value, origin = words[key]
                 raise ConfigError(f"{key} = {value!r} from {origin}: input should be a number")
 

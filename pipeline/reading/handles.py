@@ -13,7 +13,14 @@ from rasterio.windows import Window
 from ussfc.pipeline.reading.masks import SMALL_INTEGERS, NodataMarks, fill_invalid, read_validity
 from ussfc.pipeline.reading.shared_blocks import BlockGrid
 from ussfc.pipeline.reading.valid_warp import ValidWarp
-from ussfc.pipeline.reading.warp import WARP_BLOCK, crs_wkt, unify_nodata, warp_blocks, warped_view
+from ussfc.pipeline.reading.warp import (
+    WARP_BLOCK,
+    crs_wkt,
+    keeps_scale,
+    unify_nodata,
+    warp_blocks,
+    warped_view,
+)
 from ussfc.pipeline.tiling.grid import near_longitudes, north_up, pixel_shift, warp_crs, warp_scale
 from ussfc.pipeline.types import Box, FloatArray, Pixels
 
@@ -74,10 +81,8 @@ class RasterHandles:
                     or own.boundingbox.left < -180
                 ):
                     target |= {"src_transform": own.affine, "src_crs": warp_crs(own)}
-                if not by_points and ValidWarp.serves(self._marks, own, grid):
-                    assert self._marks is not None
-                    assert self._marks.nodata is not None
-                    nodata = self._marks.nodata
+                nodata = None if by_points or self._marks is None else self._marks.nodata
+                if nodata is not None and keeps_scale(own, grid):
                     self._valid_warp = ValidWarp(source, bands, nodata, resampling, own, grid, target)
             self._unified = (
                 unify_nodata(source, overview) if len(set(source.nodatavals)) > 1 and not by_points else None

@@ -9,8 +9,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
-from ussfc.pipeline.reading.masks import NodataMarks
-from ussfc.pipeline.reading.warp import keeps_scale, source_reach, warped_view
+from ussfc.pipeline.reading.warp import source_reach, warped_view
 from ussfc.pipeline.tiling.grid import crop
 from ussfc.pipeline.types import BoolArray, Box, FloatArray
 
@@ -31,7 +30,7 @@ class ValidWarp:
         grid: GeoBox,
         target: dict[str, Any],
     ) -> None:
-        """Open a view of an open file; see :meth:`serves`.
+        """Open a view of an open file whose small integers alone decide which pixels are valid.
 
         Args:
             source: the file.
@@ -39,23 +38,12 @@ class ValidWarp:
             nodata: number that marks nodata in all of them.
             resampling: kernel.
             own: grid of the file, its longitudes counted as the grid's are.
-            grid: the common grid.
+            grid: the common grid, see :func:`ussfc.pipeline.reading.warp.keeps_scale`.
             target: grid, CRS and warp options, of :func:`ussfc.pipeline.reading.warp.warped_view`.
         """
         self._source, self._bands, self._nodata = source, list(bands), nodata
         self._own, self._grid = own, grid
         self._view = warped_view(source, resampling, minds_nodata=False, **target)
-
-    @staticmethod
-    def serves(marks: NodataMarks | None, own: GeoBox, grid: GeoBox) -> bool:
-        """Return True if a file is warped alike with and without its nodata number where all pixels are valid.
-
-        Args:
-            marks: of the file: its small integers alone decide which pixels are valid.
-            own: grid of the file.
-            grid: the common grid.
-        """
-        return marks is not None and marks.nodata is not None and keeps_scale(own, grid)
 
     def read(self, block: Box) -> tuple[FloatArray, bool] | None:
         """Read a block of the grid.

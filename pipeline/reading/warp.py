@@ -24,11 +24,10 @@ WARP_TOLERANCE = 0.01
 
 
 KERNEL_MARGIN = 16
-"""Source pixels beyond a window of the grid that a kernel may reach."""
-
+"""Source pixels read beyond a warped window, so that no kernel is cut at its border."""
 
 LARGEST_STEP = 2.0
-"""Largest side of a pixel of the grid, source pixels, for which :data:`KERNEL_MARGIN` is known to suffice."""
+"""Largest ratio of the pixel sizes of grid and source, and of source and grid, that :func:`keeps_scale` accepts."""
 
 
 def source_reach(source: GeoBox, window: GeoBox) -> Box:
@@ -54,12 +53,10 @@ def keeps_scale(source: GeoBox, grid: GeoBox) -> bool:
     """
     if source.crs != grid.crs or min(source.shape) < 2 * KERNEL_MARGIN:
         return False
+    if not (north_up(source.affine) and north_up(grid.affine)):
+        return False
     steps = (grid.affine.a / source.affine.a, grid.affine.e / source.affine.e)
-    return (
-        north_up(source.affine)
-        and north_up(grid.affine)
-        and all(0.5 <= step <= LARGEST_STEP for step in steps)
-    )
+    return all(1 / LARGEST_STEP <= step <= LARGEST_STEP for step in steps)
 
 
 def source_box(source: GeoBox, window: GeoBox) -> Box:

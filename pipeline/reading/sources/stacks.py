@@ -29,7 +29,7 @@ GDAL_TYPES = {
 
 
 MOST_SHIFT = 0.1
-"""Largest distance between the pixels of band files that is not told, pixels."""
+"""Largest offset between the pixels of band files without a remark, pixels."""
 
 SAME_SIZE = 1e-3
 """Largest difference of the sides of a file in two measures that are the same, pixels."""

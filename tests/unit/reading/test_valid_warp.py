@@ -185,8 +185,9 @@ def test_other_files_and_warps_are_left_to_gdal(tmp_path: Path) -> None:
     assert not served(write_tif(tmp_path / "float.tif", values.astype(np.float32)), grid)
     assert not served(write_tif(tmp_path / "int32.tif", values.astype(np.int32)), grid)
     assert not served(write_tif(tmp_path / "small.tif", values[:, :31]), grid)
-    turned = AFFINE * Affine.rotation(10)
-    assert not served(write_tif(tmp_path / "turned.tif", values, transform=turned), grid)
+    for angle in (10, 90):
+        turned = Affine(0, 10, AFFINE.c, 10, 0, AFFINE.f) if angle == 90 else AFFINE * Affine.rotation(angle)
+        assert not served(write_tif(tmp_path / f"turned{angle}.tif", values, transform=turned), grid)
 
 
 def test_a_file_that_is_replaced_after_it_was_opened_does_not_mix(tmp_path: Path) -> None:
