@@ -15,7 +15,8 @@ JOB_END = "USSFC_JOB_END"
 
 QUIET = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"}
 """Settings that end two habits of Dask: it looks a hundred times a second at what its threads do, and fifty times
-whether its loops turn. That took two workers on two cores a tenth of their time (``docs/scaling.md``)."""
+whether its loops turn. That took two workers on two cores a tenth of their time (``docs/scaling.md``), and the first of
+them may freeze a worker of Python 3.11.0 to 3.11.8 (python/cpython#106883)."""
 
 READ_AHEAD, MOST_READERS = 2, 12
 """Least and largest number of tiles in hand of a process with a GPU: while one has the GPU, others are read."""

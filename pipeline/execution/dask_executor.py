@@ -22,6 +22,7 @@ from ussfc.pipeline.execution.connection import (
     check_versions,
     check_workers,
     connect,
+    describe_freezing,
     detect_loss,
     fetch_result,
     orphaned_tasks,
@@ -144,6 +145,7 @@ class DaskExecutor:
     ) -> None:
         parts = TileParts(job, on_pixels)
         schedule = Schedule(indices, self._backoff)
+        told: set[str] = set()
 
         def compute(client: Any, note_progress: Callable[[], None]) -> None:
             def deliver(result: TileResult) -> None:
@@ -154,6 +156,10 @@ class DaskExecutor:
             if not self._cluster.is_local:
                 pool.wait_for_workers()
                 check_workers(client, self._cluster.name, job)
+                warning = describe_freezing(client)
+                if warning is not None and warning not in told:
+                    told.add(warning)
+                    self._subscriber(Notice(warning))
             squares = SquareTasks(client, follow_ups)
             loop = _TaskLoop(client, pool, job, schedule, parts, (deliver, on_failure), squares)
             loop.run(self._cluster.worker_count)

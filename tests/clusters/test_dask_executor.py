@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import socket
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ from tests.support.tile_runs import (
     unwanted,
     watched,
 )
-from ussfc.pipeline.clusters.base import Started
+from ussfc.pipeline.clusters.base import QUIET, Started
 from ussfc.pipeline.clusters.local import LocalProcesses
 from ussfc.pipeline.clusters.scheduler import SchedulerAt
 from ussfc.pipeline.errors import ClusterError, ReadError, StoreError
@@ -74,15 +75,18 @@ RECONNECTS = Backoff(attempts=9, first=0.1, factor=2, longest=10)
 @pytest.fixture(scope="module")
 def address(importable: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a scheduler with two worker processes, which are started again when they die."""
-    with LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        memory_limit=None,
-        local_directory=str(tmp_path_factory.mktemp("dask")),
-    ) as cluster:
+    with (
+        dask.config.set(QUIET),
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            memory_limit=None,
+            local_directory=str(tmp_path_factory.mktemp("dask")),
+        ) as cluster,
+    ):
         yield cluster.scheduler_address
 
 
@@ -553,7 +557,10 @@ class NoWorkers:
 
     @contextlib.contextmanager
     def start(self, scratch: Path) -> Iterator[Started]:
-        with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
+        with (
+            dask.config.set(QUIET),
+            LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
+        ):
             yield Started(cluster, 1, describe_wait=lambda: "they take their time")
 
 
@@ -585,12 +592,34 @@ def test_wait_for_workers_can_be_stopped(tmp_path: Path) -> None:
 
 def test_scheduler_needs_workers_at_the_start(tmp_path: Path) -> None:
     with (
+        dask.config.set(QUIET),
         LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
         pytest.raises(ClusterError, match="the scheduler has no workers; start some with `dask worker`"),
     ):
         DaskExecutor(SchedulerAt(cluster.scheduler_address), tmp_path).run(
             job_in(tmp_path), [(0, 0)], lambda result: None, unwanted
         )
+
+
+@pytest.mark.skipif(not (3, 11) <= sys.version_info < (3, 11, 9), reason="of Python 3.11.0 to 3.11.8")
+@pytest.mark.parametrize("profiled", [True, False])
+@pytest.mark.usefixtures("importable")
+def test_profiled_workers_are_warned_of(profiled: bool, tmp_path: Path) -> None:
+    # The scheduler is in this process, which may freeze as well.
+    config = {"distributed.worker.profile.enabled": profiled}
+    events: list[Event] = []
+    results: list[TileResult] = []
+    with dask.config.set(QUIET), LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0",
+        memory_limit=None, local_directory=str(tmp_path / "dask"), config=config,
+    ) as cluster:  # fmt: skip
+        executor = DaskExecutor(SchedulerAt(cluster.scheduler_address), tmp_path, ONCE, events.append)
+        executor.run(job_in(tmp_path / "work"), [(0, 1)], results.append, unwanted)
+    assert indices_of(results) == [(0, 1)]
+    told = [event.message for event in events if isinstance(event, Notice) and event.warning]
+    assert [message.partition(":")[0] for message in told] == [
+        "1 of 1 workers may freeze for minutes"
+    ] * profiled
 
 
 @pytest.mark.usefixtures("importable")

@@ -15,6 +15,7 @@ from typing import Any
 from distributed import Client, Security
 
 from tests.support.ports import free_port
+from ussfc.pipeline.clusters.base import quiet_environment
 
 
 class Certificates:
@@ -146,7 +147,7 @@ class Programs:
             return subprocess.Popen(
                 [*through, sys.executable, "-m", "dask", *command, "--no-dashboard", *self._options],
                 cwd=self._folder,
-                env=os.environ | paths,
+                env=os.environ | quiet_environment() | paths,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 
 from tests.support.paths import ROOT
+from ussfc.pipeline.clusters.base import quiet_environment
 from ussfc.pipeline.clusters.kubernetes import KubernetesPods
 from ussfc.pipeline.clusters.select import select_cluster
 from ussfc.pipeline.config.load import load_config
@@ -72,7 +74,12 @@ def run_scheduler(file: Path) -> Iterator[tuple[str, int]]:
         ):
             command = [sys.executable, "-m", f"distributed.cli.{program}", *arguments, *options]
             process = stack.enter_context(
-                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                subprocess.Popen(
+                    command,
+                    env=os.environ | quiet_environment(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
             )
             stack.callback(process.kill)
         end = time.monotonic() + SERVER_SECONDS

@@ -27,6 +27,7 @@ from tests.support.paths import DEMO
 from tests.support.scenes import write_toy_model
 from ussfc import cli
 from ussfc.pipeline import detect_changes
+from ussfc.pipeline.clusters.base import QUIET
 from ussfc.pipeline.config.load import load_config
 from ussfc.pipeline.terminal.exit_statuses import ExitStatus
 
@@ -177,9 +178,10 @@ def test_same_bytes_whatever_the_machinery(
 
 
 def test_scheduler_gives_the_same_bytes(real_pair: tuple[Path, Path], finished: Path, tmp_path: Path) -> None:
+    import dask
     from distributed import LocalCluster
 
-    with LocalCluster(
+    with dask.config.set(QUIET), LocalCluster(
         n_workers=1, threads_per_worker=2, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0",
         local_directory=str(tmp_path),
     ) as cluster:  # fmt: skip

@@ -19,6 +19,7 @@ from ussfc.pipeline.events import Event, Notice
 from ussfc.pipeline.execution import connection
 from ussfc.pipeline.execution.connection import (
     check_versions,
+    describe_freezing,
     detect_loss,
     holds_results,
     orphaned_tasks,
@@ -135,6 +136,14 @@ def test_versions_must_agree() -> None:
     client.found_versions = other
     with pytest.raises(ClusterError, match=f"^scheduler there{message}"):
         check_versions(client, "scheduler there")
+
+
+def test_workers_that_may_freeze_are_named() -> None:
+    assert describe_freezing(Client(a=answer(None), b=answer(None))) is None
+    assert describe_freezing(Client(a=answer("3.11.7"), b=answer(None))) == (
+        "1 of 2 workers may freeze for minutes: Dask's profiler is on, which Python 3.11.7 does not bear "
+        "(python/cpython#106883, mended in 3.11.9); start them with DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False"
+    )
 
 
 @pytest.fixture
