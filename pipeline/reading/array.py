@@ -12,18 +12,16 @@ from typing import Any
 
 import numpy as np
 import odc.geo.xr  # noqa: F401  (registers the .odc accessor)
-import rasterio.warp
 import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning
 
 from ussfc.pipeline.errors import ReadError, StoreError
 from ussfc.pipeline.parallel.backoff import ONCE
-from ussfc.pipeline.quiet import ignored_warnings
 from ussfc.pipeline.reading import sampling
 from ussfc.pipeline.reading.axes import with_even_axes
+from ussfc.pipeline.reading.block_warp import BlockWarp
 from ussfc.pipeline.reading.masks import SMALL_INTEGERS, fill_invalid
 from ussfc.pipeline.reading.stacking import (
     NODATA,
@@ -35,22 +33,13 @@ from ussfc.pipeline.reading.stacking import (
     spatial_names,
 )
 from ussfc.pipeline.reading.stated_crs import with_stated_crs
-from ussfc.pipeline.reading.warp import (
-    KERNEL_MARGIN,
-    WARP_TOLERANCE,
-    crs_wkt,
-    keeps_scale,
-    source_box,
-    warp_blocks,
-)
+from ussfc.pipeline.reading.warp import source_box, warp_blocks
 from ussfc.pipeline.storage import remote
 from ussfc.pipeline.tiling.grid import (
     crop,
     near_longitudes,
     north_up,
     pixel_shift,
-    warp_crs,
-    warp_scale,
 )
 from ussfc.pipeline.types import BandInfo, Box, Pixels, SceneInfo
 from ussfc.pipeline.waiting import waiting_for
@@ -305,50 +294,17 @@ class Placement:
             inside[target] = valid[part]
 
     def _warp(self, image: Any, valid: Any, result: Any, inside: Any) -> None:
-        # rasterio ignores this warning about its own arrays, which a second thread ends for the first.
-        with ignored_warnings(NotGeoreferencedWarning):
-            self._warp_blocks(image, valid, result, inside)
-
-    def _warp_blocks(self, image: Any, valid: Any, result: Any, inside: Any) -> None:
-        # Pixels without data must not enter the kernel of their neighbours.
-        masked = np.where(valid, image, np.float32(np.nan))
+        warp = BlockWarp(self.source, self.grid, Resampling[self.resampling])
         for block in warp_blocks(self.box, (self.grid.shape[0], self.grid.shape[1])):
-            window = crop(self.grid, block)
-            needed = source_box(self.source, window).intersect(self.held)
+            needed = warp.needed(block).intersect(self.held)
             if needed.pixels == 0:
                 continue
             part = needed.within(self.held).slices
-            grids = {
-                "src_transform": crop(self.source, needed).affine,
-                "src_crs": warp_crs(self.source),
-                "dst_transform": window.affine,
-                "dst_crs": crs_wkt(self.grid),
-                "tolerance": WARP_TOLERANCE,
-                **warp_scale(self.source, self.grid),
-            }
-            warped = np.full((image.shape[0], *block.shape), np.nan, np.float32)
-            near = np.zeros(block.shape, np.uint8)
-            # GDAL takes four times as long where it minds nodata, for the same numbers.
-            plain = (
-                keeps_scale(self.source, self.grid)
-                and min(needed.shape) >= 2 * KERNEL_MARGIN
-                and valid[part].all()
-            )
-            marks = {} if plain else {"src_nodata": np.nan, "dst_nodata": np.nan}
-            rasterio.warp.reproject(
-                masked[(slice(None), *part)],
-                warped,
-                resampling=Resampling[self.resampling],
-                **marks,
-                **grids,
-            )
-            rasterio.warp.reproject(
-                valid[part].astype(np.uint8), near, resampling=Resampling.nearest, **grids
-            )
+            warped, near = warp.warp(image[(slice(None), *part)], valid[part], needed, block)
             common = block.intersect(self.box)
             target, cut = common.within(self.box).slices, common.within(block).slices
             result[(slice(None), *target)] = warped[(slice(None), *cut)]
-            inside[target] = near[cut] > 0
+            inside[target] = near[cut]
 
 
 class ArrayReader:

@@ -10,9 +10,9 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
+from ussfc.pipeline.reading.block_warp import BlockWarp
 from ussfc.pipeline.reading.masks import SMALL_INTEGERS, NodataMarks, fill_invalid, read_validity
 from ussfc.pipeline.reading.shared_blocks import BlockGrid
-from ussfc.pipeline.reading.valid_warp import ValidWarp
 from ussfc.pipeline.reading.warp import (
     WARP_BLOCK,
     crs_wkt,
@@ -22,7 +22,7 @@ from ussfc.pipeline.reading.warp import (
     warped_view,
 )
 from ussfc.pipeline.tiling.grid import near_longitudes, north_up, pixel_shift, warp_crs, warp_scale
-from ussfc.pipeline.types import Box, FloatArray, Pixels
+from ussfc.pipeline.types import BoolArray, Box, FloatArray, Pixels
 
 SMALLEST_BLOCK = 64
 """Least side of a file's blocks that tiles share, pixels; the lines of a file without blocks are not shared."""
@@ -64,42 +64,28 @@ class RasterHandles:
         self._dtype = common if common in SMALL_INTEGERS else "float32"
         self._mixed = len(kinds) > 1
         self._shift = None
-        self._valid_warp: ValidWarp | None = None
+        self._grid = grid
         if grid.crs is None:
             self._shift = pixel_shift(GeoBox(source.shape, Affine.identity(), None), grid)
         elif source.crs is not None and north_up(source.transform) and not by_points:
             self._shift = pixel_shift(_geobox(source), grid)
+        self._block_warp: BlockWarp | None = None
+        self._views: list[Any] = []
         if self._shift is None:
-            target = {"transform": grid.affine, "height": grid.shape[0], "width": grid.shape[1]}
-            target["crs"] = crs_wkt(grid)
-            if source.crs is not None:
-                own = near_longitudes(_geobox(source), grid)
-                target |= warp_scale(own, grid)
-                if (
-                    own.affine != source.transform
-                    or own.boundingbox.right > 180
-                    or own.boundingbox.left < -180
-                ):
-                    target |= {"src_transform": own.affine, "src_crs": warp_crs(own)}
-                nodata = None if by_points or self._marks is None else self._marks.nodata
-                if nodata is not None and keeps_scale(own, grid):
-                    self._valid_warp = ValidWarp(source, bands, nodata, resampling, own, grid, target)
-            self._unified = (
-                unify_nodata(source, overview) if len(set(source.nodatavals)) > 1 and not by_points else None
-            )
-            warpable = self._unified or source
-            self._image = warped_view(warpable, resampling, **target)
-            self._mask = warped_view(warpable, Resampling.nearest, **target)
+            own = None if source.crs is None else near_longitudes(_geobox(source), grid)
+            if own is not None and self._marks is not None and not by_points and keeps_scale(own, grid):
+                self._block_warp = BlockWarp(own, grid, resampling)
+            else:
+                apart = len(set(source.nodatavals)) > 1 and not by_points
+                warpable = unify_nodata(source, overview) if apart else source
+                views = [warped_view(warpable, kernel, **_target(grid, own, source))
+                         for kernel in (resampling, Resampling.nearest)]  # fmt: skip
+                self._views = [*views, *([warpable] if apart else [])]
 
     def close(self) -> None:
         """Close the views and the file."""
-        if self._shift is None:
-            if self._valid_warp is not None:
-                self._valid_warp.close()
-            self._image.close()
-            self._mask.close()
-            if self._unified is not None:
-                self._unified.close()
+        for view in self._views:
+            view.close()
         self.source.close()
         self._file.close()
 
@@ -132,22 +118,28 @@ class RasterHandles:
         fill_invalid(target.values, target.valid)
 
     def _read_warped(self, box: Box, into: Pixels) -> None:
-        values, valid = into.values, into.valid
-        for block in warp_blocks(box, self._image.shape):
-            window = Window(block.x0, block.y0, block.shape[1], block.shape[0])
+        for block in warp_blocks(box, (self._grid.shape[0], self._grid.shape[1])):
             common = block.intersect(box)
             target, part = common.within(box).slices, common.within(block).slices
-            image, inside = self._warped(block, window)
-            values[(slice(None), *target)] = image[(slice(None), *part)]
-            valid[target] = True if inside else read_validity(self._mask, window)[part]
+            image, valid = self._warped(block)
+            into.values[(slice(None), *target)] = image[(slice(None), *part)]
+            into.valid[target] = valid[part]
 
-    def _warped(self, block: Box, window: Window) -> tuple[FloatArray, bool]:
-        """Read a block of the image; True if all pixels that it may depend on are valid."""
-        found = None if self._valid_warp is None else self._valid_warp.read(block)
-        if found is not None:
-            return found
-        image: FloatArray = self._image.read(self._bands, window=window, out_dtype="float32")
-        return image, False
+    def _warped(self, block: Box) -> tuple[FloatArray, BoolArray]:
+        """Read a block of the grid: numbers, (bands, rows, cols) float32, and validity, (rows, cols)."""
+        if self._block_warp is None:
+            image, mask = self._views[:2]
+            window = Window(block.x0, block.y0, block.shape[1], block.shape[0])
+            return image.read(self._bands, window=window, out_dtype="float32"), read_validity(mask, window)
+        needed = self._block_warp.needed(block)
+        if not needed.pixels:
+            shape = len(self._bands), *block.shape
+            return np.zeros(shape, np.float32), np.zeros(block.shape, np.bool_)
+        found = Pixels(
+            np.empty((len(self._bands), *needed.shape), self._dtype), np.empty(needed.shape, np.bool_)
+        )
+        self._read_source(needed, found)
+        return self._block_warp.warp(found.values, found.valid, needed, block)
 
     def _read_plain(self, box: Box, into: Pixels) -> None:
         assert self._shift is not None
@@ -176,6 +168,23 @@ class RasterHandles:
             into.valid[:] = read_validity(self.source, window)
         else:
             into.valid[:] = self._marks.valid(self.source, window, into.values)
+
+
+def _target(grid: GeoBox, own: GeoBox | None, source: Any) -> dict[str, Any]:
+    """Return grid, CRS and options of a warped view of a file.
+
+    Args:
+        grid: the common grid.
+        own: the file's, its longitudes counted as those of ``grid`` are; None: it has no CRS.
+        source: the file.
+    """
+    target = {"transform": grid.affine, "height": grid.shape[0], "width": grid.shape[1], "crs": crs_wkt(grid)}
+    if own is None:
+        return target
+    target |= warp_scale(own, grid)
+    if own.affine != source.transform or own.boundingbox.right > 180 or own.boundingbox.left < -180:
+        target |= {"src_transform": own.affine, "src_crs": warp_crs(own)}
+    return target
 
 
 def _geobox(source: Any) -> GeoBox:

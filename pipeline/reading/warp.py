@@ -110,21 +110,20 @@ def crs_wkt(grid: GeoBox) -> str | None:
     return None if grid.crs is None else str(grid.crs.to_wkt())
 
 
-def warped_view(source: Any, resampling: Resampling, minds_nodata: bool = True, **target: Any) -> Any:
+def warped_view(source: Any, resampling: Resampling, **target: Any) -> Any:
     """Return a warped view of an open file; its pixels are computed when they are read.
 
     Args:
         source: the file.
         resampling: kernel.
-        minds_nodata: False to take every number for a valid one.
         target: grid, CRS and warp options, as ``rasterio.vrt.WarpedVRT`` takes them.
     """
     flags = {flag for band in source.mask_flag_enums for flag in band}
     return WarpedVRT(
         source,
         resampling=resampling,
-        src_nodata=source.nodata if minds_nodata else None,
-        nodata=source.nodata if minds_nodata else None,
+        src_nodata=source.nodata,
+        nodata=source.nodata,
         # A mask band (and the outside of a file without any nodata) only survives a warp as alpha.
         add_alpha=not flags & {MaskFlags.nodata, MaskFlags.alpha}
         and ColorInterp.alpha not in source.colorinterp,
