@@ -101,7 +101,9 @@ def test_the_numbers_are_those_of_a_warped_view(
     np.testing.assert_array_equal(found.valid, expected.valid & ~unset)
     assert not (unset & expected.valid).any() or kernel == Resampling.lanczos
     # Coordinates count from the part that was read, which may move the last bits.
-    np.testing.assert_allclose(found.values[:, found.valid], expected.values[:, found.valid], rtol=0, atol=3e-5)
+    np.testing.assert_allclose(
+        found.values[:, found.valid], expected.values[:, found.valid], rtol=0, atol=3e-5
+    )
 
 
 def of_two_types(path: str, nodata: float | None) -> str:
