@@ -6,6 +6,8 @@ state-dict names of the authors' checkpoints, so those load one to one.
 
 from __future__ import annotations
 
+import re
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -116,6 +118,15 @@ class USSFCNet(nn.Module):
         """Let both dates share the encoder of the later one, in training; the state dict keeps its names."""
         for level in range(1, LEVELS + 1):
             self.add_module(f"Conv{level}_1", self.get_submodule(f"Conv{level}_2"))
+
+    @property
+    def encoders_are_equal(self) -> bool:
+        """True where both dates have the same encoder, as :meth:`tie_encoders` leaves them."""
+        state = self.state_dict()
+        return all(
+            torch.equal(value, state[re.sub(r"^(Conv\d)_1\.", r"\1_2.", name)])
+            for name, value in state.items()
+        )
 
     @property
     def masked_kernels_are_zero(self) -> bool:

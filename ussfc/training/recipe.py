@@ -54,8 +54,8 @@ class NetworkSection(_Section):
     masked_kernels: bool = True
     """True to hold the kernels at zero that the reference's training never moves."""
     tied: bool = False
-    """True to let both dates share one encoder in training, that of the later date where weights are begun with: their
-    order means nothing then, and identical dates have no difference. Stored weights have two equal encoders."""
+    """True to let both dates share one encoder in training: their order means nothing then, and identical dates have no
+    difference. Stored weights have two equal encoders; weights to begin with whose encoders differ keep them."""
 
 
 class SamplingSection(_Section):

@@ -33,14 +33,14 @@ class Trainer:
             network = USSFCNet(bands, recipe.network.ratio)
         if start is not None:
             network.load_state_dict(start.state_dict())
-        if recipe.network.tied:
+        # Weights to begin with may have been trained without.
+        if recipe.network.tied and (start is None or start.encoders_are_equal):
             network.tie_encoders()
         # On CPUs PyTorch sums the statistics of batch norms of channels-last maps pixel after pixel in float32:
         # gradients then differ from those of float64 by 2 to 3 %, instead of 0.3 to 0.5 %.
         on_gpu = self.device.type == "cuda"
         self._layout = torch.channels_last if on_gpu else torch.contiguous_format
         self.network = network.to(self.device, memory_format=self._layout)  # type: ignore[call-overload]
-        # Weights to begin with may have been trained without.
         if recipe.network.masked_kernels and (start is None or start.masked_kernels_are_zero):
             self.network.hold_masked_kernels()
         self.average: USSFCNet | None = None

@@ -174,14 +174,17 @@ def test_tied_encoders_stay_equal_and_are_stored_as_two(average: float | None, t
     assert not torch.allclose(one, same)
 
 
-def test_tied_encoders_begin_with_that_of_the_later_date() -> None:
+def test_weights_whose_encoders_differ_keep_them() -> None:
     recipe = small_recipe(network={"tied": True})
-    start = USSFCNet(3, recipe.network.ratio)
-    trainer = Trainer(recipe, "cpu", start)
-    for date in (1, 2):
-        found = trainer.network.get_submodule(f"Conv2_{date}").state_dict()
-        for name, value in start.get_submodule("Conv2_2").state_dict().items():
-            torch.testing.assert_close(found[name], value)
+    apart, tied = USSFCNet(3, recipe.network.ratio), USSFCNet(3, recipe.network.ratio)
+    tied.tie_encoders()
+    assert [apart.encoders_are_equal, tied.encoders_are_equal] == [False, True]
+    for start in (apart, tied):
+        trainer = Trainer(recipe, "cpu", start)
+        first, second = (trainer.network.get_submodule(f"Conv2_{date}") for date in (1, 2))
+        assert (first is second) == (start is tied)
+        for name, value in start.state_dict().items():
+            torch.testing.assert_close(trainer.network.state_dict()[name], value)
 
 
 def test_tied_trainings_resume() -> None:
