@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize
+from scipy.special import expit, log_expit
 
 import ussfc
 from ussfc.pipeline.config.load import load_config
@@ -31,9 +33,6 @@ from ussfc.training.crops import as_unit_range
 from ussfc.training.recipe import InputSpec
 
 Array = npt.NDArray[np.float64]
-
-STEPS = 25
-"""Turns of Newton's method; it stands after a dozen."""
 
 THRESHOLDS = np.arange(1, PROBABILITY_STEPS) / PROBABILITY_STEPS
 """Thresholds that are tried."""
@@ -144,13 +143,21 @@ def fit(scenes: list[Scene]) -> Array:
     rows = np.concatenate([each for each, _ in found], axis=1)
     label = np.concatenate([each for _, each in found])
     weights = np.concatenate([np.full(len(each), 1 / len(each)) for _, each in found])
-    terms = np.array([1.0, 0.0, 0.0])
-    for _ in range(STEPS):
-        expected = 1 / (1 + np.exp(-terms @ rows))
-        gradient = rows @ (weights * (label - expected))
-        curvature = (rows * (weights * expected * (1 - expected))) @ rows.T
-        terms = terms + np.linalg.solve(curvature, gradient)
-    return terms
+
+    def loss(terms: Array) -> tuple[float, Array]:
+        odds = terms @ rows
+        expected = expit(odds)
+        value = -weights @ (label * log_expit(odds) + (1 - label) * log_expit(-odds))
+        return float(value), rows @ (weights * (expected - label))
+
+    def curvature(terms: Array) -> Array:
+        expected = expit(terms @ rows)
+        return np.asarray((rows * (weights * expected * (1 - expected))) @ rows.T)
+
+    # A plain Newton's method runs away where the network is surer than it may be.
+    found_terms = minimize(loss, np.zeros(3), jac=True, hess=curvature, method="trust-exact")
+    assert found_terms.success, found_terms.message
+    return np.asarray(found_terms.x)
 
 
 def confusion(scene: Scene, levels: npt.NDArray[np.uint8], threshold: float) -> tuple[int, int, int]:
