@@ -155,7 +155,9 @@ def fit(scenes: list[Scene]) -> Array:
         return np.asarray((rows * (weights * expected * (1 - expected))) @ rows.T)
 
     # A plain Newton's method runs away where the network is surer than it may be.
-    found_terms = minimize(loss, np.zeros(3), jac=True, hess=curvature, method="trust-exact")
+    found_terms = minimize(
+        loss, np.zeros(3), jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-8}
+    )
     assert found_terms.success, found_terms.message
     return np.asarray(found_terms.x)
 
