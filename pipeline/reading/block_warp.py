@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rasterio.warp
+import rasterio
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import MemoryFile
+from rasterio.session import DummySession
+from rasterio.vrt import WarpedVRT
 
-from ussfc.pipeline.quiet import ignored_warnings
 from ussfc.pipeline.reading.warp import KERNEL_MARGIN, WARP_TOLERANCE, crs_wkt, keeps_scale, source_reach
 from ussfc.pipeline.tiling.grid import crop, warp_crs, warp_scale
 from ussfc.pipeline.types import BoolArray, Box, FloatArray
@@ -32,7 +33,7 @@ class BlockWarp:
         self._keeps_scale = keeps_scale(source, grid)
         self._options = {
             "src_crs": warp_crs(source),
-            "dst_crs": crs_wkt(grid),
+            "crs": crs_wkt(grid),
             "tolerance": WARP_TOLERANCE,
             **warp_scale(source, grid),
         }
@@ -55,26 +56,39 @@ class BlockWarp:
         Returns:
             The numbers, (bands, rows, cols) float32, any where a pixel is missing, and the validity, (rows, cols).
         """
-        all_valid = bool(valid.all())
         # GDAL takes four times as long where it minds nodata, for the same numbers.
-        plain = all_valid and self._keeps_scale and min(held.shape) >= 2 * KERNEL_MARGIN
-        warped: FloatArray = np.full((len(image), *block.shape), np.nan, np.float32)
-        grids = {
-            "src_transform": crop(self._source, held).affine,
-            "dst_transform": crop(self._grid, block).affine,
-            **self._options,
-        }
-        # Pixels without data must not enter the kernel of their neighbours.
-        marked = image if plain else np.where(valid, image, np.float32(np.nan))
-        marks = {} if plain else {"src_nodata": np.nan, "dst_nodata": np.nan}
-        near = np.zeros(block.shape, np.uint8)
-        # rasterio ignores this warning about its own arrays, which a second thread ends for the first.
-        with ignored_warnings(NotGeoreferencedWarning):
-            rasterio.warp.reproject(marked, warped, resampling=self._resampling, **marks, **grids)
-            if plain and held == self._reach(block):
+        plain = bool(valid.all()) and self._keeps_scale and min(held.shape) >= 2 * KERNEL_MARGIN
+        if plain:
+            warped = self._view(image, None, self._resampling, held, block)
+            if held == self._reach(block):
                 return warped, np.ones(block.shape, np.bool_)
-            rasterio.warp.reproject(valid.astype(np.uint8), near, resampling=Resampling.nearest, **grids)
-        return warped, near > 0
+        else:
+            # Pixels without data must not enter the kernel of their neighbours.
+            marked = np.where(valid, image, np.float32(np.nan))
+            warped = self._view(marked, np.nan, self._resampling, held, block)
+        near = self._view(valid[np.newaxis].astype(np.uint8), None, Resampling.nearest, held, block)
+        return warped, near[0] > 0
+
+    def _view(
+        self, image: npt.NDArray[Any], nodata: float | None, resampling: Resampling, held: Box, block: Box
+    ) -> FloatArray:
+        """Warp (bands, rows, cols) through a file in memory: of arrays rasterio makes sessions of boto3 each time."""
+        bands, rows, cols = image.shape
+        place, target = crop(self._source, held).affine, crop(self._grid, block)
+        with rasterio.Env(DummySession()), MemoryFile() as memory:
+            with memory.open(
+                driver="GTiff", count=bands, height=rows, width=cols, dtype=image.dtype, transform=place,
+                nodata=nodata, interleave="band", blockysize=rows,
+            ) as file:  # fmt: skip
+                file.write(image)
+            with (
+                memory.open() as source,
+                WarpedVRT(
+                    source, resampling=resampling, src_nodata=nodata, nodata=nodata, dtype="float32",
+                    transform=target.affine, height=block.shape[0], width=block.shape[1], **self._options,
+                ) as view,
+            ):  # fmt: skip
+                return np.asarray(view.read(), np.float32)
 
     def _reach(self, block: Box) -> Box:
         return source_reach(self._source, crop(self._grid, block))
