@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import rasterio
+from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.io import MemoryFile
@@ -16,6 +17,9 @@ from rasterio.vrt import WarpedVRT
 from ussfc.pipeline.reading.warp import KERNEL_MARGIN, WARP_TOLERANCE, crs_wkt, keeps_scale, source_reach
 from ussfc.pipeline.tiling.grid import crop, warp_crs, warp_scale
 from ussfc.pipeline.types import BoolArray, Box, FloatArray
+
+MOST_PIXELS = 1 << 21
+"""Pixels of all bands that are warped at once where some are missing: they are copied as float32, 8 MB."""
 
 
 class BlockWarp:
@@ -63,9 +67,13 @@ class BlockWarp:
             if held == self._reach(block):
                 return warped, np.ones(block.shape, np.bool_)
         else:
-            # Pixels without data must not enter the kernel of their neighbours.
-            marked = np.where(valid, image, np.float32(np.nan))
-            warped = self._view(marked, np.nan, self._resampling, held, block)
+            warped = np.empty((len(image), *block.shape), np.float32)
+            step = max(1, MOST_PIXELS // valid.size)
+            for start in range(0, len(image), step):
+                bands = slice(start, start + step)
+                # Pixels without data must not enter the kernel of their neighbours.
+                marked = np.where(valid, image[bands], np.float32(np.nan))
+                warped[bands] = self._view(marked, np.nan, self._resampling, held, block)
         near = self._view(valid[np.newaxis].astype(np.uint8), None, Resampling.nearest, held, block)
         return warped, near[0] > 0
 
@@ -74,18 +82,23 @@ class BlockWarp:
     ) -> FloatArray:
         """Warp (bands, rows, cols) through a file in memory: of arrays rasterio makes sessions of boto3 each time."""
         bands, rows, cols = image.shape
-        place, target = crop(self._source, held).affine, crop(self._grid, block)
+        target = crop(self._grid, block)
         with rasterio.Env(DummySession()), MemoryFile() as memory:
             with memory.open(
-                driver="GTiff", count=bands, height=rows, width=cols, dtype=image.dtype, transform=place,
-                nodata=nodata, interleave="band", blockysize=rows,
+                driver="GTiff", count=bands, height=rows, width=cols, dtype=image.dtype, nodata=nodata,
+                interleave="band", blockysize=rows,
+                # Else the last of four bands of bytes is one of opacity.
+                photometric="MINISBLACK", alpha="unspecified",
+                # Any, or rasterio warns: the warp is told the place of the pixels.
+                transform=Affine.scale(2.0),
             ) as file:  # fmt: skip
                 file.write(image)
             with (
                 memory.open() as source,
                 WarpedVRT(
-                    source, resampling=resampling, src_nodata=nodata, nodata=nodata, dtype="float32",
-                    transform=target.affine, height=block.shape[0], width=block.shape[1], **self._options,
+                    source, src_transform=crop(self._source, held).affine, resampling=resampling,
+                    src_nodata=nodata, nodata=nodata, dtype="float32", transform=target.affine,
+                    height=block.shape[0], width=block.shape[1], **self._options,
                 ) as view,
             ):  # fmt: skip
                 return np.asarray(view.read(), np.float32)

@@ -30,6 +30,10 @@ LARGEST_STEP = 2.0
 """Largest ratio of the pixel sizes of grid and source, and of source and grid, that :func:`keeps_scale` accepts."""
 
 
+LAST_LONGITUDE = 175.0
+"""Longitude up to which :func:`keeps_scale` accepts a grid in degrees, east and west."""
+
+
 def source_reach(source: GeoBox, window: GeoBox) -> Box:
     """Return the pixels of a source that a window of the grid needs, some of them perhaps beyond the source.
 
@@ -53,6 +57,11 @@ def keeps_scale(source: GeoBox, grid: GeoBox) -> bool:
     """
     if source.crs != grid.crs or min(source.shape) < 2 * KERNEL_MARGIN:
         return False
+    if grid.crs is not None and grid.crs.geographic:
+        # Outlines of blocks are cut where longitudes begin again.
+        ends = [abs(end) for box in (source.boundingbox, grid.boundingbox) for end in (box.left, box.right)]
+        if max(ends) > LAST_LONGITUDE:
+            return False
     if not (north_up(source.affine) and north_up(grid.affine)):
         return False
     steps = (grid.affine.a / source.affine.a, grid.affine.e / source.affine.e)

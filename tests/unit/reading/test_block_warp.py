@@ -20,6 +20,7 @@ from rasterio.enums import Resampling
 
 from tests.support.images import AFFINE, UTM, write_tif
 from ussfc.pipeline.reading.array import ArrayReader
+from ussfc.pipeline.reading.block_warp import BlockWarp
 from ussfc.pipeline.reading.handles import RasterHandles
 from ussfc.pipeline.reading.raster import RasterReader
 from ussfc.pipeline.types import Box, Pixels
@@ -60,7 +61,7 @@ def read_both(
 @st.composite
 def scenes(draw: st.DrawFn) -> tuple[npt.NDArray[Any], float | None, Affine]:
     """Numbers, nodata and place of a file that is read first; a part of the pixels may be missing."""
-    shape = draw(st.tuples(st.just(3), st.integers(32, 700), st.integers(32, 700)))
+    shape = draw(st.tuples(st.sampled_from([1, 3, 4, 4, 5]), st.integers(32, 700), st.integers(32, 700)))
     dtype = draw(st.sampled_from(["uint8", "int8", "uint16", "int16"]))
     values = np.random.default_rng(draw(st.integers(0, 99))).integers(1, 120, shape).astype(dtype)
     nodata = draw(st.sampled_from([0.0, 0.0, None, *([-9999.0] if dtype == "int16" else [])]))
@@ -68,7 +69,7 @@ def scenes(draw: st.DrawFn) -> tuple[npt.NDArray[Any], float | None, Affine]:
     if holes != "none" and nodata is not None:
         for _ in range(5):
             y, x = draw(st.integers(0, shape[1] - 1)), draw(st.integers(0, shape[2] - 1))
-            values[: 1 if holes == "one band" else 3, y : y + 20, x : x + 9] = nodata
+            values[: 1 if holes == "one band" else len(values), y : y + 20, x : x + 9] = nodata
     scale = draw(st.sampled_from([0.5, 1.0, 1.25, 2.0]))
     # Whole pixels are no warp.
     down, right = (draw(st.integers(-30, 30)) + draw(st.floats(0.01, 0.99)) for _ in range(2))
@@ -79,7 +80,7 @@ def scenes(draw: st.DrawFn) -> tuple[npt.NDArray[Any], float | None, Affine]:
 @given(
     scene=scenes(),
     kernel=st.sampled_from(KERNELS),
-    bands=st.sampled_from([(1, 2, 3), (2, 1), (3,)]),
+    bands=st.sampled_from([(1, 2, 3, 4, 5), (4, 3, 2, 1), (1, 2, 3), (2, 1), (3,)]),
     mixed=st.booleans(),
 )
 def test_the_numbers_are_those_of_a_warped_view(
@@ -90,7 +91,12 @@ def test_the_numbers_are_those_of_a_warped_view(
     mixed: bool,
 ) -> None:
     values, nodata, affine = scene
-    path = write_tif(tmp_path_factory.mktemp("warp") / "a.tif", values, transform=affine, nodata=nodata)
+    bands = tuple(band for band in bands if band <= len(values)) or (1,)
+    # Without, the last of four bands of bytes is one of opacity, and the file is left to GDAL.
+    plain = {"photometric": "MINISBLACK", "alpha": "unspecified"}
+    path = write_tif(
+        tmp_path_factory.mktemp("warp") / "a.tif", values, transform=affine, nodata=nodata, **plain
+    )
     if mixed and values.dtype == np.uint8:
         path = of_two_types(path, nodata)
     grid = GeoBox((600, 600), AFFINE, UTM)
@@ -106,16 +112,31 @@ def test_the_numbers_are_those_of_a_warped_view(
     )
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16"])
+def test_any_number_of_bands_is_warped_as_a_view_does(
+    tmp_path: Path, dtype: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not as colours and opacity, as GeoTIFF takes four bands of bytes."""
+    values = np.random.default_rng(1).integers(1, 120, (count, 90, 90)).astype(dtype)
+    path = write_tif(tmp_path / "a.tif", values, photometric="MINISBLACK", alpha="unspecified")
+    grid = GeoBox((80, 80), AFFINE * Affine.translation(0.3, 0.3), UTM)
+    bands = tuple(range(1, count + 1))
+    found, expected = read_both(path, grid, bands, Resampling.cubic, monkeypatch)
+    np.testing.assert_array_equal(found.valid, expected.valid)
+    np.testing.assert_allclose(found.values, expected.values, rtol=0, atol=3e-5)
+
+
 def of_two_types(path: str, nodata: float | None) -> str:
     """Return a VRT of a file of bytes whose second band has 16 bits."""
     with rasterio.open(path) as source:
-        rows, cols = source.shape
+        count, (rows, cols) = source.count, source.shape
         transform = ", ".join(map(repr, source.transform.to_gdal()))
     mark = "" if nodata is None else f"<NoDataValue>{nodata}</NoDataValue>"
     bands = "".join(
         f'<VRTRasterBand dataType="{"Int16" if band == 2 else "Byte"}" band="{band}">{mark}<SimpleSource>'
         f"<SourceFilename>{path}</SourceFilename><SourceBand>{band}</SourceBand></SimpleSource></VRTRasterBand>"
-        for band in (1, 2, 3)
+        for band in range(1, count + 1)
     )
     virtual = Path(path).with_suffix(".vrt")
     virtual.write_text(
@@ -142,6 +163,26 @@ def marked_apart(path: str, side: int) -> str:
     return str(virtual)
 
 
+def test_only_blocks_that_reach_a_hole_mind_nodata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.full((3, 1100, 1100), 7, np.uint16)
+    values[:, 600:620, 600:620] = 0
+    values[0, 5, 5] = 0
+    path = write_tif(tmp_path / "a.tif", values)
+    grid = GeoBox((1024, 1024), AFFINE * Affine.translation(30.3, 30.3), UTM)
+    marks: list[tuple[int, float | None]] = []
+    original = BlockWarp._view
+
+    def view(self: BlockWarp, image: npt.NDArray[Any], nodata: float | None, *rest: Any) -> Any:
+        marks.append((len(image), nodata))
+        return original(self, image, nodata, *rest)
+
+    monkeypatch.setattr(BlockWarp, "_view", view)
+    with handles(path, grid, (1, 2), Resampling.cubic) as opened:
+        opened.read(Box(0, 0, 1024, 1024))
+    plain, masked, near = (2, None), (2, np.nan), (1, None)
+    assert str(marks) == str([plain, plain, plain, masked, near])
+
+
 def served(path: str, grid: GeoBox) -> bool:
     with handles(path, grid, (1,), Resampling.cubic) as opened:
         return opened._block_warp is not None
@@ -161,6 +202,11 @@ def test_other_files_and_warps_are_left_to_gdal(tmp_path: Path) -> None:
     assert not served(write_tif(tmp_path / "float.tif", values.astype(np.float32)), grid)
     assert not served(write_tif(tmp_path / "int32.tif", values.astype(np.int32)), grid)
     assert not served(write_tif(tmp_path / "small.tif", values[:, :31]), grid)
+    for left, expected in ((10, True), (179.9, False), (-180, False)):
+        place = Affine(0.001, 0, left, 0, -0.001, 50)
+        degrees = GeoBox((50, 50), place * Affine.translation(0.3, 0.3), "EPSG:4326")
+        file = write_tif(tmp_path / "degrees.tif", values, transform=place, crs="EPSG:4326")
+        assert served(file, degrees) == expected
     assert not served(marked_apart(write_tif(tmp_path / "apart.tif", values), 60), grid)
     for angle in (10, 90):
         turned = Affine(0, 10, AFFINE.c, 10, 0, AFFINE.f) if angle == 90 else AFFINE * Affine.rotation(angle)
