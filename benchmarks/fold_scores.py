@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--fold", action="append", required=True)
     parser.add_argument("--figures", type=Path, required=True)
     args = parser.parse_args()
-    folds = [(card, names.split(",")) for card, names in (fold.split("=") for fold in args.fold)]
+    folds = [(card, names.split(",")) for card, names in (fold.rsplit("=", 1) for fold in args.fold)]
     both, threshold = scored(args.folder, folds, "auto")
     alone, _ = scored(args.folder, folds, "off")
     print_scores(both, alone, threshold)

@@ -245,12 +245,23 @@ def check_workers(client: Any, scheduler: str, job: Job) -> None:
         raise ClusterError(f"worker {address} ({len(broken)} of {len(faults)} workers): {fault}")
 
 
-def describe_freezing(client: Any) -> str | None:
-    """Return a warning of workers that may freeze, one line; None: none of those that are there may.
+def may_freeze(python: tuple[int, int, int], profiled: bool) -> bool:
+    """Return True if a worker may stand still.
 
     From Python 3.11.0 to 3.11.8 ``sys._current_frames``, which Dask's profiler calls a hundred times a second, may wait
-    for ever while other threads begin and end (python/cpython#106883). The scheduler gives such a worker up after its
-    ``worker-ttl``, 5 to 10 minutes.
+    for ever while other threads begin and end (python/cpython#106883).
+
+    Args:
+        python: its version.
+        profiled: Dask's profiler is on.
+    """
+    return profiled and (3, 11, 0) <= python < (3, 11, 9)
+
+
+def describe_freezing(client: Any) -> str | None:
+    """Return a warning of workers that :func:`may_freeze`, one line; None: none of those that are there may.
+
+    The scheduler gives such a worker up after its ``worker-ttl``, 5 to 10 minutes.
 
     Raises:
         ClusterError: a worker does not answer.
@@ -258,24 +269,22 @@ def describe_freezing(client: Any) -> str | None:
     """
 
     # A function of no module travels by value.
-    def find() -> str | None:
-        import platform
+    def find() -> tuple[tuple[int, int, int], bool]:
         import sys
 
         import dask
 
-        profiled = dask.config.get("distributed.worker.profile.enabled", True)
-        return platform.python_version() if profiled and (3, 11) <= sys.version_info < (3, 11, 9) else None
+        return sys.version_info[:3], bool(dask.config.get("distributed.worker.profile.enabled", True))
 
     with detect_loss(client):
         addresses = list(client.nthreads(callback_timeout=ANSWER_SECONDS))
         found = run_on_all_workers(client, addresses, find)
-    freezing = sorted(version for version in found.values() if version)
+    freezing = sorted(python for python, profiled in found.values() if may_freeze(tuple(python), profiled))
     if not freezing:
         return None
     return (
         f"{len(freezing)} of {len(found)} workers may freeze for minutes: Dask's profiler is on, which Python "
-        f"{freezing[0]} does not bear (python/cpython#106883, mended in 3.11.9); start them with "
+        f"{'.'.join(map(str, freezing[0]))} does not bear (python/cpython#106883, mended in 3.11.9); start them with "
         "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False"
     )
 

@@ -605,7 +605,6 @@ def test_scheduler_needs_workers_at_the_start(tmp_path: Path) -> None:
 @pytest.mark.parametrize("profiled", [True, False])
 @pytest.mark.usefixtures("importable")
 def test_profiled_workers_are_warned_of(profiled: bool, tmp_path: Path) -> None:
-    # The scheduler is in this process, which may freeze as well.
     config = {"distributed.worker.profile.enabled": profiled}
     events: list[Event] = []
     results: list[TileResult] = []

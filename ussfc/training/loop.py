@@ -114,6 +114,10 @@ def train(
                 f"{state.threads} threads before, {threads} now: the last bits of the weights will differ"
             )
         )
+    if recipe.network.tied and start is not None and not start.encoders_are_equal:
+        subscriber(
+            TrainingNotice("network.tied: the weights to begin with have two encoders, which they keep")
+        )
     with _intra_op_threads(threads):
         trainer = Trainer(recipe, device, start)
         if state:

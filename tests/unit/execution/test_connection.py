@@ -22,6 +22,7 @@ from ussfc.pipeline.execution.connection import (
     describe_freezing,
     detect_loss,
     holds_results,
+    may_freeze,
     orphaned_tasks,
     run_on_all_workers,
     worker_threads,
@@ -139,11 +140,25 @@ def test_versions_must_agree() -> None:
 
 
 def test_workers_that_may_freeze_are_named() -> None:
-    assert describe_freezing(Client(a=answer(None), b=answer(None))) is None
-    assert describe_freezing(Client(a=answer("3.11.7"), b=answer(None))) == (
+    mended, affected = answer(((3, 11, 9), True)), answer(((3, 11, 7), True))
+    assert describe_freezing(Client(a=mended, b=mended)) is None
+    assert describe_freezing(Client(a=affected, b=mended)) == (
         "1 of 2 workers may freeze for minutes: Dask's profiler is on, which Python 3.11.7 does not bear "
         "(python/cpython#106883, mended in 3.11.9); start them with DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False"
     )
+
+
+@pytest.mark.parametrize(
+    ("python", "profiled", "expected"),
+    [
+        ((3, 10, 14), True, False), ((3, 11, 0), True, True), ((3, 11, 8), True, True), ((3, 11, 8), False, False),
+        ((3, 11, 9), True, False), ((3, 12, 0), True, False),
+    ],
+)  # fmt: skip
+def test_freezing_is_of_early_python_311_with_the_profiler(
+    python: tuple[int, int, int], profiled: bool, expected: bool
+) -> None:
+    assert may_freeze(python, profiled) is expected
 
 
 @pytest.fixture

@@ -257,3 +257,17 @@ def test_weights_and_recipe_agree_on_the_start(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="start: weights to begin with are given beside the recipe"):
         train(recipe, TrainingData(TOWNS, TOWNS), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_that_stay_untied_are_told(tied: bool, tmp_path: Path) -> None:
+    section = StartSection(model="a", sha256="0" * 64)
+    recipe = small_recipe(network={"tied": True}).model_copy(update={"start": section})
+    start = ussfc.USSFCNet(3, recipe.network.ratio)
+    if tied:
+        start.tie_encoders()
+    events: list[Event] = []
+    trained(recipe, tmp_path, start=start, subscriber=events.append)
+    told = [event.message for event in events if isinstance(event, TrainingNotice)]
+    message = "network.tied: the weights to begin with have two encoders, which they keep"
+    assert told == ([] if tied else [message])
