@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ussfc.pipeline.errors import ClusterError as ClusterError
     from ussfc.pipeline.errors import ConfigError as ConfigError
     from ussfc.pipeline.errors import GridError as GridError
+    from ussfc.pipeline.errors import InsufficientMemoryError as InsufficientMemoryError
     from ussfc.pipeline.errors import PipelineError as PipelineError
     from ussfc.pipeline.errors import PipelineWarning as PipelineWarning
     from ussfc.pipeline.errors import ReadError as ReadError
@@ -28,6 +29,7 @@ _HOME = {
     "ClusterError": "ussfc.pipeline.errors",
     "ConfigError": "ussfc.pipeline.errors",
     "GridError": "ussfc.pipeline.errors",
+    "InsufficientMemoryError": "ussfc.pipeline.errors",
     "PipelineError": "ussfc.pipeline.errors",
     "PipelineWarning": "ussfc.pipeline.errors",
     "ReadError": "ussfc.pipeline.errors",
@@ -45,6 +47,7 @@ __all__ = [
     "ClusterError",
     "ConfigError",
     "GridError",
+    "InsufficientMemoryError",
     "PipelineError",
     "PipelineWarning",
     "ReadError",

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ussfc.pipeline import ClusterError as ClusterError
     from ussfc.pipeline import ConfigError as ConfigError
     from ussfc.pipeline import GridError as GridError
+    from ussfc.pipeline import InsufficientMemoryError as InsufficientMemoryError
     from ussfc.pipeline import PipelineError as PipelineError
     from ussfc.pipeline import PipelineWarning as PipelineWarning
     from ussfc.pipeline import ReadError as ReadError
@@ -60,6 +61,7 @@ _HOME = {
     "DataError": "ussfc.errors",
     "DetectorOptions": "ussfc.detector_options",
     "GridError": "ussfc.pipeline",
+    "InsufficientMemoryError": "ussfc.pipeline",
     "ModelError": "ussfc.errors",
     "ModelSpec": "ussfc.spec",
     "PipelineError": "ussfc.pipeline",
@@ -95,6 +97,7 @@ __all__ = [
     "DataError",
     "DetectorOptions",
     "GridError",
+    "InsufficientMemoryError",
     "ModelError",
     "ModelSpec",
     "PipelineError",

@@ -120,9 +120,10 @@ def inspect_pair(before: str, after: str, config: RunConfig) -> ScenePair:
             f"unknown{trained}"
         )
     taken = recipes[0].bands, recipes[1].bands
-    notices += pair_notices(infos, taken, grid, model, resolve_layout(config, model).patch_size)
     if (better := better_model(infos, config, model)) is not None:
         notices.append(f"model {better.name} fits both dates ({better.title}): set model={better.name}")
+    patch_size = resolve_layout(config, model).patch_size
+    notices += pair_notices(infos, taken, grid, model, patch_size, other_fits=better is not None)
     masks, mask_notices, block_bytes = _find_masks(config, infos, grid)
     notices += mask_notices
     pair = ScenePair(
@@ -265,6 +266,7 @@ def pair_notices(
     grid: GeoBox,
     model: ussfc.ModelSpec,
     patch_size: int,
+    other_fits: bool = False,
 ) -> list[str]:
     """Return warnings about two scenes that their headers give reason for.
 
@@ -274,8 +276,9 @@ def pair_notices(
         grid: the common grid.
         model: the model.
         patch_size: side of a patch, pixels.
+        other_fits: True: another model, which fits, was named, and the scenes need not be brought to this one.
     """
-    notices = [*_scale_notices(grid, model, patch_size), *_coarse_notices(infos, grid)]
+    notices = [*_scale_notices(grid, model, patch_size, other_fits), *_coarse_notices(infos, grid)]
     notices += _range_notices(infos, model)
     for info, taken in zip(infos, bands, strict=True):
         notices += _declaration_notices(info, taken, model)
@@ -351,15 +354,16 @@ def _coarse_notices(infos: Iterable[SceneInfo], grid: GeoBox) -> list[str]:
     ]
 
 
-def _scale_notices(grid: GeoBox, model: ussfc.ModelSpec, patch_size: int) -> list[str]:
+def _scale_notices(grid: GeoBox, model: ussfc.ModelSpec, patch_size: int, other_fits: bool) -> list[str]:
     notices = []
     metres = metres_per_pixel(grid)
     if metres and model.resolution_m:
         factor = metres / model.resolution_m
         if not 1 / RESOLUTION_TOLERANCE <= factor <= RESOLUTION_TOLERANCE:
+            remedy = "" if other_fits else "; set grid.resample_to_model=true, or choose another model"
             notices.append(
-                f"the grid has pixels of {metres:.3g} m, model {model.name} was trained at {model.resolution_m:g} m; "
-                "set grid.resample_to_model=true, or choose another model"
+                f"the grid has pixels of {metres:.3g} m, model {model.name} was trained at {model.resolution_m:g} m"
+                f"{remedy}"
             )
         elif model.finest_m and metres < model.finest_m:
             notices.append(

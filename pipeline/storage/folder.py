@@ -270,7 +270,8 @@ class Folder(ABC):
         content = self.find_json(name, sealed)
         if content is None:
             raise StoreError(
-                f"{self / name}: not found; this folder holds no run of ussfc (or its work was removed)"
+                f"{self / name}: not found; this folder holds no run of ussfc (or its work was removed); of a "
+                "batch give the folder of a pair"
             )
         return content
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 FLAGS = {
     "another output folder": "another --out",
     "an output folder": "an --out",
@@ -25,12 +27,17 @@ FLAGS = {
     "masks.before=none": "--mask-before none",
     "masks.after=none": "--mask-after none",
     "allow it with inputs.vrt_sources=any": "allow it with --allow-vrt-sources",
+    "or set force to compute": "or give --force to compute",
 }
 """Words of a message, and the same with the flag that does it."""
+
+
+SETTING = re.compile(r"(?<!--set )\b(?:before|after)\.(?:scale|offset)=-?\d")
+"""A setting of a date, which has no flag of its own."""
 
 
 def with_flags(message: str) -> str:
     """Return a message whose advice names the flags of the command line."""
     for words, flags in FLAGS.items():
         message = message.replace(words, flags)
-    return message
+    return SETTING.sub(lambda found: f"--set {found[0]}", message)

@@ -30,6 +30,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "ClusterError",
         "ConfigError",
         "GridError",
+        "InsufficientMemoryError",
         "ReadError",
         "StoreError",
         "TileError",

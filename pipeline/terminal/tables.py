@@ -258,7 +258,7 @@ def _plan_rows(summary: Mapping[str, Any]) -> Iterator[Row]:
     for date, mask in summary["masks"].items():
         yield "mask", f"{date}: {mask}"
     for warning in summary["warnings"]:
-        yield "warning", warning
+        yield "warning", with_flags(warning)
     if not summary["warnings"]:
         yield "warnings", "none"
 

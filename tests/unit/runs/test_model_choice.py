@@ -84,6 +84,21 @@ def test_better_model_is_named_where_the_chosen_one_does_not_fit() -> None:
     assert better_model((AERIAL, AERIAL), load_config(), own) is None
 
 
+def test_scenes_are_not_to_be_coarsened_where_another_model_fits(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.tif" for name in ("a", "b")]
+    for path in paths:
+        with rasterio.open(
+            path, "w", driver="GTiff", width=300, height=300, count=3, dtype="uint8", crs="EPSG:32636",
+            transform=Affine(0.3, 0, 500_000, 0, -0.3, 4_000_000),
+        ) as target:  # fmt: skip
+            target.write(np.random.default_rng(1).integers(1, 255, (3, 300, 300), np.uint8))
+    notices = inspect_pair(*map(str, paths), load_config()).notices
+    (named,) = [number for number, notice in enumerate(notices) if "ussfc-vhr-rgb fits both dates" in notice]
+    (size,) = [number for number, notice in enumerate(notices) if "was trained at 10 m" in notice]
+    assert named < size
+    assert not any("resample_to_model" in notice for notice in notices)
+
+
 def test_numbers_of_another_kind_are_named() -> None:
     for dtype in ("uint16", "float32"):
         fits = rank_models((replace(AERIAL, dtype=dtype), AERIAL), AUTO_CONFIG)

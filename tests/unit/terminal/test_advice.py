@@ -54,6 +54,13 @@ def test_advice_names_flags_that_exist() -> None:
             "add the file, or choose others with bands.before and bands.after",
             "add the file, or choose others with --before-bands and --after-bands",
         ),
+        (
+            "scale them (after.scale=10000 for reflectances); or set force to compute all the same",
+            "scale them (--set after.scale=10000 for reflectances); or give --force to compute all the same",
+        ),
+        ("on: before.offset=-1000), state it", "on: --set before.offset=-1000), state it"),
+        ("(`--set after.offset=-1000`)", "(`--set after.offset=-1000`)"),
+        ("state their scale (before.scale)", "state their scale (before.scale)"),
     ],
 )
 def test_advice_is_added_to_messages(message: str, expected: str) -> None:
